@@ -1,0 +1,29 @@
+#include <pybind11/stl.h>
+
+#include "bindings/bind.h"
+#include "core/aligned_buffer.h"
+#include "isa/dispatch.h"
+#include "ops/parallel.h"
+
+namespace gt {
+
+namespace py = pybind11;
+
+void bind_isa(py::module_& module) {
+    module.def("isa_active", [] { return std::string(active_isa().name); });
+    module.def("isa_supported", &supported_isas);
+    module.def("isa_compiled", &compiled_isas);
+    module.def("isa_use", &use_isa, py::arg("name"));
+    module.def("set_thread_limit", &set_thread_limit, py::arg("threads"));
+    module.def("threads_in_use", &threads_in_use);
+    module.def("build_facts", [] {
+        py::dict facts;
+        facts["version"] = GT_VERSION;
+        facts["compiler"] = GT_COMPILER;
+        facts["threads"] = thread_library();
+        return facts;
+    });
+    module.def("physical_memory", &physical_memory_bytes);
+}
+
+}  // namespace gt

@@ -1,0 +1,112 @@
+// Kernels one by one, on the active ISA and without flushing subnormals: what the accuracy tests and benchmarks call.
+#include <pybind11/stl.h>
+
+#include "bindings/array_check.h"
+#include "bindings/bind.h"
+#include "isa/dispatch.h"
+
+namespace gt {
+namespace {
+
+template <class F>
+auto with_dtype(const py::array& array, const std::string& name, F&& f) {
+    if (py::isinstance<py::array_t<float>>(array)) return f(float{});
+    if (py::isinstance<py::array_t<double>>(array)) return f(double{});
+    fail_type(name, "dtype float32 or float64", shortened(py::str(array.dtype())));
+}
+
+std::size_t activation_index(const std::string& name) {
+    const ActivationKernels<float>& kernels = *active_isa().f32.activation;
+    for (std::size_t i = 0; i < kernels.count; ++i)
+        if (name == kernels.info[i].name) return i;
+    fail_value("name", "an activation", "'" + shortened(name) + "'");
+}
+
+py::list activation_table() {
+    const ActivationKernels<float>& kernels = *active_isa().f32.activation;
+    py::list table;
+    for (std::size_t i = 0; i < kernels.count; ++i) {
+        const ActivationInfo& info = kernels.info[i];
+        py::dict row;
+        row["name"] = info.name;
+        row["derivative_sup"] = info.derivative_sup;
+        row["can_die"] = info.can_die;
+        row["homogeneous"] = info.near_zero == NearZero::homogeneous;
+        row["zero_at_origin"] = info.near_zero != NearZero::offset;
+        table.append(row);
+    }
+    return table;
+}
+
+py::object evaluate_math(const std::string& name, const py::array& x) {
+    return with_dtype(x, "x", [&](auto zero) -> py::object {
+        using T = decltype(zero);
+        const py::array in = checked_array<T>(x, "x", "");
+        const MathKernels<T>& kernels = *active_isa().get<T>().math;
+        for (std::size_t i = 0; i < kernels.count; ++i)
+            if (name == kernels.functions[i].name) {
+                py::array_t<T> y(in.size());
+                kernels.functions[i].evaluate(static_cast<std::size_t>(in.size()), static_cast<const T*>(in.data()),
+                                              y.mutable_data());
+                return y;
+            }
+        fail_value("name", "a function of simd/math.h", "'" + shortened(name) + "'");
+    });
+}
+
+py::object evaluate_activation(const std::string& name, const py::array& z) {
+    return with_dtype(z, "z", [&](auto zero) -> py::object {
+        using T = decltype(zero);
+        const py::array in = checked_array<T>(z, "z", "");
+        py::array_t<T> a(in.size()), derivative(in.size());
+        active_isa().get<T>().activation->evaluate[activation_index(name)](
+            static_cast<std::size_t>(in.size()), static_cast<const T*>(in.data()), a.mutable_data(),
+            derivative.mutable_data());
+        return py::make_tuple(a, derivative);
+    });
+}
+
+py::tuple log_derivative(const std::string& name, const py::array& z) {
+    const py::array in = checked_array<double>(z, "z", "");
+    py::array_t<double> log_magnitude(in.size()), sign(in.size());
+    active_isa().f64.activation->log_derivative[activation_index(name)](
+        static_cast<std::size_t>(in.size()), static_cast<const double*>(in.data()), log_magnitude.mutable_data(),
+        sign.mutable_data());
+    return py::make_tuple(log_magnitude, sign);
+}
+
+// a (m, k) or, transposed, (k, m); b (k, n), n a multiple of 16; into out (m, n).
+void matrix_product(const py::array& a, const py::array& b, const py::array& out, bool transposed, bool add) {
+    with_dtype(a, "a", [&](auto zero) {
+        using T = decltype(zero);
+        const py::array left = checked_array<T>(a, "a", ""), right = checked_array<T>(b, "b", "");
+        py::array_t<T> result = py::reinterpret_borrow<py::array_t<T>>(checked_array<T>(out, "out", ""));
+        require_shape(left, "a", {-1, -1}, "(m, k)");
+        const py::ssize_t m = left.shape(transposed ? 1 : 0), k = left.shape(transposed ? 0 : 1);
+        require_shape(right, "b", {k, -1}, "(k, n)");
+        const py::ssize_t n = right.shape(1);
+        require_shape(result, "out", {m, n}, "(m, n)");
+        if (n % static_cast<py::ssize_t>(kColumnMultiple) != 0)
+            fail_value("b", "columns in multiples of 16", shape_text(right));
+        const GemmKernels<T>& kernels = *active_isa().get<T>().gemm;
+        (transposed ? kernels.tn : kernels.nn)(
+            static_cast<std::size_t>(m), static_cast<std::size_t>(n), static_cast<std::size_t>(k),
+            static_cast<const T*>(left.data()), static_cast<std::size_t>(left.shape(1)),
+            static_cast<const T*>(right.data()), static_cast<std::size_t>(n), result.mutable_data(),
+            static_cast<std::size_t>(n), add);
+    });
+}
+
+}  // namespace
+
+void bind_math(py::module_& module) {
+    py::module_ kernels = module.def_submodule("kernels", "Kernels one by one, on the active ISA.");
+    kernels.def("activation_table", &activation_table);
+    kernels.def("math", &evaluate_math, py::arg("name"), py::arg("x"));
+    kernels.def("activation", &evaluate_activation, py::arg("name"), py::arg("z"));
+    kernels.def("log_derivative", &log_derivative, py::arg("name"), py::arg("z"));
+    kernels.def("matrix_product", &matrix_product, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("transposed"),
+                py::arg("add"));
+}
+
+}  // namespace gt

@@ -1,0 +1,359 @@
+// DenseStack: a checked network. StackTracer: one trace of it, batch by batch.
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <new>
+
+#include "bindings/array_check.h"
+#include "bindings/bind.h"
+#include "ops/stack_tracer.h"
+
+namespace gt {
+namespace {
+
+// A checked network that holds the caller's arrays, uncopied.
+struct DenseStack {
+    std::vector<py::array> weights;
+    std::vector<py::object> biases;  // arrays or None
+    std::vector<std::size_t> activations;
+    std::vector<py::ssize_t> sizes;
+    bool is_float32 = true;
+
+    template <class T>
+    std::vector<DenseLayer<T>> layers() const {
+        std::vector<DenseLayer<T>> all;
+        for (std::size_t l = 0; l < weights.size(); ++l)
+            all.push_back({static_cast<std::size_t>(sizes[l]), static_cast<std::size_t>(sizes[l + 1]),
+                           static_cast<const T*>(weights[l].data()),
+                           biases[l].is_none() ? nullptr : static_cast<const T*>(py::array(biases[l]).data()),
+                           activations[l]});
+        return all;
+    }
+};
+
+py::sequence checked_list(const py::object& object, const std::string& name, const std::string& of) {
+    if (!py::isinstance<py::list>(object) && !py::isinstance<py::tuple>(object))
+        fail_type(name, "a list of " + of, type_name(object));
+    return py::reinterpret_borrow<py::sequence>(object);
+}
+
+std::string indexed(const std::string& name, std::size_t i) { return name + "[" + std::to_string(i) + "]"; }
+
+template <class T>
+void check_weights(DenseStack& stack, const py::sequence& weights) {
+    const std::string why = " (the first weight's)";
+    for (std::size_t l = 0; l < weights.size(); ++l) {
+        const std::string name = indexed("weights", l);
+        const py::array w = checked_array<T>(py::object(weights[l]), name, why);
+        require_shape(w, name, {-1, -1}, "(outputs, inputs)");
+        if (l > 0)
+            require_shape(w, name, {-1, stack.sizes.back()},
+                          "(outputs, " + std::to_string(stack.sizes.back()) + ") to follow weights[" +
+                              std::to_string(l - 1) + "]",
+                          "rows are outputs, as in torch.nn.Linear");
+        if (w.size() == 0) fail_value(name, "at least one row and one column", "shape " + shape_text(w));
+        if (l == 0) stack.sizes.push_back(w.shape(1));
+        stack.sizes.push_back(w.shape(0));
+        stack.weights.push_back(w);
+    }
+}
+
+template <class T>
+void check_biases(DenseStack& stack, const py::object& biases) {
+    stack.biases.assign(stack.weights.size(), py::none());
+    if (biases.is_none()) return;
+    const py::sequence list = checked_list(biases, "biases", "arrays or None");
+    if (list.size() != stack.weights.size())
+        fail_value("biases", std::to_string(stack.weights.size()) + " entries, one for each weight",
+                   std::to_string(list.size()), "an entry may be None");
+    for (std::size_t l = 0; l < list.size(); ++l) {
+        const py::object bias = list[l];
+        if (bias.is_none()) continue;
+        const std::string name = indexed("biases", l);
+        stack.biases[l] = checked_array<T>(bias, name, " (the weights')");
+        require_shape(stack.biases[l], name, {stack.sizes[l + 1]}, "(" + std::to_string(stack.sizes[l + 1]) + ",)");
+    }
+}
+
+std::size_t checked_activation(const py::object& object, const std::string& name) {
+    if (!py::isinstance<py::str>(object)) fail_type(name, "the name of an activation", type_name(object));
+    const auto wanted = object.cast<std::string>();
+    const ActivationKernels<float>& kernels = *active_isa().f32.activation;
+    std::string known;
+    for (std::size_t i = 0; i < kernels.count; ++i) {
+        if (wanted == kernels.info[i].name) return i;
+        known += (i ? ", " : "") + std::string(kernels.info[i].name);
+    }
+    fail_value(name, "one of " + known, "'" + shortened(wanted) + "'");
+}
+
+void check_activations(DenseStack& stack, const py::object& activation) {
+    if (py::isinstance<py::str>(activation)) {
+        stack.activations.assign(stack.weights.size(), checked_activation(activation, "activation"));
+        return;
+    }
+    const py::sequence list = checked_list(activation, "activation", "names, or one name");
+    if (list.size() != stack.weights.size())
+        fail_value("activation", "one name, or " + std::to_string(stack.weights.size()) + " names, one for each weight",
+                   std::to_string(list.size()) + " names");
+    for (std::size_t l = 0; l < list.size(); ++l)
+        stack.activations.push_back(checked_activation(list[l], indexed("activation", l)));
+}
+
+std::shared_ptr<DenseStack> make_stack(const py::object& weights, const py::object& biases,
+                                       const py::object& activation) {
+    auto stack = std::make_shared<DenseStack>();
+    const py::sequence list = checked_list(weights, "weights", "arrays, one (outputs, inputs) for each layer");
+    if (list.size() == 0) fail_value("weights", "at least one array", "none");
+    const py::array first = as_array(py::object(list[0]), "weights[0]");
+    stack->is_float32 = py::isinstance<py::array_t<float>>(first);
+    if (!stack->is_float32 && !py::isinstance<py::array_t<double>>(first))
+        fail_type("weights[0]", "dtype float32 or float64", shortened(py::str(first.dtype())), "use .astype('float32')");
+    stack->is_float32 ? check_weights<float>(*stack, list) : check_weights<double>(*stack, list);
+    stack->is_float32 ? check_biases<float>(*stack, biases) : check_biases<double>(*stack, biases);
+    check_activations(*stack, activation);
+    return stack;
+}
+
+bool python_wants_to_stop() {
+    const py::gil_scoped_acquire locked;
+    return PyErr_CheckSignals() != 0;
+}
+
+// Runs a long op without the GIL. Ctrl-C comes back as KeyboardInterrupt, a machine too small as MemoryError.
+template <class F>
+void run_op(const std::string& name, py::ssize_t samples, F&& op) {
+    Interrupt interrupt(python_wants_to_stop);
+    try {
+        const py::gil_scoped_release unlocked;
+        op(interrupt);
+    } catch (const Interrupted&) {
+        throw py::error_already_set();
+    } catch (const std::bad_alloc&) {
+        fail_memory(name, "a batch of " + std::to_string(samples) + " samples needs more memory than this machine has",
+                    "use fewer samples at a time or a smaller network");
+    }
+}
+
+template <class T>
+py::array checked_input(const DenseStack& stack, const py::object& object, const std::string& name) {
+    const py::array x = checked_array<T>(object, name, " (the network's)");
+    const std::string inputs = std::to_string(stack.sizes[0]);
+    require_shape(x, name, {-1, stack.sizes[0]}, "(batch, " + inputs + ")",
+                  x.ndim() == 1 ? "use " + name + "[None, :] for a single sample" : "");
+    if (x.shape(0) == 0) fail_value(name, "at least one sample", "shape " + shape_text(x));
+    require_finite<T>(x, name);
+    return x;
+}
+
+template <class T>
+py::array forward(const DenseStack& stack, const py::object& object) {
+    const py::array x = checked_input<T>(stack, object, "x");
+    py::array_t<T> y({x.shape(0), stack.sizes.back()});
+    T* to = y.mutable_data();
+    run_op("x", x.shape(0), [&](Interrupt& interrupt) {
+        stack_forward(active_isa(), stack.layers<T>(), static_cast<const T*>(x.data()),
+                      static_cast<std::size_t>(x.shape(0)), to, interrupt);
+    });
+    return y;
+}
+
+// What one call's samples start their backward pass from; the arrays stay with the caller.
+template <class T>
+Cotangent<T> checked_cotangent(const DenseStack& stack, py::ssize_t batch, const py::object& target,
+                               const std::string& loss, const py::object& cotangent, std::uint64_t seed,
+                               std::size_t samples_before, const std::string& label) {
+    const std::string shape = "(" + std::to_string(batch) + ", " + std::to_string(stack.sizes.back()) + ")";
+    Cotangent<T> result{CotangentKind::random};
+    result.seed = seed;
+    result.first_sample = samples_before;
+    const auto rows = [&](const py::object& object, const std::string& name) {
+        const py::array array = checked_array<T>(object, name, " (the network's)");
+        require_shape(array, name, {batch, stack.sizes.back()}, shape);
+        require_finite<T>(array, name);
+        return static_cast<const T*>(array.data());
+    };
+    if (loss == "cross_entropy") {
+        const std::string name = "target" + label;
+        const py::array labels = checked_array<std::int64_t>(target, name, " (labels)");
+        require_shape(labels, name, {batch}, "(" + std::to_string(batch) + ",)");
+        require_labels(labels, name, stack.sizes.back());
+        result.kind = CotangentKind::cross_entropy;
+        result.labels = static_cast<const std::int64_t*>(labels.data());
+    } else if (loss == "mse") {
+        result.kind = CotangentKind::mse;
+        result.rows = rows(target, "target" + label);
+    } else if (!cotangent.is_none()) {
+        result.kind = CotangentKind::given;
+        result.rows = rows(cotangent, "cotangent" + label);
+    }
+    return result;
+}
+
+template <class T>
+py::tuple kept_gradient(py::array_t<T> mantissa, double exponent) {
+    T* value = mantissa.mutable_data();
+    double largest = 0;
+    for (py::ssize_t i = 0; i < mantissa.size(); ++i) largest = std::max(largest, std::fabs(static_cast<double>(value[i])));
+    const bool plain = !(largest > 0) || !std::isfinite(largest);
+    const double shift = plain ? 0 : exponent_of(largest);
+    for (py::ssize_t i = 0; i < mantissa.size(); ++i) value[i] = static_cast<T>(scale_by(value[i], -shift));
+    return py::make_tuple(mantissa, static_cast<std::int64_t>(plain ? 0 : exponent + shift));
+}
+
+// One trace under way.
+template <class T>
+class Tracer {
+  public:
+    Tracer(std::shared_ptr<DenseStack> stack, const std::vector<std::string>& keep, bool one_call)
+        : stack_(std::move(stack)),
+          keep_deltas_(wants(keep, "deltas")),
+          keep_activations_(wants(keep, "activations")),
+          keep_weights_(wants(keep, "grad_weights")),
+          keep_biases_(wants(keep, "grad_biases")),
+          tracer_(active_isa(), stack_->layers<T>(), {keep_weights_, keep_biases_, one_call}) {}
+
+    py::dict add(const py::object& x_object, const py::object& target, const std::string& loss,
+                 const py::object& cotangent_object, std::uint64_t seed, const std::string& label) {
+        const py::array x = checked_input<T>(*stack_, x_object, "x" + label);
+        const py::ssize_t batch = x.shape(0);
+        const Cotangent<T> cotangent = checked_cotangent<T>(*stack_, batch, target, loss, cotangent_object, seed,
+                                                            tracer_.samples(), label);
+        CallOutputs<T> out;
+        py::dict arrays = allocate(batch, &out);
+        run_op("x" + label, batch, [&](Interrupt& interrupt) {
+            tracer_.add(static_cast<const T*>(x.data()), static_cast<std::size_t>(batch), cotangent, out, interrupt);
+        });
+        return arrays;
+    }
+
+    py::dict finish() {
+        const std::vector<LayerResult> layers = tracer_.results();
+        py::dict result;
+        const auto column = [&](const char* name, auto&& value) {
+            py::array_t<double> array(static_cast<py::ssize_t>(layers.size()));
+            for (std::size_t l = 0; l < layers.size(); ++l) array.mutable_data()[l] = value(layers[l], l);
+            result[name] = array;
+        };
+        using R = LayerResult;
+        const auto samples = static_cast<double>(tracer_.samples());
+        const auto sup = [&](std::size_t l) {
+            return active_isa().f32.activation->info[stack_->activations[l]].derivative_sup;
+        };
+        column("log2_weight", [](const R& r, std::size_t) { return r.log2_weight; });
+        column("log2_grad_weight", [](const R& r, std::size_t) { return r.log2_grad_weight; });
+        column("log2_grad_bias", [](const R& r, std::size_t) { return r.log2_grad_bias; });
+        column("preactivation_mean", [](const R& r, std::size_t) { return r.statistics.z_mean; });
+        column("preactivation_std", [](const R& r, std::size_t) { return std::sqrt(r.statistics.z_m2 / r.statistics.count); });
+        column("activation_mean", [](const R& r, std::size_t) { return r.statistics.a_mean; });
+        column("activation_std", [](const R& r, std::size_t) { return std::sqrt(r.statistics.a_m2 / r.statistics.count); });
+        column("saturated", [](const R& r, std::size_t) { return r.statistics.saturated / r.statistics.count; });
+        column("derivative_mean", [&](const R& r, std::size_t l) { return r.statistics.derivative / r.statistics.count / sup(l); });
+        column("dead_units", [](const R& r, std::size_t) { return r.dead_units; });
+        column("dead_samples", [&](const R& r, std::size_t) { return r.statistics.dead_samples / samples; });
+        result["loss"] = tracer_.loss();
+        result["samples"] = tracer_.samples();
+        const bool finite = tracer_.first_nonfinite() == layers.size();
+        result["first_nonfinite"] = finite ? py::object(py::none()) : py::object(py::int_(tracer_.first_nonfinite()));
+        if (keep_weights_) result["grad_weights"] = gradients(true);
+        if (keep_biases_) result["grad_biases"] = gradients(false);
+        return result;
+    }
+
+  private:
+    static bool wants(const std::vector<std::string>& keep, const char* name) {
+        return std::find(keep.begin(), keep.end(), name) != keep.end();
+    }
+
+    py::dict allocate(py::ssize_t batch, CallOutputs<T>* out) const {
+        const auto depth = static_cast<py::ssize_t>(stack_->weights.size());
+        py::dict arrays;
+        const auto table = [&](const char* name, py::ssize_t rows) {
+            py::array_t<double> array = rows ? py::array_t<double>({rows, batch}) : py::array_t<double>(batch);
+            arrays[name] = array;
+            return array.mutable_data();
+        };
+        SampleOutputs& s = out->samples;
+        s.stride = static_cast<std::size_t>(batch);
+        s.log2_delta = table("log2_delta", depth);
+        s.log2_delta_max = table("log2_delta_max", depth);
+        s.activation_gain = table("activation_gain", depth);
+        s.weight_gain = table("weight_gain", depth);
+        s.log2_preactivation = table("log2_preactivation", depth);
+        s.log2_activation = table("log2_activation", depth + 1);
+        s.log2_cotangent = table("log2_cotangent", 0);
+        s.log2_grad_input = table("log2_grad_input", 0);
+        const auto rows = [&](const char* name, std::vector<KeptRows<T>>* to) {
+            py::list list;
+            for (py::ssize_t l = 0; l < depth; ++l) {
+                py::array_t<T> mantissa({batch, stack_->sizes[static_cast<std::size_t>(l) + 1]});
+                py::array_t<std::int64_t> exponent(batch);
+                to->push_back({mantissa.mutable_data(), exponent.mutable_data()});
+                list.append(py::make_tuple(mantissa, exponent));
+            }
+            arrays[name] = list;
+        };
+        if (keep_deltas_) rows("deltas", &out->deltas);
+        if (keep_activations_) rows("activations", &out->activations);
+        return arrays;
+    }
+
+    py::list gradients(bool weights) {
+        py::list list;
+        for (std::size_t l = 0; l < stack_->weights.size(); ++l) {
+            const LayerGradient<T>& gradient = tracer_.gradients()[l];
+            if (weights) {
+                py::array_t<T> array({stack_->sizes[l + 1], stack_->sizes[l]});
+                std::copy_n(gradient.weight.value.data(), array.size(), array.mutable_data());
+                list.append(kept_gradient(array, gradient.weight.exponent));
+            } else {
+                py::array_t<T> array(stack_->sizes[l + 1]);
+                for (py::ssize_t u = 0; u < array.size(); ++u)
+                    array.mutable_data()[u] = static_cast<T>(gradient.bias.value[static_cast<std::size_t>(u)]);
+                list.append(kept_gradient(array, gradient.bias.exponent));
+            }
+        }
+        return list;
+    }
+
+    std::shared_ptr<DenseStack> stack_;
+    bool keep_deltas_, keep_activations_, keep_weights_, keep_biases_;
+    StackTracer<T> tracer_;
+};
+
+template <class T>
+void bind_tracer(py::module_& module, const char* name) {
+    py::class_<Tracer<T>>(module, name)
+        .def("add", &Tracer<T>::add, py::arg("x"), py::arg("target"), py::arg("loss"), py::arg("cotangent"),
+             py::arg("seed"), py::arg("label"))
+        .def("finish", &Tracer<T>::finish);
+}
+
+py::object make_tracer(const std::shared_ptr<DenseStack>& stack, const std::vector<std::string>& keep, bool one_call) {
+    if (stack->is_float32) return py::cast(std::make_unique<Tracer<float>>(stack, keep, one_call));
+    return py::cast(std::make_unique<Tracer<double>>(stack, keep, one_call));
+}
+
+}  // namespace
+
+void bind_stack(py::module_& module) {
+    py::class_<DenseStack, std::shared_ptr<DenseStack>>(module, "DenseStack")
+        .def(py::init(&make_stack), py::arg("weights"), py::arg("biases"), py::arg("activation"))
+        .def_property_readonly("weights", [](const DenseStack& s) { return py::tuple(py::cast(s.weights)); })
+        .def_property_readonly("biases", [](const DenseStack& s) { return py::tuple(py::cast(s.biases)); })
+        .def_property_readonly("sizes", [](const DenseStack& s) { return py::tuple(py::cast(s.sizes)); })
+        .def_property_readonly("activation",
+                               [](const DenseStack& s) {
+                                   py::list names;
+                                   for (const std::size_t a : s.activations)
+                                       names.append(active_isa().f32.activation->info[a].name);
+                                   return py::tuple(names);
+                               })
+        .def("forward",
+             [](const DenseStack& s, const py::object& x) { return s.is_float32 ? forward<float>(s, x) : forward<double>(s, x); })
+        .def("tracer", &make_tracer, py::arg("keep"), py::arg("one_call"));
+    bind_tracer<float>(module, "StackTracerF32");
+    bind_tracer<double>(module, "StackTracerF64");
+}
+
+}  // namespace gt

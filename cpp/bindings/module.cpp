@@ -1,0 +1,10 @@
+// _core: table of contents.
+#include "bindings/bind.h"
+
+PYBIND11_MODULE(_core, module) {
+    module.doc() = "The C++ core of gradtrace; its interface is private, the package's Python face is the public one.";
+    gt::bind_isa(module);
+    gt::bind_math(module);
+    gt::bind_random(module);
+    gt::bind_stack(module);
+}

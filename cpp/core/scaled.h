@@ -1,0 +1,62 @@
+// The range scheme: a sample's row is a mantissa row m and an exponent e, value m * 2^e. Exponents are integers kept in
+// double: they are added to log2 norms, and -1e38 (the log2 of a derivative at z = -1e38) must fit.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+namespace gt {
+
+// A row whose largest magnitude leaves 2^[-kKeepBits, kKeepBits] is multiplied by a power of two.
+constexpr int kKeepBits = 16;
+
+template <class T>
+struct Range;
+
+// `norm_low`, `norm_high`: a sum of squares of T's outside may have lost terms to the format; it is then taken again in
+// the slow, unlimited way. `delta_low`, `delta_high`: a row of deltas outside has lost units to an underflowing
+// derivative, and is redone from log phi'. `weight_low`, `weight_high`: a matrix whose largest magnitude is outside is
+// replaced by a copy times a power of two.
+template <>
+struct Range<float> {
+    static constexpr double norm_low = 0x1p-80, norm_high = 0x1p+100;
+    static constexpr double delta_low = 0x1p-60, delta_high = 0x1p+100;
+    static constexpr double weight_low = 0x1p-20, weight_high = 0x1p+20;
+};
+template <>
+struct Range<double> {
+    static constexpr double norm_low = 0x1p-900, norm_high = 0x1p+900;
+    static constexpr double delta_low = 0x1p-900, delta_high = 0x1p+900;
+    static constexpr double weight_low = 0x1p-300, weight_high = 0x1p+300;
+};
+
+// floor(log2(x)) + 1 of a finite x > 0, so that x * 2^-exponent_of(x) is in [1/2, 1).
+inline double exponent_of(double x) {
+    int exponent = 0;
+    std::frexp(x, &exponent);
+    return exponent;
+}
+
+// 2^e in T, for any integer e in double; zero or infinity where T ends.
+template <class T>
+T power_of_two(double e) {
+    if (e < -2000) return 0;
+    if (e > 2000) return std::numeric_limits<T>::infinity();
+    return static_cast<T>(std::ldexp(1.0, static_cast<int>(e)));
+}
+
+// x * 2^e in double, for any integer e in double.
+inline double scale_by(double x, double e) {
+    if (e < -4000) e = -4000;
+    if (e > 4000) e = 4000;
+    return std::ldexp(x, static_cast<int>(e));
+}
+
+inline bool leaves_kept_range(double largest) {
+    return !(largest >= std::ldexp(1.0, -kKeepBits) && largest <= std::ldexp(1.0, kKeepBits));
+}
+
+constexpr double kNegativeInfinity = -std::numeric_limits<double>::infinity();
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
+}  // namespace gt

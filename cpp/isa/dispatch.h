@@ -1,0 +1,20 @@
+// The compiled ISAs, best first, and the one in use.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels/kernel_table.h"
+
+namespace gt {
+
+std::vector<std::string> compiled_isas();   // best first
+std::vector<std::string> supported_isas();  // of these, what this CPU runs
+
+// The active kernels. An op loads this once and uses that table to its end.
+const IsaKernels& active_isa();
+
+// Makes `name` active; false, and nothing changed, when it is not in supported_isas().
+bool use_isa(const std::string& name);
+
+}  // namespace gt

@@ -1,0 +1,61 @@
+# The one place that knows ISA -> flags. Best first: the first that this CPU has is chosen at import.
+#
+#   name | processor | flags (spelled out: never -march=native, the wheel must say what it needs)
+#
+# Adding an ISA: one line here and one case in cpu_features.cpp.
+set(GT_ISA_TABLE
+  "avx512|x86_64|-mavx512f -mavx512cd -mavx512vl -mavx512bw -mavx512dq -mavx2 -mfma -mf16c -mbmi -mbmi2 -mprefer-vector-width=512"
+  "avx2|x86_64|-mavx2 -mfma -mf16c -mbmi -mbmi2"
+  "portable|any|")
+
+set(GT_KERNEL_SOURCES
+  cpp/kernels/activation.cpp
+  cpp/kernels/gemm.cpp
+  cpp/kernels/math.cpp
+  cpp/kernels/random.cpp
+  cpp/kernels/reduce.cpp
+  cpp/kernels/table.cpp)
+
+# -ffp-contract=fast: `a * b + c` is one FMA where the ISA has it. Never -ffast-math: NaN must survive.
+set(GT_KERNEL_OPTIONS -O3 -ffp-contract=fast -fno-math-errno -fno-exceptions -fno-rtti -fvisibility=hidden -fno-lto)
+
+include(CheckCXXCompilerFlag)
+
+# One object library a line from the same sources; the lines that compiled go to isa_list.inc for dispatch.cpp.
+function(gt_add_isa_objects target)
+  set(list "")
+  foreach(line IN LISTS GT_ISA_TABLE)
+    string(REPLACE "|" ";" fields "${line}")
+    list(GET fields 0 name)
+    list(GET fields 1 processor)
+    list(GET fields 2 flags)
+    if(NOT processor STREQUAL "any" AND NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(${processor}|AMD64)$")
+      continue()
+    endif()
+    if(flags)
+      check_cxx_compiler_flag("${flags}" GT_HAS_${name})
+      if(NOT GT_HAS_${name})
+        message(WARNING "gradtrace: the compiler lacks ${flags}; built without ${name}")
+        continue()
+      endif()
+    endif()
+    separate_arguments(flag_list UNIX_COMMAND "${flags}")
+    add_library(gt_kernels_${name} OBJECT ${GT_KERNEL_SOURCES})
+    target_include_directories(gt_kernels_${name} PRIVATE cpp)
+    target_compile_features(gt_kernels_${name} PRIVATE cxx_std_17)
+    target_compile_definitions(gt_kernels_${name} PRIVATE GT_ISA=${name})
+    target_compile_options(gt_kernels_${name} PRIVATE ${GT_KERNEL_OPTIONS} ${GT_WARNINGS} ${flag_list})
+    if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+      # GCC's own AVX-512 headers read undefined registers on purpose.
+      target_compile_options(gt_kernels_${name} PRIVATE -Wno-uninitialized -Wno-maybe-uninitialized)
+    endif()
+    set_target_properties(gt_kernels_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON INTERPROCEDURAL_OPTIMIZATION OFF)
+    target_link_libraries(${target} PRIVATE gt_kernels_${name})
+    string(APPEND list "GT_ISA_ENTRY(${name})\n")
+  endforeach()
+  file(CONFIGURE OUTPUT "${CMAKE_CURRENT_BINARY_DIR}/generated/isa_list.inc" CONTENT "${list}")
+  target_include_directories(${target} PRIVATE "${CMAKE_CURRENT_BINARY_DIR}/generated")
+endfunction()
+
+# Every ISA must draw the same random bits: no FMA there.
+set_source_files_properties(cpp/kernels/random.cpp PROPERTIES COMPILE_OPTIONS -ffp-contract=off)

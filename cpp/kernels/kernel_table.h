@@ -1,0 +1,160 @@
+// The seam between ops and kernels: plain tables of function pointers, one set per ISA and scalar type.
+//
+// A tile is a matrix of units x samples: row u holds unit u of all samples of a block, samples contiguous, row stride
+// `ld`. Columns always come in multiples of kColumnMultiple; the columns beyond the last sample are padding that kernels
+// may compute on and that ops never read. Kernels run on one thread, allocate nothing and throw nothing. All outputs are
+// written, never accumulated, unless the name says `add_`. Sums over units are float64 whatever T is.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/activation_info.h"
+
+namespace gt {
+
+// One AVX-512 register of float32; every narrower register divides it.
+constexpr std::size_t kColumnMultiple = 16;
+constexpr std::size_t kMaxColumns = 64;  // of one block of samples
+
+template <class T>
+struct GemmKernels {
+    // c (m, n) [+]= a (m, k) b (k, n); n a multiple of kColumnMultiple, as are ldb and ldc.
+    void (*nn)(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda, const T* b, std::size_t ldb,
+               T* c, std::size_t ldc, bool add);
+    // c (m, n) [+]= a^T b with a (k, m).
+    void (*tn)(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda, const T* b, std::size_t ldb,
+               T* c, std::size_t ldc, bool add);
+};
+
+// Per-sample sums over the units of a layer, each an array of kMaxColumns.
+struct ForwardSums {
+    double z[kMaxColumns];             // sum of z
+    double z_squared[kMaxColumns];     //        z^2
+    double a[kMaxColumns];             //        phi(z)
+    double a_squared[kMaxColumns];     //        phi(z)^2
+    double derivative[kMaxColumns];    //        |phi'(z)|
+    double saturated[kMaxColumns];     // units with |phi'(z)| under kSaturatedShare of its largest
+    double on[kMaxColumns];            // units with phi'(z) != 0; activations that can die only
+};
+
+constexpr double kSaturatedShare = 0.05;
+
+// How the product W a becomes z: z = product * scale + bias * bias_scale, per sample. Powers of two, so exact.
+template <class T>
+struct PreactivationScale {
+    T scale[kMaxColumns];
+    T bias_scale[kMaxColumns];
+    T linear[kMaxColumns];  // 1 where the sample is so small that phi is its slope at 0 to rounding
+};
+
+template <class T>
+struct ForwardTile {
+    std::size_t rows, columns, ld;
+    T* z;           // in: the product W a; out: z
+    T* a;           // out: phi(z)
+    T* derivative;  // out: phi'(z)
+    const T* bias;  // (rows,) or null
+    const PreactivationScale<T>* scale;  // null: z = product + bias
+    const T* valid;                      // (columns,): 1 for a sample, 0 for padding
+    ForwardSums* add_sums;               // added to, so that a layer may come in strips of rows
+    std::uint8_t* alive;  // (rows,): set to 1 where phi' != 0 for a valid sample, else left; activations that can die only
+};
+
+template <class T>
+struct BackwardTile {
+    std::size_t rows, columns, ld;
+    const T* da;  // dL/da
+    T* delta;     // in: phi'(z); out: delta = phi'(z) * da
+    double* da_squared;     // out (columns,): sum over units of da^2
+    double* delta_squared;  // out (columns,)
+    T* delta_max;           // out (columns,): largest |delta|; NaN may be missed, delta_squared shows it
+};
+
+template <class T>
+struct ActivationKernels {
+    const ActivationInfo* info;  // kCount of them; the index is the activation's identity everywhere
+    std::size_t count;
+    void (*const* forward)(const ForwardTile<T>&);
+    void (*backward)(const BackwardTile<T>&);  // the same for all: phi' was kept
+    // ln |phi'(z)| without underflow, and the sign of phi' (0 where phi' is 0 mathematically).
+    void (*const* log_derivative)(std::size_t count, const double* z, double* log_magnitude, double* sign);
+    // phi and phi' of a flat array of any length, for the tests of the mathematics.
+    void (*const* evaluate)(std::size_t count, const T* z, T* a, T* derivative);
+};
+
+template <class T>
+struct ReduceKernels {
+    // sums[c] = sum over rows of (x[r, c] - shift)^2, squares in T.
+    void (*column_squares)(std::size_t rows, std::size_t columns, std::size_t ld, const T* x, T shift, double* sums);
+    // largest[c] = max over rows of |x[r, c]|; NaN may be missed.
+    void (*column_max)(std::size_t rows, std::size_t columns, std::size_t ld, const T* x, T* largest);
+    // x[r, c] *= factor[c]
+    void (*scale_columns)(std::size_t rows, std::size_t columns, std::size_t ld, T* x, const T* factor);
+    // sums[r] = sum over c of x[r, c] * weight[c], in float64.
+    void (*row_dot)(std::size_t rows, std::size_t columns, std::size_t ld, const T* x, const double* weight,
+                    double* sums);
+    // Sum and largest magnitude of a flat array: `squares` in float64 of float64 squares. `largest` may miss a NaN.
+    void (*flat_squares)(std::size_t count, const T* x, double* squares, T* largest);
+    // to[c, r] = from[r, c] * factor[c] (factor null: 1); any sizes.
+    void (*transpose)(std::size_t rows, std::size_t columns, const T* from, std::size_t ld_from, T* to,
+                      std::size_t ld_to, const T* factor);
+    // pair[0] = sum over i < m, j < n of p[i, j] q[i, j] both_rows[i] both_columns[j];
+    // pair[1] = sum of p[i, j] p_rows[i] p_columns[j]; n a multiple of kColumnMultiple.
+    void (*pair_sums)(std::size_t m, std::size_t n, std::size_t ld, const T* p, const T* q, const double* both_rows,
+                      const double* both_columns, const double* p_rows, const double* p_columns, double* pair);
+    // out[i] = log2(sqrt(squares[i])) + exponent[i], any count.
+    void (*log2_norms)(std::size_t count, const double* squares, const double* exponent, double* out);
+};
+
+// Element i of stream (seed, stream, kind) is a pure function of these four, the same bits on every ISA.
+struct RandomKernels {
+    // Standard normals: elements [16 * first_block, 16 * (first_block + blocks)).
+    void (*normal)(std::uint64_t seed, std::uint32_t stream, std::uint32_t kind, std::uint64_t first_block,
+                   std::size_t blocks, double* out);
+    // Uniform on (0, 1), the same elements.
+    void (*uniform)(std::uint64_t seed, std::uint32_t stream, std::uint32_t kind, std::uint64_t first_block,
+                    std::size_t blocks, double* out);
+};
+constexpr std::size_t kRandomBlock = 16;
+
+// The bare functions of simd/math.h on flat arrays of any length, for the tests of the mathematics.
+template <class T>
+struct MathFunction {
+    const char* name;
+    void (*evaluate)(std::size_t count, const T* x, T* y);
+};
+template <class T>
+struct MathKernels {
+    const MathFunction<T>* functions;
+    std::size_t count;
+};
+
+template <class T>
+struct KernelTable {
+    const GemmKernels<T>* gemm;
+    const ActivationKernels<T>* activation;
+    const ReduceKernels<T>* reduce;
+    const RandomKernels* random;
+    const MathKernels<T>* math;
+};
+
+// One ISA: its name and both tables.
+struct IsaKernels {
+    const char* name;
+    KernelTable<float> f32;
+    KernelTable<double> f64;
+
+    template <class T>
+    const KernelTable<T>& get() const;
+};
+template <>
+inline const KernelTable<float>& IsaKernels::get<float>() const {
+    return f32;
+}
+template <>
+inline const KernelTable<double>& IsaKernels::get<double>() const {
+    return f64;
+}
+
+}  // namespace gt

@@ -1,0 +1,159 @@
+// Norms, column scaling, transposition and the pair sums behind weight-gradient norms.
+#include "kernels/kernel_table.h"
+#include "simd/map.h"
+#include "simd/math.h"
+#include "simd/vec.h"
+
+namespace gt {
+namespace GT_ISA {
+namespace {
+
+constexpr std::size_t kGroup = 16;  // rows summed in T before the sum moves to float64
+
+template <class T>
+void column_squares(std::size_t rows, std::size_t columns, std::size_t ld, const T* x, T shift, double* sums) {
+    for (std::size_t column = 0; column < columns; column += kLanes<T>) {
+        double total[kLanes<T>] = {};
+        for (std::size_t group = 0; group < rows; group += kGroup) {
+            const std::size_t end = group + kGroup < rows ? group + kGroup : rows;
+            Vec<T> partial{};
+            for (std::size_t row = group; row < end; ++row) {
+                const Vec<T> v = load(x + row * ld + column) - broadcast(shift);
+                partial += v * v;
+            }
+            accumulate(total, partial);
+        }
+        for (std::size_t i = 0; i < kLanes<T>; ++i) sums[column + i] = total[i];
+    }
+}
+
+template <class T>
+void column_max(std::size_t rows, std::size_t columns, std::size_t ld, const T* x, T* largest) {
+    for (std::size_t column = 0; column < columns; column += kLanes<T>) {
+        Vec<T> most{};
+        for (std::size_t row = 0; row < rows; ++row) most = max(abs(load(x + row * ld + column)), most);
+        store(largest + column, most);
+    }
+}
+
+template <class T>
+void scale_columns(std::size_t rows, std::size_t columns, std::size_t ld, T* x, const T* factor) {
+    for (std::size_t row = 0; row < rows; ++row)
+        for (std::size_t column = 0; column < columns; column += kLanes<T>) {
+            T* at = x + row * ld + column;
+            store(at, load(at) * load(factor + column));
+        }
+}
+
+GT_INLINE VecF64 dot_step(const double* x, const double* weight, VecF64 sum) { return load(x) * load(weight) + sum; }
+GT_INLINE VecF64 dot_step(const float* x, const double* weight, VecF64 sum) {
+    const VecF32 v = load(x);
+    return widen_high(v) * load(weight + kLanes<double>) + (widen_low(v) * load(weight) + sum);
+}
+
+template <class T>
+void row_dot(std::size_t rows, std::size_t columns, std::size_t ld, const T* x, const double* weight, double* sums) {
+    for (std::size_t row = 0; row < rows; ++row) {
+        VecF64 sum{};
+        for (std::size_t column = 0; column < columns; column += kLanes<T>)
+            sum = dot_step(x + row * ld + column, weight + column, sum);
+        sums[row] = reduce_add(sum);
+    }
+}
+
+GT_INLINE VecF64 square_step(VecF64 v, VecF64 sum) { return v * v + sum; }
+GT_INLINE VecF64 square_step(VecF32 v, VecF64 sum) {
+    const VecF64 low = widen_low(v), high = widen_high(v);
+    return high * high + (low * low + sum);
+}
+
+template <class T>
+void flat_squares(std::size_t count, const T* x, double* squares, T* largest) {
+    VecF64 sum[2] = {};  // two chains: the sum is the latency of this loop
+    Vec<T> most{};
+    for_each_vector(count, x, T(0), [&](Vec<T> v, std::size_t first) {
+        VecF64& chain = sum[(first / kLanes<T>) % 2];
+        chain = square_step(v, chain);
+        most = max(abs(v), most);
+    });
+    T lane[kLanes<T>];
+    store(lane, most);
+    T top = 0;
+    for (std::size_t i = 0; i < kLanes<T>; ++i) top = lane[i] > top ? lane[i] : top;
+    *squares = reduce_add(sum[0] + sum[1]);
+    *largest = top;
+}
+
+template <class T>
+void transpose(std::size_t rows, std::size_t columns, const T* from, std::size_t ld_from, T* to, std::size_t ld_to,
+               const T* factor) {
+    constexpr std::size_t kBlock = 16;  // one cache line of float32 on either side
+    for (std::size_t column = 0; column < columns; column += kBlock)
+        for (std::size_t row = 0; row < rows; row += kBlock) {
+            const std::size_t column_end = column + kBlock < columns ? column + kBlock : columns;
+            const std::size_t row_end = row + kBlock < rows ? row + kBlock : rows;
+            for (std::size_t c = column; c < column_end; ++c) {
+                const T f = factor ? factor[c] : T(1);
+                for (std::size_t r = row; r < row_end; ++r) to[c * ld_to + r] = from[r * ld_from + c] * f;
+            }
+        }
+}
+
+GT_INLINE void pair_step(const double* p, const double* q, const double* both, const double* single, VecF64& both_sum,
+                         VecF64& single_sum) {
+    const VecF64 vp = load(p);
+    both_sum = vp * load(q) * load(both) + both_sum;
+    single_sum = vp * load(single) + single_sum;
+}
+GT_INLINE void pair_step(const float* p, const float* q, const double* both, const double* single, VecF64& both_sum,
+                         VecF64& single_sum) {
+    const VecF32 vp = load(p), vq = load(q);
+    const VecF64 low = widen_low(vp), high = widen_high(vp);
+    both_sum = low * widen_low(vq) * load(both) + both_sum;
+    both_sum = high * widen_high(vq) * load(both + kLanes<double>) + both_sum;
+    single_sum = low * load(single) + single_sum;
+    single_sum = high * load(single + kLanes<double>) + single_sum;
+}
+
+template <class T>
+void pair_sums(std::size_t m, std::size_t n, std::size_t ld, const T* p, const T* q, const double* both_rows,
+               const double* both_columns, const double* p_rows, const double* p_columns, double* pair) {
+    VecF64 both_total{}, single_total{};
+    for (std::size_t i = 0; i < m; ++i) {
+        VecF64 both_sum{}, single_sum{};
+        for (std::size_t j = 0; j < n; j += kLanes<T>)
+            pair_step(p + i * ld + j, q + i * ld + j, both_columns + j, p_columns + j, both_sum, single_sum);
+        both_total += both_sum * broadcast(both_rows[i]);
+        single_total += single_sum * broadcast(p_rows[i]);
+    }
+    pair[0] = reduce_add(both_total);
+    pair[1] = reduce_add(single_total);
+}
+
+void log2_norms(std::size_t count, const double* squares, const double* exponent, double* out) {
+    for_each_vector(count, squares, 1.0, [&](VecF64 v, std::size_t first) {
+        VecF64 shift;
+        if (first + kLanes<double> <= count) {
+            shift = load(exponent + first);
+        } else {
+            double tail[kLanes<double>] = {};
+            for (std::size_t j = 0; first + j < count; ++j) tail[j] = exponent[first + j];
+            shift = load(tail);
+        }
+        store_vector(count, out, 0.5 * log2(v) + shift, first);
+    });
+}
+
+template <class T>
+constexpr ReduceKernels<T> table{column_squares<T>, column_max<T>, scale_columns<T>, row_dot<T>,
+                                 flat_squares<T>,   transpose<T>,  pair_sums<T>,     log2_norms};
+
+}  // namespace
+
+extern const ReduceKernels<float> reduce_f32;
+extern const ReduceKernels<double> reduce_f64;
+const ReduceKernels<float> reduce_f32{table<float>};
+const ReduceKernels<double> reduce_f64{table<double>};
+
+}  // namespace GT_ISA
+}  // namespace gt

@@ -1,0 +1,26 @@
+// The ISA's table: the one symbol that leaves its namespace.
+#include "kernels/kernel_table.h"
+
+namespace gt {
+namespace GT_ISA {
+
+extern const GemmKernels<float> gemm_f32;
+extern const GemmKernels<double> gemm_f64;
+extern const ActivationKernels<float> activation_f32;
+extern const ActivationKernels<double> activation_f64;
+extern const ReduceKernels<float> reduce_f32;
+extern const ReduceKernels<double> reduce_f64;
+extern const MathKernels<float> math_f32;
+extern const MathKernels<double> math_f64;
+extern const RandomKernels random;
+
+#define GT_TEXT(NAME) #NAME
+#define GT_NAME(NAME) GT_TEXT(NAME)
+
+extern const IsaKernels kernels;
+const IsaKernels kernels{GT_NAME(GT_ISA),
+                         {&gemm_f32, &activation_f32, &reduce_f32, &random, &math_f32},
+                         {&gemm_f64, &activation_f64, &reduce_f64, &random, &math_f64}};
+
+}  // namespace GT_ISA
+}  // namespace gt

@@ -1,0 +1,146 @@
+// Backward pass of one block: delta = phi'(z) * da, da = W^T delta, every sample with its own exponent.
+#include <algorithm>
+#include <cmath>
+
+#include "ops/dense_stack.h"
+
+namespace gt {
+
+template <class T>
+void StackPass<T>::load_cotangent(const Cotangent<T>& cotangent) {
+    const std::size_t depth = network_.depth(), n = network_.units(depth), ld = block_.columns;
+    T* da = scratch_.da.data();
+    std::fill(da, da + n * ld, T(0));
+    std::fill(da_exponent_, da_exponent_ + kMaxColumns, 0.0);
+    double* row = scratch_.row.data();
+    for (std::size_t b = 0; b < block_.samples; ++b) {
+        const OutputRow<T> output{block_.a(depth) + b, ld, n, block_.exponent_of_a(depth)[b]};
+        double exponent = cotangent_row(isa_, cotangent, block_.first + b, output, row, &block_.loss);
+        double largest = 0;
+        for (std::size_t j = 0; j < n; ++j) largest = std::max(largest, std::fabs(row[j]));
+        const double shift = largest > 0 && std::isfinite(largest) ? exponent_of(largest) : 0.0;
+        const double factor = std::ldexp(1.0, static_cast<int>(-shift / 2)),
+                     rest = std::ldexp(1.0, static_cast<int>(-shift - std::trunc(-shift / 2)));
+        for (std::size_t j = 0; j < n; ++j) da[j * ld + b] = static_cast<T>(row[j] * factor * rest);
+        da_exponent_[b] = exponent + shift;
+    }
+}
+
+// A sample that this layer's forward value overflowed has no derivative here, and none below.
+template <class T>
+void StackPass<T>::mark_nonfinite(std::size_t l, BackwardTile<T>* tile) {
+    for (std::size_t b = 0; b < block_.samples; ++b) {
+        if (block_.nonfinite[b] != l) continue;
+        for (std::size_t u = 0; u < tile->rows; ++u) tile->delta[u * tile->ld + b] = static_cast<T>(kNaN);
+        tile->delta_squared[b] = kNaN;
+        tile->delta_max[b] = static_cast<T>(kNaN);
+    }
+}
+
+// delta of the given samples from ln |phi'(z)| + ln |da|: nothing underflows on the way. z is computed again by the same
+// product as in the forward pass.
+template <class T>
+void StackPass<T>::redo_from_log_derivative(std::size_t l, const std::vector<std::size_t>& samples,
+                                            BackwardTile<T>* tile) {
+    constexpr double kLog2e = 1.4426950408889634;
+    ForwardSums sums{};
+    Preactivation<T> z;
+    compute_layer(l, scratch_.spare_a.data(), scratch_.spare_derivative.data(), &sums, nullptr, &z);
+    const std::size_t n = tile->rows, ld = tile->ld;
+    double *row = scratch_.row.data(), *log2_delta = scratch_.log_magnitude.data(), *sign = scratch_.sign.data();
+    for (const std::size_t b : samples) {
+        for (std::size_t u = 0; u < n; ++u)
+            row[u] = scale_by(static_cast<double>(scratch_.z[u * ld + b]), z.exponent[b]);
+        kernels_.activation->log_derivative[network_.layer(l).activation](n, row, log2_delta, sign);
+        double top = kNegativeInfinity;
+        for (std::size_t u = 0; u < n; ++u) {
+            const double da = tile->da[u * ld + b];
+            log2_delta[u] = sign[u] == 0 || da == 0 ? kNegativeInfinity
+                                                    : log2_delta[u] * kLog2e + std::log2(std::fabs(da));
+            if (da < 0) sign[u] = -sign[u];
+            top = std::max(top, log2_delta[u]);
+        }
+        const double shift = top == kNegativeInfinity ? 0 : std::floor(top) + 1;
+        double squares = 0;
+        for (std::size_t u = 0; u < n; ++u) {
+            const double delta = log2_delta[u] == kNegativeInfinity ? 0 : sign[u] * std::exp2(log2_delta[u] - shift);
+            tile->delta[u * ld + b] = static_cast<T>(delta);
+            squares += delta * delta;
+        }
+        tile->delta_squared[b] = squares;
+        tile->delta_max[b] = top == kNegativeInfinity ? T(0) : static_cast<T>(std::exp2(top - shift));
+        block_.exponent_of_delta(l)[b] += shift;
+    }
+}
+
+template <class T>
+void StackPass<T>::backward_layer(std::size_t l) {
+    const DenseLayer<T>& layer = network_.layer(l);
+    const std::size_t ld = block_.columns;
+    double da_squared[kMaxColumns], delta_squared[kMaxColumns];
+    T delta_max[kMaxColumns];
+    BackwardTile<T> tile{layer.outputs, ld, ld, scratch_.da.data(), block_.delta(l), da_squared, delta_squared, delta_max};
+    kernels_.activation->backward(tile);
+    double* exponent = block_.exponent_of_delta(l);
+    std::copy(da_exponent_, da_exponent_ + kMaxColumns, exponent);
+    double log2_da[kMaxColumns];
+    norms(layer.outputs, tile.da, da_squared, da_exponent_, log2_da);
+    mark_nonfinite(l, &tile);
+
+    const bool smooth = info(l).near_zero != NearZero::homogeneous && !info(l).can_die;
+    if (smooth) {
+        std::vector<std::size_t> lost;
+        for (std::size_t b = 0; b < block_.samples; ++b) {
+            const double largest = delta_max[b];
+            const bool kept = largest >= Range<T>::delta_low && largest <= Range<T>::delta_high;
+            if (!kept && std::isfinite(log2_da[b]) && !std::isnan(delta_squared[b])) lost.push_back(b);
+        }
+        if (!lost.empty()) redo_from_log_derivative(l, lost, &tile);
+    }
+
+    double log2_delta[kMaxColumns] = {}, log2_max[kMaxColumns], largest[kMaxColumns], gain[kMaxColumns];
+    const double no_exponent[kMaxColumns] = {};
+    norms(layer.outputs, tile.delta, delta_squared, exponent, log2_delta);
+    std::copy(delta_max, delta_max + ld, log2_max);
+    kernels_.reduce->log2_norms(ld, log2_max, no_exponent, largest);  // half of log2 of the maximum
+    for (std::size_t b = 0; b < block_.samples; ++b) {
+        largest[b] = std::isnan(delta_squared[b]) ? kNaN : 2 * largest[b];
+        log2_max[b] = largest[b] + exponent[b];
+        gain[b] = log2_delta[b] - log2_da[b];
+    }
+    put(out_.activation_gain, l, gain);
+    put(out_.log2_delta, l, log2_delta);
+    put(out_.log2_delta_max, l, log2_max);
+    if (l + 1 == network_.depth()) {
+        put(out_.log2_cotangent, 0, log2_da);
+    } else {
+        for (std::size_t b = 0; b < block_.samples; ++b) gain[b] = log2_da[b] - log2_delta_[b];
+        put(out_.weight_gain, l + 1, gain);
+    }
+    rescale(layer.outputs, tile.delta, exponent, largest);
+
+    std::copy(log2_delta, log2_delta + kMaxColumns, log2_delta_);
+    kernels_.gemm->tn(layer.inputs, ld, layer.outputs, network_.weight(l), layer.inputs, tile.delta, ld,
+                      scratch_.da.data(), ld, false);
+    for (std::size_t b = 0; b < kMaxColumns; ++b) da_exponent_[b] = exponent[b] + network_.weight_exponent(l);
+}
+
+template <class T>
+void StackPass<T>::finish_backward() {
+    const std::size_t inputs = network_.units(0), ld = block_.columns;
+    double squares[kMaxColumns], log2_dx[kMaxColumns], gain[kMaxColumns];
+    kernels_.reduce->column_squares(inputs, ld, ld, scratch_.da.data(), T(0), squares);
+    norms(inputs, scratch_.da.data(), squares, da_exponent_, log2_dx);
+    for (std::size_t b = 0; b < block_.samples; ++b) gain[b] = log2_dx[b] - log2_delta_[b];
+    put(out_.log2_grad_input, 0, log2_dx);
+    put(out_.weight_gain, 0, gain);
+}
+
+template void StackPass<float>::load_cotangent(const Cotangent<float>&);
+template void StackPass<double>::load_cotangent(const Cotangent<double>&);
+template void StackPass<float>::backward_layer(std::size_t);
+template void StackPass<double>::backward_layer(std::size_t);
+template void StackPass<float>::finish_backward();
+template void StackPass<double>::finish_backward();
+
+}  // namespace gt

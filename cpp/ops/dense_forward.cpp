@@ -1,0 +1,230 @@
+// Forward pass of one block: product, activation and statistics layer by layer, every sample with its own exponent.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "core/shape.h"
+#include "ops/dense_stack.h"
+
+namespace gt {
+namespace {
+
+// The product of so many elements is still in L1 when the activation reads it.
+constexpr std::size_t kStripElements = 4096;
+
+// A variance under this share of the squared mean has lost digits in the difference of the sums and is taken again
+// about the mean.
+template <class T>
+constexpr double kCancelled = sizeof(T) == 4 ? 1e-3 : 1e-6;
+
+bool all_zero(const double* exponent, std::size_t count) {
+    return std::all_of(exponent, exponent + count, [](double e) { return e == 0; });
+}
+
+}  // namespace
+
+template <class T>
+void StackPass<T>::norms(std::size_t units, const T* tile, const double* squares, const double* exponent,
+                         double* log2_norm) const {
+    kernels_.reduce->log2_norms(block_.columns, squares, exponent, log2_norm);
+    const std::size_t ld = block_.columns;
+    T largest[kMaxColumns];
+    bool have_largest = false;
+    for (std::size_t b = 0; b < block_.columns; ++b) {
+        if (squares[b] >= Range<T>::norm_low && squares[b] <= Range<T>::norm_high) continue;
+        if (std::isnan(squares[b])) continue;
+        if (!have_largest) kernels_.reduce->column_max(units, block_.columns, ld, tile, largest);
+        have_largest = true;
+        const double top = largest[b];
+        if (top == 0 || !std::isfinite(top)) {
+            log2_norm[b] = top == 0 ? kNegativeInfinity : top;
+            continue;
+        }
+        double sum = 0;
+        for (std::size_t u = 0; u < units; ++u) {
+            const double ratio = static_cast<double>(tile[u * ld + b]) / top;
+            sum += ratio * ratio;
+        }
+        log2_norm[b] = 0.5 * std::log2(sum) + std::log2(top) + exponent[b];
+    }
+}
+
+template <class T>
+void StackPass<T>::rescale(std::size_t units, T* tile, double* exponent, const double* log2_size) const {
+    T factor[kMaxColumns];
+    bool needed = false;
+    for (std::size_t b = 0; b < block_.columns; ++b) {
+        factor[b] = 1;
+        if (!std::isfinite(log2_size[b]) || std::fabs(log2_size[b]) <= kKeepBits) continue;
+        const double shift = std::floor(log2_size[b]) + 1;
+        factor[b] = power_of_two<T>(-shift);
+        exponent[b] += shift;
+        needed = true;
+    }
+    if (needed) kernels_.reduce->scale_columns(units, block_.columns, block_.columns, tile, factor);
+}
+
+template <class T>
+void StackPass<T>::put(double* to, std::size_t l, const double* values) const {
+    if (to) std::memcpy(to + l * out_.stride + block_.first, values, block_.samples * sizeof(double));
+}
+
+template <class T>
+void StackPass<T>::load_input(const T* x) {
+    const std::size_t inputs = network_.units(0), ld = block_.columns;
+    T* a = block_.a(0);
+    kernels_.reduce->transpose(block_.samples, inputs, x, inputs, a, ld, nullptr);
+    // Padding repeats the first sample: it never overflows where no sample does.
+    for (std::size_t b = block_.samples; b < ld; ++b) kernels_.reduce->transpose(1, inputs, x, inputs, a + b, ld, nullptr);
+    double* exponent = block_.exponent_of_a(0);
+    std::fill(exponent, exponent + kMaxColumns, 0.0);
+    double squares[kMaxColumns], log2_norm[kMaxColumns];
+    kernels_.reduce->column_squares(inputs, ld, ld, a, T(0), squares);
+    norms(inputs, a, squares, exponent, log2_norm);
+    rescale(inputs, a, exponent, log2_norm);
+    put(out_.log2_activation, 0, log2_norm);
+}
+
+// Which samples' products must be multiplied, and which z keep an exponent.
+template <class T>
+void StackPass<T>::plan_scale(std::size_t l, Preactivation<T>* z) const {
+    const double* exponent = block_.exponent_of_a(l);
+    const double weight_exponent = network_.weight_exponent(l);
+    z->scaled = weight_exponent != 0 || !all_zero(exponent, block_.columns);
+    std::fill(z->exponent, z->exponent + kMaxColumns, 0.0);
+    if (!z->scaled) return;
+    const bool homogeneous = info(l).near_zero == NearZero::homogeneous, bias = network_.layer(l).bias != nullptr;
+    for (std::size_t b = 0; b < block_.columns; ++b) {
+        const double product = exponent[b] + weight_exponent;
+        // A homogeneous activation takes the mantissas as they are; beside a bias only against overflow.
+        z->exponent[b] = !homogeneous ? 0.0 : bias ? std::max(product, 0.0) : product;
+        z->scale.scale[b] = power_of_two<T>(product - z->exponent[b]);
+        z->scale.bias_scale[b] = power_of_two<T>(-z->exponent[b]);
+        z->scale.linear[b] = 0;
+    }
+}
+
+// A bias-free tanh of 2^-900 is its argument: such samples keep the exponent and go through the slope at 0.
+template <class T>
+void StackPass<T>::find_linear_samples(std::size_t l, Preactivation<T>* z) const {
+    if (info(l).near_zero != NearZero::linear || network_.layer(l).bias) return;
+    const double limit = sizeof(T) == 4 ? info(l).linear_below_log2_f32 : info(l).linear_below_log2_f64;
+    T largest[kMaxColumns];
+    kernels_.reduce->column_max(network_.layer(l).outputs, block_.columns, block_.columns, scratch_.z.data(), largest);
+    const double* exponent = block_.exponent_of_a(l);
+    for (std::size_t b = 0; b < block_.columns; ++b) {
+        const double product = exponent[b] + network_.weight_exponent(l);
+        if (!(product < 0) || !(std::log2(static_cast<double>(largest[b])) + product < limit)) continue;
+        z->exponent[b] = product;
+        z->scale.scale[b] = 1;
+        z->scale.linear[b] = 1;
+    }
+}
+
+// Product and activation of layer l from the kept a[l]: z stays in the scratch, `sums` are added to.
+template <class T>
+void StackPass<T>::compute_layer(std::size_t l, T* a, T* derivative, ForwardSums* sums, std::uint8_t* alive,
+                                 Preactivation<T>* z) {
+    const DenseLayer<T>& layer = network_.layer(l);
+    const std::size_t ld = block_.columns;
+    T valid[kMaxColumns];  // for the count of dead units, which must not see padding
+    for (std::size_t b = 0; b < kMaxColumns; ++b) valid[b] = b < block_.samples ? T(1) : T(0);
+    plan_scale(l, z);
+    const std::size_t strip = z->scaled ? layer.outputs : round_up(kStripElements / ld, 16);
+    for (std::size_t row = 0; row < layer.outputs; row += strip) {
+        const std::size_t rows = std::min(strip, layer.outputs - row), at = row * ld;
+        T* product = scratch_.z.data() + at;
+        kernels_.gemm->nn(rows, ld, layer.inputs, network_.weight(l) + row * layer.inputs, layer.inputs, block_.a(l),
+                          ld, product, ld, false);
+        if (z->scaled) find_linear_samples(l, z);
+        kernels_.activation->forward[layer.activation]({rows, ld, ld, product, a + at, derivative + at,
+                                                        layer.bias ? layer.bias + row : nullptr,
+                                                        z->scaled ? &z->scale : nullptr, valid, sums,
+                                                        alive ? alive + row : nullptr});
+    }
+}
+
+template <class T>
+void StackPass<T>::forward_layer(std::size_t l) {
+    const std::size_t outputs = network_.layer(l).outputs;
+    ForwardSums sums{};
+    Preactivation<T> z;
+    T* a = block_.a(l + 1);
+    compute_layer(l, a, block_.delta(l), &sums, block_.alive.data() + block_.first_unit[l], &z);
+
+    double log2_z[kMaxColumns], log2_a[kMaxColumns], log2_mantissa[kMaxColumns];
+    norms(outputs, scratch_.z.data(), sums.z_squared, z.exponent, log2_z);
+    norms(outputs, a, sums.a_squared, z.exponent, log2_a);
+    for (std::size_t b = 0; b < block_.columns; ++b) {
+        const double most = std::max(log2_z[b], log2_a[b]);
+        if (std::isnan(log2_z[b]) || std::isnan(log2_a[b]) || (std::isinf(most) && most > 0))
+            block_.nonfinite[b] = std::min(block_.nonfinite[b], l);
+        log2_mantissa[b] = log2_a[b] - z.exponent[b];
+    }
+    collect_statistics(l, z, sums, log2_z, log2_a);
+    std::copy(z.exponent, z.exponent + kMaxColumns, block_.exponent_of_a(l + 1));
+    rescale(outputs, a, block_.exponent_of_a(l + 1), log2_mantissa);
+    put(out_.log2_preactivation, l, log2_z);
+    put(out_.log2_activation, l + 1, log2_a);
+}
+
+// Mean and squared distances of one of the layer's two tiles over the block's samples and units.
+template <class T>
+static void mean_and_m2(const KernelTable<T>& kernels, std::size_t units, std::size_t samples, std::size_t columns,
+                        const T* tile, const double* sum, const double* squares, const double* exponent,
+                        const double* log2_norm, double* mean, double* m2) {
+    double first = 0, second = 0;
+    for (std::size_t b = 0; b < samples; ++b) {
+        const bool trusted = exponent[b] == 0 && squares[b] >= Range<T>::norm_low && squares[b] <= Range<T>::norm_high;
+        first += scale_by(sum[b], exponent[b]);
+        second += trusted ? squares[b] : std::exp2(2 * log2_norm[b]);
+    }
+    const double count = static_cast<double>(units) * static_cast<double>(samples);
+    *mean = first / count;
+    *m2 = second - first * *mean;
+    if (*m2 < kCancelled<T> * second && all_zero(exponent, samples)) {
+        const T shift = static_cast<T>(*mean);
+        const double rest = *mean - static_cast<double>(shift);
+        double centred[kMaxColumns];
+        kernels.reduce->column_squares(units, columns, columns, tile, shift, centred);
+        *m2 = -count * rest * rest;
+        for (std::size_t b = 0; b < samples; ++b) *m2 += centred[b];
+    }
+    if (*m2 < 0) *m2 = 0;
+}
+
+template <class T>
+void StackPass<T>::collect_statistics(std::size_t l, const Preactivation<T>& z, const ForwardSums& sums,
+                                      const double* log2_z, const double* log2_a) {
+    LayerStatistics& s = block_.statistics[l];
+    const std::size_t units = network_.layer(l).outputs;
+    s.count = static_cast<double>(units) * static_cast<double>(block_.samples);
+    mean_and_m2(kernels_, units, block_.samples, block_.columns, scratch_.z.data(), sums.z, sums.z_squared, z.exponent,
+                log2_z, &s.z_mean, &s.z_m2);
+    mean_and_m2(kernels_, units, block_.samples, block_.columns, block_.a(l + 1), sums.a, sums.a_squared, z.exponent,
+                log2_a, &s.a_mean, &s.a_m2);
+    for (std::size_t b = 0; b < block_.samples; ++b) {
+        s.derivative += sums.derivative[b];
+        s.saturated += sums.saturated[b];
+        s.dead_samples += info(l).can_die && sums.on[b] == 0;
+    }
+}
+
+template <class T>
+void StackPass<T>::store_output(T* y) {
+    const std::size_t outputs = network_.layer(network_.depth() - 1).outputs, ld = block_.columns;
+    const T* a = block_.a(network_.depth());
+    const double* exponent = block_.exponent_of_a(network_.depth());
+    if (all_zero(exponent, block_.samples)) {
+        kernels_.reduce->transpose(outputs, block_.samples, a, ld, y, outputs, nullptr);
+        return;
+    }
+    for (std::size_t b = 0; b < block_.samples; ++b)
+        for (std::size_t u = 0; u < outputs; ++u)
+            y[b * outputs + u] = static_cast<T>(scale_by(static_cast<double>(a[u * ld + b]), exponent[b]));
+}
+
+template class StackPass<float>;
+template class StackPass<double>;
+
+}  // namespace gt

@@ -1,0 +1,161 @@
+// A stack of fully connected layers: the network, and one block of samples carried forward and backward through it with
+// the range scheme.
+//
+//   z_l = W_l a_{l-1} + b_l,  a_l = phi_l(z_l);  delta_l = phi_l'(z_l) * da_l,  da_{l-1} = W_l^T delta_l
+//
+// Layers count from 0 here, so a[0] is the input and a[l + 1] the output of layer l.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/aligned_buffer.h"
+#include "core/scaled.h"
+#include "isa/dispatch.h"
+#include "ops/loss.h"
+#include "ops/parallel.h"
+
+namespace gt {
+
+template <class T>
+struct DenseLayer {
+    std::size_t inputs, outputs;
+    const T* weight;         // (outputs, inputs), the caller's
+    const T* bias;           // (outputs,), or null where there is none or all are zero
+    std::size_t activation;  // index into ActivationKernels
+};
+
+// The layers with what one pass over each matrix tells: its norm, and a scaled copy where its entries are extreme.
+template <class T>
+class StackNetwork {
+  public:
+    StackNetwork(const IsaKernels& isa, std::vector<DenseLayer<T>> layers);
+
+    std::size_t depth() const { return layers_.size(); }
+    const DenseLayer<T>& layer(std::size_t l) const { return layers_[l]; }
+    std::size_t units(std::size_t l) const { return l == 0 ? layers_[0].inputs : layers_[l - 1].outputs; }
+    std::size_t total_units() const;  // inputs and all layers
+    std::size_t max_units() const;
+
+    void prepare(std::size_t l);  // once per layer, before its first use; different layers in any order or thread
+    const T* weight(std::size_t l) const { return scaled_[l].size() ? scaled_[l].data() : layers_[l].weight; }
+    double weight_exponent(std::size_t l) const { return exponent_[l]; }  // W = weight * 2^exponent
+    double log2_weight(std::size_t l) const { return log2_weight_[l]; }   // Frobenius
+
+  private:
+    const IsaKernels& isa_;
+    std::vector<DenseLayer<T>> layers_;
+    std::vector<AlignedBuffer<T>> scaled_;
+    std::vector<double> exponent_, log2_weight_;
+};
+
+// Sums over one block's samples and units of a layer, for the statistics; merged in block order.
+struct LayerStatistics {
+    double count = 0;
+    double z_mean = 0, z_m2 = 0, a_mean = 0, a_m2 = 0;  // m2: sum of squared distances from the mean
+    double derivative = 0, saturated = 0;               // sums of |phi'| and of the saturated entries
+    double dead_samples = 0;
+
+    void merge(const LayerStatistics& other);
+};
+
+// Per-sample results of a block: entry [l * stride + sample].
+struct SampleOutputs {
+    std::size_t stride = 0;  // samples of the whole call
+    double *log2_delta = nullptr, *log2_delta_max = nullptr, *activation_gain = nullptr, *weight_gain = nullptr,
+           *log2_preactivation = nullptr;
+    double* log2_activation = nullptr;                              // one row more: the input
+    double *log2_cotangent = nullptr, *log2_grad_input = nullptr;  // (stride,)
+};
+
+// Memory of one worker, used again from block to block.
+template <class T>
+struct StackScratch {
+    StackScratch(const StackNetwork<T>& network, std::size_t columns);
+    AlignedBuffer<T> z, da, spare_a, spare_derivative;  // (max units, columns)
+    AlignedBuffer<double> row, log_magnitude, sign;     // (max units,)
+};
+
+enum class Keep { all_layers, last_layer };  // what of the tiles a block must hold: a trace needs all
+
+// One block of samples. Tiles are (units, columns), samples contiguous; columns beyond `samples` are
+// padding: copies of the first sample forward, zero backward.
+template <class T>
+struct StackBlock {
+    StackBlock(const StackNetwork<T>& network, std::size_t columns, Keep keep);
+    void start(T* arena, std::size_t first, std::size_t samples);  // for a new set of samples
+
+    std::size_t columns, arena_size;  // elements
+    std::size_t first = 0, samples = 0;
+    T* arena = nullptr;
+    std::vector<std::size_t> a_offset, delta_offset;  // of each layer's tile in the arena
+    std::vector<double> a_exponent, delta_exponent;   // [l * kMaxColumns + sample]
+    std::vector<std::size_t> nonfinite;               // per sample: first layer with an infinite or NaN value, or depth
+    std::vector<std::uint8_t> alive;                  // [first_unit[l] + unit]: phi' != 0 for some sample
+    std::vector<std::size_t> first_unit;
+    std::vector<LayerStatistics> statistics;
+    double loss = 0;
+
+    T* a(std::size_t l) const { return arena + a_offset[l]; }
+    T* delta(std::size_t l) const { return arena + delta_offset[l]; }
+    const double* exponent_of_a(std::size_t l) const { return a_exponent.data() + l * kMaxColumns; }
+    const double* exponent_of_delta(std::size_t l) const { return delta_exponent.data() + l * kMaxColumns; }
+    double* exponent_of_a(std::size_t l) { return a_exponent.data() + l * kMaxColumns; }
+    double* exponent_of_delta(std::size_t l) { return delta_exponent.data() + l * kMaxColumns; }
+};
+
+// What the product of a layer became: z times 2^exponent is the true preactivation.
+template <class T>
+struct Preactivation {
+    bool scaled = false;  // false: every exponent is 0 and `scale` is not set
+    PreactivationScale<T> scale;
+    double exponent[kMaxColumns] = {};
+};
+
+// The passes of one block; borrows everything.
+template <class T>
+class StackPass {
+  public:
+    StackPass(const IsaKernels& isa, StackNetwork<T>& network, StackBlock<T>& block, StackScratch<T>& scratch,
+              const SampleOutputs& out)
+        : isa_(isa), kernels_(isa.get<T>()), network_(network), block_(block), scratch_(scratch), out_(out) {}
+
+    // dense_forward.cpp
+    void load_input(const T* x);  // (samples, n_0)
+    void forward_layer(std::size_t l);
+    void store_output(T* y);  // (samples, n_L), plain values
+
+    // dense_backward.cpp
+    void load_cotangent(const Cotangent<T>& cotangent);
+    void backward_layer(std::size_t l);  // from dL/da of the layer's output to delta, and on to dL/da of its input
+    void finish_backward();              // the norm of dL/dx
+
+  private:
+    void compute_layer(std::size_t l, T* a, T* derivative, ForwardSums* sums, std::uint8_t* alive, Preactivation<T>* z);
+    void plan_scale(std::size_t l, Preactivation<T>* z) const;
+    void find_linear_samples(std::size_t l, Preactivation<T>* z) const;
+    void collect_statistics(std::size_t l, const Preactivation<T>& z, const ForwardSums& sums, const double* log2_z,
+                            const double* log2_a);
+    void redo_from_log_derivative(std::size_t l, const std::vector<std::size_t>& samples, BackwardTile<T>* tile);
+    void mark_nonfinite(std::size_t l, BackwardTile<T>* tile);
+
+    const ActivationInfo& info(std::size_t l) const {
+        return kernels_.activation->info[network_.layer(l).activation];
+    }
+    // log2 of the norm of every sample of a tile, from its sums of squares where those can be trusted.
+    void norms(std::size_t units, const T* tile, const double* squares, const double* exponent, double* log2_norm) const;
+    // Brings samples whose size 2^log2_size (of the mantissas) left the kept range back into [1/2, 1).
+    void rescale(std::size_t units, T* tile, double* exponent, const double* log2_size) const;
+    void put(double* to, std::size_t l, const double* values) const;
+
+    const IsaKernels& isa_;
+    const KernelTable<T>& kernels_;
+    StackNetwork<T>& network_;
+    StackBlock<T>& block_;
+    StackScratch<T>& scratch_;
+    const SampleOutputs& out_;
+    double da_exponent_[kMaxColumns] = {};  // of scratch_.da
+    double log2_delta_[kMaxColumns] = {};   // of the layer above
+};
+
+}  // namespace gt

@@ -1,0 +1,231 @@
+#include "ops/gradient_norms.h"
+
+#include "core/shape.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace gt {
+namespace {
+
+// Squares under this share of (sum of |delta| |a|)^2 have cancelled: the pair sums are then mostly rounding.
+constexpr double kCancelled = 1e-3;
+
+// The samples of a chunk with the power of two that brings each to the common exponent of the sum.
+struct Weights {
+    double exponent = kNegativeInfinity;  // of the sum; -inf: all terms are zero
+    double size = 0;                      // sum of the terms' norms, at that exponent
+    bool is_nan = false;
+    std::vector<double> factor;  // per sample, blocks padded to kMaxColumns
+};
+
+// log2_norm(i): the norm of term i; mantissa_exponent(i): the exponent its mantissas carry.
+template <class T, class Norm, class Exponent>
+Weights align_terms(const std::vector<StackBlock<T>>& blocks, std::size_t block_count, Norm log2_norm,
+                    Exponent mantissa_exponent) {
+    Weights w;
+    w.factor.assign(block_count * kMaxColumns, 0.0);
+    for (std::size_t i = 0; i < block_count; ++i)
+        for (std::size_t b = 0; b < blocks[i].samples; ++b) {
+            const double norm = log2_norm(i, b);
+            w.is_nan |= std::isnan(norm);
+            w.exponent = std::max(w.exponent, norm);
+        }
+    if (w.is_nan || !std::isfinite(w.exponent)) return w;
+    w.exponent = std::floor(w.exponent) + 1;
+    for (std::size_t i = 0; i < block_count; ++i)
+        for (std::size_t b = 0; b < blocks[i].samples; ++b) {
+            const double norm = log2_norm(i, b);
+            if (norm == kNegativeInfinity) continue;  // a zero row's exponent says nothing
+            w.factor[i * kMaxColumns + b] = power_of_two<double>(mantissa_exponent(i, b) - w.exponent);
+            w.size += std::exp2(norm - w.exponent);
+        }
+    return w;
+}
+
+struct PairSums {
+    double weight = 0, bias = 0;
+};
+
+template <class T>
+PairSums sum_pairs(const KernelTable<T>& kernels, std::size_t inputs, std::size_t outputs, std::size_t l,
+                   const std::vector<StackBlock<T>>& blocks, std::size_t block_count, const Weights& weight,
+                   const Weights& bias, GradientScratch<T>& scratch) {
+    PairSums total;
+    for (std::size_t i = 0; i < block_count; ++i)
+        for (std::size_t j = i; j < block_count; ++j) {
+            const StackBlock<T>&x = blocks[i], &y = blocks[j];
+            kernels.gemm->tn(x.samples, y.columns, outputs, x.delta(l), x.columns, y.delta(l), y.columns,
+                             scratch.left.data(), y.columns, false);
+            kernels.gemm->tn(x.samples, y.columns, inputs, x.a(l), x.columns, y.a(l), y.columns, scratch.right.data(),
+                             y.columns, false);
+            double pair[2];
+            kernels.reduce->pair_sums(x.samples, y.columns, y.columns, scratch.left.data(), scratch.right.data(),
+                                      &weight.factor[i * kMaxColumns], &weight.factor[j * kMaxColumns],
+                                      &bias.factor[i * kMaxColumns], &bias.factor[j * kMaxColumns], pair);
+            const double times = i == j ? 1 : 2;
+            total.weight += times * pair[0];
+            total.bias += times * pair[1];
+        }
+    return total;
+}
+
+double log2_of_sum(double squares, double exponent) { return 0.5 * std::log2(squares) + exponent; }
+
+// db, formed in float64.
+template <class T>
+void form_bias(const KernelTable<T>& kernels, std::size_t outputs, std::size_t l, const std::vector<StackBlock<T>>& blocks,
+               std::size_t block_count, const Weights& bias, LayerGradient<T>& out) {
+    if (bias.exponent == kNegativeInfinity && !bias.is_nan) return;
+    std::vector<double> sum(outputs, bias.is_nan ? kNaN : 0.0), part(outputs);
+    for (std::size_t i = 0; i < block_count && !bias.is_nan; ++i) {
+        kernels.reduce->row_dot(outputs, blocks[i].columns, blocks[i].columns, blocks[i].delta(l),
+                                &bias.factor[i * kMaxColumns], part.data());
+        for (std::size_t u = 0; u < outputs; ++u) sum[u] += part[u];
+    }
+    if (out.bias.value.size() == 0) {
+        double squares = 0;
+        for (const double s : sum) squares += s * s;
+        out.log2_bias = bias.is_nan ? kNaN : log2_of_sum(squares, bias.exponent);
+        return;
+    }
+    const double term = bias.is_nan ? 0.0 : bias.exponent;
+    const double factor = power_of_two<double>(term - out.bias.align(term));
+    for (std::size_t u = 0; u < outputs; ++u) out.bias.value[u] += sum[u] * factor;
+}
+
+// dW, formed strip by strip: squared and dropped, or added to the sum.
+template <class T>
+void form_weight(const KernelTable<T>& kernels, std::size_t inputs, std::size_t outputs, std::size_t l,
+                 const std::vector<StackBlock<T>>& blocks, std::size_t block_count, const Weights& weight,
+                 GradientScratch<T>& scratch, LayerGradient<T>& out) {
+    if (weight.exponent == kNegativeInfinity && !weight.is_nan) return;
+    const std::size_t ld = round_up(inputs, kColumnMultiple);
+    const double term = weight.is_nan ? 0.0 : weight.exponent;
+    // The activations of all blocks, samples x units, each sample at the common exponent.
+    T* right = scratch.right.data();
+    std::vector<std::size_t> first(block_count + 1, 0);
+    for (std::size_t i = 0; i < block_count; ++i) {
+        T factor[kMaxColumns];
+        for (std::size_t b = 0; b < kMaxColumns; ++b)
+            factor[b] = weight.is_nan ? T(1) : static_cast<T>(weight.factor[i * kMaxColumns + b]);
+        T* to = right + first[i] * ld;
+        std::fill(to, to + blocks[i].samples * ld, T(0));
+        kernels.reduce->transpose(inputs, blocks[i].samples, blocks[i].a(l), blocks[i].columns, to, ld, factor);
+        first[i + 1] = first[i] + blocks[i].samples;
+    }
+    const bool keep = out.weight.value.size() != 0;
+    const T factor = keep ? power_of_two<T>(term - out.weight.align(term)) : T(1);
+    double squares = 0;
+    for (std::size_t row = 0; row < outputs; row += kGradientStripRows) {
+        const std::size_t rows = std::min(kGradientStripRows, outputs - row);
+        for (std::size_t i = 0; i < block_count; ++i)
+            kernels.gemm->nn(rows, ld, blocks[i].samples, blocks[i].delta(l) + row * blocks[i].columns,
+                             blocks[i].columns, right + first[i] * ld, ld, scratch.strip.data(), ld, i > 0);
+        for (std::size_t r = 0; r < rows; ++r) {
+            const T* from = scratch.strip.data() + r * ld;
+            if (keep) {
+                T* to = out.weight.value.data() + (row + r) * inputs;
+                for (std::size_t c = 0; c < inputs; ++c) to[c] += from[c] * factor;
+            } else {
+                double part = 0;
+                T largest = 0;
+                kernels.reduce->flat_squares(inputs, from, &part, &largest);
+                squares += part;
+            }
+        }
+    }
+    if (!keep) out.log2_weight = weight.is_nan ? kNaN : log2_of_sum(squares, term);
+}
+
+}  // namespace
+
+template <class V>
+void GradientSum<V>::reset(std::size_t count) {
+    value = AlignedBuffer<V>(count);
+    std::fill(value.data(), value.data() + count, V(0));
+    exponent = kNegativeInfinity;
+}
+
+template <class V>
+double GradientSum<V>::align(double other) {
+    if (other > exponent) {
+        const V factor = exponent == kNegativeInfinity ? V(1) : power_of_two<V>(exponent - other);
+        if (factor != V(1))
+            for (std::size_t i = 0; i < value.size(); ++i) value[i] *= factor;
+        exponent = other;
+    }
+    return exponent;
+}
+
+template <class V>
+double GradientSum<V>::log2_norm() const {
+    double largest = 0, sum = 0;
+    for (std::size_t i = 0; i < value.size(); ++i) {
+        const double size = std::fabs(static_cast<double>(value[i]));
+        if (!(size <= largest)) largest = size;  // also when it is NaN
+        if (std::isnan(largest)) return kNaN;
+    }
+    if (largest == 0) return kNegativeInfinity;
+    for (std::size_t i = 0; i < value.size(); ++i) {
+        const double ratio = static_cast<double>(value[i]) / largest;
+        sum += ratio * ratio;
+    }
+    return 0.5 * std::log2(sum) + std::log2(largest) + exponent;
+}
+
+template <class T>
+void GradientScratch<T>::reserve(std::size_t left_count, std::size_t right_count, std::size_t strip_count) {
+    left = AlignedBuffer<T>(left_count);
+    right = AlignedBuffer<T>(right_count);
+    strip = AlignedBuffer<T>(strip_count);
+}
+
+bool pairs_are_cheaper(std::size_t samples, std::size_t inputs, std::size_t outputs) {
+    const double b = static_cast<double>(samples), n = static_cast<double>(inputs), m = static_cast<double>(outputs);
+    return b * b * (n + m) <= b * n * m;
+}
+
+template <class T>
+void layer_gradient(const KernelTable<T>& kernels, const StackNetwork<T>& network, std::size_t l,
+                    const std::vector<StackBlock<T>>& blocks, std::size_t block_count, const double* log2_delta,
+                    const double* log2_activation, GradientScratch<T>& scratch, LayerGradient<T>& out) {
+    const std::size_t inputs = network.layer(l).inputs, outputs = network.layer(l).outputs;
+    const std::size_t block_samples = blocks[0].samples;
+    const auto delta_norm = [&](std::size_t i, std::size_t b) { return log2_delta[i * block_samples + b]; };
+    const auto delta_exponent = [&](std::size_t i, std::size_t b) { return blocks[i].exponent_of_delta(l)[b]; };
+    const Weights weight = align_terms(
+        blocks, block_count,
+        [&](std::size_t i, std::size_t b) { return delta_norm(i, b) + log2_activation[i * block_samples + b]; },
+        [&](std::size_t i, std::size_t b) { return delta_exponent(i, b) + blocks[i].exponent_of_a(l)[b]; });
+    const Weights bias = align_terms(blocks, block_count, delta_norm, delta_exponent);
+
+    out.log2_weight = out.log2_bias = kNegativeInfinity;
+    std::size_t samples = 0;
+    for (std::size_t i = 0; i < block_count; ++i) samples += blocks[i].samples;
+    bool form_w = out.weight.value.size() != 0 || !pairs_are_cheaper(samples, inputs, outputs), form_b = form_w;
+    if (!form_w) {
+        const bool finite = std::isfinite(weight.exponent) && !weight.is_nan && !bias.is_nan;
+        const PairSums sums = finite ? sum_pairs(kernels, inputs, outputs, l, blocks, block_count, weight, bias, scratch)
+                                     : PairSums{};
+        form_w = !finite || !(sums.weight >= kCancelled * weight.size * weight.size);
+        form_b = !finite || out.bias.value.size() != 0 || !(sums.bias >= kCancelled * bias.size * bias.size);
+        if (!form_w) out.log2_weight = log2_of_sum(sums.weight, weight.exponent);
+        if (!form_b) out.log2_bias = log2_of_sum(sums.bias, bias.exponent);
+    }
+    if (form_w) form_weight(kernels, inputs, outputs, l, blocks, block_count, weight, scratch, out);
+    if (form_b) form_bias(kernels, outputs, l, blocks, block_count, bias, out);
+}
+
+template struct GradientSum<float>;
+template struct GradientSum<double>;
+template struct GradientScratch<float>;
+template struct GradientScratch<double>;
+template void layer_gradient<float>(const KernelTable<float>&, const StackNetwork<float>&, std::size_t,
+                                    const std::vector<StackBlock<float>>&, std::size_t, const double*, const double*,
+                                    GradientScratch<float>&, LayerGradient<float>&);
+template void layer_gradient<double>(const KernelTable<double>&, const StackNetwork<double>&, std::size_t,
+                                     const std::vector<StackBlock<double>>&, std::size_t, const double*, const double*,
+                                     GradientScratch<double>&, LayerGradient<double>&);
+
+}  // namespace gt

@@ -1,0 +1,49 @@
+// Threads: one parallel loop, the floating-point mode of its workers, and how a long op hears of Ctrl-C.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <functional>
+
+namespace gt {
+
+// 0: as many as OpenMP would use (OMP_NUM_THREADS, threadpoolctl).
+void set_thread_limit(int threads);
+int thread_limit();
+int threads_in_use();  // what a loop of many items would use now
+const char* thread_library();
+
+// Subnormals read and written as zero while this stands; the caller's mode comes back with its end. Row scaling keeps
+// every figure that counts far from them, and a vanished trace then costs what a healthy one does.
+class FlushSubnormals {
+  public:
+    FlushSubnormals();
+    ~FlushSubnormals();
+    FlushSubnormals(const FlushSubnormals&) = delete;
+    FlushSubnormals& operator=(const FlushSubnormals&) = delete;
+
+  private:
+    unsigned long long saved_;
+};
+
+// body(item, worker) for every item < items, worker < workers_for(items). Items must not depend on each other; which
+// worker gets which item is open. When a body throws, the items not yet begun are left out and one of the exceptions
+// is thrown again here.
+std::size_t workers_for(std::size_t items);
+void parallel_for(std::size_t items, const std::function<void(std::size_t item, std::size_t worker)>& body);
+
+// Asks the caller now and then whether to stop. Worker 0 is the calling thread and the only one that asks.
+class Interrupt {
+  public:
+    explicit Interrupt(std::function<bool()> poll) : poll_(std::move(poll)) {}
+    bool requested(std::size_t worker);
+    bool stopped() const { return stopped_.load(std::memory_order_relaxed); }
+
+  private:
+    std::function<bool()> poll_;
+    std::atomic<bool> stopped_{false};
+    std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+}  // namespace gt

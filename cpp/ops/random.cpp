@@ -1,0 +1,54 @@
+#include "ops/random.h"
+
+#include <algorithm>
+
+#include "core/aligned_buffer.h"
+#include "ops/parallel.h"
+
+namespace gt {
+namespace {
+
+constexpr std::size_t kBlocksPerItem = 256;  // 4096 numbers: one item of the parallel loop
+constexpr std::size_t kItem = kBlocksPerItem * kRandomBlock;
+
+}  // namespace
+
+template <class T>
+void fill_random(const IsaKernels& isa, Law law, std::uint64_t seed, std::uint32_t stream, Draw draw, double factor,
+                 std::size_t count, T* out) {
+    const std::size_t items = (count + kItem - 1) / kItem;
+    AlignedBuffer<double> scratch(checked_multiply(workers_for(items), kItem));
+    const RandomKernels& random = *isa.f64.random;
+    parallel_for(items, [&](std::size_t item, std::size_t worker) {
+        double* numbers = scratch.data() + worker * kItem;
+        const std::size_t first = item * kItem, n = std::min(kItem, count - first);
+        const std::size_t blocks = (n + kRandomBlock - 1) / kRandomBlock;
+        const auto kind = static_cast<std::uint32_t>(draw);
+        if (law == Law::normal) {
+            random.normal(seed, stream, kind, item * kBlocksPerItem, blocks, numbers);
+            for (std::size_t i = 0; i < n; ++i) out[first + i] = static_cast<T>(factor * numbers[i]);
+        } else {
+            random.uniform(seed, stream, kind, item * kBlocksPerItem, blocks, numbers);
+            for (std::size_t i = 0; i < n; ++i) out[first + i] = static_cast<T>(factor * (2 * numbers[i] - 1));
+        }
+    });
+}
+
+void normal_range(const IsaKernels& isa, std::uint64_t seed, std::uint32_t stream, Draw draw, std::uint64_t first,
+                  std::size_t count, double* out) {
+    double block[kRandomBlock];
+    for (std::size_t done = 0; done < count;) {
+        const std::uint64_t at = first + done;
+        isa.f64.random->normal(seed, stream, static_cast<std::uint32_t>(draw), at / kRandomBlock, 1, block);
+        const std::size_t offset = at % kRandomBlock, n = std::min(kRandomBlock - offset, count - done);
+        std::copy(block + offset, block + offset + n, out + done);
+        done += n;
+    }
+}
+
+template void fill_random<float>(const IsaKernels&, Law, std::uint64_t, std::uint32_t, Draw, double, std::size_t,
+                                 float*);
+template void fill_random<double>(const IsaKernels&, Law, std::uint64_t, std::uint32_t, Draw, double, std::size_t,
+                                  double*);
+
+}  // namespace gt

@@ -1,0 +1,31 @@
+// Random weights: which stream of the counter-based generator each array of a network draws from, and the laws.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "isa/dispatch.h"
+
+namespace gt {
+
+// What a stream is for: streams of different kinds never share numbers.
+enum class Draw : std::uint32_t { weight = 0, bias = 1, cotangent = 2, direction = 3 };
+
+enum class Law { normal, uniform };  // standard normal; uniform on (-1, 1)
+
+// out[i] = T(factor * element i of the stream), i < count: computed in float64 and rounded once, so that a float32
+// network is the rounding of the float64 one.
+template <class T>
+void fill_random(const IsaKernels& isa, Law law, std::uint64_t seed, std::uint32_t stream, Draw draw, double factor,
+                 std::size_t count, T* out);
+
+// Elements [first, first + count) of the standard normal stream.
+void normal_range(const IsaKernels& isa, std::uint64_t seed, std::uint32_t stream, Draw draw, std::uint64_t first,
+                  std::size_t count, double* out);
+
+// A Haar-distributed (rows, columns) matrix with orthonormal rows or columns, whichever are fewer, times factor.
+template <class T>
+void fill_orthogonal(const IsaKernels& isa, std::uint64_t seed, std::uint32_t stream, double factor, std::size_t rows,
+                     std::size_t columns, T* out);
+
+}  // namespace gt

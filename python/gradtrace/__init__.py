@@ -1,0 +1,28 @@
+"""Exact gradient traces of deep networks: how large the gradient is at every layer, why, and what to change.
+
+>>> import gradtrace as gt
+>>> stack = gt.Stack.random([64] + [64] * 50 + [10], activation="sigmoid", seed=0)
+>>> trace = stack.trace(x, target=labels, loss="cross_entropy")  # doctest: +SKIP
+>>> trace.log2_delta.mean(axis=1)  # log2 of |dL/dz|, layer by layer  # doctest: +SKIP
+"""
+
+from gradtrace import config, isa
+from gradtrace._core import build_facts as _build_facts
+from gradtrace.config import get_num_threads, set_num_threads, show_config
+from gradtrace.scaled import ScaledArray
+from gradtrace.stack import Stack
+from gradtrace.trace import StackTrace
+
+__version__: str = _build_facts()["version"]
+
+__all__ = [
+    "ScaledArray",
+    "Stack",
+    "StackTrace",
+    "__version__",
+    "config",
+    "get_num_threads",
+    "isa",
+    "set_num_threads",
+    "show_config",
+]

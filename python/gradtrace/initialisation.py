@@ -1,0 +1,149 @@
+"""Random parameters: the laws of weights and biases by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradtrace import _core
+
+__all__ = ["INITIALISATIONS", "random_parameters"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Law:
+    """How weights are drawn: the core's law, and its factor from (fan_in, fan_out).
+
+    The factor is the deviation of a normal, the half-width of a uniform, and 1 for orthogonal matrices.
+    """
+
+    draw: str
+    factor: Callable[[int, int], float]
+    bias_limit: Callable[[int], float] | None = None  # half-width of uniform biases, from fan_in
+
+
+#: No law is truncated. Variances: Glorot and Bengio 2010, He et al. 2015, LeCun et al. 1998; a uniform law on
+#: (-a, a) has variance a**2 / 3. ``torch_default`` is what ``torch.nn.Linear`` draws.
+INITIALISATIONS: dict[str, Law] = {
+    "glorot_normal": Law("normal", lambda fan_in, fan_out: math.sqrt(2 / (fan_in + fan_out))),
+    "glorot_uniform": Law("uniform", lambda fan_in, fan_out: math.sqrt(6 / (fan_in + fan_out))),
+    "he_normal": Law("normal", lambda fan_in, fan_out: math.sqrt(2 / fan_in)),
+    "he_uniform": Law("uniform", lambda fan_in, fan_out: math.sqrt(6 / fan_in)),
+    "normal": Law("normal", lambda fan_in, fan_out: math.sqrt(1 / fan_in)),
+    "orthogonal": Law("orthogonal", lambda fan_in, fan_out: 1.0),
+    "torch_default": Law(
+        "uniform", lambda fan_in, fan_out: math.sqrt(1 / fan_in), lambda fan_in: math.sqrt(1 / fan_in)
+    ),
+}
+
+
+def random_parameters(
+    sizes: Sequence[int], init: str, gain: float, bias_std: float | None, seed: int, dtype: npt.DTypeLike
+) -> tuple[list[Array], list[Array | None]]:
+    """Draw the weights and biases of a stack; every layer has a stream of its own.
+
+    Parameters
+    ----------
+    sizes : list of int
+        Units n_0 to n_L.
+    init, gain, bias_std, seed, dtype
+        As `gradtrace.Stack.random` has them.
+
+    Returns
+    -------
+    weights : list of ndarray
+        (n_l, n_{l-1}) each.
+    biases : list of ndarray or None
+        (n_l,) each; None where the law has none.
+    """
+    units = _checked_sizes(sizes)
+    law = _checked_law(init)
+    gain = _checked_real("gain", gain)
+    if bias_std is not None:
+        bias_std = _checked_real("bias_std", bias_std)
+        if bias_std < 0:
+            raise ValueError(f"bias_std: expected 0 or more, got {bias_std}")
+    seed = _checked_seed(seed)
+    scalar = _checked_dtype(dtype)
+    _check_memory(units, scalar)
+    weights: list[Array] = []
+    biases: list[Array | None] = []
+    for layer, (fan_in, fan_out) in enumerate(zip(units, units[1:], strict=False)):
+        weight = np.empty((fan_out, fan_in), dtype=scalar)
+        _core.fill_random(weight, law.draw, seed, layer, _core.DRAW_WEIGHT, gain * law.factor(fan_in, fan_out))
+        weights.append(weight)
+        biases.append(_bias(law, bias_std, seed, layer, fan_in, fan_out, scalar))
+    return weights, biases
+
+
+def _bias(
+    law: Law, bias_std: float | None, seed: int, layer: int, fan_in: int, fan_out: int, scalar: np.dtype[Any]
+) -> Array | None:
+    if bias_std is not None:
+        draw, factor = "normal", bias_std
+    elif law.bias_limit is not None:
+        draw, factor = "uniform", law.bias_limit(fan_in)
+    else:
+        return None
+    bias = np.empty(fan_out, dtype=scalar)
+    _core.fill_random(bias, draw, seed, layer, _core.DRAW_BIAS, factor)
+    return bias
+
+
+def _checked_sizes(sizes: Any) -> list[int]:
+    if not isinstance(sizes, (list, tuple, np.ndarray)):
+        raise TypeError(f"sizes: expected a list of integers, got {type(sizes).__name__}")
+    if len(sizes) < 2:
+        raise ValueError(f"sizes: expected at least two, the input's and one layer's, got {len(sizes)}")
+    for i, size in enumerate(sizes):
+        if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
+            raise TypeError(f"sizes[{i}]: expected an integer, got {type(size).__name__}")
+        if size < 1:
+            raise ValueError(f"sizes[{i}]: expected at least 1, got {size}")
+    return [int(size) for size in sizes]
+
+
+def _checked_law(init: Any) -> Law:
+    if not isinstance(init, str) or init not in INITIALISATIONS:
+        raise ValueError(f"init: expected one of {', '.join(INITIALISATIONS)}, got {str(init)[:60]!r}")
+    return INITIALISATIONS[init]
+
+
+def _checked_real(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name}: expected a finite number, got {value}")
+    return float(value)
+
+
+def _checked_seed(seed: Any) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"seed: expected an integer, got {type(seed).__name__}")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed: expected 0 to 2**64 - 1, got {seed}")
+    return int(seed)
+
+
+def _checked_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    try:
+        scalar = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype: expected float32 or float64, got {str(dtype)[:60]!r}") from None
+    if scalar not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise TypeError(f"dtype: expected float32 or float64, got {scalar}")
+    return scalar
+
+
+def _check_memory(units: list[int], scalar: np.dtype[Any]) -> None:
+    need = scalar.itemsize * sum(a * b + b for a, b in zip(units, units[1:], strict=False))
+    limit = _core.physical_memory()
+    if need > limit:
+        raise MemoryError(f"sizes: the weights need {need} bytes, this machine has {limit}; use smaller layers")

@@ -1,0 +1,162 @@
+"""Arrays whose rows carry their own power of two: values beyond what the dtype can hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["ScaledArray"]
+
+
+class ScaledArray:
+    """An array ``mantissa * 2**exponent``.
+
+    Rows are normalised so that their largest magnitude is in [1/2, 1); a row of zeros has exponent 0. Where there is
+    one exponent for the whole array (weight and bias gradients), the array is the row.
+
+    Parameters
+    ----------
+    mantissa : ndarray of float32 or float64
+        Shape (B, n) with an exponent for each row, or any shape with a single exponent.
+    exponent : ndarray of int64
+        Shape (B,), or () for a single exponent.
+
+    Raises
+    ------
+    TypeError
+        If the dtypes are others.
+    ValueError
+        If the shapes do not fit each other.
+    """
+
+    __slots__ = ("_exponent", "_mantissa")
+
+    def __init__(self, mantissa: npt.NDArray[Any], exponent: npt.ArrayLike) -> None:
+        mantissa = np.asarray(mantissa)
+        powers = np.asarray(exponent)
+        if mantissa.dtype not in (np.float32, np.float64):
+            raise TypeError(f"mantissa: expected dtype float32 or float64, got {mantissa.dtype}")
+        if powers.dtype != np.int64:
+            raise TypeError(f"exponent: expected dtype int64, got {powers.dtype}")
+        if powers.ndim > 0 and powers.shape != mantissa.shape[:1]:
+            raise ValueError(f"exponent: expected shape () or {mantissa.shape[:1]}, got {powers.shape}")
+        self._mantissa = mantissa
+        self._exponent = powers
+
+    @property
+    def mantissa(self) -> npt.NDArray[Any]:
+        """The rows, largest magnitude in [1/2, 1)."""
+        return self._mantissa
+
+    @property
+    def exponent(self) -> npt.NDArray[np.int64]:
+        """The rows' powers of two, int64, shape (B,) or ()."""
+        return self._exponent
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return self._mantissa.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The mantissa's dtype."""
+        return self._mantissa.dtype
+
+    def to_numpy(self, dtype: npt.DTypeLike = None) -> npt.NDArray[Any]:
+        """Round to a plain array, which may read 0 or inf where the dtype ends.
+
+        Parameters
+        ----------
+        dtype : dtype, optional
+            Of the result; the mantissa's by default.
+
+        Returns
+        -------
+        ndarray
+            Of the same shape.
+        """
+        wanted = self.dtype if dtype is None else np.dtype(dtype)
+        power = np.clip(self._powers(), -4000, 4000).astype(np.int32)
+        # In float64 first: a float32 mantissa with a small exponent is rounded once, not twice.
+        with np.errstate(over="ignore", under="ignore"):
+            return np.ldexp(self._mantissa.astype(np.float64), power).astype(wanted)
+
+    def log2_norm(self, axis: int | None = None) -> npt.NDArray[np.float64]:
+        """Log2 of the Euclidean norm, never cut off by the format.
+
+        Parameters
+        ----------
+        axis : {None, 1}, optional
+            None: of the whole array. 1 (or -1): of each row.
+
+        Returns
+        -------
+        ndarray of float64
+            Shape () or (B,), in log2 units; -inf where all is zero.
+        """
+        if axis not in (None, 1, -1):
+            raise ValueError(f"axis: expected None, 1 or -1, got {axis!r}")
+        if axis is None and self._exponent.ndim == 0:
+            squares = np.sum(self._mantissa.astype(np.float64) ** 2)
+            with np.errstate(divide="ignore"):
+                return np.asarray(0.5 * np.log2(squares) + self._exponent)
+        squares = np.sum(self._mantissa.astype(np.float64).reshape(self.shape[0], -1) ** 2, axis=1)
+        with np.errstate(divide="ignore"):
+            rows: npt.NDArray[np.float64] = 0.5 * np.log2(squares) + self._exponent
+        if axis is not None:
+            return rows
+        largest = np.max(rows, initial=-np.inf)
+        if not np.isfinite(largest):
+            return np.asarray(largest)
+        return np.asarray(largest + 0.5 * np.log2(np.sum(np.exp2(2.0 * (rows - largest)))))
+
+    def times(self, factor: float) -> ScaledArray:
+        """Give this array times a positive number, rows normalised again."""
+        return normalised(self._mantissa * self.dtype.type(factor), self._exponent)
+
+    def _powers(self) -> npt.NDArray[np.int64]:
+        if self._exponent.ndim == 0:
+            return self._exponent
+        return self._exponent.reshape((-1,) + (1,) * (self._mantissa.ndim - 1))
+
+    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return self.to_numpy(dtype)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ScaledArray):
+            return NotImplemented
+        return (
+            self.dtype == other.dtype
+            and np.array_equal(self._mantissa, other._mantissa, equal_nan=True)
+            and np.array_equal(self._exponent, other._exponent)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"ScaledArray(shape={self.shape}, dtype={self.dtype}, log2_norm={float(self.log2_norm()):.6g})"
+
+
+def normalised(mantissa: npt.NDArray[Any], exponent: npt.NDArray[np.int64]) -> ScaledArray:
+    """Bring every row's largest magnitude into [1/2, 1) by a power of two, which is exact.
+
+    Parameters
+    ----------
+    mantissa : ndarray of float32 or float64
+        Rows, or an array with a single exponent.
+    exponent : ndarray of int64
+        Shape (B,) or ().
+
+    Returns
+    -------
+    ScaledArray
+        Of the same values.
+    """
+    axes = tuple(range(np.ndim(exponent), mantissa.ndim))
+    largest = np.max(np.abs(mantissa), axis=axes, initial=0)
+    shift = np.where(np.isfinite(largest), np.frexp(largest)[1], 0).astype(np.int64)
+    scaled = np.ldexp(mantissa, -shift.reshape(shift.shape + (1,) * len(axes)).astype(np.int32))
+    return ScaledArray(scaled.astype(mantissa.dtype, copy=False), np.where(largest == 0, 0, exponent + shift))

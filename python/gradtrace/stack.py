@@ -1,0 +1,309 @@
+"""Stacks of fully connected layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from gradtrace import _core
+from gradtrace.batches import batches, slices
+from gradtrace.initialisation import random_parameters
+from gradtrace.losses import LOSSES
+from gradtrace.trace import KEPT, StackTrace, TraceBuilder
+
+__all__ = ["Stack"]
+
+LossName = Literal["cross_entropy", "mse"]
+Array = npt.NDArray[Any]
+
+# Samples traced at a time when only quantiles over them are wanted.
+_QUANTILE_BATCH = 4096
+
+
+class Stack:
+    """A stack of fully connected layers, ``z_l = W_l a_{l-1} + b_l`` and ``a_l = phi_l(z_l)``.
+
+    The arrays are kept as they are, not copied: change a weight in place and the next trace sees it.
+
+    Parameters
+    ----------
+    weights : list of ndarray
+        One (n_l, n_{l-1}) for each layer, rows are outputs as in ``torch.nn.Linear``; float32 or float64 throughout,
+        C-contiguous.
+    biases : list of ndarray or None, optional
+        One (n_l,) for each layer; the list or any entry may be None.
+    activation : str or list of str, default "tanh"
+        One name, or one for each layer: ``linear``, ``sigmoid``, ``tanh``, ``relu``, ``leaky_relu``, ``elu``,
+        ``selu``, ``softplus``, ``gelu``, ``silu``, ``erf``, ``hard_tanh``.
+
+    Raises
+    ------
+    TypeError
+        If an argument is no list, no array or of another dtype.
+    ValueError
+        If shapes do not follow each other, an array is not contiguous, or a name is unknown.
+
+    Examples
+    --------
+    >>> import numpy as np, gradtrace as gt
+    >>> stack = gt.Stack.random([4] + [16] * 30 + [2], activation="sigmoid", seed=1)
+    >>> trace = stack.trace(np.ones((8, 4), dtype="float32"))
+    >>> bool(trace.log2_delta[0].max() < -50)
+    True
+    """
+
+    __slots__ = ("_core",)
+
+    def __init__(
+        self,
+        weights: Sequence[Array],
+        biases: Sequence[Array | None] | None = None,
+        activation: str | Sequence[str] = "tanh",
+    ) -> None:
+        self._core = _core.DenseStack(weights, biases, activation)
+
+    @classmethod
+    def random(
+        cls,
+        sizes: Sequence[int],
+        activation: str | Sequence[str] = "tanh",
+        output_activation: str | None = "linear",
+        init: str = "glorot_normal",
+        gain: float = 1.0,
+        bias_std: float | None = None,
+        seed: int = 0,
+        dtype: npt.DTypeLike = "float32",
+    ) -> Stack:
+        """Draw a random stack; the same arguments give the same bits on every machine.
+
+        Parameters
+        ----------
+        sizes : list of int
+            Units of the input and of every layer, n_0 to n_L.
+        activation : str or list of str, default "tanh"
+            Of the hidden layers; a list names every layer, the output included, and then `output_activation` must be
+            left alone.
+        output_activation : str or None, default "linear"
+            Of the last layer; None takes `activation`.
+        init : str, default "glorot_normal"
+            Law of the weights: ``glorot_normal``, ``glorot_uniform`` (variance 2 / (fan_in + fan_out); Glorot and
+            Bengio 2010), ``he_normal``, ``he_uniform`` (2 / fan_in; He et al. 2015), ``normal`` (1 / fan_in; LeCun et
+            al. 1998), ``orthogonal`` (orthonormal rows or columns, Haar; Saxe et al. 2013), ``torch_default``
+            (uniform +-1/sqrt(fan_in), biases too, as ``torch.nn.Linear`` has it).
+        gain : float, default 1.0
+            Multiplies the weights.
+        bias_std : float or None, optional
+            Deviation of normal biases; None takes the law's own (none, but for ``torch_default``).
+        seed : int, default 0
+            0 to 2**64 - 1.
+        dtype : dtype, default "float32"
+            float32 or float64; a float32 stack is the rounding of the float64 one.
+
+        Returns
+        -------
+        Stack
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is out of its range; the message names it.
+        MemoryError
+            If the weights do not fit this machine.
+        """
+        weights, biases = random_parameters(sizes, init, gain, bias_std, seed, dtype)
+        names: str | list[str]
+        if not isinstance(activation, str):
+            names = list(activation) if isinstance(activation, (list, tuple)) else activation
+        elif output_activation is None:
+            names = activation
+        else:
+            names = [activation] * (len(weights) - 1) + [output_activation]
+        return cls(weights, biases, names)
+
+    @property
+    def weights(self) -> tuple[Array, ...]:
+        """Weights, (n_l, n_{l-1}) each."""
+        return tuple(self._core.weights)
+
+    @property
+    def biases(self) -> tuple[Array | None, ...]:
+        """Biases, (n_l,) each, or None."""
+        return tuple(self._core.biases)
+
+    @property
+    def activation(self) -> tuple[str, ...]:
+        """Name of every layer's activation."""
+        return tuple(self._core.activation)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Units n_0 to n_L."""
+        return tuple(self._core.sizes)
+
+    @property
+    def depth(self) -> int:
+        """Number of layers L."""
+        return len(self._core.weights)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64."""
+        return np.dtype(self._core.weights[0].dtype)
+
+    def forward(self, x: Array) -> Array:
+        """Compute the outputs.
+
+        Parameters
+        ----------
+        x : ndarray of the network's dtype
+            Shape (B, n_0), C-contiguous, finite.
+
+        Returns
+        -------
+        ndarray
+            Shape (B, n_L); plain values, which may read 0 or inf where the dtype ends.
+        """
+        result: Array = self._core.forward(x)
+        return result
+
+    def trace(
+        self,
+        x: Array | Iterable[Any],
+        target: Array | Iterable[Array] | None = None,
+        loss: LossName | None = None,
+        cotangent: Array | Iterable[Array] | None = None,
+        cotangent_seed: int = 0,
+        keep: Sequence[str] = (),
+        per_sample: bool = True,
+    ) -> StackTrace:
+        """Trace the gradient through every layer.
+
+        Parameters
+        ----------
+        x : ndarray or iterable of ndarray
+            Shape (B, n_0), of the network's dtype, C-contiguous, finite; any number of samples. Or batches of that
+            shape; with a loss a batch may be a pair (x, target), as a data loader yields them.
+        target : ndarray or iterable of ndarray, optional
+            With ``loss="cross_entropy"`` int64 labels (B,), with ``loss="mse"`` values (B, n_L).
+        loss : {"cross_entropy", "mse"}, optional
+            Averaged over the whole set as PyTorch's defaults do; in nats for cross entropy.
+        cotangent : ndarray or iterable of ndarray, optional
+            dL/dy, shape (B, n_L), instead of a loss; used as it is and summed over samples. Without a loss it defaults
+            to a standard normal that depends on `cotangent_seed` and the sample's position only.
+        cotangent_seed : int, default 0
+            Seed of the default cotangent.
+        keep : list of str, default ()
+            Arrays to keep: ``"deltas"``, ``"activations"``, ``"grad_weights"``, ``"grad_biases"``.
+        per_sample : bool, default True
+            False replaces every per-sample array by quantiles over the samples (`StackTrace.quantiles`), in memory
+            that does not grow with their number.
+
+        Returns
+        -------
+        StackTrace
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit; the message names it, what was expected and what was got.
+        MemoryError
+            If outputs or kept arrays do not fit this machine.
+        """
+        names = _checked_keep(keep)
+        _check_options(target, loss, cotangent, cotangent_seed, per_sample)
+        _check_quantiles(names, per_sample)
+        if isinstance(x, np.ndarray):
+            self._check_memory(x, names)
+            one_call = per_sample or x.shape[:1] < (_QUANTILE_BATCH,)
+            parts = slices(x, target, cotangent, None if one_call else _QUANTILE_BATCH)
+        else:
+            one_call = False
+            parts = batches(x, target, cotangent, loss)
+        tracer = self._core.tracer(names, one_call)
+        builder = TraceBuilder(per_sample)
+        for label, batch, batch_target, batch_cotangent in parts:
+            builder.add(tracer.add(batch, batch_target, loss or "", batch_cotangent, cotangent_seed, label))
+        if builder.empty:
+            raise ValueError("x: expected at least one batch, got none")
+        return builder.finish(tracer.finish(), self.activation, self.sizes, str(self.dtype), loss)
+
+    def _check_memory(self, x: Array, keep: Sequence[str]) -> None:
+        """Refuse what this machine could not even hold, before anything is computed."""
+        limit, batch, item = _core.physical_memory(), x.shape[0] if x.ndim else 0, self.dtype.itemsize
+        rows = batch * sum(self.sizes[1:]) * item * sum(name in ("deltas", "activations") for name in keep)
+        weights = sum(w.size for w in self.weights) * item if "grad_weights" in keep else 0
+        if rows + weights > limit:
+            raise MemoryError(f"keep: needs {rows + weights} bytes, this machine has {limit}; keep less or trace fewer samples")
+        outputs = 6 * 8 * batch * self.depth
+        if outputs > limit:
+            raise MemoryError(f"x: the trace needs {outputs} bytes, this machine has {limit}; use per_sample=False")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Stack):
+            return NotImplemented
+        mine, theirs = self._parts(), other._parts()
+        return self.activation == other.activation and len(mine) == len(theirs) and all(map(_same, mine, theirs))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _parts(self) -> tuple[Array | None, ...]:
+        return (*self.weights, *self.biases)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Stack, (list(self.weights), list(self.biases), list(self.activation))
+
+    def __repr__(self) -> str:
+        return f"Stack({_runs(self.sizes, 'x')}, activation={_runs(self.activation, ' x ')}, dtype={self.dtype})"
+
+    def _repr_html_(self) -> str:
+        return f"<code>{self!r}</code>"
+
+
+def _same(a: Array | None, b: Array | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=True)
+
+
+def _runs(values: Sequence[Any], times: str) -> str:
+    """``[784, 256x50, 10]``: equal neighbours once, with their number."""
+    runs: list[list[Any]] = []
+    for value in values:
+        if runs and runs[-1][0] == value:
+            runs[-1][1] += 1
+        else:
+            runs.append([value, 1])
+    return "[" + ", ".join(f"{value}{times}{count}" if count > 1 else f"{value}" for value, count in runs) + "]"
+
+
+def _checked_keep(keep: Sequence[str]) -> list[str]:
+    if isinstance(keep, str) or not isinstance(keep, (list, tuple, set, frozenset)):
+        raise TypeError(f"keep: expected a list of names, got {type(keep).__name__}; for example keep=('deltas',)")
+    for name in keep:
+        if name not in KEPT:
+            raise ValueError(f"keep: expected names among {', '.join(KEPT)}, got {str(name)[:60]!r}")
+    return list(keep)
+
+
+def _check_options(target: Any, loss: Any, cotangent: Any, cotangent_seed: Any, per_sample: Any) -> None:
+    if loss is not None and (not isinstance(loss, str) or loss not in LOSSES):
+        raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {str(loss)[:60]!r}")
+    if loss is not None and cotangent is not None:
+        raise ValueError("cotangent: expected None beside a loss, got both; give one of them")
+    if loss is None and target is not None:
+        raise ValueError("loss: expected a name beside a target, got None; loss='cross_entropy' or loss='mse'")
+    if isinstance(cotangent_seed, bool) or not isinstance(cotangent_seed, (int, np.integer)):
+        raise TypeError(f"cotangent_seed: expected an integer, got {type(cotangent_seed).__name__}")
+    if not 0 <= cotangent_seed < 2**64:
+        raise ValueError(f"cotangent_seed: expected 0 to 2**64 - 1, got {cotangent_seed}")
+    if not isinstance(per_sample, (bool, np.bool_)):
+        raise TypeError(f"per_sample: expected True or False, got {type(per_sample).__name__}")
+
+
+def _check_quantiles(keep: Sequence[str], per_sample: bool) -> None:
+    rows = [name for name in keep if name in ("deltas", "activations")]
+    if rows and not per_sample:
+        raise ValueError(f"keep: expected no per-sample arrays beside per_sample=False, got {rows[0]!r}")

@@ -1,0 +1,95 @@
+"""A trace as a table that a person reads: a dozen layers, never a thousand."""
+
+from __future__ import annotations
+
+import html
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from gradtrace.trace import StackTrace
+
+__all__ = ["html_table", "power_of_ten", "shown_layers", "text_table"]
+
+_HEADER = ["layer", "units", "activation", "log2|dz|", "|dz|", "act. gain", "W gain", "log2|dW|", "saturated", "dead"]
+
+
+def shown_layers(depth: int, most: int = 12) -> list[int]:
+    """Pick about `most` layers, evenly spaced, first and last among them."""
+    return sorted({round(i) for i in np.linspace(0, depth - 1, min(depth, most))})
+
+
+def power_of_ten(log2: float) -> str:
+    """Write 2**log2 as a decimal, also where no float holds it: ``3.2e-1203``."""
+    if math.isnan(log2):
+        return "nan"
+    if math.isinf(log2):
+        return "0" if log2 < 0 else "inf"
+    exponent = math.floor(log2 * math.log10(2))
+    digits = round(10 ** (log2 * math.log10(2) - exponent), 1)
+    if digits >= 10:
+        digits, exponent = 1.0, exponent + 1
+    return f"{digits:.1f}e{exponent:+03d}"
+
+
+def median(trace: StackTrace, name: str) -> np.ndarray:
+    """Median over samples of a per-sample figure, shape (L,)."""
+    values = getattr(trace, name)
+    if trace.quantiles is not None:
+        return np.asarray(values[:, trace.quantiles.index(0.5)])
+    ranked = np.sort(values, axis=1)  # -inf is an ordinary smallest value; NaN sorts last
+    middle = [ranked[:, (ranked.shape[1] - 1) // 2], ranked[:, ranked.shape[1] // 2]]
+    with np.errstate(invalid="ignore"):
+        return np.where(middle[0] == middle[1], middle[0], 0.5 * (middle[0] + middle[1]))
+
+
+def _rows(trace: StackTrace) -> list[list[str]]:
+    delta, activation, weight = (median(trace, n) for n in ("log2_delta", "activation_gain", "weight_gain"))
+    return [
+        [
+            str(layer),
+            str(trace.sizes[layer + 1]),
+            trace.activation[layer],
+            f"{delta[layer]:.2f}",
+            power_of_ten(delta[layer]),
+            f"{activation[layer]:+.2f}",
+            f"{weight[layer]:+.2f}",
+            f"{trace.log2_grad_weight[layer]:.2f}",
+            f"{100 * trace.saturated[layer]:.0f} %",
+            f"{100 * trace.dead_units[layer]:.0f} %",
+        ]
+        for layer in reversed(shown_layers(trace.depth))
+    ]
+
+
+def _title(trace: StackTrace) -> str:
+    loss = "" if trace.loss is None else f", loss {trace.loss:.4g}"
+    return f"StackTrace: {trace.depth} layers, {trace.samples} samples, {trace.dtype}{loss}"
+
+
+def _notes(trace: StackTrace) -> list[str]:
+    notes = ["Medians over samples; the last layer first, as the gradient runs. Gains in bits (log2)."]
+    if trace.first_nonfinite is not None:
+        notes.append(f"The forward pass is infinite or NaN from layer {trace.first_nonfinite} on.")
+    return notes
+
+
+def text_table(trace: StackTrace) -> str:
+    """Write the table in plain text, every line under 100 characters."""
+    rows = [_HEADER, *_rows(trace)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADER))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join([_title(trace), lines[0], "-" * len(lines[0]), *lines[1:], *_notes(trace)])
+
+
+def html_table(trace: StackTrace) -> str:
+    """Write the table for a notebook."""
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in _HEADER)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in _rows(trace))
+    notes = "<br>".join(html.escape(note) for note in _notes(trace))
+    return (
+        f"<table><caption>{html.escape(_title(trace))}</caption><thead><tr>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table><p>{notes}</p>"
+    )

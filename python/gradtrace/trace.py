@@ -1,0 +1,236 @@
+"""What a trace of a stack leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradtrace.losses import LOSSES
+from gradtrace.quantiles import PROBABILITIES, StreamingQuantiles
+from gradtrace.scaled import ScaledArray
+from gradtrace.table import html_table, text_table
+
+__all__ = ["KEPT", "StackTrace", "TraceBuilder"]
+
+#: Names that ``keep=`` takes.
+KEPT = ("deltas", "activations", "grad_weights", "grad_biases")
+
+Floats = npt.NDArray[np.float64]
+
+# Arrays with one figure for each sample, and whether a loss's mean scales them.
+_PER_SAMPLE = {
+    "log2_cotangent": True,
+    "log2_delta": True,
+    "log2_delta_max": True,
+    "log2_grad_input": True,
+    "log2_grad_weight_sample": True,
+    "activation_gain": False,
+    "weight_gain": False,
+    "log2_preactivation": False,
+    "log2_activation": False,
+}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class StackTrace:
+    """How large the gradient is at every layer of a stack, and why.
+
+    L layers, B samples; index 0 is the first layer. Everything named log2 is float64 in log2 units and never reads
+    -inf because a format ran out: -inf is a mathematical zero. With ``per_sample=False`` the axis B holds seven
+    quantiles over the samples instead, at the probabilities `quantiles`.
+
+    ``log2_delta[l] = log2_delta[l+1] + weight_gain[l+1] + activation_gain[l]`` to rounding, wherever both norms are
+    nonzero; above the last layer stands `log2_cotangent`.
+
+    Attributes
+    ----------
+    activation : tuple of str
+        Name of every layer's activation.
+    sizes : tuple of int
+        Units n_0 to n_L.
+    dtype : str
+        ``"float32"`` or ``"float64"``, of the network.
+    samples : int
+        Number of samples B.
+    quantiles : tuple of float or None
+        None: per-sample arrays hold samples.
+    log2_cotangent : ndarray
+        (B,), norm of dL/dy.
+    log2_delta : ndarray
+        (L, B), norm of dL/dz_l.
+    log2_delta_max : ndarray
+        (L, B), largest magnitude of an entry of dL/dz_l.
+    log2_grad_input : ndarray
+        (B,), norm of dL/dx.
+    activation_gain, weight_gain : ndarray
+        (L, B), log2 of what phi'(z_l), and W_l^T, multiplied the norm by.
+    log2_grad_weight, log2_grad_bias : ndarray
+        (L,), Frobenius norm of the batch's dL/dW_l, norm of its dL/db_l (what a bias would get where there is none).
+    log2_grad_weight_sample : ndarray
+        (L, B), norm of a single sample's dL/dW_l: the product of the norms of dL/dz_l and a_{l-1}.
+    log2_preactivation : ndarray
+        (L, B), norm of z_l.
+    log2_activation : ndarray
+        (L+1, B), norm of a_l; index 0 is the input.
+    log2_weight : ndarray
+        (L,), Frobenius norm of W_l.
+    preactivation_mean, preactivation_std, activation_mean, activation_std : ndarray
+        (L,), over samples and units; plain floats, which may read 0 or inf at the end of float64.
+    saturated : ndarray
+        (L,), share of entries with abs(phi') under 5 % of its largest.
+    derivative_mean : ndarray
+        (L,), mean of abs(phi') over its largest; 1 minus it is Kaldi's saturation.
+    dead_units : ndarray
+        (L,), share of units whose derivative is 0 for every sample.
+    dead_samples : ndarray
+        (L,), share of samples for which the whole layer is off.
+    loss : float or None
+        Mean over the set, in nats for cross entropy.
+    first_nonfinite : int or None
+        First layer with an infinite or NaN value in the forward pass; samples that it reaches read NaN.
+    deltas, activations, grad_weights, grad_biases : list of ScaledArray
+        Only with ``keep=``: (B, n_l) rows of dL/dz_l and of the layers' outputs a_l; (n_l, n_{l-1}) and (n_l,).
+    """
+
+    activation: tuple[str, ...]
+    sizes: tuple[int, ...]
+    dtype: str
+    samples: int
+    quantiles: tuple[float, ...] | None
+    log2_cotangent: Floats
+    log2_delta: Floats
+    log2_delta_max: Floats
+    log2_grad_input: Floats
+    activation_gain: Floats
+    weight_gain: Floats
+    log2_grad_weight: Floats
+    log2_grad_bias: Floats
+    log2_grad_weight_sample: Floats
+    log2_preactivation: Floats
+    log2_activation: Floats
+    log2_weight: Floats
+    preactivation_mean: Floats
+    preactivation_std: Floats
+    activation_mean: Floats
+    activation_std: Floats
+    saturated: Floats
+    derivative_mean: Floats
+    dead_units: Floats
+    dead_samples: Floats
+    loss: float | None
+    first_nonfinite: int | None
+    _kept: dict[str, list[ScaledArray]] = field(default_factory=dict)
+
+    @property
+    def depth(self) -> int:
+        """Number of layers L."""
+        return len(self.activation)
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached only where there is no such field: the kept arrays, and mistakes.
+        if name in KEPT:
+            kept = self.__dict__.get("_kept", {})
+            if name in kept:
+                return kept[name]
+            raise AttributeError(f"{name}: not kept by this trace; ask for it with keep=({name!r},)")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._kept]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, StackTrace):
+            return NotImplemented
+        return all(_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"StackTrace(depth={self.depth}, samples={self.samples}, dtype={self.dtype})"
+
+    def __str__(self) -> str:
+        return text_table(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(self)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=True)
+    if isinstance(a, float) and isinstance(b, float):
+        return a == b or (np.isnan(a) and np.isnan(b))
+    return bool(a == b)
+
+
+class TraceBuilder:
+    """Joins what the core gives batch by batch, and applies the factor of the loss's mean at the end."""
+
+    def __init__(self, per_sample: bool) -> None:
+        self._per_sample = per_sample
+        self._batches: list[dict[str, Any]] = []
+        self._quantiles = {name: StreamingQuantiles() for name in _PER_SAMPLE}
+        self.empty = True
+
+    def add(self, arrays: dict[str, Any]) -> None:
+        """Take the per-sample arrays of one batch."""
+        self.empty = False
+        arrays["log2_grad_weight_sample"] = arrays["log2_delta"] + arrays["log2_activation"][:-1]
+        if self._per_sample:
+            self._batches.append(arrays)
+            return
+        for name, quantiles in self._quantiles.items():
+            quantiles.add(np.atleast_2d(arrays[name]))
+
+    def finish(
+        self, totals: dict[str, Any], activation: tuple[str, ...], sizes: tuple[int, ...], dtype: str, loss: str | None
+    ) -> StackTrace:
+        """Make the trace from the sums over all samples."""
+        samples = totals.pop("samples")
+        value, factor = totals.pop("loss"), 1.0
+        if loss is not None:
+            value *= LOSSES[loss].value_factor(samples, sizes[-1])
+            factor = LOSSES[loss].gradient_factor(samples, sizes[-1])
+        kept = {name: self._kept(name, totals, factor) for name in KEPT if name in totals or self._has(name)}
+        figures = {name: self._joined(name) for name in _PER_SAMPLE} | totals
+        for name, scaled in [*_PER_SAMPLE.items(), ("log2_grad_weight", True), ("log2_grad_bias", True)]:
+            if scaled and factor != 1.0:
+                figures[name] += np.log2(factor)
+        for name, array in figures.items():
+            if isinstance(array, np.ndarray):
+                array.flags.writeable = False
+        return StackTrace(
+            activation=activation,
+            sizes=sizes,
+            dtype=dtype,
+            samples=samples,
+            quantiles=None if self._per_sample else PROBABILITIES,
+            loss=None if loss is None else float(value),
+            _kept=kept,
+            **figures,
+        )
+
+    def _has(self, name: str) -> bool:
+        return bool(self._batches) and name in self._batches[0]
+
+    def _joined(self, name: str) -> Floats:
+        if not self._per_sample:
+            rows = self._quantiles[name].result()
+            return rows[0] if name in ("log2_cotangent", "log2_grad_input") else rows
+        arrays = [batch[name] for batch in self._batches]
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
+
+    def _kept(self, name: str, totals: dict[str, Any], factor: float) -> list[ScaledArray]:
+        pairs = totals.pop(name) if name in totals else self._rows(name)
+        arrays = [ScaledArray(mantissa, exponent) for mantissa, exponent in pairs]
+        scaled = factor != 1.0 and name != "activations"
+        return [array.times(factor) for array in arrays] if scaled else arrays
+
+    def _rows(self, name: str) -> list[tuple[npt.NDArray[Any], npt.NDArray[np.int64]]]:
+        layers = zip(*(batch[name] for batch in self._batches), strict=True)
+        return [
+            (np.concatenate([m for m, _ in layer]), np.concatenate([e for _, e in layer])) for layer in layers
+        ]
