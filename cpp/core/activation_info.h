@@ -1,0 +1,22 @@
+// What an op must know of an activation; the mathematics is in kernels/activation.h.
+#pragma once
+
+namespace gt {
+
+// How phi behaves at 0, which decides whether a sample may keep its exponent in the forward pass.
+enum class NearZero {
+    homogeneous,  // phi(c z) = c phi(z) for every c > 0
+    linear,       // phi(0) = 0, and phi is its slopes to rounding in some neighbourhood
+    offset        // phi(0) != 0
+};
+
+struct ActivationInfo {
+    const char* name;
+    double derivative_sup;  // sup |phi'|
+    NearZero near_zero;
+    double slope_positive, slope_negative;                // phi' at 0+ and 0-; used where near_zero is `linear`
+    double linear_below_log2_f32, linear_below_log2_f64;  // phi and phi' are linear to rounding for |z| under 2^this
+    bool can_die;                                         // phi' is 0 on a range, mathematically
+};
+
+}  // namespace gt

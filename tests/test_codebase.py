@@ -1,0 +1,127 @@
+"""House rules that a compiler does not know: who may include whom, and what an ISA object may hold."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import gradtrace as gt
+
+ROOT = Path(__file__).resolve().parent.parent
+CPP = ROOT / "cpp"
+SOURCES = sorted([*CPP.rglob("*.h"), *CPP.rglob("*.cpp")])
+
+# Folder -> what its files may include, as folders or single files of cpp/.
+ARROWS = {
+    "core": {"core"},
+    "simd": {"core", "simd"},
+    "kernels": {"core", "simd", "kernels"},
+    "isa": {"core", "isa", "kernels/kernel_table.h"},
+    "ops": {"core", "ops", "isa/dispatch.h", "kernels/kernel_table.h"},
+    "bindings": {"core", "bindings", "ops", "isa/dispatch.h", "kernels/kernel_table.h"},
+}
+# What a leaf may take from the standard: plain types and memcpy, nothing that instantiates templates of its own.
+LEAF_HEADERS = {"cstddef", "cstdint", "cstring", "immintrin.h", "arm_neon.h"}
+
+
+def included(path: Path, quote: str) -> list[str]:
+    close = '"' if quote == '"' else ">"
+    return re.findall(rf"^\s*#\s*include\s+{quote}([^{close}]+){close}", path.read_text(encoding="utf-8"), re.M)
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(SOURCES) > 20
+    assert {path.relative_to(CPP).parts[0] for path in SOURCES} == set(ARROWS)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(CPP)))
+def test_include_arrows(path: Path) -> None:
+    folder = path.relative_to(CPP).parts[0]
+    for header in included(path, '"'):
+        if header == "isa_list.inc":  # generated for dispatch.cpp
+            assert path.name == "dispatch.cpp"
+            continue
+        allowed = header in ARROWS[folder] or header.split("/")[0] in ARROWS[folder]
+        assert allowed, f"{folder}/ may not include {header}: {path.name}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(CPP)))
+def test_system_headers(path: Path) -> None:
+    folder, headers = path.relative_to(CPP).parts[0], included(path, "<")
+    if folder != "bindings":
+        assert not [h for h in headers if h.startswith("pybind11")], "only bindings/ knows pybind11"
+    if folder in ("simd", "kernels"):
+        assert set(headers) <= LEAF_HEADERS
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(CPP)))
+def test_one_room_for_each_concern(path: Path) -> None:
+    text, name = path.read_text(encoding="utf-8"), str(path.relative_to(CPP))
+    if name != "ops/parallel.cpp":
+        assert "#pragma omp" not in text, "threads live in ops/parallel.cpp"
+    if name != "bindings/array_check.h":
+        assert "py::value_error(" not in text and "py::type_error(" not in text, "messages live in array_check.h"
+    assert not re.search(r"\b\w*(fwd|bwd)\w*\b", text), "forward and backward are spelled out"
+
+
+def test_no_flag_that_binds_to_this_machine_or_breaks_nan() -> None:
+    for path in [ROOT / "CMakeLists.txt", *CPP.rglob("*.cmake")]:
+        code = "\n".join(line.split("#")[0] for line in path.read_text(encoding="utf-8").splitlines())
+        assert not re.search(r"-march=native|-mtune=native|-ffast-math|-Ofast", code), path.name
+
+
+def test_version_is_stated_once_and_agrees() -> None:
+    stated = re.search(r'^version = "([^"]+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)
+    assert stated and gt.__version__ == stated[1]
+    assert f"## {gt.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+# ---- objects of the build, where it lies in the tree (pip install . leaves it there) ---------------------------------
+
+
+def objects(pattern: str) -> list[Path]:
+    found = sorted((ROOT / "build").glob(f"*/CMakeFiles/{pattern}/**/*.o"))
+    if not found:
+        pytest.skip("no build tree under build/: made by `pip install .`")
+    return found
+
+
+def tool(name: str, *arguments: str | Path) -> str:
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not installed")
+    return subprocess.run([name, *map(str, arguments)], check=True, capture_output=True, text=True).stdout
+
+
+def test_isa_objects_have_no_weak_symbols() -> None:
+    """A weak template instantiated with AVX-512 can be the copy that baseline code calls."""
+    for path in objects("gt_kernels_*.dir"):
+        weak = [line for line in tool("nm", "-C", path).splitlines() if re.search(r" [WwVvu] ", line)]
+        assert not weak, f"{path.parent.name}/{path.name}: {weak[:3]}"
+
+
+def test_isa_objects_have_no_dynamic_initialisers() -> None:
+    """They would run wide instructions at import on any CPU."""
+    for path in objects("gt_kernels_*.dir"):
+        assert ".init_array" not in tool("objdump", "-h", path), path
+
+
+def test_wide_registers_only_in_their_isa_objects() -> None:
+    wide = {"avx512": "", "avx2": "%zmm", "portable": "%ymm|%zmm"}
+    for path in objects("gt_kernels_*.dir"):
+        isa = re.search(r"gt_kernels_(\w+)\.dir", str(path))
+        assert isa
+        if wide[isa[1]]:
+            assert not re.search(wide[isa[1]], tool("objdump", "-d", "--no-show-raw-insn", path)), path
+    for path in objects("_core.dir"):
+        assert not re.search("%ymm|%zmm", tool("objdump", "-d", "--no-show-raw-insn", path)), path
+
+
+def test_matrix_product_uses_the_registers_of_its_isa() -> None:
+    """The check above could not fail on a build without vectors: this one shows that they are there."""
+    wide = {"avx512": "vfmadd.*%zmm", "avx2": "vfmadd.*%ymm", "portable": "mulps.*%xmm"}
+    for path in objects("gt_kernels_*.dir"):
+        isa = re.search(r"gt_kernels_(\w+)\.dir", str(path))
+        if isa and path.name == "gemm.cpp.o" and isa[1] in gt.isa.compiled():
+            assert re.search(wide[isa[1]], tool("objdump", "-d", "--no-show-raw-insn", path)), path
