@@ -85,8 +85,9 @@ struct ActivationKernels {
 
 template <class T>
 struct ReduceKernels {
-    // sums[c] = sum over rows of (x[r, c] - shift)^2, squares in T.
-    void (*column_squares)(std::size_t rows, std::size_t columns, std::size_t ld, const T* x, T shift, double* sums);
+    // sums[c] = sum over rows of x[r, c] - shift, squares[c] = of its square; differences and squares in T.
+    void (*column_moments)(std::size_t rows, std::size_t columns, std::size_t ld, const T* x, T shift, double* sums,
+                           double* squares);
     // largest[c] = max over rows of |x[r, c]|; NaN may be missed.
     void (*column_max)(std::size_t rows, std::size_t columns, std::size_t ld, const T* x, T* largest);
     // x[r, c] *= factor[c]

@@ -11,19 +11,25 @@ namespace {
 constexpr std::size_t kGroup = 16;  // rows summed in T before the sum moves to float64
 
 template <class T>
-void column_squares(std::size_t rows, std::size_t columns, std::size_t ld, const T* x, T shift, double* sums) {
+void column_moments(std::size_t rows, std::size_t columns, std::size_t ld, const T* x, T shift, double* sums,
+                    double* squares) {
     for (std::size_t column = 0; column < columns; column += kLanes<T>) {
-        double total[kLanes<T>] = {};
+        double sum[kLanes<T>] = {}, square[kLanes<T>] = {};
         for (std::size_t group = 0; group < rows; group += kGroup) {
             const std::size_t end = group + kGroup < rows ? group + kGroup : rows;
-            Vec<T> partial{};
+            Vec<T> partial_sum{}, partial_square{};
             for (std::size_t row = group; row < end; ++row) {
                 const Vec<T> v = load(x + row * ld + column) - broadcast(shift);
-                partial += v * v;
+                partial_sum += v;
+                partial_square += v * v;
             }
-            accumulate(total, partial);
+            accumulate(sum, partial_sum);
+            accumulate(square, partial_square);
         }
-        for (std::size_t i = 0; i < kLanes<T>; ++i) sums[column + i] = total[i];
+        for (std::size_t i = 0; i < kLanes<T>; ++i) {
+            sums[column + i] = sum[i];
+            squares[column + i] = square[i];
+        }
     }
 }
 
@@ -145,7 +151,7 @@ void log2_norms(std::size_t count, const double* squares, const double* exponent
 }
 
 template <class T>
-constexpr ReduceKernels<T> table{column_squares<T>, column_max<T>, scale_columns<T>, row_dot<T>,
+constexpr ReduceKernels<T> table{column_moments<T>, column_max<T>, scale_columns<T>, row_dot<T>,
                                  flat_squares<T>,   transpose<T>,  pair_sums<T>,     log2_norms};
 
 }  // namespace

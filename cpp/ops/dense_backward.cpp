@@ -8,6 +8,7 @@ namespace gt {
 
 template <class T>
 void StackPass<T>::load_cotangent(const Cotangent<T>& cotangent) {
+    const SubnormalMode keep(Subnormals::keep);
     const std::size_t depth = network_.depth(), n = network_.units(depth), ld = block_.columns;
     T* da = scratch_.da.data();
     std::fill(da, da + n * ld, T(0));
@@ -128,8 +129,8 @@ void StackPass<T>::backward_layer(std::size_t l) {
 template <class T>
 void StackPass<T>::finish_backward() {
     const std::size_t inputs = network_.units(0), ld = block_.columns;
-    double squares[kMaxColumns], log2_dx[kMaxColumns], gain[kMaxColumns];
-    kernels_.reduce->column_squares(inputs, ld, ld, scratch_.da.data(), T(0), squares);
+    double sums[kMaxColumns], squares[kMaxColumns], log2_dx[kMaxColumns], gain[kMaxColumns];
+    kernels_.reduce->column_moments(inputs, ld, ld, scratch_.da.data(), T(0), sums, squares);
     norms(inputs, scratch_.da.data(), squares, da_exponent_, log2_dx);
     for (std::size_t b = 0; b < block_.samples; ++b) gain[b] = log2_dx[b] - log2_delta_[b];
     put(out_.log2_grad_input, 0, log2_dx);

@@ -51,17 +51,24 @@ void StackPass<T>::norms(std::size_t units, const T* tile, const double* squares
 
 template <class T>
 void StackPass<T>::rescale(std::size_t units, T* tile, double* exponent, const double* log2_size) const {
-    T factor[kMaxColumns];
+    // Two steps at most: from the smallest subnormal one factor would overflow.
+    constexpr double kLongestStep = sizeof(T) == 4 ? 100 : 1000;
+    double left[kMaxColumns] = {};
     bool needed = false;
-    for (std::size_t b = 0; b < block_.columns; ++b) {
-        factor[b] = 1;
-        if (!std::isfinite(log2_size[b]) || std::fabs(log2_size[b]) <= kKeepBits) continue;
-        const double shift = std::floor(log2_size[b]) + 1;
-        factor[b] = power_of_two<T>(-shift);
-        exponent[b] += shift;
-        needed = true;
-    }
-    if (needed) kernels_.reduce->scale_columns(units, block_.columns, block_.columns, tile, factor);
+    for (std::size_t b = 0; b < block_.columns; ++b)
+        if (std::isfinite(log2_size[b]) && std::fabs(log2_size[b]) > kKeepBits) left[b] = std::floor(log2_size[b]) + 1;
+    do {
+        T factor[kMaxColumns];
+        needed = false;
+        for (std::size_t b = 0; b < block_.columns; ++b) {
+            const double step = std::max(-kLongestStep, std::min(kLongestStep, left[b]));
+            factor[b] = power_of_two<T>(-step);
+            exponent[b] += step;
+            left[b] -= step;
+            needed |= step != 0;
+        }
+        if (needed) kernels_.reduce->scale_columns(units, block_.columns, block_.columns, tile, factor);
+    } while (needed && !all_zero(left, block_.columns));
 }
 
 template <class T>
@@ -71,6 +78,7 @@ void StackPass<T>::put(double* to, std::size_t l, const double* values) const {
 
 template <class T>
 void StackPass<T>::load_input(const T* x) {
+    const SubnormalMode keep(Subnormals::keep);
     const std::size_t inputs = network_.units(0), ld = block_.columns;
     T* a = block_.a(0);
     kernels_.reduce->transpose(block_.samples, inputs, x, inputs, a, ld, nullptr);
@@ -78,8 +86,8 @@ void StackPass<T>::load_input(const T* x) {
     for (std::size_t b = block_.samples; b < ld; ++b) kernels_.reduce->transpose(1, inputs, x, inputs, a + b, ld, nullptr);
     double* exponent = block_.exponent_of_a(0);
     std::fill(exponent, exponent + kMaxColumns, 0.0);
-    double squares[kMaxColumns], log2_norm[kMaxColumns];
-    kernels_.reduce->column_squares(inputs, ld, ld, a, T(0), squares);
+    double sums[kMaxColumns], squares[kMaxColumns], log2_norm[kMaxColumns];
+    kernels_.reduce->column_moments(inputs, ld, ld, a, T(0), sums, squares);
     norms(inputs, a, squares, exponent, log2_norm);
     rescale(inputs, a, exponent, log2_norm);
     put(out_.log2_activation, 0, log2_norm);
@@ -90,16 +98,17 @@ template <class T>
 void StackPass<T>::plan_scale(std::size_t l, Preactivation<T>* z) const {
     const double* exponent = block_.exponent_of_a(l);
     const double weight_exponent = network_.weight_exponent(l);
-    z->scaled = weight_exponent != 0 || !all_zero(exponent, block_.columns);
+    z->scaled = weight_exponent != 0 || network_.bias_exponent(l) != 0 || !all_zero(exponent, block_.columns);
     std::fill(z->exponent, z->exponent + kMaxColumns, 0.0);
     if (!z->scaled) return;
-    const bool homogeneous = info(l).near_zero == NearZero::homogeneous, bias = network_.layer(l).bias != nullptr;
+    const bool homogeneous = info(l).near_zero == NearZero::homogeneous, bias = network_.bias(l) != nullptr;
+    const double bias_exponent = network_.bias_exponent(l);
     for (std::size_t b = 0; b < block_.columns; ++b) {
         const double product = exponent[b] + weight_exponent;
-        // A homogeneous activation takes the mantissas as they are; beside a bias only against overflow.
-        z->exponent[b] = !homogeneous ? 0.0 : bias ? std::max(product, 0.0) : product;
+        // A homogeneous activation takes the mantissas as they are; beside a bias at the larger exponent of the two.
+        z->exponent[b] = !homogeneous ? 0.0 : bias ? std::max(product, bias_exponent) : product;
         z->scale.scale[b] = power_of_two<T>(product - z->exponent[b]);
-        z->scale.bias_scale[b] = power_of_two<T>(-z->exponent[b]);
+        z->scale.bias_scale[b] = power_of_two<T>(bias_exponent - z->exponent[b]);
         z->scale.linear[b] = 0;
     }
 }
@@ -107,7 +116,7 @@ void StackPass<T>::plan_scale(std::size_t l, Preactivation<T>* z) const {
 // A bias-free tanh of 2^-900 is its argument: such samples keep the exponent and go through the slope at 0.
 template <class T>
 void StackPass<T>::find_linear_samples(std::size_t l, Preactivation<T>* z) const {
-    if (info(l).near_zero != NearZero::linear || network_.layer(l).bias) return;
+    if (info(l).near_zero != NearZero::linear || network_.bias(l)) return;
     const double limit = sizeof(T) == 4 ? info(l).linear_below_log2_f32 : info(l).linear_below_log2_f64;
     T largest[kMaxColumns];
     kernels_.reduce->column_max(network_.layer(l).outputs, block_.columns, block_.columns, scratch_.z.data(), largest);
@@ -138,7 +147,7 @@ void StackPass<T>::compute_layer(std::size_t l, T* a, T* derivative, ForwardSums
                           ld, product, ld, false);
         if (z->scaled) find_linear_samples(l, z);
         kernels_.activation->forward[layer.activation]({rows, ld, ld, product, a + at, derivative + at,
-                                                        layer.bias ? layer.bias + row : nullptr,
+                                                        network_.bias(l) ? network_.bias(l) + row : nullptr,
                                                         z->scaled ? &z->scale : nullptr, valid, sums,
                                                         alive ? alive + row : nullptr});
     }
@@ -184,11 +193,15 @@ static void mean_and_m2(const KernelTable<T>& kernels, std::size_t units, std::s
     *m2 = second - first * *mean;
     if (*m2 < kCancelled<T> * second && all_zero(exponent, samples)) {
         const T shift = static_cast<T>(*mean);
-        const double rest = *mean - static_cast<double>(shift);
-        double centred[kMaxColumns];
-        kernels.reduce->column_squares(units, columns, columns, tile, shift, centred);
-        *m2 = -count * rest * rest;
-        for (std::size_t b = 0; b < samples; ++b) *m2 += centred[b];
+        double centred[kMaxColumns], centred_squares[kMaxColumns];
+        kernels.reduce->column_moments(units, columns, columns, tile, shift, centred, centred_squares);
+        first = second = 0;
+        for (std::size_t b = 0; b < samples; ++b) {
+            first += centred[b];
+            second += centred_squares[b];
+        }
+        *mean = static_cast<double>(shift) + first / count;
+        *m2 = second - first * (first / count);
     }
     if (*m2 < 0) *m2 = 0;
 }

@@ -19,21 +19,30 @@ double log2_norm_by_largest(std::size_t count, const T* x, double largest) {
     return 0.5 * std::log2(sum) + std::log2(largest);
 }
 
+// A copy times a power of two, largest magnitude in [1, 2), where the entries are extreme; returns its exponent.
+template <class T>
+double bring_into_range(std::size_t count, const T* x, double squares, T largest, AlignedBuffer<T>* scaled) {
+    const double size = largest;
+    if (std::isnan(squares) || !(size > 0) || !std::isfinite(size)) return 0;
+    if (size >= Range<T>::weight_low && size <= Range<T>::weight_high) return 0;
+    const double exponent = exponent_of(size) - 1;
+    *scaled = AlignedBuffer<T>(count);
+    for (std::size_t i = 0; i < count; ++i)
+        (*scaled)[i] = static_cast<T>(scale_by(static_cast<double>(x[i]), -exponent));
+    return exponent;
+}
+
 }  // namespace
 
 template <class T>
 StackNetwork<T>::StackNetwork(const IsaKernels& isa, std::vector<DenseLayer<T>> layers)
     : isa_(isa),
       layers_(std::move(layers)),
-      scaled_(layers_.size()),
-      exponent_(layers_.size(), 0.0),
-      log2_weight_(layers_.size(), 0.0) {
-    for (DenseLayer<T>& layer : layers_) {
-        const bool zero = layer.bias == nullptr || std::all_of(layer.bias, layer.bias + layer.outputs,
-                                                               [](T value) { return value == T(0); });
-        if (zero) layer.bias = nullptr;
-    }
-}
+      scaled_weight_(layers_.size()),
+      scaled_bias_(layers_.size()),
+      weight_exponent_(layers_.size(), 0.0),
+      bias_exponent_(layers_.size(), 0.0),
+      log2_weight_(layers_.size(), 0.0) {}
 
 template <class T>
 std::size_t StackNetwork<T>::total_units() const {
@@ -51,21 +60,21 @@ std::size_t StackNetwork<T>::max_units() const {
 
 template <class T>
 void StackNetwork<T>::prepare(std::size_t l) {
-    const DenseLayer<T>& layer = layers_[l];
+    const SubnormalMode keep(Subnormals::keep);
+    DenseLayer<T>& layer = layers_[l];
+    const ReduceKernels<T>& reduce = *isa_.get<T>().reduce;
     const std::size_t count = layer.outputs * layer.inputs;
     double squares = 0;
     T largest = 0;
-    isa_.get<T>().reduce->flat_squares(count, layer.weight, &squares, &largest);
+    reduce.flat_squares(count, layer.weight, &squares, &largest);
     const bool in_float64 = squares > Range<double>::norm_low && squares < Range<double>::norm_high;
     log2_weight_[l] = in_float64 || std::isnan(squares) ? 0.5 * std::log2(squares)
                                                         : log2_norm_by_largest(count, layer.weight, largest);
-    const double size = largest;
-    if (std::isnan(squares) || !(size > 0) || !std::isfinite(size)) return;
-    if (size >= Range<T>::weight_low && size <= Range<T>::weight_high) return;
-    exponent_[l] = exponent_of(size);
-    scaled_[l] = AlignedBuffer<T>(count);
-    for (std::size_t i = 0; i < count; ++i)
-        scaled_[l][i] = static_cast<T>(scale_by(static_cast<double>(layer.weight[i]), -exponent_[l]));
+    weight_exponent_[l] = bring_into_range(count, layer.weight, squares, largest, &scaled_weight_[l]);
+    if (layer.bias == nullptr) return;
+    reduce.flat_squares(layer.outputs, layer.bias, &squares, &largest);
+    if (squares == 0 && largest == T(0)) layer.bias = nullptr;
+    bias_exponent_[l] = bring_into_range(layer.outputs, layer.bias, squares, largest, &scaled_bias_[l]);
 }
 
 template <class T>

@@ -21,11 +21,12 @@ template <class T>
 struct DenseLayer {
     std::size_t inputs, outputs;
     const T* weight;         // (outputs, inputs), the caller's
-    const T* bias;           // (outputs,), or null where there is none or all are zero
+    const T* bias;           // (outputs,), or null
     std::size_t activation;  // index into ActivationKernels
 };
 
-// The layers with what one pass over each matrix tells: its norm, and a scaled copy where its entries are extreme.
+// The layers with what one pass over each matrix tells: its norm, and a scaled copy where its entries are extreme. Biases
+// likewise; all-zero ones count as none.
 template <class T>
 class StackNetwork {
   public:
@@ -38,15 +39,17 @@ class StackNetwork {
     std::size_t max_units() const;
 
     void prepare(std::size_t l);  // once per layer, before its first use; different layers in any order or thread
-    const T* weight(std::size_t l) const { return scaled_[l].size() ? scaled_[l].data() : layers_[l].weight; }
-    double weight_exponent(std::size_t l) const { return exponent_[l]; }  // W = weight * 2^exponent
-    double log2_weight(std::size_t l) const { return log2_weight_[l]; }   // Frobenius
+    const T* weight(std::size_t l) const { return scaled_weight_[l].size() ? scaled_weight_[l].data() : layers_[l].weight; }
+    double weight_exponent(std::size_t l) const { return weight_exponent_[l]; }  // W = weight * 2^exponent
+    const T* bias(std::size_t l) const { return scaled_bias_[l].size() ? scaled_bias_[l].data() : layers_[l].bias; }
+    double bias_exponent(std::size_t l) const { return bias_exponent_[l]; }
+    double log2_weight(std::size_t l) const { return log2_weight_[l]; }  // Frobenius
 
   private:
     const IsaKernels& isa_;
     std::vector<DenseLayer<T>> layers_;
-    std::vector<AlignedBuffer<T>> scaled_;
-    std::vector<double> exponent_, log2_weight_;
+    std::vector<AlignedBuffer<T>> scaled_weight_, scaled_bias_;
+    std::vector<double> weight_exponent_, bias_exponent_, log2_weight_;
 };
 
 // Sums over one block's samples and units of a layer, for the statistics; merged in block order.

@@ -57,20 +57,23 @@ const char* thread_library() {
 }
 
 #if defined(__x86_64__)
-FlushSubnormals::FlushSubnormals() : saved_(_mm_getcsr()) {
-    constexpr unsigned kFlushToZero = 1u << 15, kDenormalsAreZero = 1u << 6;
-    _mm_setcsr(static_cast<unsigned>(saved_) | kFlushToZero | kDenormalsAreZero);
+SubnormalMode::SubnormalMode(Subnormals mode) : saved_(_mm_getcsr()) {
+    constexpr unsigned kFlushToZero = 1u << 15, kDenormalsAreZero = 1u << 6, kBoth = kFlushToZero | kDenormalsAreZero;
+    const auto now = static_cast<unsigned>(saved_);
+    _mm_setcsr(mode == Subnormals::flush ? now | kBoth : now & ~kBoth);
 }
-FlushSubnormals::~FlushSubnormals() { _mm_setcsr(static_cast<unsigned>(saved_)); }
+SubnormalMode::~SubnormalMode() { _mm_setcsr(static_cast<unsigned>(saved_)); }
 #elif defined(__aarch64__)
-FlushSubnormals::FlushSubnormals() {
+SubnormalMode::SubnormalMode(Subnormals mode) {
+    constexpr unsigned long long kFlushToZero = 1ull << 24;
     __asm__ __volatile__("mrs %0, fpcr" : "=r"(saved_));
-    __asm__ __volatile__("msr fpcr, %0" : : "r"(saved_ | (1ull << 24)));
+    const unsigned long long now = mode == Subnormals::flush ? saved_ | kFlushToZero : saved_ & ~kFlushToZero;
+    __asm__ __volatile__("msr fpcr, %0" : : "r"(now));
 }
-FlushSubnormals::~FlushSubnormals() { __asm__ __volatile__("msr fpcr, %0" : : "r"(saved_)); }
+SubnormalMode::~SubnormalMode() { __asm__ __volatile__("msr fpcr, %0" : : "r"(saved_)); }
 #else
-FlushSubnormals::FlushSubnormals() : saved_(0) {}
-FlushSubnormals::~FlushSubnormals() {}
+SubnormalMode::SubnormalMode(Subnormals) : saved_(0) {}
+SubnormalMode::~SubnormalMode() {}
 #endif
 
 std::size_t workers_for(std::size_t items) {
@@ -87,7 +90,7 @@ void parallel_for(std::size_t items, const std::function<void(std::size_t, std::
         std::atomic<bool> failed{false};
 #pragma omp parallel num_threads(workers)
         {
-            const FlushSubnormals flush;
+            const SubnormalMode flush(Subnormals::flush);
             const auto worker = static_cast<std::size_t>(omp_get_thread_num());
 #pragma omp for schedule(dynamic, 1)
             for (std::size_t item = 0; item < items; ++item) {
@@ -103,7 +106,7 @@ void parallel_for(std::size_t items, const std::function<void(std::size_t, std::
         return;
     }
 #endif
-    const FlushSubnormals flush;
+    const SubnormalMode flush(Subnormals::flush);
     for (std::size_t item = 0; item < items; ++item) body(item, 0);
 }
 

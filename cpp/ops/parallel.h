@@ -14,14 +14,17 @@ int thread_limit();
 int threads_in_use();  // what a loop of many items would use now
 const char* thread_library();
 
-// Subnormals read and written as zero while this stands; the caller's mode comes back with its end. Row scaling keeps
-// every figure that counts far from them, and a vanished trace then costs what a healthy one does.
-class FlushSubnormals {
+// How this thread treats subnormals while this stands; the mode before comes back with its end. Ops flush: row scaling
+// keeps every figure that counts far from them, and a vanished trace then costs what a healthy one does. What the caller
+// brought (inputs, weights, cotangents) is read with subnormals kept, and rescaled.
+enum class Subnormals { flush, keep };
+
+class SubnormalMode {
   public:
-    FlushSubnormals();
-    ~FlushSubnormals();
-    FlushSubnormals(const FlushSubnormals&) = delete;
-    FlushSubnormals& operator=(const FlushSubnormals&) = delete;
+    explicit SubnormalMode(Subnormals mode);
+    ~SubnormalMode();
+    SubnormalMode(const SubnormalMode&) = delete;
+    SubnormalMode& operator=(const SubnormalMode&) = delete;
 
   private:
     unsigned long long saved_;
