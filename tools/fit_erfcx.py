@@ -1,8 +1,8 @@
 """Coefficients of the scaled complementary error function in cpp/simd/math.h.
 
 erfcx(x) = exp(x^2) erfc(x) falls like 1 / x; erfcx(x) (1 + 2 x) is smooth and bounded on [1/2, inf), which
-t = (x - 4) / (x + 4) maps to [-7/9, 1) (Shepherd and Laframboise 1981). Chebyshev interpolation there, printed in powers
-of s = (t - middle) / half, s in [-1, 1], with the largest error at the nodes' midpoints.
+t = (x - 4) / (x + 4) maps to [-7/9, 1) (Shepherd and Laframboise 1981). Chebyshev interpolation there, printed in
+powers of s = (t - middle) / half = (x - 5) / (x + 4), s in [-1, 1], with the largest error on a fine grid.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ def fit(degree: int) -> tuple[list[mp.mpf], mp.mpf]:
     n = degree + 1
     nodes = [mp.cos(mp.pi * (mp.mpf(k) + 0.5) / n) for k in range(n)]
     values = [target(s) for s in nodes]
-    cheb = [2 / mp.mpf(n) * sum(v * mp.cos(mp.pi * j * (k + mp.mpf(0.5)) / n) for k, v in enumerate(values)) for j in range(n)]
+    cheb = [
+        2 / mp.mpf(n) * sum(v * mp.cos(mp.pi * j * (k + mp.mpf(0.5)) / n) for k, v in enumerate(values))
+        for j in range(n)
+    ]
     cheb[0] /= 2
     basis, previous = [mp.mpf(0), mp.mpf(1)], [mp.mpf(1)]
     powers = [mp.mpf(0)] * n

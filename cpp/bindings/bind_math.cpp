@@ -59,9 +59,9 @@ py::object evaluate_activation(const std::string& name, const py::array& z) {
         using T = decltype(zero);
         const py::array in = checked_array<T>(z, "z", "");
         py::array_t<T> a(in.size()), derivative(in.size());
-        active_isa().get<T>().activation->evaluate[activation_index(name)](
-            static_cast<std::size_t>(in.size()), static_cast<const T*>(in.data()), a.mutable_data(),
-            derivative.mutable_data());
+        active_isa().get<T>().activation->evaluate[activation_index(name)](static_cast<std::size_t>(in.size()),
+                                                                           static_cast<const T*>(in.data()),
+                                                                           a.mutable_data(), derivative.mutable_data());
         return py::make_tuple(a, derivative);
     });
 }
@@ -89,11 +89,11 @@ void matrix_product(const py::array& a, const py::array& b, const py::array& out
         if (n % static_cast<py::ssize_t>(kColumnMultiple) != 0)
             fail_value("b", "columns in multiples of 16", shape_text(right));
         const GemmKernels<T>& kernels = *active_isa().get<T>().gemm;
-        (transposed ? kernels.tn : kernels.nn)(
-            static_cast<std::size_t>(m), static_cast<std::size_t>(n), static_cast<std::size_t>(k),
-            static_cast<const T*>(left.data()), static_cast<std::size_t>(left.shape(1)),
-            static_cast<const T*>(right.data()), static_cast<std::size_t>(n), result.mutable_data(),
-            static_cast<std::size_t>(n), add);
+        (transposed ? kernels.tn : kernels.nn)(static_cast<std::size_t>(m), static_cast<std::size_t>(n),
+                                               static_cast<std::size_t>(k), static_cast<const T*>(left.data()),
+                                               static_cast<std::size_t>(left.shape(1)),
+                                               static_cast<const T*>(right.data()), static_cast<std::size_t>(n),
+                                               result.mutable_data(), static_cast<std::size_t>(n), add);
     });
 }
 

@@ -38,7 +38,8 @@ void bind_random(py::module_& module) {
             }
         },
         py::arg("out"), py::arg("law"), py::arg("seed"), py::arg("stream"), py::arg("kind"), py::arg("factor"),
-        "Fill a contiguous float32 or float64 array: law 'normal', 'uniform' on (-1, 1) or 'orthogonal', times factor.");
+        "Fill a contiguous float32 or float64 array: law 'normal', 'uniform' on (-1, 1) or 'orthogonal', times "
+        "factor.");
 }
 
 }  // namespace gt

@@ -1,119 +1,15 @@
 // DenseStack: a checked network. StackTracer: one trace of it, batch by batch.
 #include <pybind11/stl.h>
 
-#include <memory>
+#include <algorithm>
 #include <new>
 
-#include "bindings/array_check.h"
 #include "bindings/bind.h"
+#include "bindings/checked_stack.h"
 #include "ops/stack_tracer.h"
 
 namespace gt {
 namespace {
-
-// A checked network that holds the caller's arrays, uncopied.
-struct DenseStack {
-    std::vector<py::array> weights;
-    std::vector<py::object> biases;  // arrays or None
-    std::vector<std::size_t> activations;
-    std::vector<py::ssize_t> sizes;
-    bool is_float32 = true;
-
-    template <class T>
-    std::vector<DenseLayer<T>> layers() const {
-        std::vector<DenseLayer<T>> all;
-        for (std::size_t l = 0; l < weights.size(); ++l)
-            all.push_back({static_cast<std::size_t>(sizes[l]), static_cast<std::size_t>(sizes[l + 1]),
-                           static_cast<const T*>(weights[l].data()),
-                           biases[l].is_none() ? nullptr : static_cast<const T*>(py::array(biases[l]).data()),
-                           activations[l]});
-        return all;
-    }
-};
-
-py::sequence checked_list(const py::object& object, const std::string& name, const std::string& of) {
-    if (!py::isinstance<py::list>(object) && !py::isinstance<py::tuple>(object))
-        fail_type(name, "a list of " + of, type_name(object));
-    return py::reinterpret_borrow<py::sequence>(object);
-}
-
-std::string indexed(const std::string& name, std::size_t i) { return name + "[" + std::to_string(i) + "]"; }
-
-template <class T>
-void check_weights(DenseStack& stack, const py::sequence& weights) {
-    const std::string why = " (the first weight's)";
-    for (std::size_t l = 0; l < weights.size(); ++l) {
-        const std::string name = indexed("weights", l);
-        const py::array w = checked_array<T>(py::object(weights[l]), name, why);
-        require_shape(w, name, {-1, -1}, "(outputs, inputs)");
-        if (l > 0)
-            require_shape(w, name, {-1, stack.sizes.back()},
-                          "(outputs, " + std::to_string(stack.sizes.back()) + ") to follow weights[" +
-                              std::to_string(l - 1) + "]",
-                          "rows are outputs, as in torch.nn.Linear");
-        if (w.size() == 0) fail_value(name, "at least one row and one column", "shape " + shape_text(w));
-        if (l == 0) stack.sizes.push_back(w.shape(1));
-        stack.sizes.push_back(w.shape(0));
-        stack.weights.push_back(w);
-    }
-}
-
-template <class T>
-void check_biases(DenseStack& stack, const py::object& biases) {
-    stack.biases.assign(stack.weights.size(), py::none());
-    if (biases.is_none()) return;
-    const py::sequence list = checked_list(biases, "biases", "arrays or None");
-    if (list.size() != stack.weights.size())
-        fail_value("biases", std::to_string(stack.weights.size()) + " entries, one for each weight",
-                   std::to_string(list.size()), "an entry may be None");
-    for (std::size_t l = 0; l < list.size(); ++l) {
-        const py::object bias = list[l];
-        if (bias.is_none()) continue;
-        const std::string name = indexed("biases", l);
-        stack.biases[l] = checked_array<T>(bias, name, " (the weights')");
-        require_shape(stack.biases[l], name, {stack.sizes[l + 1]}, "(" + std::to_string(stack.sizes[l + 1]) + ",)");
-    }
-}
-
-std::size_t checked_activation(const py::object& object, const std::string& name) {
-    if (!py::isinstance<py::str>(object)) fail_type(name, "the name of an activation", type_name(object));
-    const auto wanted = object.cast<std::string>();
-    const ActivationKernels<float>& kernels = *active_isa().f32.activation;
-    std::string known;
-    for (std::size_t i = 0; i < kernels.count; ++i) {
-        if (wanted == kernels.info[i].name) return i;
-        known += (i ? ", " : "") + std::string(kernels.info[i].name);
-    }
-    fail_value(name, "one of " + known, "'" + shortened(wanted) + "'");
-}
-
-void check_activations(DenseStack& stack, const py::object& activation) {
-    if (py::isinstance<py::str>(activation)) {
-        stack.activations.assign(stack.weights.size(), checked_activation(activation, "activation"));
-        return;
-    }
-    const py::sequence list = checked_list(activation, "activation", "names, or one name");
-    if (list.size() != stack.weights.size())
-        fail_value("activation", "one name, or " + std::to_string(stack.weights.size()) + " names, one for each weight",
-                   std::to_string(list.size()) + " names");
-    for (std::size_t l = 0; l < list.size(); ++l)
-        stack.activations.push_back(checked_activation(list[l], indexed("activation", l)));
-}
-
-std::shared_ptr<DenseStack> make_stack(const py::object& weights, const py::object& biases,
-                                       const py::object& activation) {
-    auto stack = std::make_shared<DenseStack>();
-    const py::sequence list = checked_list(weights, "weights", "arrays, one (outputs, inputs) for each layer");
-    if (list.size() == 0) fail_value("weights", "at least one array", "none");
-    const py::array first = as_array(py::object(list[0]), "weights[0]");
-    stack->is_float32 = py::isinstance<py::array_t<float>>(first);
-    if (!stack->is_float32 && !py::isinstance<py::array_t<double>>(first))
-        fail_type("weights[0]", "dtype float32 or float64", shortened(py::str(first.dtype())), "use .astype('float32')");
-    stack->is_float32 ? check_weights<float>(*stack, list) : check_weights<double>(*stack, list);
-    stack->is_float32 ? check_biases<float>(*stack, biases) : check_biases<double>(*stack, biases);
-    check_activations(*stack, activation);
-    return stack;
-}
 
 bool python_wants_to_stop() {
     const py::gil_scoped_acquire locked;
@@ -150,11 +46,12 @@ template <class T>
 py::array forward(const DenseStack& stack, const py::object& object) {
     const py::array x = checked_input<T>(stack, object, "x");
     py::array_t<T> y({x.shape(0), stack.sizes.back()});
+    const auto* from = static_cast<const T*>(x.data());
     T* to = y.mutable_data();
-    run_op("x", x.shape(0), [&](Interrupt& interrupt) {
-        stack_forward(active_isa(), stack.layers<T>(), static_cast<const T*>(x.data()),
-                      static_cast<std::size_t>(x.shape(0)), to, interrupt);
-    });
+    const auto batch = static_cast<std::size_t>(x.shape(0));
+    const std::vector<DenseLayer<T>> layers = stack.layers<T>();  // reads Python objects: while the GIL is held
+    run_op("x", x.shape(0),
+           [&](Interrupt& interrupt) { stack_forward(active_isa(), layers, from, batch, to, interrupt); });
     return y;
 }
 
@@ -194,7 +91,8 @@ template <class T>
 py::tuple kept_gradient(py::array_t<T> mantissa, double exponent) {
     T* value = mantissa.mutable_data();
     double largest = 0;
-    for (py::ssize_t i = 0; i < mantissa.size(); ++i) largest = std::max(largest, std::fabs(static_cast<double>(value[i])));
+    for (py::ssize_t i = 0; i < mantissa.size(); ++i)
+        largest = std::max(largest, std::fabs(static_cast<double>(value[i])));
     const bool plain = !(largest > 0) || !std::isfinite(largest);
     const double shift = plain ? 0 : exponent_of(largest);
     for (py::ssize_t i = 0; i < mantissa.size(); ++i) value[i] = static_cast<T>(scale_by(value[i], -shift));
@@ -217,8 +115,8 @@ class Tracer {
                  const py::object& cotangent_object, std::uint64_t seed, const std::string& label) {
         const py::array x = checked_input<T>(*stack_, x_object, "x" + label);
         const py::ssize_t batch = x.shape(0);
-        const Cotangent<T> cotangent = checked_cotangent<T>(*stack_, batch, target, loss, cotangent_object, seed,
-                                                            tracer_.samples(), label);
+        const Cotangent<T> cotangent =
+            checked_cotangent<T>(*stack_, batch, target, loss, cotangent_object, seed, tracer_.samples(), label);
         CallOutputs<T> out;
         py::dict arrays = allocate(batch, &out);
         run_op("x" + label, batch, [&](Interrupt& interrupt) {
@@ -244,11 +142,14 @@ class Tracer {
         column("log2_grad_weight", [](const R& r, std::size_t) { return r.log2_grad_weight; });
         column("log2_grad_bias", [](const R& r, std::size_t) { return r.log2_grad_bias; });
         column("preactivation_mean", [](const R& r, std::size_t) { return r.statistics.z_mean; });
-        column("preactivation_std", [](const R& r, std::size_t) { return std::sqrt(r.statistics.z_m2 / r.statistics.count); });
+        column("preactivation_std",
+               [](const R& r, std::size_t) { return std::sqrt(r.statistics.z_m2 / r.statistics.count); });
         column("activation_mean", [](const R& r, std::size_t) { return r.statistics.a_mean; });
-        column("activation_std", [](const R& r, std::size_t) { return std::sqrt(r.statistics.a_m2 / r.statistics.count); });
+        column("activation_std",
+               [](const R& r, std::size_t) { return std::sqrt(r.statistics.a_m2 / r.statistics.count); });
         column("saturated", [](const R& r, std::size_t) { return r.statistics.saturated / r.statistics.count; });
-        column("derivative_mean", [&](const R& r, std::size_t l) { return r.statistics.derivative / r.statistics.count / sup(l); });
+        column("derivative_mean",
+               [&](const R& r, std::size_t l) { return r.statistics.derivative / r.statistics.count / sup(l); });
         column("dead_units", [](const R& r, std::size_t) { return r.dead_units; });
         column("dead_samples", [&](const R& r, std::size_t) { return r.statistics.dead_samples / samples; });
         result["loss"] = tracer_.loss();
@@ -349,8 +250,8 @@ void bind_stack(py::module_& module) {
                                        names.append(active_isa().f32.activation->info[a].name);
                                    return py::tuple(names);
                                })
-        .def("forward",
-             [](const DenseStack& s, const py::object& x) { return s.is_float32 ? forward<float>(s, x) : forward<double>(s, x); })
+        .def("forward", [](const DenseStack& s,
+                           const py::object& x) { return s.is_float32 ? forward<float>(s, x) : forward<double>(s, x); })
         .def("tracer", &make_tracer, py::arg("keep"), py::arg("one_call"));
     bind_tracer<float>(module, "StackTracerF32");
     bind_tracer<double>(module, "StackTracerF64");

@@ -12,8 +12,8 @@ constexpr std::size_t round_up(std::size_t value, std::size_t multiple) {
     return (value + multiple - 1) / multiple * multiple;
 }
 
-// `samples` cut into chunks of blocks: a block is what one thread carries through all layers, a chunk is what is held in
-// memory at a time.
+// `samples` cut into chunks of blocks: a block is what one thread carries through all layers, a chunk is what is held
+// in memory at a time.
 struct BatchShape {
     std::size_t samples;
     std::size_t block_samples;

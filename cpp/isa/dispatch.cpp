@@ -5,11 +5,11 @@
 #include "isa/cpu_features.h"
 
 // isa_list.inc has one GT_ISA_ENTRY(name) for each ISA that was compiled (isa/targets.cmake), best first.
-#define GT_ISA_ENTRY(NAME)                \
-    namespace gt {                        \
-    namespace NAME {                      \
-    extern const IsaKernels kernels;      \
-    }                                     \
+#define GT_ISA_ENTRY(NAME)           \
+    namespace gt {                   \
+    namespace NAME {                 \
+    extern const IsaKernels kernels; \
+    }                                \
     }
 #include "isa_list.inc"
 #undef GT_ISA_ENTRY

@@ -1,5 +1,5 @@
-// The pointwise half of a layer. Forward: bias, activation, derivative and every statistic of the layer in one pass over
-// the product while it is in L1. Backward: delta = phi'(z) * da and the norms on both sides of it in one pass.
+// The pointwise half of a layer. Forward: bias, activation, derivative and every statistic of the layer in one pass
+// over the product while it is in L1. Backward: delta = phi'(z) * da and the norms on both sides of it in one pass.
 #include "kernels/activation.h"
 
 #include "kernels/kernel_table.h"
@@ -41,7 +41,8 @@ GT_INLINE void activate(const ForwardTile<T>& t, std::size_t column, Vec<T> z, V
     A::forward(z, a, derivative);
     if (kScaled && A::info.near_zero == NearZero::linear) {
         const auto linear = load(t.scale->linear + column) != T(0);
-        const Vec<T> slope = select(z > T(0), broadcast(T(A::info.slope_positive)), broadcast(T(A::info.slope_negative)));
+        const Vec<T> slope =
+            select(z > T(0), broadcast(T(A::info.slope_positive)), broadcast(T(A::info.slope_negative)));
         a = select(linear, slope * z, a);
         derivative = select(linear, slope, derivative);
     }
@@ -155,11 +156,17 @@ using All = Tables<Activations>;
 
 extern const ActivationKernels<float> activation_f32;
 extern const ActivationKernels<double> activation_f64;
-const ActivationKernels<float> activation_f32{All::info,         All::count, All::Of<float>::forward,
-                                              activation_backward<float>, All::log_derivatives,
+const ActivationKernels<float> activation_f32{All::info,
+                                              All::count,
+                                              All::Of<float>::forward,
+                                              activation_backward<float>,
+                                              All::log_derivatives,
                                               All::Of<float>::evaluates};
-const ActivationKernels<double> activation_f64{All::info,         All::count, All::Of<double>::forward,
-                                               activation_backward<double>, All::log_derivatives,
+const ActivationKernels<double> activation_f64{All::info,
+                                               All::count,
+                                               All::Of<double>::forward,
+                                               activation_backward<double>,
+                                               All::log_derivatives,
                                                All::Of<double>::evaluates};
 
 }  // namespace GT_ISA

@@ -168,7 +168,8 @@ struct Gelu {
         const VecF64 y = abs(z), bounded = min(constant<VecF64>(1e150), y);
         VecF64 value, derivative;
         forward(z, value, derivative);
-        const VecF64 tail = bounded * bounded * -0.5 + log((bounded - mills(max(constant<VecF64>(1.0), bounded))) * kDensity);
+        const VecF64 tail =
+            bounded * bounded * -0.5 + log((bounded - mills(max(constant<VecF64>(1.0), bounded))) * kDensity);
         sign = select(derivative < 0.0, constant<VecF64>(-1.0), constant<VecF64>(1.0));
         sign = select(z < -1.0, constant<VecF64>(-1.0), sign);
         return select(z < -1.0, tail, log(abs(derivative)));
@@ -209,7 +210,7 @@ struct Erf {
         const V y = min(end, size), square = y * y;
         const V gauss = exp(-square), exact = gauss - gauss * product_error(y, y, square);
         const V tail = Element<V>(1) - exact * erfcx(max(half, y));
-        a = select(size < half, erf_series(z), copy_sign(tail, z));
+        a = copy_sign(select(size < half, erf_series(size), tail), z);
         derivative = exact * constant<V>(kSlope);
     }
     GT_INLINE static VecF64 log_derivative(VecF64 z, VecF64& sign) {
@@ -232,7 +233,8 @@ struct HardTanh {
 
 template <class... A>
 struct ActivationList {};
-using Activations = ActivationList<Linear, Sigmoid, Tanh, Relu, LeakyRelu, Elu, Selu, Softplus, Gelu, Silu, Erf, HardTanh>;
+using Activations =
+    ActivationList<Linear, Sigmoid, Tanh, Relu, LeakyRelu, Elu, Selu, Softplus, Gelu, Silu, Erf, HardTanh>;
 
 }  // namespace
 }  // namespace GT_ISA

@@ -1,5 +1,6 @@
-// Matrix products for tiles whose columns (samples) are contiguous. Left operand: one broadcast per element; right operand
-// and result: whole vectors. Nothing is packed: `nn` broadcasts down rows of W (forward), `tn` down its columns (backward).
+// Matrix products for tiles whose columns (samples) are contiguous. Left operand: one broadcast per element; right
+// operand and result: whole vectors. Nothing is packed: `nn` broadcasts down rows of W (forward), `tn` down its columns
+// (backward).
 #include "kernels/kernel_table.h"
 #include "simd/vec.h"
 
@@ -7,7 +8,8 @@ namespace gt {
 namespace GT_ISA {
 namespace {
 
-// Registers: kTileRows x 2 accumulators, 2 right vectors, 1 broadcast. 16 chains hide 4 cycles of latency on two FMA units.
+// Registers: kTileRows x 2 accumulators, 2 right vectors, 1 broadcast. 16 chains hide 4 cycles of latency on two FMA
+// units.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr std::size_t kTileRows = 8;
 #else

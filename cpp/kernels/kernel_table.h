@@ -1,9 +1,9 @@
 // The seam between ops and kernels: plain tables of function pointers, one set per ISA and scalar type.
 //
 // A tile is a matrix of units x samples: row u holds unit u of all samples of a block, samples contiguous, row stride
-// `ld`. Columns always come in multiples of kColumnMultiple; the columns beyond the last sample are padding that kernels
-// may compute on and that ops never read. Kernels run on one thread, allocate nothing and throw nothing. All outputs are
-// written, never accumulated, unless the name says `add_`. Sums over units are float64 whatever T is.
+// `ld`. Columns always come in multiples of kColumnMultiple; the columns beyond the last sample are padding that
+// kernels may compute on and that ops never read. Kernels run on one thread, allocate nothing and throw nothing. All
+// outputs are written, never accumulated, unless the name says `add_`. Sums over units are float64 whatever T is.
 #pragma once
 
 #include <cstddef>
@@ -29,13 +29,13 @@ struct GemmKernels {
 
 // Per-sample sums over the units of a layer, each an array of kMaxColumns.
 struct ForwardSums {
-    double z[kMaxColumns];             // sum of z
-    double z_squared[kMaxColumns];     //        z^2
-    double a[kMaxColumns];             //        phi(z)
-    double a_squared[kMaxColumns];     //        phi(z)^2
-    double derivative[kMaxColumns];    //        |phi'(z)|
-    double saturated[kMaxColumns];     // units with |phi'(z)| under kSaturatedShare of its largest
-    double on[kMaxColumns];            // units with phi'(z) != 0; activations that can die only
+    double z[kMaxColumns];           // sum of z
+    double z_squared[kMaxColumns];   //        z^2
+    double a[kMaxColumns];           //        phi(z)
+    double a_squared[kMaxColumns];   //        phi(z)^2
+    double derivative[kMaxColumns];  //        |phi'(z)|
+    double saturated[kMaxColumns];   // units with |phi'(z)| under kSaturatedShare of its largest
+    double on[kMaxColumns];          // units with phi'(z) != 0; activations that can die only
 };
 
 constexpr double kSaturatedShare = 0.05;
@@ -51,21 +51,22 @@ struct PreactivationScale {
 template <class T>
 struct ForwardTile {
     std::size_t rows, columns, ld;
-    T* z;           // in: the product W a; out: z
-    T* a;           // out: phi(z)
-    T* derivative;  // out: phi'(z)
-    const T* bias;  // (rows,) or null
+    T* z;                                // in: the product W a; out: z
+    T* a;                                // out: phi(z)
+    T* derivative;                       // out: phi'(z)
+    const T* bias;                       // (rows,) or null
     const PreactivationScale<T>* scale;  // null: z = product + bias
     const T* valid;                      // (columns,): 1 for a sample, 0 for padding
     ForwardSums* add_sums;               // added to, so that a layer may come in strips of rows
-    std::uint8_t* alive;  // (rows,): set to 1 where phi' != 0 for a valid sample, else left; activations that can die only
+    std::uint8_t*
+        alive;  // (rows,): set to 1 where phi' != 0 for a valid sample, else left; activations that can die only
 };
 
 template <class T>
 struct BackwardTile {
     std::size_t rows, columns, ld;
-    const T* da;  // dL/da
-    T* delta;     // in: phi'(z); out: delta = phi'(z) * da
+    const T* da;            // dL/da
+    T* delta;               // in: phi'(z); out: delta = phi'(z) * da
     double* da_squared;     // out (columns,): sum over units of da^2
     double* delta_squared;  // out (columns,)
     T* delta_max;           // out (columns,): largest |delta|; NaN may be missed, delta_squared shows it
@@ -104,8 +105,8 @@ struct ReduceKernels {
     // pair[1] = sum of p[i, j] p_rows[i] p_columns[j]; n a multiple of kColumnMultiple.
     void (*pair_sums)(std::size_t m, std::size_t n, std::size_t ld, const T* p, const T* q, const double* both_rows,
                       const double* both_columns, const double* p_rows, const double* p_columns, double* pair);
-    // out[i] = log2(sqrt(squares[i])) + exponent[i], any count.
-    void (*log2_norms)(std::size_t count, const double* squares, const double* exponent, double* out);
+    // out[i] = log2(squares[i]) / 2, any count; out may be squares.
+    void (*log2_norms)(std::size_t count, const double* squares, double* out);
 };
 
 // Element i of stream (seed, stream, kind) is a pure function of these four, the same bits on every ISA.

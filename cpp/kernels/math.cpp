@@ -8,11 +8,11 @@ namespace gt {
 namespace GT_ISA {
 namespace {
 
-#define GT_MATH_FUNCTION(NAME)                                                                                   \
-    template <class T>                                                                                           \
-    void evaluate_##NAME(std::size_t count, const T* x, T* y) {                                                  \
-        for_each_vector(count, x, T(0),                                                                          \
-                        [&](Vec<T> v, std::size_t first) { store_vector<T>(count, y, NAME(v), first); });        \
+#define GT_MATH_FUNCTION(NAME)                                                                            \
+    template <class T>                                                                                    \
+    void evaluate_##NAME(std::size_t count, const T* x, T* y) {                                           \
+        for_each_vector(count, x, T(0),                                                                   \
+                        [&](Vec<T> v, std::size_t first) { store_vector<T>(count, y, NAME(v), first); }); \
     }
 GT_MATH_FUNCTION(exp)
 GT_MATH_FUNCTION(expm1)
@@ -27,9 +27,9 @@ GT_MATH_FUNCTION(erfc)
 
 template <class T>
 constexpr MathFunction<T> functions[] = {
-    {"exp", evaluate_exp<T>},     {"expm1", evaluate_expm1<T>}, {"log", evaluate_log<T>},
-    {"log1p", evaluate_log1p<T>}, {"log2", evaluate_log2<T>},   {"tanh", evaluate_tanh<T>},
-    {"sigmoid", evaluate_sigmoid<T>}, {"erf", evaluate_erf<T>}, {"erfc", evaluate_erfc<T>},
+    {"exp", evaluate_exp<T>},         {"expm1", evaluate_expm1<T>}, {"log", evaluate_log<T>},
+    {"log1p", evaluate_log1p<T>},     {"log2", evaluate_log2<T>},   {"tanh", evaluate_tanh<T>},
+    {"sigmoid", evaluate_sigmoid<T>}, {"erf", evaluate_erf<T>},     {"erfc", evaluate_erfc<T>},
 };
 
 }  // namespace

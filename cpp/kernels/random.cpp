@@ -1,5 +1,6 @@
 // Counter-based random numbers: Philox4x32-10 (Salmon et al. 2011) and normals by Box and Muller. Compiled with
-// contraction off and built from +, -, *, / and sqrt alone, which IEEE rounds in one way: every ISA draws the same bits.
+// contraction off and built from +, -, *, / and sqrt alone, which IEEE rounds in one way: every ISA draws the same
+// bits.
 //
 // Element i lives in block i / 16: pairs 8 * block + j give its elements j (cosine) and 8 + j (sine), j < 8, so that
 // every register up to 8 lanes of float64 writes whole vectors.
@@ -69,8 +70,15 @@ GT_INLINE VecF64 log_unit(VecF64 u) {
 
 // sin and cos of x, |x| <= pi / 4, by their series up to x^17 and x^16: the next term is under 2^-57.
 GT_INLINE void sin_cos(VecF64 x, VecF64& sine, VecF64& cosine) {
-    constexpr double kCosine[] = {1.0,          -1.0 / 2,        1.0 / 24,         -1.0 / 720,          1.0 / 40320,
-                                  -1.0 / 3628800, 1.0 / 479001600, -1.0 / 87178291200, 1.0 / 20922789888000};
+    constexpr double kCosine[] = {1.0,
+                                  -1.0 / 2,
+                                  1.0 / 24,
+                                  -1.0 / 720,
+                                  1.0 / 40320,
+                                  -1.0 / 3628800,
+                                  1.0 / 479001600,
+                                  -1.0 / 87178291200,
+                                  1.0 / 20922789888000};
     const VecF64 x2 = x * x;
     sine = cosine = VecF64{};
     for (int i = 8; i >= 0; --i) {

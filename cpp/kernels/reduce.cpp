@@ -136,18 +136,9 @@ void pair_sums(std::size_t m, std::size_t n, std::size_t ld, const T* p, const T
     pair[1] = reduce_add(single_total);
 }
 
-void log2_norms(std::size_t count, const double* squares, const double* exponent, double* out) {
-    for_each_vector(count, squares, 1.0, [&](VecF64 v, std::size_t first) {
-        VecF64 shift;
-        if (first + kLanes<double> <= count) {
-            shift = load(exponent + first);
-        } else {
-            double tail[kLanes<double>] = {};
-            for (std::size_t j = 0; first + j < count; ++j) tail[j] = exponent[first + j];
-            shift = load(tail);
-        }
-        store_vector(count, out, 0.5 * log2(v) + shift, first);
-    });
+void log2_norms(std::size_t count, const double* squares, double* out) {
+    for_each_vector(count, squares, 1.0,
+                    [&](VecF64 v, std::size_t first) { store_vector(count, out, 0.5 * log2(v), first); });
 }
 
 template <class T>

@@ -38,8 +38,8 @@ void StackPass<T>::mark_nonfinite(std::size_t l, BackwardTile<T>* tile) {
     }
 }
 
-// delta of the given samples from ln |phi'(z)| + ln |da|: nothing underflows on the way. z is computed again by the same
-// product as in the forward pass.
+// delta of the given samples from ln |phi'(z)| + ln |da|: nothing underflows on the way. z is computed again by the
+// same product as in the forward pass.
 template <class T>
 void StackPass<T>::redo_from_log_derivative(std::size_t l, const std::vector<std::size_t>& samples,
                                             BackwardTile<T>* tile) {
@@ -56,8 +56,8 @@ void StackPass<T>::redo_from_log_derivative(std::size_t l, const std::vector<std
         double top = kNegativeInfinity;
         for (std::size_t u = 0; u < n; ++u) {
             const double da = tile->da[u * ld + b];
-            log2_delta[u] = sign[u] == 0 || da == 0 ? kNegativeInfinity
-                                                    : log2_delta[u] * kLog2e + std::log2(std::fabs(da));
+            log2_delta[u] =
+                sign[u] == 0 || da == 0 ? kNegativeInfinity : log2_delta[u] * kLog2e + std::log2(std::fabs(da));
             if (da < 0) sign[u] = -sign[u];
             top = std::max(top, log2_delta[u]);
         }
@@ -80,12 +80,13 @@ void StackPass<T>::backward_layer(std::size_t l) {
     const std::size_t ld = block_.columns;
     double da_squared[kMaxColumns], delta_squared[kMaxColumns];
     T delta_max[kMaxColumns];
-    BackwardTile<T> tile{layer.outputs, ld, ld, scratch_.da.data(), block_.delta(l), da_squared, delta_squared, delta_max};
+    BackwardTile<T> tile{layer.outputs, ld,       ld, scratch_.da.data(), block_.delta(l), da_squared,
+                         delta_squared, delta_max};
     kernels_.activation->backward(tile);
     double* exponent = block_.exponent_of_delta(l);
     std::copy(da_exponent_, da_exponent_ + kMaxColumns, exponent);
     double log2_da[kMaxColumns];
-    norms(layer.outputs, tile.da, da_squared, da_exponent_, log2_da);
+    norms(layer.outputs, tile.da, da_squared, log2_da);
     mark_nonfinite(l, &tile);
 
     const bool smooth = info(l).near_zero != NearZero::homogeneous && !info(l).can_die;
@@ -99,28 +100,21 @@ void StackPass<T>::backward_layer(std::size_t l) {
         if (!lost.empty()) redo_from_log_derivative(l, lost, &tile);
     }
 
-    double log2_delta[kMaxColumns] = {}, log2_max[kMaxColumns], largest[kMaxColumns], gain[kMaxColumns];
-    const double no_exponent[kMaxColumns] = {};
-    norms(layer.outputs, tile.delta, delta_squared, exponent, log2_delta);
+    double log2_max[kMaxColumns];
     std::copy(delta_max, delta_max + ld, log2_max);
-    kernels_.reduce->log2_norms(ld, log2_max, no_exponent, largest);  // half of log2 of the maximum
-    for (std::size_t b = 0; b < block_.samples; ++b) {
-        largest[b] = std::isnan(delta_squared[b]) ? kNaN : 2 * largest[b];
-        log2_max[b] = largest[b] + exponent[b];
-        gain[b] = log2_delta[b] - log2_da[b];
-    }
-    put(out_.activation_gain, l, gain);
-    put(out_.log2_delta, l, log2_delta);
-    put(out_.log2_delta_max, l, log2_max);
-    if (l + 1 == network_.depth()) {
-        put(out_.log2_cotangent, 0, log2_da);
-    } else {
-        for (std::size_t b = 0; b < block_.samples; ++b) gain[b] = log2_da[b] - log2_delta_[b];
-        put(out_.weight_gain, l + 1, gain);
-    }
-    rescale(layer.outputs, tile.delta, exponent, largest);
+    kernels_.reduce->log2_norms(ld, log2_max, log2_max);  // half the log2: the maximum is no square
+    for (std::size_t b = 0; b < ld; ++b) log2_max[b] = std::isnan(delta_squared[b]) ? kNaN : 2 * log2_max[b];
+    if (l + 1 == network_.depth())
+        put(out_.log2_cotangent, 0, log2_da, da_exponent_);
+    else
+        put_gain(out_.weight_gain, l + 1, log2_da, da_exponent_, log2_delta_, delta_exponent_);
+    norms(layer.outputs, tile.delta, delta_squared, log2_delta_);
+    std::copy(exponent, exponent + kMaxColumns, delta_exponent_);
+    put(out_.log2_delta, l, log2_delta_, exponent);
+    put(out_.log2_delta_max, l, log2_max, exponent);
+    put_gain(out_.activation_gain, l, log2_delta_, exponent, log2_da, da_exponent_);
+    rescale(layer.outputs, tile.delta, exponent, log2_max);
 
-    std::copy(log2_delta, log2_delta + kMaxColumns, log2_delta_);
     kernels_.gemm->tn(layer.inputs, ld, layer.outputs, network_.weight(l), layer.inputs, tile.delta, ld,
                       scratch_.da.data(), ld, false);
     for (std::size_t b = 0; b < kMaxColumns; ++b) da_exponent_[b] = exponent[b] + network_.weight_exponent(l);
@@ -129,12 +123,11 @@ void StackPass<T>::backward_layer(std::size_t l) {
 template <class T>
 void StackPass<T>::finish_backward() {
     const std::size_t inputs = network_.units(0), ld = block_.columns;
-    double sums[kMaxColumns], squares[kMaxColumns], log2_dx[kMaxColumns], gain[kMaxColumns];
+    double sums[kMaxColumns], squares[kMaxColumns], log2_dx[kMaxColumns];
     kernels_.reduce->column_moments(inputs, ld, ld, scratch_.da.data(), T(0), sums, squares);
-    norms(inputs, scratch_.da.data(), squares, da_exponent_, log2_dx);
-    for (std::size_t b = 0; b < block_.samples; ++b) gain[b] = log2_dx[b] - log2_delta_[b];
-    put(out_.log2_grad_input, 0, log2_dx);
-    put(out_.weight_gain, 0, gain);
+    norms(inputs, scratch_.da.data(), squares, log2_dx);
+    put(out_.log2_grad_input, 0, log2_dx, da_exponent_);
+    put_gain(out_.weight_gain, 0, log2_dx, da_exponent_, log2_delta_, delta_exponent_);
 }
 
 template void StackPass<float>::load_cotangent(const Cotangent<float>&);

@@ -1,7 +1,6 @@
 // Forward pass of one block: product, activation and statistics layer by layer, every sample with its own exponent.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "core/shape.h"
 #include "ops/dense_stack.h"
@@ -24,9 +23,8 @@ bool all_zero(const double* exponent, std::size_t count) {
 }  // namespace
 
 template <class T>
-void StackPass<T>::norms(std::size_t units, const T* tile, const double* squares, const double* exponent,
-                         double* log2_norm) const {
-    kernels_.reduce->log2_norms(block_.columns, squares, exponent, log2_norm);
+void StackPass<T>::norms(std::size_t units, const T* tile, const double* squares, double* log2_norm) const {
+    kernels_.reduce->log2_norms(block_.columns, squares, log2_norm);
     const std::size_t ld = block_.columns;
     T largest[kMaxColumns];
     bool have_largest = false;
@@ -45,7 +43,7 @@ void StackPass<T>::norms(std::size_t units, const T* tile, const double* squares
             const double ratio = static_cast<double>(tile[u * ld + b]) / top;
             sum += ratio * ratio;
         }
-        log2_norm[b] = 0.5 * std::log2(sum) + std::log2(top) + exponent[b];
+        log2_norm[b] = 0.5 * std::log2(sum) + std::log2(top);
     }
 }
 
@@ -72,8 +70,20 @@ void StackPass<T>::rescale(std::size_t units, T* tile, double* exponent, const d
 }
 
 template <class T>
-void StackPass<T>::put(double* to, std::size_t l, const double* values) const {
-    if (to) std::memcpy(to + l * out_.stride + block_.first, values, block_.samples * sizeof(double));
+void StackPass<T>::put(double* to, std::size_t l, const double* log2_mantissa, const double* exponent) const {
+    if (to == nullptr) return;
+    double* row = to + l * out_.stride + block_.first;
+    for (std::size_t b = 0; b < block_.samples; ++b) row[b] = log2_mantissa[b] + exponent[b];
+}
+
+// Mantissas and exponents apart: the difference of two log2 of 1,000 would cost ten bits of the gain.
+template <class T>
+void StackPass<T>::put_gain(double* to, std::size_t l, const double* log2_after, const double* exponent_after,
+                            const double* log2_before, const double* exponent_before) const {
+    if (to == nullptr) return;
+    double* row = to + l * out_.stride + block_.first;
+    for (std::size_t b = 0; b < block_.samples; ++b)
+        row[b] = (log2_after[b] - log2_before[b]) + (exponent_after[b] - exponent_before[b]);
 }
 
 template <class T>
@@ -83,14 +93,15 @@ void StackPass<T>::load_input(const T* x) {
     T* a = block_.a(0);
     kernels_.reduce->transpose(block_.samples, inputs, x, inputs, a, ld, nullptr);
     // Padding repeats the first sample: it never overflows where no sample does.
-    for (std::size_t b = block_.samples; b < ld; ++b) kernels_.reduce->transpose(1, inputs, x, inputs, a + b, ld, nullptr);
+    for (std::size_t b = block_.samples; b < ld; ++b)
+        kernels_.reduce->transpose(1, inputs, x, inputs, a + b, ld, nullptr);
     double* exponent = block_.exponent_of_a(0);
     std::fill(exponent, exponent + kMaxColumns, 0.0);
     double sums[kMaxColumns], squares[kMaxColumns], log2_norm[kMaxColumns];
     kernels_.reduce->column_moments(inputs, ld, ld, a, T(0), sums, squares);
-    norms(inputs, a, squares, exponent, log2_norm);
+    norms(inputs, a, squares, log2_norm);
+    put(out_.log2_activation, 0, log2_norm, exponent);
     rescale(inputs, a, exponent, log2_norm);
-    put(out_.log2_activation, 0, log2_norm);
 }
 
 // Which samples' products must be multiplied, and which z keep an exponent.
@@ -146,10 +157,9 @@ void StackPass<T>::compute_layer(std::size_t l, T* a, T* derivative, ForwardSums
         kernels_.gemm->nn(rows, ld, layer.inputs, network_.weight(l) + row * layer.inputs, layer.inputs, block_.a(l),
                           ld, product, ld, false);
         if (z->scaled) find_linear_samples(l, z);
-        kernels_.activation->forward[layer.activation]({rows, ld, ld, product, a + at, derivative + at,
-                                                        network_.bias(l) ? network_.bias(l) + row : nullptr,
-                                                        z->scaled ? &z->scale : nullptr, valid, sums,
-                                                        alive ? alive + row : nullptr});
+        kernels_.activation->forward[layer.activation](
+            {rows, ld, ld, product, a + at, derivative + at, network_.bias(l) ? network_.bias(l) + row : nullptr,
+             z->scaled ? &z->scale : nullptr, valid, sums, alive ? alive + row : nullptr});
     }
 }
 
@@ -161,20 +171,19 @@ void StackPass<T>::forward_layer(std::size_t l) {
     T* a = block_.a(l + 1);
     compute_layer(l, a, block_.delta(l), &sums, block_.alive.data() + block_.first_unit[l], &z);
 
-    double log2_z[kMaxColumns], log2_a[kMaxColumns], log2_mantissa[kMaxColumns];
-    norms(outputs, scratch_.z.data(), sums.z_squared, z.exponent, log2_z);
-    norms(outputs, a, sums.a_squared, z.exponent, log2_a);
+    double log2_z[kMaxColumns], log2_a[kMaxColumns];  // of the mantissas
+    norms(outputs, scratch_.z.data(), sums.z_squared, log2_z);
+    norms(outputs, a, sums.a_squared, log2_a);
     for (std::size_t b = 0; b < block_.columns; ++b) {
         const double most = std::max(log2_z[b], log2_a[b]);
         if (std::isnan(log2_z[b]) || std::isnan(log2_a[b]) || (std::isinf(most) && most > 0))
             block_.nonfinite[b] = std::min(block_.nonfinite[b], l);
-        log2_mantissa[b] = log2_a[b] - z.exponent[b];
     }
     collect_statistics(l, z, sums, log2_z, log2_a);
+    put(out_.log2_preactivation, l, log2_z, z.exponent);
+    put(out_.log2_activation, l + 1, log2_a, z.exponent);
     std::copy(z.exponent, z.exponent + kMaxColumns, block_.exponent_of_a(l + 1));
-    rescale(outputs, a, block_.exponent_of_a(l + 1), log2_mantissa);
-    put(out_.log2_preactivation, l, log2_z);
-    put(out_.log2_activation, l + 1, log2_a);
+    rescale(outputs, a, block_.exponent_of_a(l + 1), log2_a);
 }
 
 // Mean and squared distances of one of the layer's two tiles over the block's samples and units.
@@ -186,7 +195,7 @@ static void mean_and_m2(const KernelTable<T>& kernels, std::size_t units, std::s
     for (std::size_t b = 0; b < samples; ++b) {
         const bool trusted = exponent[b] == 0 && squares[b] >= Range<T>::norm_low && squares[b] <= Range<T>::norm_high;
         first += scale_by(sum[b], exponent[b]);
-        second += trusted ? squares[b] : std::exp2(2 * log2_norm[b]);
+        second += trusted ? squares[b] : std::exp2(2 * (log2_norm[b] + exponent[b]));
     }
     const double count = static_cast<double>(units) * static_cast<double>(samples);
     *mean = first / count;

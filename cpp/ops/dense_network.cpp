@@ -59,6 +59,13 @@ std::size_t StackNetwork<T>::max_units() const {
 }
 
 template <class T>
+double StackNetwork<T>::total_weights() const {
+    double total = 0;
+    for (const DenseLayer<T>& layer : layers_) total += static_cast<double>(layer.inputs * layer.outputs);
+    return total;
+}
+
+template <class T>
 void StackNetwork<T>::prepare(std::size_t l) {
     const SubnormalMode keep(Subnormals::keep);
     DenseLayer<T>& layer = layers_[l];

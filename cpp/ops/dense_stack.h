@@ -25,8 +25,8 @@ struct DenseLayer {
     std::size_t activation;  // index into ActivationKernels
 };
 
-// The layers with what one pass over each matrix tells: its norm, and a scaled copy where its entries are extreme. Biases
-// likewise; all-zero ones count as none.
+// The layers with what one pass over each matrix tells: its norm, and a scaled copy where its entries are extreme.
+// Biases likewise; all-zero ones count as none.
 template <class T>
 class StackNetwork {
   public:
@@ -37,9 +37,12 @@ class StackNetwork {
     std::size_t units(std::size_t l) const { return l == 0 ? layers_[0].inputs : layers_[l - 1].outputs; }
     std::size_t total_units() const;  // inputs and all layers
     std::size_t max_units() const;
+    double total_weights() const;
 
     void prepare(std::size_t l);  // once per layer, before its first use; different layers in any order or thread
-    const T* weight(std::size_t l) const { return scaled_weight_[l].size() ? scaled_weight_[l].data() : layers_[l].weight; }
+    const T* weight(std::size_t l) const {
+        return scaled_weight_[l].size() ? scaled_weight_[l].data() : layers_[l].weight;
+    }
     double weight_exponent(std::size_t l) const { return weight_exponent_[l]; }  // W = weight * 2^exponent
     const T* bias(std::size_t l) const { return scaled_bias_[l].size() ? scaled_bias_[l].data() : layers_[l].bias; }
     double bias_exponent(std::size_t l) const { return bias_exponent_[l]; }
@@ -67,7 +70,7 @@ struct SampleOutputs {
     std::size_t stride = 0;  // samples of the whole call
     double *log2_delta = nullptr, *log2_delta_max = nullptr, *activation_gain = nullptr, *weight_gain = nullptr,
            *log2_preactivation = nullptr;
-    double* log2_activation = nullptr;                              // one row more: the input
+    double* log2_activation = nullptr;                             // one row more: the input
     double *log2_cotangent = nullptr, *log2_grad_input = nullptr;  // (stride,)
 };
 
@@ -138,18 +141,19 @@ class StackPass {
     void plan_scale(std::size_t l, Preactivation<T>* z) const;
     void find_linear_samples(std::size_t l, Preactivation<T>* z) const;
     void collect_statistics(std::size_t l, const Preactivation<T>& z, const ForwardSums& sums, const double* log2_z,
-                            const double* log2_a);
+                            const double* log2_a);  // norms of the mantissas
     void redo_from_log_derivative(std::size_t l, const std::vector<std::size_t>& samples, BackwardTile<T>* tile);
     void mark_nonfinite(std::size_t l, BackwardTile<T>* tile);
 
-    const ActivationInfo& info(std::size_t l) const {
-        return kernels_.activation->info[network_.layer(l).activation];
-    }
-    // log2 of the norm of every sample of a tile, from its sums of squares where those can be trusted.
-    void norms(std::size_t units, const T* tile, const double* squares, const double* exponent, double* log2_norm) const;
-    // Brings samples whose size 2^log2_size (of the mantissas) left the kept range back into [1/2, 1).
+    const ActivationInfo& info(std::size_t l) const { return kernels_.activation->info[network_.layer(l).activation]; }
+    // log2 of the norm of every sample's mantissas, from their sums of squares where those can be trusted.
+    void norms(std::size_t units, const T* tile, const double* squares, double* log2_norm) const;
+    // Brings those samples back into range that left it; `log2_size` is of the mantissas.
     void rescale(std::size_t units, T* tile, double* exponent, const double* log2_size) const;
-    void put(double* to, std::size_t l, const double* values) const;
+    // Row l of a result: mantissas' log2 plus exponent.
+    void put(double* to, std::size_t l, const double* log2_mantissa, const double* exponent) const;
+    void put_gain(double* to, std::size_t l, const double* log2_after, const double* exponent_after,
+                  const double* log2_before, const double* exponent_before) const;
 
     const IsaKernels& isa_;
     const KernelTable<T>& kernels_;
@@ -158,7 +162,8 @@ class StackPass {
     StackScratch<T>& scratch_;
     const SampleOutputs& out_;
     double da_exponent_[kMaxColumns] = {};  // of scratch_.da
-    double log2_delta_[kMaxColumns] = {};   // of the layer above
+    double log2_delta_[kMaxColumns] = {};   // of the layer above, with its exponent before it was rescaled
+    double delta_exponent_[kMaxColumns] = {};
 };
 
 }  // namespace gt

@@ -74,8 +74,9 @@ double log2_of_sum(double squares, double exponent) { return 0.5 * std::log2(squ
 
 // db, formed in float64.
 template <class T>
-void form_bias(const KernelTable<T>& kernels, std::size_t outputs, std::size_t l, const std::vector<StackBlock<T>>& blocks,
-               std::size_t block_count, const Weights& bias, LayerGradient<T>& out) {
+void form_bias(const KernelTable<T>& kernels, std::size_t outputs, std::size_t l,
+               const std::vector<StackBlock<T>>& blocks, std::size_t block_count, const Weights& bias,
+               LayerGradient<T>& out) {
     if (bias.exponent == kNegativeInfinity && !bias.is_nan) return;
     std::vector<double> sum(outputs, bias.is_nan ? kNaN : 0.0), part(outputs);
     for (std::size_t i = 0; i < block_count && !bias.is_nan; ++i) {
@@ -206,8 +207,8 @@ void layer_gradient(const KernelTable<T>& kernels, const StackNetwork<T>& networ
     bool form_w = out.weight.value.size() != 0 || !pairs_are_cheaper(samples, inputs, outputs), form_b = form_w;
     if (!form_w) {
         const bool finite = std::isfinite(weight.exponent) && !weight.is_nan && !bias.is_nan;
-        const PairSums sums = finite ? sum_pairs(kernels, inputs, outputs, l, blocks, block_count, weight, bias, scratch)
-                                     : PairSums{};
+        const PairSums sums =
+            finite ? sum_pairs(kernels, inputs, outputs, l, blocks, block_count, weight, bias, scratch) : PairSums{};
         form_w = !finite || !(sums.weight >= kCancelled * weight.size * weight.size);
         form_b = !finite || out.bias.value.size() != 0 || !(sums.bias >= kCancelled * bias.size * bias.size);
         if (!form_w) out.log2_weight = log2_of_sum(sums.weight, weight.exponent);

@@ -1,5 +1,5 @@
-// Norms of the batch's weight and bias gradients of one layer, dW = sum_b delta_b a_b^T and db = sum_b delta_b, from the
-// kept tiles of a chunk of blocks. Without forming dW where that is less work:
+// Norms of the batch's weight and bias gradients of one layer, dW = sum_b delta_b a_b^T and db = sum_b delta_b, from
+// the kept tiles of a chunk of blocks. Without forming dW where that is less work:
 //
 //   |dW|^2 = sum over pairs of samples of (delta_b . delta_b') (a_b . a_b'),   |db|^2 = sum of (delta_b . delta_b')
 #pragma once
@@ -26,7 +26,7 @@ struct GradientSum {
 template <class T>
 struct LayerGradient {
     double log2_weight = kNegativeInfinity, log2_bias = kNegativeInfinity;  // of the last chunk, when nothing is summed
-    GradientSum<T> weight;       // (outputs, inputs); empty unless it is kept or there are several chunks
+    GradientSum<T> weight;     // (outputs, inputs); empty unless it is kept or there are several chunks
     GradientSum<double> bias;  // (outputs,); likewise
 };
 

@@ -25,7 +25,8 @@ double dot(std::size_t n, const double* x, const double* y) {
 // column -= tau * (v . column) v, for the columns from `first` on, from row `top` down.
 void reflect(std::size_t n, std::size_t top, const double* v, double tau, std::size_t first, std::size_t columns,
              double* q) {
-    parallel_for(columns - first, [&](std::size_t item, std::size_t) {
+    const double operations = 4.0 * static_cast<double>(n - top) * static_cast<double>(columns - first);
+    parallel_for({columns - first, operations}, [&](std::size_t item, std::size_t) {
         double* column = q + (first + item) * n + top;
         const double projection = tau * dot(n - top, v + top, column);
         for (std::size_t i = top; i < n; ++i) column[i - top] -= projection * v[i];
@@ -75,7 +76,7 @@ void fill_orthogonal(const IsaKernels& isa, std::uint64_t seed, std::uint32_t st
 
 template void fill_orthogonal<float>(const IsaKernels&, std::uint64_t, std::uint32_t, double, std::size_t, std::size_t,
                                      float*);
-template void fill_orthogonal<double>(const IsaKernels&, std::uint64_t, std::uint32_t, double, std::size_t,
-                                      std::size_t, double*);
+template void fill_orthogonal<double>(const IsaKernels&, std::uint64_t, std::uint32_t, double, std::size_t, std::size_t,
+                                      double*);
 
 }  // namespace gt

@@ -76,13 +76,15 @@ SubnormalMode::SubnormalMode(Subnormals) : saved_(0) {}
 SubnormalMode::~SubnormalMode() {}
 #endif
 
-std::size_t workers_for(std::size_t items) {
-    return std::max<std::size_t>(1, std::min(items, static_cast<std::size_t>(threads_in_use())));
+std::size_t Loop::workers() const {
+    constexpr double kOperationsPerWorker = 2e6;
+    const auto worth = static_cast<std::size_t>(std::min(operations / kOperationsPerWorker, 4096.0));
+    return std::max<std::size_t>(1, std::min({items, worth, static_cast<std::size_t>(threads_in_use())}));
 }
 
-void parallel_for(std::size_t items, const std::function<void(std::size_t, std::size_t)>& body) {
+void parallel_for(const Loop& loop, const std::function<void(std::size_t, std::size_t)>& body) {
 #if defined(_OPENMP)
-    const int workers = static_cast<int>(workers_for(items));
+    const int workers = static_cast<int>(loop.workers());
     if (workers > 1) {
         watch_forks();
         g_pool_started.store(true);
@@ -92,8 +94,8 @@ void parallel_for(std::size_t items, const std::function<void(std::size_t, std::
         {
             const SubnormalMode flush(Subnormals::flush);
             const auto worker = static_cast<std::size_t>(omp_get_thread_num());
-#pragma omp for schedule(dynamic, 1)
-            for (std::size_t item = 0; item < items; ++item) {
+#pragma omp for schedule(dynamic, 1) nowait
+            for (std::size_t item = 0; item < loop.items; ++item) {
                 if (failed.load(std::memory_order_relaxed)) continue;
                 try {
                     body(item, worker);
@@ -107,7 +109,7 @@ void parallel_for(std::size_t items, const std::function<void(std::size_t, std::
     }
 #endif
     const SubnormalMode flush(Subnormals::flush);
-    for (std::size_t item = 0; item < items; ++item) body(item, 0);
+    for (std::size_t item = 0; item < loop.items; ++item) body(item, 0);
 }
 
 bool Interrupt::requested(std::size_t worker) {

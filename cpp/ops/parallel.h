@@ -15,8 +15,8 @@ int threads_in_use();  // what a loop of many items would use now
 const char* thread_library();
 
 // How this thread treats subnormals while this stands; the mode before comes back with its end. Ops flush: row scaling
-// keeps every figure that counts far from them, and a vanished trace then costs what a healthy one does. What the caller
-// brought (inputs, weights, cotangents) is read with subnormals kept, and rescaled.
+// keeps every figure that counts far from them, and a vanished trace then costs what a healthy one does. What the
+// caller brought (inputs, weights, cotangents) is read with subnormals kept, and rescaled.
 enum class Subnormals { flush, keep };
 
 class SubnormalMode {
@@ -30,11 +30,18 @@ class SubnormalMode {
     unsigned long long saved_;
 };
 
-// body(item, worker) for every item < items, worker < workers_for(items). Items must not depend on each other; which
-// worker gets which item is open. When a body throws, the items not yet begun are left out and one of the exceptions
-// is thrown again here.
-std::size_t workers_for(std::size_t items);
-void parallel_for(std::size_t items, const std::function<void(std::size_t item, std::size_t worker)>& body);
+// A loop of independent items. `operations` is a rough count over all of them: small loops stay on one thread, whose
+// start would cost more than it saves.
+struct Loop {
+    std::size_t items;
+    double operations;
+
+    std::size_t workers() const;
+};
+
+// body(item, worker) for every item, worker < loop.workers(); which worker gets which item is open. When a body throws,
+// the items not yet begun are left out and one of the exceptions is thrown again here.
+void parallel_for(const Loop& loop, const std::function<void(std::size_t item, std::size_t worker)>& body);
 
 // Asks the caller now and then whether to stop. Worker 0 is the calling thread and the only one that asks.
 class Interrupt {

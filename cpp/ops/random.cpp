@@ -17,9 +17,10 @@ template <class T>
 void fill_random(const IsaKernels& isa, Law law, std::uint64_t seed, std::uint32_t stream, Draw draw, double factor,
                  std::size_t count, T* out) {
     const std::size_t items = (count + kItem - 1) / kItem;
-    AlignedBuffer<double> scratch(checked_multiply(workers_for(items), kItem));
+    const Loop loop{items, 50.0 * static_cast<double>(count)};
+    AlignedBuffer<double> scratch(checked_multiply(loop.workers(), kItem));
     const RandomKernels& random = *isa.f64.random;
-    parallel_for(items, [&](std::size_t item, std::size_t worker) {
+    parallel_for(loop, [&](std::size_t item, std::size_t worker) {
         double* numbers = scratch.data() + worker * kItem;
         const std::size_t first = item * kItem, n = std::min(kItem, count - first);
         const std::size_t blocks = (n + kRandomBlock - 1) / kRandomBlock;

@@ -18,6 +18,22 @@ BatchShape shape_of(const StackNetwork<T>& network, std::size_t batch) {
     return cut_batch(batch, bytes, kColumnMultiple, kMaxColumns);
 }
 
+// Two operations for each weight and sample, and of that about three times in a trace.
+template <class T>
+Loop loop_over_blocks(const StackNetwork<T>& network, std::size_t blocks, std::size_t samples) {
+    return {blocks, 4 * network.total_weights() * static_cast<double>(samples)};
+}
+
+template <class T>
+Loop loop_over_layers(const StackNetwork<T>& network, std::size_t samples) {
+    return {network.depth(), 2 * network.total_weights() * static_cast<double>(samples)};
+}
+
+template <class T>
+void prepare_layers(StackNetwork<T>& network) {
+    parallel_for(loop_over_layers(network, 1), [&](std::size_t l, std::size_t) { network.prepare(l); });
+}
+
 std::size_t samples_of_block(const BatchShape& shape, std::size_t block) {
     return std::min(shape.block_samples, shape.samples - block * shape.block_samples);
 }
@@ -68,13 +84,15 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
                                   Keep::all_layers);
     const std::size_t block_elements = chunk.blocks[0].arena_size, columns = chunk.blocks[0].columns;
     Workspace arena(checked_multiply(checked_multiply(per_chunk, block_elements), sizeof(T)));
-    for (std::size_t i = 0; i < workers_for(per_chunk); ++i) chunk.scratch.emplace_back(network_, columns);
-    chunk.gradient_scratch.resize(workers_for(depth));
+    const Loop over_blocks = loop_over_blocks(network_, per_chunk, batch),
+               over_layers = loop_over_layers(network_, batch);
+    for (std::size_t i = 0; i < over_blocks.workers(); ++i) chunk.scratch.emplace_back(network_, columns);
+    chunk.gradient_scratch.resize(over_layers.workers());
     const std::size_t widest = round_up(network_.max_units(), kColumnMultiple);
     for (GradientScratch<T>& scratch : chunk.gradient_scratch)
         scratch.reserve(columns * columns, std::max(columns * columns, checked_multiply(per_chunk * columns, widest)),
                         kGradientStripRows * widest);
-    if (!prepared_) parallel_for(depth, [&](std::size_t l, std::size_t) { network_.prepare(l); });
+    if (!prepared_) prepare_layers(network_);
     prepared_ = true;
 
     for (std::size_t first = 0; first < shape.blocks(); first += per_chunk) {
@@ -91,10 +109,14 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
 
 template <class T>
 void StackTracer<T>::trace_chunk(Chunk& chunk) {
-    chunk.fused = chunk.block_count == 1 && workers_for(network_.depth()) == 1;
-    parallel_for(chunk.block_count, [&](std::size_t i, std::size_t worker) { trace_block(chunk, i, worker); });
+    std::size_t samples = 0;
+    for (std::size_t i = 0; i < chunk.block_count; ++i) samples += chunk.blocks[i].samples;
+    const Loop over_layers = loop_over_layers(network_, samples);
+    chunk.fused = chunk.block_count == 1 && over_layers.workers() == 1;
+    parallel_for(loop_over_blocks(network_, chunk.block_count, samples),
+                 [&](std::size_t i, std::size_t worker) { trace_block(chunk, i, worker); });
     if (!chunk.fused)
-        parallel_for(network_.depth(), [&](std::size_t l, std::size_t worker) {
+        parallel_for(over_layers, [&](std::size_t l, std::size_t worker) {
             if (!chunk.interrupt.requested(worker)) gradients_of(chunk, l, worker);
         });
     merge(chunk);
@@ -144,7 +166,8 @@ static bool keep_tile(const KernelTable<T>& kernels, const StackBlock<T>& block,
         factor[b] = power_of_two<T>(-shift);
         to.exponent[block.first + b] = std::fabs(kept) < kInt64 ? static_cast<std::int64_t>(kept) : 0;
     }
-    kernels.reduce->transpose(units, block.samples, tile, block.columns, to.mantissa + block.first * units, units, factor);
+    kernels.reduce->transpose(units, block.samples, tile, block.columns, to.mantissa + block.first * units, units,
+                              factor);
     return fits;
 }
 
@@ -200,14 +223,15 @@ void stack_forward(const IsaKernels& isa, std::vector<DenseLayer<T>> layers, con
     const BatchShape shape = shape_of(network, batch);
     std::vector<StackBlock<T>> blocks;
     std::vector<StackScratch<T>> scratch;
-    for (std::size_t i = 0; i < workers_for(shape.blocks()); ++i) {
+    const Loop over_blocks = loop_over_blocks(network, shape.blocks(), batch);
+    for (std::size_t i = 0; i < over_blocks.workers(); ++i) {
         blocks.emplace_back(network, shape.block_samples, Keep::last_layer);
         scratch.emplace_back(network, shape.block_samples);
     }
     Workspace arena(checked_multiply(checked_multiply(blocks.size(), blocks[0].arena_size), sizeof(T)));
-    parallel_for(depth, [&](std::size_t l, std::size_t) { network.prepare(l); });
+    prepare_layers(network);
     const SampleOutputs nothing;
-    parallel_for(shape.blocks(), [&](std::size_t i, std::size_t worker) {
+    parallel_for(over_blocks, [&](std::size_t i, std::size_t worker) {
         StackBlock<T>& block = blocks[worker];
         block.start(arena.as<T>() + worker * block.arena_size, i * shape.block_samples, samples_of_block(shape, i));
         StackPass<T> pass(isa, network, block, scratch[worker], nothing);

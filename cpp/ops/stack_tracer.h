@@ -48,7 +48,7 @@ class StackTracer {
 
     std::vector<LayerResult> results();
     std::vector<LayerGradient<T>>& gradients() { return gradients_; }
-    double loss() const { return loss_; }                         // summed over samples (and units for mse)
+    double loss() const { return loss_; }                       // summed over samples (and units for mse)
     std::size_t first_nonfinite() const { return nonfinite_; }  // depth where there is none
     std::size_t samples() const { return samples_; }
     const StackNetwork<T>& network() const { return network_; }

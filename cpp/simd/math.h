@@ -38,7 +38,8 @@ GT_INLINE V clamp(V low, V x, V high) {  // NaN passes
 GT_INLINE VecF32 power_of_two(VecI32 k) { return from_bits((k + 127) << 23); }
 GT_INLINE VecF64 power_of_two(VecI64 k) { return from_bits((k + 1023) << 52); }
 
-// x = k ln 2 + r with |r| <= ln(2) / 2; ln 2 in two parts, the first so short that k times it is exact (Cody and Waite).
+// x = k ln 2 + r with |r| <= ln(2) / 2; ln 2 in two parts, the first so short that k times it is exact (Cody and
+// Waite).
 template <class V>
 struct Reduced {
     V r;
@@ -84,7 +85,7 @@ GT_INLINE TwoPowers<V> split_power(K k) {
     return {power_of_two(half), power_of_two(k - half)};
 }
 
-// e^x. Max error: float32 1.0, float64 1.0 ULP.
+// e^x. Max error: float32 0.86, float64 0.88 ULP.
 template <class V>
 GT_INLINE V exp(V x) {
     const auto reduced = reduce_by_ln2(clamp(constant<V>(kExpLow<V>), x, constant<V>(kExpHigh<V>)));
@@ -107,7 +108,7 @@ GT_INLINE ExpPair<V> exp_nonpositive(V y) {
     return {head * power.second, p * scale + (scale - Element<V>(1)), head, power.second};
 }
 
-// e^x - 1. Max error: float32 1.5, float64 1.5 ULP.
+// e^x - 1. Max error: float32 1.34, float64 1.78 ULP.
 template <class V>
 GT_INLINE V expm1(V x) {
     const V low = constant<V>(kIsFloat<V> ? -18.0 : -40.0);  // -1 to rounding below
@@ -137,8 +138,8 @@ GT_INLINE Split<V> split_exponent(V x) {
     return {m, from_bits(k + bits(magic)) - magic};
 }
 
-// ln(1 + f) - f for 1 + f in [sqrt(1/2), sqrt 2): with s = f / (2 + f), ln(1 + f) = 2 atanh(s), written around f so that
-// the leading term is exact.
+// ln(1 + f) - f for 1 + f in [sqrt(1/2), sqrt 2): with s = f / (2 + f), ln(1 + f) = 2 atanh(s), written around f so
+// that the leading term is exact.
 template <class V>
 GT_INLINE V log1p_rest(V f) {
     const V s = f / (f + Element<V>(2)), s2 = s * s;
@@ -161,7 +162,7 @@ GT_INLINE V log_edges(V x, V value) {
     return select(x >= Element<V>(0), value, nan);
 }
 
-// ln x. Max error: float32 1.0, float64 1.0 ULP.
+// ln x. Max error: float32 0.73, float64 0.75 ULP.
 template <class V>
 GT_INLINE V log(V x) {
     const auto part = split_exponent(x);
@@ -171,7 +172,7 @@ GT_INLINE V log(V x) {
     return log_edges(x, high + (f + (log1p_rest(f) + low)));
 }
 
-// log2 x. Max error: float32 1.5, float64 1.5 ULP.
+// log2 x. Max error: float32 1.01, float64 1.00 ULP.
 template <class V>
 GT_INLINE V log2(V x) {
     const auto part = split_exponent(x);
@@ -179,12 +180,13 @@ GT_INLINE V log2(V x) {
     // 1 / ln 2 in two parts, the first 12 and 27 bits short, times f in two such parts: the leading product is exact.
     const V f_high = from_bits(bits(f) & ~((decltype(bits(f)[0] + 0))(kIsFloat<V> ? 0xfff : 0x7ffffff)));
     const V leading = constant<V>(kIsFloat<V> ? 0x1.714p+0 : 0x1.715476p+0);
-    const V trailing = constant<V>(kIsFloat<V> ? 1.4426950408889634 - 0x1.714p+0 : 1.4426950408889634074 - 0x1.715476p+0);
+    const V trailing =
+        constant<V>(kIsFloat<V> ? 1.4426950408889634 - 0x1.714p+0 : 1.4426950408889634074 - 0x1.715476p+0);
     const V correction = ((f - f_high) + rest) * leading + (f + rest) * trailing;
     return log_edges(x, (f_high * leading + part.k) + correction);
 }
 
-// ln(1 + x). Max error: float32 1.5, float64 1.5 ULP.
+// ln(1 + x). Max error: float32 0.75, float64 0.65 ULP.
 template <class V>
 GT_INLINE V log1p(V x) {
     const V one = constant<V>(1.0), u = x + one;
@@ -199,7 +201,7 @@ GT_INLINE V log1p(V x) {
 }
 
 // tanh x, and 1 - tanh^2 x = 1 / cosh^2 x without cancellation: with q = e^(-2|x|), tanh |x| = (1 - q) / (1 + q) and
-// 1 / cosh^2 x = 4 q / (1 + q)^2. Max error: float32 2.0 and 3.0, float64 2.0 and 3.0 ULP.
+// 1 / cosh^2 x = 4 q / (1 + q)^2. Max error: float32 2.43 and 3.85, float64 2.63 and 3.69 ULP.
 template <class V>
 GT_INLINE V tanh(V x, V& derivative) {
     const ExpPair<V> q = exp_nonpositive(abs(x) * Element<V>(-2));
@@ -214,7 +216,7 @@ GT_INLINE V tanh(V x) {
 }
 
 // 1 / (1 + e^-x), and its derivative sigmoid(x) sigmoid(-x): with q = e^-|x|, q / (1 + q)^2.
-// Max error: float32 2.0 and 3.0, float64 2.0 and 3.0 ULP.
+// Max error: float32 1.94 and 3.44, float64 1.84 and 3.48 ULP.
 template <class V>
 GT_INLINE V sigmoid(V x, V& derivative) {
     const V q = exp_nonpositive(-abs(x)).exp;
@@ -228,8 +230,8 @@ GT_INLINE V sigmoid(V x) {
     return sigmoid(x, derivative);
 }
 
-// e^(-x^2 / 2) for |x| <= 1e150 (float32: 1e18): the rounding error of the square is put back, it would cost x^2 / 2 ULP.
-// Max error: float32 2.0, float64 2.0 ULP.
+// e^(-x^2 / 2) for |x| <= 1e150 (float32: 1e18): the rounding error of the square is put back, it would cost x^2 / 2
+// ULP. Measured as part of gelu.
 template <class V>
 GT_INLINE V exp_minus_half_square(V x) {
     const V square = x * x, lost = product_error(x, x, square);
@@ -244,12 +246,11 @@ GT_INLINE V erf_series(V x) {
     const V x2 = x * x;
     V series;
     if constexpr (kIsFloat<V>)
-        series = polynomial(x2, -kScale / 3, kScale / 10, -kScale / 42, kScale / 216, -kScale / 1320,
-                            kScale / 9360);
+        series = polynomial(x2, -kScale / 3, kScale / 10, -kScale / 42, kScale / 216, -kScale / 1320, kScale / 9360);
     else
         series = polynomial(x2, -kScale / 3, kScale / 10, -kScale / 42, kScale / 216, -kScale / 1320, kScale / 9360,
-                            -kScale / 75600, kScale / 685440, -kScale / 6894720, kScale / 76204800,
-                            -kScale / 918086400, kScale / 11975040000);
+                            -kScale / 75600, kScale / 685440, -kScale / 6894720, kScale / 76204800, -kScale / 918086400,
+                            kScale / 11975040000);
     return x * (series * x2) + x * constant<V>(kScale);
 }
 
@@ -266,14 +267,13 @@ GT_INLINE V erfcx(V x) {
                        -0.020905403108336499352, 0.010896480666024103735, -0.0046117207949893446464,
                        0.0014383229868269224247, -0.00019947650764029804165, -0.000025318913011241229834);
     else
-        p = polynomial(s, 1.2177510150637548901, -0.11926270752256947538, 0.025079168438502309401,
-                       0.02326592675640511285, -0.03722459956505447644, 0.032184545604514028461,
-                       -0.020947833299388757912, 0.010905934848444929676, -0.0045292471426535987371,
-                       0.0014194217240124866399, -0.00027394073685775358103, -7.208798630841172401e-6,
-                       0.000025872798768173218655, -7.4642705857975165414e-6, -3.824280084893226592e-7,
-                       8.5241886940700113991e-7, -1.5012306146405054926e-7, -6.4942941642854400043e-8,
-                       2.7898694634115086824e-8, 3.653933554669746811e-9, -3.4205564933696913805e-9,
-                       -1.1662134908866642128e-10, 2.5654319553081739454e-10);
+        p = polynomial(
+            s, 1.2177510150637548901, -0.11926270752256947538, 0.025079168438502309401, 0.02326592675640511285,
+            -0.03722459956505447644, 0.032184545604514028461, -0.020947833299388757912, 0.010905934848444929676,
+            -0.0045292471426535987371, 0.0014194217240124866399, -0.00027394073685775358103, -7.208798630841172401e-6,
+            0.000025872798768173218655, -7.4642705857975165414e-6, -3.824280084893226592e-7, 8.5241886940700113991e-7,
+            -1.5012306146405054926e-7, -6.4942941642854400043e-8, 2.7898694634115086824e-8, 3.653933554669746811e-9,
+            -3.4205564933696913805e-9, -1.1662134908866642128e-10, 2.5654319553081739454e-10);
     return p * (a * inverse);
 }
 
@@ -290,15 +290,15 @@ GT_INLINE V erfc_tail(V x) {
     return (gauss - gauss * lost) * erfcx(end);
 }
 
-// erf x. Max error: float32 2.0, float64 2.0 ULP.
+// erf x. Max error: float32 1.72, float64 1.55 ULP.
 template <class V>
 GT_INLINE V erf(V x) {
     const V size = abs(x), half = constant<V>(0.5);
     const V tail = Element<V>(1) - erfc_tail(max(half, size));
-    return select(size < half, erf_series(x), copy_sign(tail, x));
+    return copy_sign(select(size < half, erf_series(size), tail), x);
 }
 
-// erfc x. Max error: float32 4.0, float64 4.0 ULP.
+// erfc x. Max error: float32 3.40, float64 2.98 ULP.
 template <class V>
 GT_INLINE V erfc(V x) {
     const V size = abs(x), half = constant<V>(0.5);

@@ -102,7 +102,8 @@ GT_INLINE V copy_sign(V magnitude, V sign) {
     return from_bits((bits(magnitude) & ~sign_bit) | (bits(sign) & sign_bit));
 }
 
-// ---- min, max: on x86 the second operand comes back when either is NaN, so max(limit, x) keeps a NaN x --------------
+// ---- min, max, sqrt, any: on x86 the second operand comes back when either is NaN, so max(limit, x) keeps a NaN x
+// --------------
 
 #if defined(__AVX512F__)
 GT_INLINE VecF32 max(VecF32 a, VecF32 b) { return (VecF32)_mm512_max_ps((__m512)a, (__m512)b); }
@@ -111,8 +112,10 @@ GT_INLINE VecF32 min(VecF32 a, VecF32 b) { return (VecF32)_mm512_min_ps((__m512)
 GT_INLINE VecF64 min(VecF64 a, VecF64 b) { return (VecF64)_mm512_min_pd((__m512d)a, (__m512d)b); }
 GT_INLINE VecF32 sqrt(VecF32 v) { return (VecF32)_mm512_sqrt_ps((__m512)v); }
 GT_INLINE VecF64 sqrt(VecF64 v) { return (VecF64)_mm512_sqrt_pd((__m512d)v); }
-GT_INLINE bool any(VecI32 mask) { return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0; }
-GT_INLINE bool any(VecI64 mask) { return _mm512_test_epi64_mask((__m512i)mask, (__m512i)mask) != 0; }
+template <class M>
+GT_INLINE bool any(M mask) {  // a set lane is -1; a template because Clang names mask types its own way
+    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+}
 #elif defined(__AVX2__)
 GT_INLINE VecF32 max(VecF32 a, VecF32 b) { return (VecF32)_mm256_max_ps((__m256)a, (__m256)b); }
 GT_INLINE VecF64 max(VecF64 a, VecF64 b) { return (VecF64)_mm256_max_pd((__m256d)a, (__m256d)b); }
@@ -120,8 +123,10 @@ GT_INLINE VecF32 min(VecF32 a, VecF32 b) { return (VecF32)_mm256_min_ps((__m256)
 GT_INLINE VecF64 min(VecF64 a, VecF64 b) { return (VecF64)_mm256_min_pd((__m256d)a, (__m256d)b); }
 GT_INLINE VecF32 sqrt(VecF32 v) { return (VecF32)_mm256_sqrt_ps((__m256)v); }
 GT_INLINE VecF64 sqrt(VecF64 v) { return (VecF64)_mm256_sqrt_pd((__m256d)v); }
-GT_INLINE bool any(VecI32 mask) { return _mm256_movemask_ps((__m256)mask) != 0; }
-GT_INLINE bool any(VecI64 mask) { return _mm256_movemask_pd((__m256d)mask) != 0; }
+template <class M>
+GT_INLINE bool any(M mask) {  // a set lane is -1; a template because Clang names mask types its own way
+    return _mm256_movemask_epi8((__m256i)mask) != 0;
+}
 #elif defined(__SSE2__)
 GT_INLINE VecF32 max(VecF32 a, VecF32 b) { return (VecF32)_mm_max_ps((__m128)a, (__m128)b); }
 GT_INLINE VecF64 max(VecF64 a, VecF64 b) { return (VecF64)_mm_max_pd((__m128d)a, (__m128d)b); }
@@ -129,8 +134,10 @@ GT_INLINE VecF32 min(VecF32 a, VecF32 b) { return (VecF32)_mm_min_ps((__m128)a, 
 GT_INLINE VecF64 min(VecF64 a, VecF64 b) { return (VecF64)_mm_min_pd((__m128d)a, (__m128d)b); }
 GT_INLINE VecF32 sqrt(VecF32 v) { return (VecF32)_mm_sqrt_ps((__m128)v); }
 GT_INLINE VecF64 sqrt(VecF64 v) { return (VecF64)_mm_sqrt_pd((__m128d)v); }
-GT_INLINE bool any(VecI32 mask) { return _mm_movemask_ps((__m128)mask) != 0; }
-GT_INLINE bool any(VecI64 mask) { return _mm_movemask_pd((__m128d)mask) != 0; }
+template <class M>
+GT_INLINE bool any(M mask) {  // a set lane is -1; a template because Clang names mask types its own way
+    return _mm_movemask_epi8((__m128i)mask) != 0;
+}
 #elif defined(__aarch64__)
 GT_INLINE VecF32 max(VecF32 a, VecF32 b) { return (VecF32)vmaxq_f32((float32x4_t)a, (float32x4_t)b); }
 GT_INLINE VecF64 max(VecF64 a, VecF64 b) { return (VecF64)vmaxq_f64((float64x2_t)a, (float64x2_t)b); }
@@ -138,8 +145,10 @@ GT_INLINE VecF32 min(VecF32 a, VecF32 b) { return (VecF32)vminq_f32((float32x4_t
 GT_INLINE VecF64 min(VecF64 a, VecF64 b) { return (VecF64)vminq_f64((float64x2_t)a, (float64x2_t)b); }
 GT_INLINE VecF32 sqrt(VecF32 v) { return (VecF32)vsqrtq_f32((float32x4_t)v); }
 GT_INLINE VecF64 sqrt(VecF64 v) { return (VecF64)vsqrtq_f64((float64x2_t)v); }
-GT_INLINE bool any(VecI32 mask) { return vmaxvq_u32((uint32x4_t)mask) != 0; }
-GT_INLINE bool any(VecI64 mask) { return vmaxvq_u32((uint32x4_t)mask) != 0; }
+template <class M>
+GT_INLINE bool any(M mask) {  // a set lane is -1; a template because Clang names mask types its own way
+    return vmaxvq_u32((uint32x4_t)mask) != 0;
+}
 #else
 #error "gradtrace: this processor has no vector mapping in simd/vec.h"
 #endif
@@ -189,9 +198,7 @@ GT_INLINE V product_error(V a, V b, V product) {
 GT_INLINE VecF64 widen_low(VecF64 v) { return v; }
 #if defined(__AVX512F__)
 GT_INLINE VecF64 widen_low(VecF32 v) { return (VecF64)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v)); }
-GT_INLINE VecF64 widen_high(VecF32 v) {
-    return (VecF64)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1));
-}
+GT_INLINE VecF64 widen_high(VecF32 v) { return (VecF64)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1)); }
 #elif defined(__AVX2__)
 GT_INLINE VecF64 widen_low(VecF32 v) { return (VecF64)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v)); }
 GT_INLINE VecF64 widen_high(VecF32 v) { return (VecF64)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1)); }

@@ -1,0 +1,130 @@
+"""Every tolerance of the tests, with its reason; known answers bring their own.
+
+`tolerance(kernel, quantity, dtype)` reads the one table. `rounding(...)` measures what a network does to rounding
+errors, where nobody knows its condition beforehand; its safety factor stands in the table too.
+"""
+
+import numpy as np
+from portable_cases import converted
+from reference import trace
+
+FLOAT64, FLOAT32 = "float64", "float32"
+
+# (kernel, quantity): (float64, float32, reason)
+TABLE = {
+    # ULP of normal results over the whole line; the largest measured on any ISA stands above each function.
+    ("ulp", "exp"): (1.0, 1.0, "reduction and one rounding of 1 + p"),
+    ("ulp", "expm1"): (2.0, 1.5, "two roundings around 2^k - 1"),
+    ("ulp", "log"): (1.0, 1.0, "written around the exact f"),
+    ("ulp", "log1p"): (1.0, 1.0, "as log; what 1 + x lost is put back"),
+    ("ulp", "log2"): (1.1, 1.1, "leading product exact in two parts"),
+    ("ulp", "tanh"): (3.0, 2.5, "expm1, a sum, a quotient, a product"),
+    ("ulp", "sigmoid"): (2.0, 2.0, "exp, a sum, a quotient, a product"),
+    ("ulp", "erf"): (2.0, 2.0, "1 - erfc beyond 1/2"),
+    ("ulp", "erfc"): (3.5, 3.5, "exp, its correction, a quotient, three products"),
+    ("ulp", "phi.linear"): (0.0, 0.0, "exact"),
+    ("ulp", "phi.sigmoid"): (2.0, 2.0, "sigmoid"),
+    ("ulp", "phi.tanh"): (3.0, 2.5, "tanh"),
+    ("ulp", "phi.relu"): (0.0, 0.0, "exact"),
+    ("ulp", "phi.leaky_relu"): (0.5, 1.0, "one product; the slope 0.01 rounds to float32 first"),
+    ("ulp", "phi.elu"): (1.5, 1.0, "expm1 of negative numbers"),
+    ("ulp", "phi.selu"): (2.0, 2.0, "expm1 and a product with a rounded constant"),
+    ("ulp", "phi.softplus"): (1.5, 1.5, "log1p and a sum"),
+    ("ulp", "phi.gelu"): (5.0, 4.0, "erfcx, a density and three products"),
+    ("ulp", "phi.silu"): (3.0, 2.5, "sigmoid and two products"),
+    ("ulp", "phi.erf"): (2.0, 2.0, "erf"),
+    ("ulp", "phi.hard_tanh"): (0.0, 0.0, "exact"),
+    ("ulp", "dphi.linear"): (0.0, 0.0, "exact"),
+    ("ulp", "dphi.sigmoid"): (4.0, 4.0, "the quotient's error twice"),
+    ("ulp", "dphi.tanh"): (4.0, 4.0, "the quotient's error twice"),
+    ("ulp", "dphi.relu"): (0.0, 0.0, "exact"),
+    ("ulp", "dphi.leaky_relu"): (0.0, 0.5, "the slope 0.01 rounds to float32"),
+    ("ulp", "dphi.elu"): (1.0, 1.0, "exp"),
+    ("ulp", "dphi.selu"): (1.5, 1.5, "exp and a product with a rounded constant"),
+    ("ulp", "dphi.softplus"): (2.0, 2.0, "sigmoid"),
+    ("ulp", "dphi.gelu"): (3.0, 3.0, "density times (Mills' ratio - y); against 1/2 near the sign change"),
+    ("ulp", "dphi.silu"): (5.0, 4.0, "sigmoid times 1 + z sigmoid(-z); against 1/2 near the sign change"),
+    ("ulp", "dphi.erf"): (2.5, 2.5, "exp, its correction, a product"),
+    ("ulp", "dphi.hard_tanh"): (0.0, 0.0, "exact"),
+    ("ulp", "subnormal"): (64, 64, "smallest subnormals; a product of a subnormal and z, which ops flush anyway"),
+    ("oracle", "derivative"): (1e-12, None, "relative; the complex step has no cancellation, a few roundings remain"),
+    ("oracle", "activation"): (1e-13, None, "relative to mpmath; erfc is good to 1e-14, exp(-z^2/2) to z^2 u"),
+    ("oracle", "gradient"): (1e-12, None, "relative to the largest entry; complex step of a stack of a few layers"),
+    ("oracle", "log2"): (1e-10, None, "bits; theory.md H: 8e-14 measured at 600 layers, bound 1.7e-12 for 8 units"),
+    ("oracle", "largest derivative"): (1e-9, None, "relative; a grid of step 1e-4 misses a maximum by its square"),
+    ("ordered", "log2"): (1e-10, 1e-3, "bits; theory.md H: bounds of 1.7e-12 and 9e-4 at 600 layers, chi_1 < 1"),
+    ("deep homogeneous", "log2"): (1e-10, 5e-3, "bits; 3000 layers of the above, errors add as a random walk at most"),
+    ("gains", "identity"): (1e-12, 1e-12, "bits; sums of float64 log2 values up to 2048, one ulp there is 2.3e-13"),
+    ("gains", "recomputed"): (1e-12, 2e-5, "bits; n u / ln 2 with n = 40 inputs and a cancellation of 5"),
+    ("scaled", "log2"): (1e-12, 1e-5, "bits; the norm of a kept row, whose mantissas are exact; the sum rounds"),
+    ("gradient", "entries"): (1e-12, 1e-5, "relative to the largest entry; shallow stacks"),
+    ("rounding", "safety"): (16, 16, "a sum of n <= 70 terms errs by sqrt(n) of the model's one rounding"),
+    ("rounding", "floor"): (1e-13, 2e-6, "bits; 16 roundings of float32; of float64 450, a log2 of 500 has ulp 6e-14"),
+    ("rounding", "ulps"): (4, 4, "of the largest figure: a gain is the difference of two such"),
+    ("statistics", "relative"): (1e-11, 2e-5, "of |mean| + std; the entries carry the forward rounding"),
+    ("statistics", "exact input"): (1e-9, 1e-6, "relative; the entries are exact, so only the sums can err"),
+    ("statistics", "share"): (0.0, 0.0, "a count; no entry of these cases lies within rounding of a threshold"),
+    ("losses", "relative"): (1e-12, 1e-5, "a logarithm of a sum of n_L exponentials of rounded logits"),
+    ("chunks", "log2"): (1e-12, 2e-6, "bits; other blocks, other order of the same sums"),
+    ("precision", "float32 against float64"): (None, 1e-3, "bits at depth 600; the acceptance limit of issue 2"),
+    ("orthogonal", "defect"): (1e-13, 1e-6, "largest entry of W W^T - 1; accumulated reflections, one rounding"),
+    ("quarter circle", "mean singular value"): (3e-3, 3e-3, "relative; O(1/n) of the limit law at n = 1000"),
+    ("mean field", "slope"): (0.02, 0.02, "relative; issue 2: width 64 at 5,000 layers"),
+    ("torch", "log2"): (1e-10, None, "bits; float64 autograd of a few layers, far from underflow"),
+    ("torch", "loss"): (1e-12, 1e-6, "relative; both average the same float sums"),
+}  # fmt: skip
+
+
+def tolerance(kernel, quantity, dtype=FLOAT64):
+    return TABLE[kernel, quantity][[FLOAT64, FLOAT32].index(dtype)]
+
+
+SAMPLES = ("log2_delta", "log2_delta_max", "log2_activation", "log2_preactivation", "log2_grad_input", "log2_cotangent",
+           "activation_gain", "weight_gain", "log2_grad_weight_sample")  # fmt: skip
+LAYERS = ("log2_grad_weight", "log2_grad_bias", "log2_weight")
+FIGURES = SAMPLES + LAYERS
+
+
+def rounding(layers, x, cotangent, dtype, kept=None, draws=4):
+    """How far, in bits, every figure of this network may be off in this dtype: {name: array}.
+
+    What machines that round at random get wrong, times the safety factor, largest over layers: an error made at one
+    layer stays in all below. Chaotic networks (theory.md H) and cancelling sums thus get what they need.
+    """
+    unit = np.finfo(dtype).eps / 2
+    layers = converted(layers, np.float64)
+    exact = trace(layers, x, cotangent, kept=kept)
+    # Float64 machines cannot be told from the oracle by 1 u; errors are linear in the unit, so a larger one is scaled.
+    step = max(unit, 2.0**-40)
+    worst = dict.fromkeys(FIGURES, 0.0)
+    for seed in range(draws):
+        rough = trace(layers, x, cotangent, kept=kept, roundoff=step, seed=seed)
+        for name in FIGURES:
+            with np.errstate(invalid="ignore"):
+                change = np.nan_to_num(abs(getattr(rough, name) - getattr(exact, name)), nan=0.0, posinf=0.0)
+            over_layers = change if name in ("log2_grad_input", "log2_cotangent") else change.max(axis=0)
+            worst[name] = np.maximum(worst[name], over_layers * unit / step)
+    safety, floor = tolerance("rounding", "safety", dtype), tolerance("rounding", "floor", dtype)
+    finite = [abs(v[np.isfinite(v)]).max(initial=0.0) for v in (getattr(exact, name) for name in FIGURES)]
+    ulps = tolerance("rounding", "ulps", dtype) * np.spacing(max(finite))
+    return {name: np.maximum(safety * value, floor) + ulps for name, value in worst.items()}
+
+
+def assert_close(got, expected, limit, what=""):
+    """|got - expected| <= limit, where infinities and NaN must be the same."""
+    got, expected = np.asarray(got), np.asarray(expected)
+    assert got.shape == expected.shape, f"{what}: shape {got.shape}, expected {expected.shape}"
+    with np.errstate(invalid="ignore", divide="ignore"):
+        excess = np.where((got == expected) | (np.isnan(got) & np.isnan(expected)), 0.0, abs(got - expected) / limit)
+    worst = np.unravel_index(np.argmax(excess), excess.shape) if excess.size else ()
+    assert np.all(excess <= 1), (
+        f"{what}{[int(i) for i in worst]}: got {got[worst]}, expected {expected[worst]}, "
+        f"{np.count_nonzero(~(excess <= 1))} of {got.size} beyond the limit {np.broadcast_to(limit, got.shape)[worst]}"
+    )
+
+
+def assert_figures(got, expected, limit, names=FIGURES):
+    """Every named figure of two traces; `limit` is one number or {name: array}."""
+    for name in names:
+        at = limit[name] if isinstance(limit, dict) else limit
+        assert_close(getattr(got, name), getattr(expected, name), at, name)
