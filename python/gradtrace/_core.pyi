@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradtrace._core import kernels as kernels
-
+kernels: Any
 DRAW_WEIGHT: int
 DRAW_BIAS: int
 

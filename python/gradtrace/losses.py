@@ -23,7 +23,5 @@ class Loss:
 #: As `torch.nn.functional.cross_entropy` and `mse_loss` with their default reduction.
 LOSSES: dict[str, Loss] = {
     "cross_entropy": Loss(lambda samples, outputs: 1.0 / samples, lambda samples, outputs: 1.0 / samples),
-    "mse": Loss(
-        lambda samples, outputs: 1.0 / (samples * outputs), lambda samples, outputs: 2.0 / (samples * outputs)
-    ),
+    "mse": Loss(lambda samples, outputs: 1.0 / (samples * outputs), lambda samples, outputs: 2.0 / (samples * outputs)),
 }

@@ -64,7 +64,7 @@ class StreamingQuantiles:
         self._low = np.minimum(self._low, np.min(values, axis=1, where=finite, initial=np.inf))
         self._high = np.maximum(self._high, np.max(values, axis=1, where=finite, initial=-np.inf))
         for row in np.flatnonzero(np.any(finite, axis=1)):
-            self._widen(row)
+            self._widen(int(row))
             places = ((values[row, finite[row]] - self._origin[row]) / self._width[row]).astype(np.int64)
             self._bins[row] += np.bincount(np.clip(places, 0, _BINS - 1), minlength=_BINS)
 
@@ -108,4 +108,5 @@ def _exact(row: Floats) -> Floats:
     low, high = kept[np.floor(rank).astype(int)], kept[np.ceil(rank).astype(int)]
     with np.errstate(invalid="ignore"):
         between = low + (rank - np.floor(rank)) * (high - low)
-    return np.where(np.isneginf(low) | (low == high), low, between)
+    exact: Floats = np.where(np.isneginf(low) | (low == high), low, between)
+    return exact

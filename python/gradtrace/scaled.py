@@ -65,7 +65,7 @@ class ScaledArray:
         """The mantissa's dtype."""
         return self._mantissa.dtype
 
-    def to_numpy(self, dtype: npt.DTypeLike = None) -> npt.NDArray[Any]:
+    def to_numpy(self, dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any]:
         """Round to a plain array, which may read 0 or inf where the dtype ends.
 
         Parameters
@@ -122,7 +122,7 @@ class ScaledArray:
             return self._exponent
         return self._exponent.reshape((-1,) + (1,) * (self._mantissa.ndim - 1))
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[Any]:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return self.to_numpy(dtype)
 
     def __eq__(self, other: object) -> bool:

@@ -114,10 +114,8 @@ class Stack:
             If the weights do not fit this machine.
         """
         weights, biases = random_parameters(sizes, init, gain, bias_std, seed, dtype)
-        names: str | list[str]
-        if not isinstance(activation, str):
-            names = list(activation) if isinstance(activation, (list, tuple)) else activation
-        elif output_activation is None:
+        names: str | Sequence[str]
+        if not isinstance(activation, str) or output_activation is None:
             names = activation
         else:
             names = [activation] * (len(weights) - 1) + [output_activation]
@@ -236,7 +234,9 @@ class Stack:
         rows = batch * sum(self.sizes[1:]) * item * sum(name in ("deltas", "activations") for name in keep)
         weights = sum(w.size for w in self.weights) * item if "grad_weights" in keep else 0
         if rows + weights > limit:
-            raise MemoryError(f"keep: needs {rows + weights} bytes, this machine has {limit}; keep less or trace fewer samples")
+            raise MemoryError(
+                f"keep: needs {rows + weights} bytes, this machine has {limit}; keep less or trace fewer samples"
+            )
         outputs = 6 * 8 * batch * self.depth
         if outputs > limit:
             raise MemoryError(f"x: the trace needs {outputs} bytes, this machine has {limit}; use per_sample=False")

@@ -199,7 +199,7 @@ class TraceBuilder:
         for name, scaled in [*_PER_SAMPLE.items(), ("log2_grad_weight", True), ("log2_grad_bias", True)]:
             if scaled and factor != 1.0:
                 figures[name] += np.log2(factor)
-        for name, array in figures.items():
+        for array in figures.values():
             if isinstance(array, np.ndarray):
                 array.flags.writeable = False
         return StackTrace(
@@ -231,6 +231,4 @@ class TraceBuilder:
 
     def _rows(self, name: str) -> list[tuple[npt.NDArray[Any], npt.NDArray[np.int64]]]:
         layers = zip(*(batch[name] for batch in self._batches), strict=True)
-        return [
-            (np.concatenate([m for m, _ in layer]), np.concatenate([e for _, e in layer])) for layer in layers
-        ]
+        return [(np.concatenate([m for m, _ in layer]), np.concatenate([e for _, e in layer])) for layer in layers]

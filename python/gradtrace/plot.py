@@ -1,0 +1,289 @@
+"""Figures of traces: matplotlib axes in, axes out.
+
+Ink (text, axes, grid) follows matplotlib's own settings, so a style sheet changes it; the series have the colours of
+Okabe and Ito (2008), which colour-blind readers can tell apart, and a dash pattern each for print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import cycle
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from gradtrace.summary import mean_over_samples, spread
+from gradtrace.table import median
+from gradtrace.trace import StackTrace
+
+__all__ = [
+    "ROLE_COLORS",
+    "SERIES_COLORS",
+    "SERIES_DASHES",
+    "plot_dead_units",
+    "plot_gain_split",
+    "plot_gradient_norm",
+    "plot_saturation",
+    "plot_weight_gradient",
+]
+
+Floats = npt.NDArray[np.float64]
+
+#: One for each network of a figure: vermilion, blue, orange, green, purple, sky blue.
+SERIES_COLORS = ("#d55e00", "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9")
+#: One for each quantity of a figure of a single network.
+ROLE_COLORS = {"activation": "#cc79a7", "weight": "#56b4e9"}
+
+#: One for each network of a figure, in matplotlib's form.
+SERIES_DASHES = ((0, ()), (0, (6, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)))
+_LOG10_2 = float(np.log10(2.0))
+# In a figure of more bits than this two lines 23 bits apart would touch.
+_NEIGHBOURS_APART = 350.0
+# Beyond this many layers a figure a screen wide shows evenly spaced ones.
+_MOST_LAYERS = 400
+
+
+def plot_gradient_norm(traces: StackTrace | Mapping[str, StackTrace], ax: Axes | None = None) -> Axes:
+    """Draw the norm of dL/dz against the layer on a logarithmic axis.
+
+    Parameters
+    ----------
+    traces : StackTrace or dict of StackTrace
+        One trace, or several by the name that the legend gives them.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib Axes
+        Line: median over samples; band: 5 % to 95 % of the samples. In units of log2 at the left, as powers of ten at
+        the right. A line that ends in a cross has no gradient below: it is exactly zero for half of the samples.
+    """
+    ax = _axes(ax)
+    named = _named(traces)
+    for (name, trace), color, dash in zip(named.items(), cycle(SERIES_COLORS), cycle(SERIES_DASHES)):
+        layers = _drawn_layers(trace.depth)
+        low, high = (_finite(edge)[layers] for edge in spread(trace))
+        ax.fill_between(layers, low, high, color=color, alpha=0.18, linewidth=0)
+        level = _finite(median(trace, "log2_delta"))
+        ax.plot(layers, level[layers], color=color, linestyle=dash, label=name)
+        _mark_end(ax, level, color)
+    _layer_axis(ax, max(trace.depth for trace in named.values()))
+    ax.set_ylabel("norm of dL/dz, log2 axis")
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 2.5, 5, 10]))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(2, value)))
+    _mark_float32(ax)
+    _decimal_axis(ax)
+    _legend(ax, len(named) > 1)
+    return ax
+
+
+def plot_gain_split(trace: StackTrace, ax: Axes | None = None) -> Axes:
+    """Draw what each layer did to the gradient, split into activation and weights.
+
+    Parameters
+    ----------
+    trace : StackTrace
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib Axes
+        Means over samples, in bits: -1 halves the norm. The thin line is the sum of the two others: the step from
+        dL/dz of the layer above to that of this layer. The last layer has no step, so the axis ends one before it.
+    """
+    ax = _axes(ax)
+    activation = _finite(mean_over_samples(trace, "activation_gain"))[:-1]
+    weight = _finite(mean_over_samples(trace, "weight_gain"))[1:]
+    layers = _drawn_layers(len(activation))
+    _zero_line(ax)
+    ax.plot(layers, activation[layers], color=ROLE_COLORS["activation"], linewidth=2.6, label="activation")
+    ax.plot(layers, weight[layers], color=ROLE_COLORS["weight"], linewidth=2.6, label="weights")
+    ax.plot(layers, (activation + weight)[layers], color=plt.rcParams["text.color"], linewidth=1.1, label="both")
+    _layer_axis(ax, trace.depth)
+    ax.set_ylabel("bits per layer")
+    _say_if_dead(ax, trace)
+    _legend(ax, True)
+    return ax
+
+
+def plot_saturation(traces: StackTrace | Mapping[str, StackTrace], ax: Axes | None = None) -> Axes:
+    """Draw the share of activations whose derivative is under 5 % of its largest, layer by layer.
+
+    Parameters
+    ----------
+    traces : StackTrace or dict of StackTrace
+        One trace, or several by name.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib Axes
+        In percent; for relu it is the share that is off.
+    """
+    return _plot_share(traces, "saturated", "saturated entries, %", ax)
+
+
+def plot_dead_units(traces: StackTrace | Mapping[str, StackTrace], ax: Axes | None = None) -> Axes:
+    """Draw the share of units whose derivative is exactly 0 for every sample, layer by layer.
+
+    Parameters
+    ----------
+    traces : StackTrace or dict of StackTrace
+        One trace, or several by name.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib Axes
+        In percent.
+    """
+    return _plot_share(traces, "dead_units", "dead units, %", ax)
+
+
+def plot_weight_gradient(trace: StackTrace, ax: Axes | None = None) -> Axes:
+    """Draw delta beside the weight gradient beside the activation, each relative to the last layer.
+
+    Parameters
+    ----------
+    trace : StackTrace
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib Axes
+        log2 of the norms of dL/dz (mean over samples), of the activation that enters the layer (mean), and of the
+        batch's dL/dW; a sample's weight gradient is the product of the other two, so it can stay flat where both move.
+    """
+    ax = _axes(ax)
+    layers = _drawn_layers(trace.depth)
+    ink, activation, weight = plt.rcParams["text.color"], ROLE_COLORS["activation"], ROLE_COLORS["weight"]
+    series: list[tuple[str, Floats, dict[str, Any]]] = [
+        ("dL/dz", mean_over_samples(trace, "log2_delta"), {"color": ink, "linewidth": 1.1, "zorder": 3}),
+        ("weight gradient", trace.log2_grad_weight, {"color": weight, "linewidth": 2.6}),
+        ("activation", mean_over_samples(trace, "log2_activation")[:-1], {"color": activation, "linewidth": 2.6}),
+    ]
+    _zero_line(ax)
+    for name, values, look in series:
+        finite = _finite(values)
+        ax.plot(layers, (finite - finite[-1])[layers], label=name, **look)
+    _layer_axis(ax, trace.depth)
+    ax.set_ylabel("bits, relative to the last layer")
+    _say_if_dead(ax, trace)
+    _legend(ax, True)
+    return ax
+
+
+def _plot_share(traces: StackTrace | Mapping[str, StackTrace], attribute: str, label: str, ax: Axes | None) -> Axes:
+    ax = _axes(ax)
+    named = _named(traces)
+    for (name, trace), color, dash in zip(named.items(), cycle(SERIES_COLORS), cycle(SERIES_DASHES)):
+        layers = _drawn_layers(trace.depth)
+        ax.plot(layers, 100.0 * getattr(trace, attribute)[layers], color=color, linestyle=dash, label=name)
+    _layer_axis(ax, max(trace.depth for trace in named.values()))
+    ax.set_ylabel(label)
+    ax.set_ylim(-3, 103)
+    _legend(ax, len(named) > 1)
+    return ax
+
+
+def _named(traces: StackTrace | Mapping[str, StackTrace]) -> Mapping[str, StackTrace]:
+    return traces if isinstance(traces, Mapping) else {"": traces}
+
+
+def _axes(ax: Axes | None) -> Axes:
+    return plt.subplots(layout="constrained")[1] if ax is None else ax
+
+
+def _drawn_layers(depth: int) -> npt.NDArray[np.intp]:
+    return np.unique(np.linspace(0, depth - 1, min(depth, _MOST_LAYERS)).round().astype(np.intp))
+
+
+def _finite(values: Floats) -> Floats:
+    """NaN for -inf: a line ends where the gradient does."""
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _zero_line(ax: Axes) -> None:
+    ax.axhline(0.0, color=plt.rcParams["axes.edgecolor"], linewidth=0.8, zorder=0.5)
+
+
+def _layer_axis(ax: Axes, depth: int) -> None:
+    ax.set_xlim(-0.02 * depth, 1.02 * depth - 1)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    ax.set_xlabel("layer (0 is the first)")
+    ax.grid(True, linewidth=0.5)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _mark_end(ax: Axes, level: Floats, color: str) -> None:
+    """Put a cross where a line ends above the first layer."""
+    finite = np.flatnonzero(np.isfinite(level))
+    if finite.size and finite[0] > 0:
+        ax.plot(finite[0], level[finite[0]], color=color, marker="X", markersize=8, linestyle="none")
+
+
+def _say_if_dead(ax: Axes, trace: StackTrace) -> None:
+    """Say why there is no line where no gradient leaves the last layer."""
+    below = mean_over_samples(trace, "log2_delta")[:-1]
+    if below.size and not np.isfinite(below).any():
+        ax.set_yticks([])
+        ax.text(0.5, 0.5, "exactly zero below the last layer", transform=ax.transAxes, ha="center", va="center")
+
+
+def _mark_float32(ax: Axes) -> None:
+    """Draw the ends of float32 where the data comes near them, so that a healthy figure is not squeezed flat."""
+    drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in ax.get_lines()])
+    drawn = drawn[np.isfinite(drawn)]
+    if drawn.size == 0:
+        return
+    low, high = drawn.min(), drawn.max()
+    for level, event, near in (
+        (128, "float32 overflows", high > 110),
+        (-126, "float32 turns subnormal", low < -100 and high - low < _NEIGHBOURS_APART),
+        (-149, "float32 reads 0 below", low < -100),
+    ):
+        if near:
+            ax.axhline(level, color=plt.rcParams["text.color"], linewidth=0.9, linestyle=(0, (2, 2)))
+            ax.annotate(
+                f"{event} {_power(2, level)}",
+                xy=(1.0, level),
+                xycoords=("axes fraction", "data"),
+                xytext=(-4, 3),
+                textcoords="offset points",
+                ha="right",
+                va="bottom",
+                fontsize="small",
+            )
+
+
+def _decimal_axis(ax: Axes) -> None:
+    def to_tens(bits: Any) -> Any:
+        return bits * _LOG10_2
+
+    def to_bits(tens: Any) -> Any:
+        return tens / _LOG10_2
+
+    right = ax.secondary_yaxis("right", functions=(to_tens, to_bits))
+    right.yaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]))
+    right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(10, value)))
+    right.spines["right"].set_visible(False)
+    right.set_ylabel("the same in powers of ten")
+
+
+def _power(base: int, exponent: float) -> str:
+    return rf"$\mathdefault{{{base}^{{{round(exponent)}}}}}$"
+
+
+def _legend(ax: Axes, wanted: bool) -> None:
+    if wanted:
+        ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, frameon=False, borderaxespad=0.2)
