@@ -1,9 +1,9 @@
 #include "ops/gradient_norms.h"
 
-#include "core/shape.h"
-
 #include <algorithm>
 #include <cmath>
+
+#include "core/shape.h"
 
 namespace gt {
 namespace {

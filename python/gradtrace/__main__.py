@@ -9,6 +9,8 @@ def main() -> None:
     """Run the command line; one clear line and exit status 2 where its extra is not installed."""
     try:
         from gradtrace.cli import main as run
+    except KeyboardInterrupt:
+        sys.exit(130)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "gradtrace":
             raise

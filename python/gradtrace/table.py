@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from gradtrace.trace import StackTrace
 
-__all__ = ["html_table", "power_of_ten", "shown_layers", "text_table"]
+__all__ = ["html_table", "median", "power_of_ten", "shown_layers", "text_table"]
 
 _HEADER = ["layer", "units", "activation", "log2|dz|", "|dz|", "act. gain", "W gain", "log2|dW|", "saturated", "dead"]
 
