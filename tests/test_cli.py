@@ -8,10 +8,11 @@ import subprocess
 import sys
 import time
 
-import gradtrace as gt
 import numpy as np
 import pytest
 from click.testing import CliRunner
+
+import gradtrace as gt
 from gradtrace import datasets, report, sentences
 from gradtrace.cli import cli
 
@@ -293,8 +294,9 @@ def test_ctrl_c_is_quiet(tmp_path):
 
 @pytest.mark.parametrize("columns", [80, 200])
 def test_tables_fit_the_terminal(run, monkeypatch, columns):
-    from gradtrace import terminal
     from rich.console import Console
+
+    from gradtrace import terminal
 
     monkeypatch.setattr(terminal, "_console", lambda: Console(width=columns, highlight=False))
     commands = "report --depth 1000 --width 8 --samples 5", "trace --depth 1000 --width 8 --activation sigmoid"

@@ -5,8 +5,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import gradtrace as gt
 import pytest
+
+import gradtrace as gt
 
 ROOT = Path(__file__).resolve().parent.parent
 CPP = ROOT / "cpp"

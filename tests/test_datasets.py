@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from gradtrace import Stack, datasets
 from gradtrace.readers import DataError
 

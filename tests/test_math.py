@@ -6,8 +6,9 @@ from functools import cache
 import mpmath as mp
 import numpy as np
 import pytest
-from gradtrace._core import kernels
 from tolerances import tolerance
+
+from gradtrace._core import kernels
 
 DIGITS = 40  # of the exact values
 

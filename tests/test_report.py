@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
 from gradtrace import Stack, datasets, plot, report, sentences
 from gradtrace.summary import decimal, json_ready, layer_figures, mean_over_samples, spread, summarise
 

@@ -4,13 +4,14 @@ import json
 from math import comb
 from pathlib import Path
 
-import gradtrace as gt
 import numpy as np
 import pytest
 from portable_cases import build, converted, named, stack_case
 from reference import trace
 from scipy.special import digamma, polygamma
 from tolerances import assert_close, rounding, tolerance
+
+import gradtrace as gt
 
 ANSWERS = {a["id"]: a for a in json.loads(Path(__file__).with_name("known_answers.json").read_text())["answers"]}
 

@@ -1,11 +1,12 @@
 """Losses: their value, their cotangent as scaled rows, and what they are averaged over."""
 
-import gradtrace as gt
 import numpy as np
 import pytest
 from portable_cases import build, converted, named, random_layers
 from reference import cross_entropy, cross_entropy_rows, forward, ldexp, mse, mse_rows, to_mpmath, trace
 from tolerances import FIGURES, assert_close, assert_figures, rounding, tolerance
+
+import gradtrace as gt
 
 
 def case(rng, dtype, batch=37, classes=7, name="tanh"):

@@ -1,12 +1,13 @@
 """Any shape, any activation, any layout of a network: the trace is the oracle's, and obeys its symmetries."""
 
-import gradtrace as gt
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from portable_cases import build, converted, random_layers
 from reference import ACTIVATIONS, trace
 from tolerances import assert_close, assert_figures, rounding, tolerance
+
+import gradtrace as gt
 
 # Around the widths of registers (2 to 16 lanes) and blocks, where tails begin.
 WIDTHS = st.integers(1, 70) | st.sampled_from([1, 3, 4, 5, 7, 8, 9, 11, 15, 16, 17, 19, 31, 32, 33, 35, 63, 64, 65, 67])

@@ -1,11 +1,12 @@
 """Range and edges: depths and weights that no float holds, zeros that are zeros, and values that are no numbers."""
 
-import gradtrace as gt
 import numpy as np
 import pytest
 from portable_cases import build, converted, named, random_case, random_layers
 from reference import to_mpmath, trace
 from tolerances import FIGURES, SAMPLES, assert_close, assert_figures, rounding, tolerance
+
+import gradtrace as gt
 
 
 def assert_traces(layers, x, cotangent, limit, names=FIGURES):

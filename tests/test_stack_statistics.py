@@ -1,11 +1,12 @@
 """Statistics over batch and units, units and samples that are off, and sets that come in parts."""
 
-import gradtrace as gt
 import numpy as np
 import pytest
 from portable_cases import build, converted, named, random_case
 from reference import ACTIVATIONS, cross_entropy_rows, trace
 from tolerances import FIGURES, SAMPLES, assert_close, assert_figures, rounding, tolerance
+
+import gradtrace as gt
 
 MEANS = ("preactivation_mean", "activation_mean")
 DEVIATIONS = ("preactivation_std", "activation_std")

@@ -5,12 +5,13 @@ import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import gradtrace as gt
 import numpy as np
 import pytest
 from portable_cases import build, named, random_layers
 from scipy.stats import kstest, norm, uniform
 from tolerances import FIGURES, tolerance
+
+import gradtrace as gt
 
 KEEP = ("deltas", "activations", "grad_weights", "grad_biases")
 

@@ -1,11 +1,12 @@
 """Every figure of a stack's trace against the oracle, and the split into what activation and weights did."""
 
-import gradtrace as gt
 import numpy as np
 import pytest
 from portable_cases import build, converted, random_case, random_layers
 from reference import ACTIVATIONS, Rows, ldexp, log2_norm, log2_total, scaled, trace, weight_gradient
 from tolerances import FIGURES, assert_close, assert_figures, rounding, tolerance
+
+import gradtrace as gt
 
 ALL_KEPT = ("deltas", "activations", "grad_weights", "grad_biases")
 

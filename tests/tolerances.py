@@ -47,6 +47,7 @@ TABLE = {
     ("ulp", "dphi.erf"): (2.5, 2.5, "exp, its correction, a product"),
     ("ulp", "dphi.hard_tanh"): (0.0, 0.0, "exact"),
     ("ulp", "subnormal"): (64, 64, "smallest subnormals; a product of a subnormal and z, which ops flush anyway"),
+    ("matrix product", "of the sum of magnitudes"): (2.5e-16, 1.3e-7, "2 u; errors of k terms grow as sqrt(k)"),
     ("oracle", "derivative"): (1e-12, None, "relative; the complex step has no cancellation, a few roundings remain"),
     ("oracle", "activation"): (1e-13, None, "relative to mpmath; erfc is good to 1e-14, exp(-z^2/2) to z^2 u"),
     ("oracle", "gradient"): (1e-12, None, "relative to the largest entry; complex step of a stack of a few layers"),

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
+#include <cstring>
 #include <limits>
 
 namespace gt {
@@ -42,7 +44,11 @@ template <class T>
 T power_of_two(double e) {
     if (e < -2000) return 0;
     if (e > 2000) return std::numeric_limits<T>::infinity();
-    return static_cast<T>(std::ldexp(1.0, static_cast<int>(e)));
+    if (!(e >= -1022 && e <= 1023)) return static_cast<T>(std::ldexp(1.0, static_cast<int>(e)));
+    const auto bits = static_cast<std::uint64_t>(static_cast<std::int64_t>(e) + 1023) << 52;
+    double power = 0;  // without a call: this stands in loops over samples
+    std::memcpy(&power, &bits, sizeof power);
+    return static_cast<T>(power);
 }
 
 // x * 2^e in double, for any integer e in double.

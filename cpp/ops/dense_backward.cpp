@@ -78,6 +78,11 @@ template <class T>
 void StackPass<T>::backward_layer(std::size_t l) {
     const DenseLayer<T>& layer = network_.layer(l);
     const std::size_t ld = block_.columns;
+    if (l > 0) {
+        network_.prefetch_weight(l - 1);
+        prefetch(block_.delta(l - 1), layer.inputs * ld);
+        prefetch(block_.a(l - 1), network_.units(l - 1) * ld);
+    }
     double da_squared[kMaxColumns], delta_squared[kMaxColumns];
     T delta_max[kMaxColumns];
     BackwardTile<T> tile{layer.outputs, ld,       ld, scratch_.da.data(), block_.delta(l), da_squared,

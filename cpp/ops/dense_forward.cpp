@@ -52,21 +52,18 @@ void StackPass<T>::rescale(std::size_t units, T* tile, double* exponent, const d
     // Two steps at most: from the smallest subnormal one factor would overflow.
     constexpr double kLongestStep = sizeof(T) == 4 ? 100 : 1000;
     double left[kMaxColumns] = {};
-    bool needed = false;
     for (std::size_t b = 0; b < block_.columns; ++b)
         if (std::isfinite(log2_size[b]) && std::fabs(log2_size[b]) > kKeepBits) left[b] = std::floor(log2_size[b]) + 1;
-    do {
+    while (!all_zero(left, block_.columns)) {
         T factor[kMaxColumns];
-        needed = false;
         for (std::size_t b = 0; b < block_.columns; ++b) {
             const double step = std::max(-kLongestStep, std::min(kLongestStep, left[b]));
             factor[b] = power_of_two<T>(-step);
             exponent[b] += step;
             left[b] -= step;
-            needed |= step != 0;
         }
-        if (needed) kernels_.reduce->scale_columns(units, block_.columns, block_.columns, tile, factor);
-    } while (needed && !all_zero(left, block_.columns));
+        kernels_.reduce->scale_columns(units, block_.columns, block_.columns, tile, factor);
+    }
 }
 
 template <class T>
@@ -166,6 +163,7 @@ void StackPass<T>::compute_layer(std::size_t l, T* a, T* derivative, ForwardSums
 template <class T>
 void StackPass<T>::forward_layer(std::size_t l) {
     const std::size_t outputs = network_.layer(l).outputs;
+    if (l + 1 < network_.depth()) network_.prefetch_weight(l + 1);
     ForwardSums sums{};
     Preactivation<T> z;
     T* a = block_.a(l + 1);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/aligned_buffer.h"
+#include "core/prefetch.h"
 #include "core/scaled.h"
 #include "isa/dispatch.h"
 #include "ops/loss.h"
@@ -44,6 +45,7 @@ class StackNetwork {
         return scaled_weight_[l].size() ? scaled_weight_[l].data() : layers_[l].weight;
     }
     double weight_exponent(std::size_t l) const { return weight_exponent_[l]; }  // W = weight * 2^exponent
+    void prefetch_weight(std::size_t l) const { prefetch(weight(l), layers_[l].outputs * layers_[l].inputs); }
     const T* bias(std::size_t l) const { return scaled_bias_[l].size() ? scaled_bias_[l].data() : layers_[l].bias; }
     double bias_exponent(std::size_t l) const { return bias_exponent_[l]; }
     double log2_weight(std::size_t l) const { return log2_weight_[l]; }  // Frobenius

@@ -92,8 +92,11 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
     for (GradientScratch<T>& scratch : chunk.gradient_scratch)
         scratch.reserve(columns * columns, std::max(columns * columns, checked_multiply(per_chunk * columns, widest)),
                         kGradientStripRows * widest);
-    if (!prepared_) prepare_layers(network_);
-    prepared_ = true;
+    // A single block prepares each layer right before it needs it, while it waits in the cache.
+    if (!prepared_ && shape.blocks() > 1) {
+        prepare_layers(network_);
+        prepared_ = true;
+    }
 
     for (std::size_t first = 0; first < shape.blocks(); first += per_chunk) {
         chunk.block_count = std::min(per_chunk, shape.blocks() - first);
@@ -104,6 +107,7 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
         if (interrupt.stopped()) throw Interrupted{};
         if (chunk.exponent_lost) throw std::overflow_error("keep: an exponent of the kept rows is beyond int64");
     }
+    prepared_ = true;
     samples_ += batch;
 }
 
@@ -130,6 +134,7 @@ void StackTracer<T>::trace_block(Chunk& chunk, std::size_t i, std::size_t worker
     pass.load_input(chunk.x + block.first * network_.units(0));
     for (std::size_t l = 0; l < depth; ++l) {
         if (chunk.interrupt.requested(worker)) return;
+        if (!prepared_) network_.prepare(l);
         pass.forward_layer(l);
     }
     pass.load_cotangent(chunk.cotangent);
