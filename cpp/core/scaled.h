@@ -58,10 +58,6 @@ inline double scale_by(double x, double e) {
     return std::ldexp(x, static_cast<int>(e));
 }
 
-inline bool leaves_kept_range(double largest) {
-    return !(largest >= std::ldexp(1.0, -kKeepBits) && largest <= std::ldexp(1.0, kKeepBits));
-}
-
 constexpr double kNegativeInfinity = -std::numeric_limits<double>::infinity();
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from gradtrace.trace import StackTrace
 
-__all__ = ["html_table", "median", "power_of_ten", "shown_layers", "text_table"]
+__all__ = ["html_table", "layer_rows", "median", "power_of_ten", "shown_layers", "text_table"]
 
 _HEADER = ["layer", "units", "activation", "log2|dz|", "|dz|", "act. gain", "W gain", "log2|dW|", "saturated", "dead"]
 
@@ -45,7 +46,8 @@ def median(trace: StackTrace, name: str) -> np.ndarray:
         return np.where(middle[0] == middle[1], middle[0], 0.5 * (middle[0] + middle[1]))
 
 
-def _rows(trace: StackTrace) -> list[list[str]]:
+def layer_rows(trace: StackTrace, layers: Iterable[int]) -> list[list[str]]:
+    """Write the ten cells of each given layer: index, units, activation, and its figures."""
     delta, activation, weight = (median(trace, n) for n in ("log2_delta", "activation_gain", "weight_gain"))
     return [
         [
@@ -60,7 +62,7 @@ def _rows(trace: StackTrace) -> list[list[str]]:
             f"{100 * trace.saturated[layer]:.0f} %",
             f"{100 * trace.dead_units[layer]:.0f} %",
         ]
-        for layer in reversed(shown_layers(trace.depth))
+        for layer in layers
     ]
 
 
@@ -78,7 +80,7 @@ def _notes(trace: StackTrace) -> list[str]:
 
 def text_table(trace: StackTrace) -> str:
     """Write the table in plain text, every line under 100 characters."""
-    rows = [_HEADER, *_rows(trace)]
+    rows = [_HEADER, *layer_rows(trace, reversed(shown_layers(trace.depth)))]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADER))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join([_title(trace), lines[0], "-" * len(lines[0]), *lines[1:], *_notes(trace)])
@@ -87,7 +89,8 @@ def text_table(trace: StackTrace) -> str:
 def html_table(trace: StackTrace) -> str:
     """Write the table for a notebook."""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in _HEADER)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in _rows(trace))
+    rows = layer_rows(trace, reversed(shown_layers(trace.depth)))
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     notes = "<br>".join(html.escape(note) for note in _notes(trace))
     return (
         f"<table><caption>{html.escape(_title(trace))}</caption><thead><tr>{head}</tr></thead>"

@@ -15,7 +15,7 @@ from gradtrace import sentences
 from gradtrace.datasets import Dataset
 from gradtrace.report import Network, Settings, TracedNetwork
 from gradtrace.summary import summarise
-from gradtrace.table import median, power_of_ten, shown_layers
+from gradtrace.table import layer_rows, shown_layers
 from gradtrace.trace import StackTrace
 
 __all__ = ["print_report", "print_trace", "status", "with_progress"]
@@ -96,20 +96,9 @@ def print_trace(trace: StackTrace, rows: Dataset, all_layers: bool) -> None:
     table = _table(f"{rows.name}: {samples}, {layers}, {trace.dtype}{loss}")
     for head in _TRACE_HEADS:
         table.add_column(head, justify="left" if head == "activation" else "right")
-    delta, activation, weight = (median(trace, name) for name in ("log2_delta", "activation_gain", "weight_gain"))
-    for layer in reversed(range(trace.depth) if all_layers else shown_layers(trace.depth)):
-        table.add_row(
-            str(layer),
-            str(trace.sizes[layer + 1]),
-            trace.activation[layer],
-            f"{delta[layer]:.2f}",
-            power_of_ten(delta[layer]),
-            f"{activation[layer]:+.2f}",
-            f"{weight[layer]:+.2f}",
-            f"{trace.log2_grad_weight[layer]:.2f}",
-            f"{100 * trace.saturated[layer]:.0f} %",
-            f"{100 * trace.dead_units[layer]:.0f} %",
-        )
+    layers = range(trace.depth) if all_layers else shown_layers(trace.depth)
+    for cells in layer_rows(trace, reversed(layers)):
+        table.add_row(*cells)
     note = "Medians over samples, the last layer first, as the gradient runs. Gains in bits."
     console = _console()
     console.print(table)
