@@ -96,8 +96,8 @@ def print_trace(trace: StackTrace, rows: Dataset, all_layers: bool) -> None:
     table = _table(f"{rows.name}: {samples}, {layers}, {trace.dtype}{loss}")
     for head in _TRACE_HEADS:
         table.add_column(head, justify="left" if head == "activation" else "right")
-    layers = range(trace.depth) if all_layers else shown_layers(trace.depth)
-    for cells in layer_rows(trace, reversed(layers)):
+    shown = list(range(trace.depth)) if all_layers else shown_layers(trace.depth)
+    for cells in layer_rows(trace, reversed(shown)):
         table.add_row(*cells)
     note = "Medians over samples, the last layer first, as the gradient runs. Gains in bits."
     console = _console()

@@ -1,0 +1,1 @@
+"""Benchmarks of gradtrace; see README.md here."""

@@ -1,0 +1,67 @@
+"""Whole traces, float32, one thread: a healthy gradient against one that has vanished, in pairs."""
+
+import time
+
+import numpy as np
+import pytest
+
+from bench.machine import blas_gflops
+from bench.workloads import WORKLOADS, Case, exact, healthy, network, vanished
+
+DEAREST = 1.15  # how much more than a healthy trace a vanished one may take
+SECONDS = 1.0  # aimed at for the rounds of one benchmark
+HEALTHY_BITS, BELOW_FLOAT32 = -100, -150  # float32 is full down to 2^-126, and 0 below 2^-149
+# Most norms of delta are right to this, in bits; a relu within rounding of its kink may take the other side.
+MOST, BITS = 0.9, 1e-3
+SHARE = 0.05  # of the samples' own weight gradients: how far their sum may be off, one such sample included
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "sigmoid"])
+@pytest.mark.parametrize("workload", WORKLOADS.values(), ids=lambda workload: workload.name)
+def test_trace(benchmark, record, isa, workload, activation) -> None:
+    cases = healthy(workload, activation), vanished(workload, activation)
+    for case in cases:
+        assert_right(case)
+    assert network(cases[0]).trace().log2_delta.min() > HEALTHY_BITS
+    assert network(cases[1]).trace().log2_delta[0].max() < BELOW_FLOAT32
+
+    seconds_healthy = []
+
+    def time_healthy() -> None:
+        seconds_healthy.append(seconds(network(cases[0]).trace))
+
+    rounds = int(np.clip(SECONDS / seconds(network(cases[1]).trace) / 2, 5, 200))
+    benchmark.pedantic(network(cases[1]).trace, setup=time_healthy, rounds=rounds)
+    if benchmark.enabled:
+        report(record, workload, np.array(seconds_healthy), np.array(benchmark.stats.stats.data))
+
+
+def seconds(work) -> float:
+    """Time one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def assert_right(case: Case) -> None:
+    """The trace against float64, once."""
+    trace, (norms, scale) = network(case).trace(), exact(case)
+    error = abs(trace.log2_delta - norms.log2_delta)
+    assert np.quantile(error, MOST) < BITS
+    # Gradients of samples cancel in their sum: rounding is a share of what was summed.
+    error = abs(np.exp2(trace.log2_grad_weight - scale) - np.exp2(norms.log2_grad_weight - scale))
+    assert np.max(error) < SHARE
+
+
+def report(record, workload, healthy_seconds, vanished_seconds) -> None:
+    """Rate of the healthy trace, and the price of vanishing as the median over pairs."""
+    gflops = workload.flops / np.median(healthy_seconds) / 1e9
+    ratio = np.median(vanished_seconds / healthy_seconds)
+    record(
+        healthy_ms=np.median(healthy_seconds) * 1e3,
+        vanished_ms=np.median(vanished_seconds) * 1e3,
+        ratio=ratio,
+        gflops=gflops,
+        share_of_blas=gflops / blas_gflops("float32"),
+    )
+    assert ratio <= DEAREST, f"a vanished trace takes {ratio:.2f} times a healthy one"

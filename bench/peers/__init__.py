@@ -1,0 +1,1 @@
+"""The same traces in NumPy, PyTorch and JAX; `python -m bench.peers`."""

@@ -1,0 +1,58 @@
+"""`python -m bench.peers`: gradtrace beside NumPy, PyTorch and JAX, on one pinned core."""
+
+import argparse
+import os
+
+from bench.machine import pin
+
+NAMES = ("deep", "mid", "wide", "single")
+
+
+def names(text: str) -> list[str]:
+    """Split `deep,mid`."""
+    chosen = text.split(",")
+    unknown = [name for name in chosen if name not in NAMES]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"expected some of {','.join(NAMES)}, got {unknown[0]!r}")
+    return chosen
+
+
+def count(text: str) -> int:
+    """Read a number of turns."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
+    return int(text)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
+    parser.add_argument("--workload", type=names, default=list(NAMES), help=f"some of {','.join(NAMES)}")
+    parser.add_argument("--repeat", type=count, default=15, help="turns of every contender (default 15)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    return parser.parse_args()
+
+
+def main() -> None:
+    chosen = arguments()
+    load = os.getloadavg()[0]
+    pin()  # before any library counts the cores
+
+    from rich.console import Console
+
+    from bench.peers import compare, show
+    from bench.workloads import WORKLOADS
+
+    contenders, versions = compare.load()
+    console, measured = Console(), {}
+    if not chosen.json:
+        show.machine(console, versions, load)
+    for name in chosen.workload:
+        measured[name] = compare.compare(WORKLOADS[name], contenders, chosen.repeat)
+        if not chosen.json:
+            console.print(show.table(WORKLOADS[name], measured[name], versions))
+    if chosen.json:
+        print(show.as_json(measured, versions, load))
+
+
+if __name__ == "__main__":
+    main()
