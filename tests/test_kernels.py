@@ -35,8 +35,10 @@ def test_matrix_product_at_every_size(isa, dtype, transposed):
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-def test_large_matrix_product(isa, dtype, transposed):
-    got, exact, size = product(517, 1024, 64, transposed, dtype)
+@pytest.mark.parametrize("add", [False, True])
+def test_large_matrix_product(isa, dtype, transposed, add):
+    """Columns of the left operand a page apart, more of them than are packed at a time."""
+    got, exact, size = product(517, 1024, 64, transposed, dtype, add)
     assert np.all(abs(got - exact) <= tolerance("matrix product", "of the sum of magnitudes", dtype) * 32 * size)
 
 

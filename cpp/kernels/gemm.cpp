@@ -1,6 +1,5 @@
 // Matrix products for tiles whose columns (samples) are contiguous. Left operand: one broadcast per element; right
-// operand and result: whole vectors. Nothing is packed: `nn` broadcasts down rows of W (forward), `tn` down its columns
-// (backward).
+// operand and result: whole vectors. `nn` broadcasts down rows of W (forward), `tn` down its columns (backward).
 #include "kernels/kernel_table.h"
 #include "simd/vec.h"
 
@@ -67,13 +66,50 @@ GT_INLINE void row_strip(const Product<T>& p, std::size_t row, std::size_t n) {
 }
 
 template <class T, bool kTransposed>
-void gemm(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda, const T* b, std::size_t ldb, T* c,
-          std::size_t ldc, bool add) {
-    const Product<T> p{k, a, lda, b, ldb, c, ldc, add};
+GT_INLINE void all_rows(const Product<T>& p, std::size_t m, std::size_t n) {
     std::size_t row = 0;
     for (; row + kTileRows <= m; row += kTileRows) row_strip<T, kTransposed, kTileRows>(p, row, n);
     for (; row + 4 <= m; row += 4) row_strip<T, kTransposed, 4>(p, row, n);
     for (; row < m; ++row) row_strip<T, kTransposed, 1>(p, row, n);
+}
+
+// Columns of a wide left operand lie a page apart: they fall into few sets of L1 and each line would be fetched once
+// per tile. A line's worth of them is therefore copied once, and all tiles read the copy.
+constexpr std::size_t kPackedColumns = 16, kPackedDepth = 256;
+
+template <class T>
+GT_INLINE void copy_line(const T* from, std::size_t count, T* to) {
+    if (count == kPackedColumns)
+        for (std::size_t i = 0; i < kPackedColumns; i += kLanes<T>) store(to + i, load(from + i));
+    else
+        for (std::size_t i = 0; i < count; ++i) to[i] = from[i];
+}
+
+template <class T>
+void packed_columns(const Product<T>& p, std::size_t m, std::size_t n) {
+    T packed[kPackedDepth * kPackedColumns];
+    for (std::size_t row = 0; row < m; row += kPackedColumns) {
+        const std::size_t rows = m - row < kPackedColumns ? m - row : kPackedColumns;
+        for (std::size_t k = 0; k < p.k; k += kPackedDepth) {
+            const std::size_t depth = p.k - k < kPackedDepth ? p.k - k : kPackedDepth;
+            for (std::size_t i = 0; i < depth; ++i)
+                copy_line(p.a + (k + i) * p.lda + row, rows, packed + i * kPackedColumns);
+            const Product<T> part{depth, packed,        kPackedColumns, p.b + k * p.ldb, p.ldb, p.c + row * p.ldc,
+                                  p.ldc, p.add || k > 0};
+            all_rows<T, true>(part, rows, n);
+        }
+    }
+}
+
+template <class T, bool kTransposed>
+void gemm(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda, const T* b, std::size_t ldb, T* c,
+          std::size_t ldc, bool add) {
+    constexpr std::size_t kFarApart = 2048;  // bytes from column to column
+    const Product<T> p{k, a, lda, b, ldb, c, ldc, add};
+    if (kTransposed && k > 0 && lda * sizeof(T) >= kFarApart)
+        packed_columns(p, m, n);
+    else
+        all_rows<T, kTransposed>(p, m, n);
 }
 
 }  // namespace
