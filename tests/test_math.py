@@ -81,7 +81,7 @@ def points(dtype: str) -> np.ndarray:
 def ulp_error(got: np.ndarray, exact: list[mp.mpf], floor: float = 0.0) -> float:
     """Largest error of normal results, in units in the last place of the exact value; a unit of at least `floor`'s.
 
-    Subnormal results (ops flush them) may be off by 64 of the smallest one.
+    Subnormal results (ops flush them) may be off by a few of the smallest one.
     """
     worst, info = 0.0, np.finfo(got.dtype)
     largest, smallest = mp.mpf(float(info.max)), mp.mpf(float(info.tiny))

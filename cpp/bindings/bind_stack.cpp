@@ -238,6 +238,8 @@ py::object make_tracer(const std::shared_ptr<DenseStack>& stack, const std::vect
 }  // namespace
 
 void bind_stack(py::module_& module) {
+    module.def("check_activation", &checked_activation, py::arg("activation"), py::arg("name"),
+               "Index of an activation; TypeError or ValueError that names the argument.");
     py::class_<DenseStack, std::shared_ptr<DenseStack>>(module, "DenseStack")
         .def(py::init(&make_stack), py::arg("weights"), py::arg("biases"), py::arg("activation"))
         .def_property_readonly("weights", [](const DenseStack& s) { return py::tuple(py::cast(s.weights)); })

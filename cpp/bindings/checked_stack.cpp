@@ -38,8 +38,8 @@ void check_biases(DenseStack& stack, const py::object& biases) {
     if (biases.is_none()) return;
     const py::sequence list = checked_list(biases, "biases", "arrays or None");
     if (list.size() != stack.weights.size())
-        fail_value("biases", std::to_string(stack.weights.size()) + " entries, one for each weight",
-                   std::to_string(list.size()), "an entry may be None");
+        fail_value("biases", "a list of " + std::to_string(stack.weights.size()) + ", one entry for each weight",
+                   "a list of " + std::to_string(list.size()), "an entry may be None");
     for (std::size_t l = 0; l < list.size(); ++l) {
         const py::object bias = list[l];
         if (bias.is_none()) continue;
@@ -48,6 +48,8 @@ void check_biases(DenseStack& stack, const py::object& biases) {
         require_shape(stack.biases[l], name, {stack.sizes[l + 1]}, "(" + std::to_string(stack.sizes[l + 1]) + ",)");
     }
 }
+
+}  // namespace
 
 std::size_t checked_activation(const py::object& object, const std::string& name) {
     if (!py::isinstance<py::str>(object)) fail_type(name, "the name of an activation", type_name(object));
@@ -61,6 +63,8 @@ std::size_t checked_activation(const py::object& object, const std::string& name
     fail_value(name, "one of " + known, "'" + shortened(wanted) + "'");
 }
 
+namespace {
+
 void check_activations(DenseStack& stack, const py::object& activation) {
     if (py::isinstance<py::str>(activation)) {
         stack.activations.assign(stack.weights.size(), checked_activation(activation, "activation"));
@@ -68,8 +72,9 @@ void check_activations(DenseStack& stack, const py::object& activation) {
     }
     const py::sequence list = checked_list(activation, "activation", "names, or one name");
     if (list.size() != stack.weights.size())
-        fail_value("activation", "one name, or " + std::to_string(stack.weights.size()) + " names, one for each weight",
-                   std::to_string(list.size()) + " names");
+        fail_value("activation",
+                   "one name, or a list of " + std::to_string(stack.weights.size()) + ", one name for each weight",
+                   "a list of " + std::to_string(list.size()));
     for (std::size_t l = 0; l < list.size(); ++l)
         stack.activations.push_back(checked_activation(list[l], indexed("activation", l)));
 }

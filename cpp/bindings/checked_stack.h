@@ -28,6 +28,9 @@ struct DenseStack {
     }
 };
 
+// The activation's index; TypeError or ValueError that names the argument.
+std::size_t checked_activation(const py::object& object, const std::string& name);
+
 // Throws TypeError or ValueError that names the array. `biases`: None, or a list with arrays or None; `activation`: one
 // name or a list.
 std::shared_ptr<DenseStack> make_stack(const py::object& weights, const py::object& biases,

@@ -119,7 +119,7 @@ void activation_backward(const BackwardTile<T>& t) {
 
 template <class A>
 void log_derivative(std::size_t count, const double* z, double* log_magnitude, double* sign) {
-    for_each_vector(count, z, 0.0, [&](VecF64 v, std::size_t first) {
+    for_each_vector(count, z, 0.0, [&](VecF64 v, std::size_t first) GT_INLINE_LAMBDA {
         VecF64 s;
         store_vector(count, log_magnitude, A::log_derivative(v, s), first);
         store_vector(count, sign, s, first);
@@ -128,7 +128,7 @@ void log_derivative(std::size_t count, const double* z, double* log_magnitude, d
 
 template <class T, class A>
 void evaluate(std::size_t count, const T* z, T* a, T* derivative) {
-    for_each_vector(count, z, T(0), [&](Vec<T> v, std::size_t first) {
+    for_each_vector(count, z, T(0), [&](Vec<T> v, std::size_t first) GT_INLINE_LAMBDA {
         Vec<T> value, slope;
         A::forward(v, value, slope);
         store_vector(count, a, value, first);

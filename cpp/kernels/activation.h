@@ -89,11 +89,11 @@ struct LeakyRelu {
 // scale * (z > 0 ? z : alpha (e^z - 1)), the form of elu and selu.
 template <class V>
 GT_INLINE void exponential_linear(V z, double scale, double alpha, V& a, V& derivative) {
-    const ExpPair<V> e = exp_nonpositive(min(V{}, z));
+    const auto e = exp_minus(min(constant<V>(kExpEnd<V>), max(V{}, -z)));
     const auto positive = z > Element<V>(0);
     const V negative_scale = constant<V>(scale * alpha);
-    a = select(positive, z * constant<V>(scale), e.expm1 * negative_scale);
-    derivative = select(positive, constant<V>(scale), e.exp * negative_scale);
+    a = select(positive, z * constant<V>(scale), e.minus_one() * negative_scale);
+    derivative = select(positive, constant<V>(scale), e.times(negative_scale));
 }
 
 struct Elu {
@@ -124,15 +124,11 @@ struct Selu {
     }
 };
 
-// ln(1 + e^z) = max(z, 0) + ln(1 + e^-|z|).
 struct Softplus {
     static constexpr ActivationInfo info{"softplus", 1, NearZero::offset, 0.5, 0.5, 0, 0, false};
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
-        const V q = exp_nonpositive(-abs(z)).exp;
-        const V t = Element<V>(1) / (q + Element<V>(1));
-        a = max(V{}, z) + log1p(q);
-        derivative = select(z < Element<V>(0), q * t, t);
+        a = softplus(z, derivative);
     }
     GT_INLINE static VecF64 log_derivative(VecF64 z, VecF64& sign) {
         sign = constant<VecF64>(1.0);
@@ -140,64 +136,54 @@ struct Softplus {
     }
 };
 
-// z Phi(z), Phi the normal distribution (Hendrycks and Gimpel 2016, exact form). With phi the density and M(y) Mills'
-// ratio, Phi(-y) = phi(y) M(y) and the derivative at -y is phi(y) (M(y) - y): no cancellation in the tail.
+// z Phi(z), Phi the normal distribution (Hendrycks and Gimpel 2016, exact form). With y = |z|, phi the density and
+// Phi(-y) = phi(y) M(y), M Mills' ratio, the value is max(z, 0) - y Phi(-y), the derivative at -y phi(y) (M(y) - y), at
+// y one minus that: no cancellation in the tails. Max error of value and derivative (outside 1/2 around its zero):
+// float32 5.9 and 6.2, float64 5.5 and 6.2 ULP.
 struct Gelu {
     static constexpr ActivationInfo info{"gelu", 1.1289041451851548, NearZero::linear, 0.5, 0.5, -26, -55, false};
-    static constexpr double kInverseRoot2 = 0.70710678118654752, kDensity = 0.39894228040143268,
-                            kRootHalfPi = 1.2533141373155003;
-    template <class V>
-    GT_INLINE static V mills(V y) {
-        return erfcx(y * constant<V>(kInverseRoot2)) * constant<V>(kRootHalfPi);
-    }
+    static constexpr double kDensity = 0.39894228040143268, kRootTwoPi = 2.5066282746310002;
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
-        const V end = constant<V>(kIsFloat<V> ? 15.0 : 39.0);  // phi(end) rounds to 0
-        const V y = min(end, abs(z)), near = constant<V>(kInverseRoot2);
-        const V density = exp_minus_half_square(y) * constant<V>(kDensity);
-        const V ratio = mills(max(near, y)), tail = density * ratio;
-        const V series = erf_series(min(near, y) * constant<V>(kInverseRoot2)) * Element<V>(0.5);
-        const V lower = select(y < near, Element<V>(0.5) - series, tail);                  // Phi(-y)
-        const V upper = select(y < near, series + Element<V>(0.5), Element<V>(1) - tail);  // Phi(y)
-        const auto negative = z < Element<V>(0);
-        a = select(negative, -y * lower, z * upper);
-        const V left = select(y < near, lower - y * density, density * (ratio - y));
-        derivative = nan_or(z, select(negative, left, upper + y * density));
+        const V y = min(constant<V>(kIsFloat<V> ? 15.0 : 39.0), abs(z));  // phi(end) rounds to 0
+        const auto gauss = gaussian(y, Element<V>(0.5));
+        const V tail = normal_tail(y);
+        a = max(V{}, z) - gauss.times(tail * y);
+        const V left = gauss.times(tail - y * constant<V>(kDensity));
+        derivative = select(z < Element<V>(0), left, Element<V>(1) - left);
     }
+    // ln phi(y) + ln |M(y) - y| left of -1, where the derivative is negative.
     GT_INLINE static VecF64 log_derivative(VecF64 z, VecF64& sign) {
-        const VecF64 y = abs(z), bounded = min(constant<VecF64>(1e150), y);
+        const VecF64 y = abs(z);
+        const VecF64 mills = normal_tail(min(constant<VecF64>(1e8), y)) * kRootTwoPi;  // beyond, y - M = y
+        const auto left = z < -1.0;
+        const VecF64 difference = min(constant<VecF64>(1e300), max(constant<VecF64>(1.0), y)) - mills;
         VecF64 value, derivative;
         forward(z, value, derivative);
-        const VecF64 tail =
-            bounded * bounded * -0.5 + log((bounded - mills(max(constant<VecF64>(1.0), bounded))) * kDensity);
-        sign = select(derivative < 0.0, constant<VecF64>(-1.0), constant<VecF64>(1.0));
-        sign = select(z < -1.0, constant<VecF64>(-1.0), sign);
-        return select(z < -1.0, tail, log(abs(derivative)));
+        sign = select((derivative < 0.0) | left, constant<VecF64>(-1.0), constant<VecF64>(1.0));
+        return select(left, y * y * -0.5, VecF64{}) + log(select(left, difference * kDensity, abs(derivative)));
     }
 };
 
-// z sigmoid(z); derivative s (1 + z (1 - s)) with 1 - s = sigmoid(-z).
+// z sigmoid(z) = max(z, 0) - y sigmoid(-y) with y = |z|; the derivative at -y is sigmoid(-y) (1 - y sigmoid(y)), at y
+// one minus that. Near the underflow of sigmoid(-y) its product with y is still normal: the power of two goes last.
 struct Silu {
     static constexpr ActivationInfo info{"silu", 1.0998393201288669, NearZero::linear, 0.5, 0.5, -26, -55, false};
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
-        const V end = constant<V>(kIsFloat<V> ? 120.0 : 760.0);  // e^-end z rounds to 0
-        const V bounded = clamp(-end, z, end);
-        const ExpPair<V> q = exp_nonpositive(-abs(bounded));
-        const V one = constant<V>(1.0), t = one / (q.exp + one);
-        const auto negative = z < Element<V>(0);
-        const V other = select(negative, t, q.exp * t);
-        // s = head * power: near its underflow z * s is still normal.
-        const V head = select(negative, q.head * t, t), power = select(negative, q.power, one);
-        a = (select(negative, bounded, z) * head) * power;
-        derivative = (head * (bounded * other + one)) * power;
+        const V y = min(constant<V>(kExpEnd<V>), abs(z));
+        const auto q = exp_minus(y);
+        const V head = q.head(), value = q.times_power(head), w = value / (value + Element<V>(1));
+        const V lower = head - head * w, upper = Element<V>(1) - w;
+        a = max(V{}, z) - q.times_power(y * lower);
+        const V left = q.times_power(lower * (Element<V>(1) - y * upper));
+        derivative = select(z < Element<V>(0), left, Element<V>(1) - left);
     }
     GT_INLINE static VecF64 log_derivative(VecF64 z, VecF64& sign) {
-        const VecF64 q = exp(-abs(z)), t = 1.0 / (q + 1.0);
-        const VecF64 log_s = min(VecF64{}, z) - log1p(q);
-        const VecF64 rest = select(z < 0.0, z * t, select(q == 0.0, VecF64{}, z * (q * t))) + 1.0;
+        const VecF64 y = abs(z), q = exp(-y), bounded = min(constant<VecF64>(1e300), y), upper = 1.0 / (q + 1.0);
+        const VecF64 rest = select(z < 0.0, 1.0 - bounded * upper, 1.0 + bounded * (q * upper));
         sign = select(rest < 0.0, constant<VecF64>(-1.0), constant<VecF64>(1.0));
-        return log_s + log(abs(rest));
+        return min(VecF64{}, z) - log1p(q) + log(abs(rest));
     }
 };
 
@@ -206,12 +192,7 @@ struct Erf {
     static constexpr ActivationInfo info{"erf", kSlope, NearZero::linear, kSlope, kSlope, -13, -28, false};
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
-        const V size = abs(z), half = constant<V>(0.5), end = constant<V>(kErfcEnd<V> + 0.3);
-        const V y = min(end, size), square = y * y;
-        const V gauss = exp(-square), exact = gauss - gauss * product_error(y, y, square);
-        const V tail = Element<V>(1) - exact * erfcx(max(half, y));
-        a = copy_sign(select(size < half, erf_series(size), tail), z);
-        derivative = exact * constant<V>(kSlope);
+        a = erf(z, derivative);
     }
     GT_INLINE static VecF64 log_derivative(VecF64 z, VecF64& sign) {
         constexpr double kLogSlope = 0.1207822376352452;
@@ -225,7 +206,7 @@ struct HardTanh {
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
         const V one = constant<V>(1.0);
-        a = clamp(-one, z, one);
+        a = min(one, max(-one, z));
         derivative = nan_or(z, keep_if(abs(z) < one, one));
     }
     GT_INLINE static VecF64 log_derivative(VecF64 z, VecF64& sign) { return plain_log_derivative<HardTanh>(z, sign); }

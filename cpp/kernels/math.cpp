@@ -8,11 +8,12 @@ namespace gt {
 namespace GT_ISA {
 namespace {
 
-#define GT_MATH_FUNCTION(NAME)                                                                            \
-    template <class T>                                                                                    \
-    void evaluate_##NAME(std::size_t count, const T* x, T* y) {                                           \
-        for_each_vector(count, x, T(0),                                                                   \
-                        [&](Vec<T> v, std::size_t first) { store_vector<T>(count, y, NAME(v), first); }); \
+#define GT_MATH_FUNCTION(NAME)                                                              \
+    template <class T>                                                                      \
+    void evaluate_##NAME(std::size_t count, const T* x, T* y) {                             \
+        for_each_vector(count, x, T(0), [&](Vec<T> v, std::size_t first) GT_INLINE_LAMBDA { \
+            store_vector<T>(count, y, NAME(v), first);                                      \
+        });                                                                                 \
     }
 GT_MATH_FUNCTION(exp)
 GT_MATH_FUNCTION(expm1)

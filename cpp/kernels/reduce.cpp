@@ -77,7 +77,7 @@ template <class T>
 void flat_squares(std::size_t count, const T* x, double* squares, T* largest) {
     VecF64 sum[2] = {};  // two chains: the sum is the latency of this loop
     Vec<T> most{};
-    for_each_vector(count, x, T(0), [&](Vec<T> v, std::size_t first) {
+    for_each_vector(count, x, T(0), [&](Vec<T> v, std::size_t first) GT_INLINE_LAMBDA {
         VecF64& chain = sum[(first / kLanes<T>) % 2];
         chain = square_step(v, chain);
         most = max(abs(v), most);
@@ -137,8 +137,9 @@ void pair_sums(std::size_t m, std::size_t n, std::size_t ld, const T* p, const T
 }
 
 void log2_norms(std::size_t count, const double* squares, double* out) {
-    for_each_vector(count, squares, 1.0,
-                    [&](VecF64 v, std::size_t first) { store_vector(count, out, 0.5 * log2(v), first); });
+    for_each_vector(count, squares, 1.0, [&](VecF64 v, std::size_t first) GT_INLINE_LAMBDA {
+        store_vector(count, out, 0.5 * log2(v), first);
+    });
 }
 
 template <class T>

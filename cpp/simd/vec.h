@@ -16,6 +16,7 @@
 #endif
 
 #define GT_INLINE inline __attribute__((always_inline))
+#define GT_INLINE_LAMBDA __attribute__((always_inline))  // after a lambda's parameters
 
 namespace gt {
 namespace GT_ISA {

@@ -113,11 +113,13 @@ class Stack:
         MemoryError
             If the weights do not fit this machine.
         """
+        if output_activation is not None:
+            _core.check_activation(output_activation, "output_activation")
+        if isinstance(activation, str):
+            _core.check_activation(activation, "activation")
         weights, biases = random_parameters(sizes, init, gain, bias_std, seed, dtype)
-        names: str | Sequence[str]
-        if not isinstance(activation, str) or output_activation is None:
-            names = activation
-        else:
+        names = activation
+        if isinstance(activation, str) and output_activation is not None:
             names = [activation] * (len(weights) - 1) + [output_activation]
         return cls(weights, biases, names)
 
@@ -214,6 +216,8 @@ class Stack:
         _check_options(target, loss, cotangent, cotangent_seed, per_sample)
         _check_quantiles(names, per_sample)
         if isinstance(x, np.ndarray):
+            if loss is not None and target is None:
+                raise ValueError(f"target: expected an array beside loss={loss!r}, got None")
             self._check_memory(x, names)
             one_call = per_sample or x.shape[:1] < (_QUANTILE_BATCH,)
             parts = slices(x, target, cotangent, None if one_call else _QUANTILE_BATCH)
