@@ -96,7 +96,7 @@ struct ReduceKernels {
     // sums[r] = sum over c of x[r, c] * weight[c], in float64.
     void (*row_dot)(std::size_t rows, std::size_t columns, std::size_t ld, const T* x, const double* weight,
                     double* sums);
-    // Sum and largest magnitude of a flat array: `squares` in float64 of float64 squares. `largest` may miss a NaN.
+    // Sum of the squares, squared in T, and largest magnitude of a flat array. `largest` may miss a NaN, `squares` not.
     void (*flat_squares)(std::size_t count, const T* x, double* squares, T* largest);
     // to[c, r] = from[r, c] * factor[c] (factor null: 1); any sizes.
     void (*transpose)(std::size_t rows, std::size_t columns, const T* from, std::size_t ld_from, T* to,

@@ -67,26 +67,28 @@ void row_dot(std::size_t rows, std::size_t columns, std::size_t ld, const T* x, 
     }
 }
 
-GT_INLINE VecF64 square_step(VecF64 v, VecF64 sum) { return v * v + sum; }
-GT_INLINE VecF64 square_step(VecF32 v, VecF64 sum) {
-    const VecF64 low = widen_low(v), high = widen_high(v);
-    return high * high + (low * low + sum);
-}
-
 template <class T>
 void flat_squares(std::size_t count, const T* x, double* squares, T* largest) {
-    VecF64 sum[2] = {};  // two chains: the sum is the latency of this loop
+    double total[kLanes<T>] = {};
     Vec<T> most{};
-    for_each_vector(count, x, T(0), [&](Vec<T> v, std::size_t first) GT_INLINE_LAMBDA {
-        VecF64& chain = sum[(first / kLanes<T>) % 2];
-        chain = square_step(v, chain);
-        most = max(abs(v), most);
-    });
+    for (std::size_t strip = 0; strip < count; strip += kGroup * kLanes<T>) {
+        const std::size_t left = count - strip, length = left < kGroup * kLanes<T> ? left : kGroup * kLanes<T>;
+        Vec<T> sum{};
+        for_each_vector(length, x + strip, T(0), [&](Vec<T> v, std::size_t) GT_INLINE_LAMBDA {
+            sum += v * v;
+            most = max(abs(v), most);
+        });
+        accumulate(total, sum);
+    }
     T lane[kLanes<T>];
     store(lane, most);
     T top = 0;
-    for (std::size_t i = 0; i < kLanes<T>; ++i) top = lane[i] > top ? lane[i] : top;
-    *squares = reduce_add(sum[0] + sum[1]);
+    double all = 0;
+    for (std::size_t i = 0; i < kLanes<T>; ++i) {
+        top = lane[i] > top ? lane[i] : top;
+        all += total[i];
+    }
+    *squares = all;
     *largest = top;
 }
 

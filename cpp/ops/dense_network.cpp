@@ -7,7 +7,7 @@
 namespace gt {
 namespace {
 
-// log2 of the norm of a flat array whose squares leave float64, from its largest magnitude.
+// log2 of the norm of a flat array whose squares leave their format, from its largest magnitude.
 template <class T>
 double log2_norm_by_largest(std::size_t count, const T* x, double largest) {
     if (!(largest > 0) || !std::isfinite(largest)) return largest == 0 ? kNegativeInfinity : largest;
@@ -74,9 +74,9 @@ void StackNetwork<T>::prepare(std::size_t l) {
     double squares = 0;
     T largest = 0;
     reduce.flat_squares(count, layer.weight, &squares, &largest);
-    const bool in_float64 = squares > Range<double>::norm_low && squares < Range<double>::norm_high;
-    log2_weight_[l] = in_float64 || std::isnan(squares) ? 0.5 * std::log2(squares)
-                                                        : log2_norm_by_largest(count, layer.weight, largest);
+    const bool trusted = squares > Range<T>::norm_low && squares < Range<T>::norm_high;
+    log2_weight_[l] =
+        trusted || std::isnan(squares) ? 0.5 * std::log2(squares) : log2_norm_by_largest(count, layer.weight, largest);
     weight_exponent_[l] = bring_into_range(count, layer.weight, squares, largest, &scaled_weight_[l]);
     if (layer.bias == nullptr) return;
     reduce.flat_squares(layer.outputs, layer.bias, &squares, &largest);

@@ -47,26 +47,48 @@ struct PairSums {
     double weight = 0, bias = 0;
 };
 
+// One rectangle of pairs: samples [row, row + rows) of block x against columns [column, column + columns) of block y.
+struct PairRange {
+    std::size_t row, rows, column, columns;
+};
+
 template <class T>
-PairSums sum_pairs(const KernelTable<T>& kernels, std::size_t inputs, std::size_t outputs, std::size_t l,
+PairSums rectangle(const KernelTable<T>& kernels, const StackNetwork<T>& network, std::size_t l, const StackBlock<T>& x,
+                   const StackBlock<T>& y, const PairRange& range, const double* weight_x, const double* weight_y,
+                   const double* bias_x, const double* bias_y, GradientScratch<T>& scratch) {
+    const std::size_t ld = kMaxColumns;
+    kernels.gemm->tn(range.rows, range.columns, network.layer(l).outputs, x.delta(l) + range.row, x.columns,
+                     y.delta(l) + range.column, y.columns, scratch.left.data(), ld, false);
+    kernels.gemm->tn(range.rows, range.columns, network.layer(l).inputs, x.a(l) + range.row, x.columns,
+                     y.a(l) + range.column, y.columns, scratch.right.data(), ld, false);
+    double pair[2];
+    kernels.reduce->pair_sums(range.rows, range.columns, ld, scratch.left.data(), scratch.right.data(),
+                              weight_x + range.row, weight_y + range.column, bias_x + range.row, bias_y + range.column,
+                              pair);
+    return {pair[0], pair[1]};
+}
+
+template <class T>
+PairSums sum_pairs(const KernelTable<T>& kernels, const StackNetwork<T>& network, std::size_t l,
                    const std::vector<StackBlock<T>>& blocks, std::size_t block_count, const Weights& weight,
                    const Weights& bias, GradientScratch<T>& scratch) {
     PairSums total;
-    for (std::size_t i = 0; i < block_count; ++i)
-        for (std::size_t j = i; j < block_count; ++j) {
-            const StackBlock<T>&x = blocks[i], &y = blocks[j];
-            kernels.gemm->tn(x.samples, y.columns, outputs, x.delta(l), x.columns, y.delta(l), y.columns,
-                             scratch.left.data(), y.columns, false);
-            kernels.gemm->tn(x.samples, y.columns, inputs, x.a(l), x.columns, y.a(l), y.columns, scratch.right.data(),
-                             y.columns, false);
-            double pair[2];
-            kernels.reduce->pair_sums(x.samples, y.columns, y.columns, scratch.left.data(), scratch.right.data(),
-                                      &weight.factor[i * kMaxColumns], &weight.factor[j * kMaxColumns],
-                                      &bias.factor[i * kMaxColumns], &bias.factor[j * kMaxColumns], pair);
-            const double times = i == j ? 1 : 2;
-            total.weight += times * pair[0];
-            total.bias += times * pair[1];
+    const auto add = [&](std::size_t i, std::size_t j, const PairRange& range, double times) {
+        const PairSums sums = rectangle(kernels, network, l, blocks[i], blocks[j], range,
+                                        &weight.factor[i * kMaxColumns], &weight.factor[j * kMaxColumns],
+                                        &bias.factor[i * kMaxColumns], &bias.factor[j * kMaxColumns], scratch);
+        total.weight += times * sums.weight;
+        total.bias += times * sums.bias;
+    };
+    for (std::size_t i = 0; i < block_count; ++i) {
+        // Pairs come twice: of a block with itself only those right of the diagonal's squares are taken, doubled.
+        for (std::size_t row = 0; row < blocks[i].samples; row += kColumnMultiple) {
+            const std::size_t rows = std::min(kColumnMultiple, blocks[i].samples - row), right = row + kColumnMultiple;
+            add(i, i, {row, rows, row, kColumnMultiple}, 1);
+            if (right < blocks[i].columns) add(i, i, {row, rows, right, blocks[i].columns - right}, 2);
         }
+        for (std::size_t j = i + 1; j < block_count; ++j) add(i, j, {0, blocks[i].samples, 0, blocks[j].columns}, 2);
+    }
     return total;
 }
 
@@ -93,6 +115,14 @@ void form_bias(const KernelTable<T>& kernels, std::size_t outputs, std::size_t l
     const double term = bias.is_nan ? 0.0 : bias.exponent;
     const double factor = power_of_two<double>(term - out.bias.align(term));
     for (std::size_t u = 0; u < outputs; ++u) out.bias.value[u] += sum[u] * factor;
+}
+
+// What cancels to almost nothing leaves entries whose squares T cannot hold.
+template <class T>
+double squares_in_float64(std::size_t count, const T* x) {
+    double sum = 0;
+    for (std::size_t i = 0; i < count; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+    return sum;
 }
 
 // dW, formed strip by strip: squared and dropped, or added to the sum.
@@ -132,7 +162,7 @@ void form_weight(const KernelTable<T>& kernels, std::size_t inputs, std::size_t 
                 double part = 0;
                 T largest = 0;
                 kernels.reduce->flat_squares(inputs, from, &part, &largest);
-                squares += part;
+                squares += part < Range<T>::norm_low && largest > T(0) ? squares_in_float64(inputs, from) : part;
             }
         }
     }
@@ -208,7 +238,7 @@ void layer_gradient(const KernelTable<T>& kernels, const StackNetwork<T>& networ
     if (!form_w) {
         const bool finite = std::isfinite(weight.exponent) && !weight.is_nan && !bias.is_nan;
         const PairSums sums =
-            finite ? sum_pairs(kernels, inputs, outputs, l, blocks, block_count, weight, bias, scratch) : PairSums{};
+            finite ? sum_pairs(kernels, network, l, blocks, block_count, weight, bias, scratch) : PairSums{};
         form_w = !finite || !(sums.weight >= kCancelled * weight.size * weight.size);
         form_b = !finite || out.bias.value.size() != 0 || !(sums.bias >= kCancelled * bias.size * bias.size);
         if (!form_w) out.log2_weight = log2_of_sum(sums.weight, weight.exponent);

@@ -90,7 +90,8 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
     chunk.gradient_scratch.resize(over_layers.workers());
     const std::size_t widest = round_up(network_.max_units(), kColumnMultiple);
     for (GradientScratch<T>& scratch : chunk.gradient_scratch)
-        scratch.reserve(columns * columns, std::max(columns * columns, checked_multiply(per_chunk * columns, widest)),
+        scratch.reserve(columns * kMaxColumns,
+                        std::max(columns * kMaxColumns, checked_multiply(per_chunk * columns, widest)),
                         kGradientStripRows * widest);
     // A single block prepares each layer right before it needs it, while it waits in the cache.
     if (!prepared_ && shape.blocks() > 1) {
