@@ -10,7 +10,7 @@ template <class T>
 void StackPass<T>::load_cotangent(const Cotangent<T>& cotangent) {
     const SubnormalMode keep(Subnormals::keep);
     const std::size_t depth = network_.depth(), n = network_.units(depth), ld = block_.columns;
-    T* da = scratch_.da.data();
+    T* da = block_.da();
     std::fill(da, da + n * ld, T(0));
     std::fill(da_exponent_, da_exponent_ + kMaxColumns, 0.0);
     double* row = scratch_.row.data();
@@ -85,8 +85,7 @@ void StackPass<T>::backward_layer(std::size_t l) {
     }
     double da_squared[kMaxColumns], delta_squared[kMaxColumns];
     T delta_max[kMaxColumns];
-    BackwardTile<T> tile{layer.outputs, ld,       ld, scratch_.da.data(), block_.delta(l), da_squared,
-                         delta_squared, delta_max};
+    BackwardTile<T> tile{layer.outputs, ld, ld, block_.da(), block_.delta(l), da_squared, delta_squared, delta_max};
     kernels_.activation->backward(tile);
     double* exponent = block_.exponent_of_delta(l);
     std::copy(da_exponent_, da_exponent_ + kMaxColumns, exponent);
@@ -120,8 +119,8 @@ void StackPass<T>::backward_layer(std::size_t l) {
     put_gain(out_.activation_gain, l, log2_delta_, exponent, log2_da, da_exponent_);
     rescale(layer.outputs, tile.delta, exponent, log2_max);
 
-    kernels_.gemm->tn(layer.inputs, ld, layer.outputs, network_.weight(l), layer.inputs, tile.delta, ld,
-                      scratch_.da.data(), ld, false);
+    kernels_.gemm->tn(layer.inputs, ld, layer.outputs, network_.weight(l), layer.inputs, tile.delta, ld, block_.da(),
+                      ld, false);
     for (std::size_t b = 0; b < kMaxColumns; ++b) da_exponent_[b] = exponent[b] + network_.weight_exponent(l);
 }
 
@@ -129,8 +128,8 @@ template <class T>
 void StackPass<T>::finish_backward() {
     const std::size_t inputs = network_.units(0), ld = block_.columns;
     double sums[kMaxColumns], squares[kMaxColumns], log2_dx[kMaxColumns];
-    kernels_.reduce->column_moments(inputs, ld, ld, scratch_.da.data(), T(0), sums, squares);
-    norms(inputs, scratch_.da.data(), squares, log2_dx);
+    kernels_.reduce->column_moments(inputs, ld, ld, block_.da(), T(0), sums, squares);
+    norms(inputs, block_.da(), squares, log2_dx);
     put(out_.log2_grad_input, 0, log2_dx, da_exponent_);
     put_gain(out_.weight_gain, 0, log2_dx, da_exponent_, log2_delta_, delta_exponent_);
 }

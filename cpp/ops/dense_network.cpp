@@ -87,7 +87,6 @@ void StackNetwork<T>::prepare(std::size_t l) {
 template <class T>
 StackScratch<T>::StackScratch(const StackNetwork<T>& network, std::size_t columns)
     : z(checked_multiply(network.max_units(), columns)),
-      da(z.size()),
       spare_a(z.size()),
       spare_derivative(z.size()),
       row(network.max_units()),
@@ -109,7 +108,8 @@ StackBlock<T>::StackBlock(const StackNetwork<T>& network, std::size_t columns_, 
         first_unit.push_back(units);
         units += network.units(l + 1);
     }
-    if (keep == Keep::last_layer) arena_size = 3 * most;
+    da_offset = arena_size;
+    arena_size = keep == Keep::all_layers ? arena_size + most : 3 * most;
     a_exponent.resize((depth + 1) * kMaxColumns);
     delta_exponent.resize(depth * kMaxColumns);
     statistics.resize(depth);

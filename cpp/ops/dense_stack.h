@@ -80,8 +80,8 @@ struct SampleOutputs {
 template <class T>
 struct StackScratch {
     StackScratch(const StackNetwork<T>& network, std::size_t columns);
-    AlignedBuffer<T> z, da, spare_a, spare_derivative;  // (max units, columns)
-    AlignedBuffer<double> row, log_magnitude, sign;     // (max units,)
+    AlignedBuffer<T> z, spare_a, spare_derivative;   // (max units, columns)
+    AlignedBuffer<double> row, log_magnitude, sign;  // (max units,)
 };
 
 enum class Keep { all_layers, last_layer };  // what of the tiles a block must hold: a trace needs all
@@ -97,15 +97,17 @@ struct StackBlock {
     std::size_t first = 0, samples = 0;
     T* arena = nullptr;
     std::vector<std::size_t> a_offset, delta_offset;  // of each layer's tile in the arena
-    std::vector<double> a_exponent, delta_exponent;   // [l * kMaxColumns + sample]
-    std::vector<std::size_t> nonfinite;               // per sample: first layer with an infinite or NaN value, or depth
-    std::vector<std::uint8_t> alive;                  // [first_unit[l] + unit]: phi' != 0 for some sample
+    std::size_t da_offset = 0;
+    std::vector<double> a_exponent, delta_exponent;  // [l * kMaxColumns + sample]
+    std::vector<std::size_t> nonfinite;              // per sample: first layer with an infinite or NaN value, or depth
+    std::vector<std::uint8_t> alive;                 // [first_unit[l] + unit]: phi' != 0 for some sample
     std::vector<std::size_t> first_unit;
     std::vector<LayerStatistics> statistics;
     double loss = 0;
 
     T* a(std::size_t l) const { return arena + a_offset[l]; }
     T* delta(std::size_t l) const { return arena + delta_offset[l]; }
+    T* da() const { return arena + da_offset; }  // dL/da between two layers of the backward pass
     const double* exponent_of_a(std::size_t l) const { return a_exponent.data() + l * kMaxColumns; }
     const double* exponent_of_delta(std::size_t l) const { return delta_exponent.data() + l * kMaxColumns; }
     double* exponent_of_a(std::size_t l) { return a_exponent.data() + l * kMaxColumns; }
@@ -163,7 +165,7 @@ class StackPass {
     StackBlock<T>& block_;
     StackScratch<T>& scratch_;
     const SampleOutputs& out_;
-    double da_exponent_[kMaxColumns] = {};  // of scratch_.da
+    double da_exponent_[kMaxColumns] = {};  // of block_.da()
     double log2_delta_[kMaxColumns] = {};   // of the layer above, with its exponent before it was rescaled
     double delta_exponent_[kMaxColumns] = {};
 };

@@ -56,7 +56,7 @@ class StackTracer {
   private:
     struct Chunk;
     void trace_chunk(Chunk& chunk);
-    void trace_block(Chunk& chunk, std::size_t i, std::size_t worker);
+    void trace_blocks(Chunk& chunk, std::size_t first, std::size_t end, std::size_t worker);
     void gradients_of(Chunk& chunk, std::size_t l, std::size_t worker);
     void keep_rows(Chunk& chunk, StackBlock<T>& block, std::size_t l);
     void merge(const Chunk& chunk);
