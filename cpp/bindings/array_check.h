@@ -13,9 +13,13 @@ namespace gt {
 
 namespace py = pybind11;
 
-// Texts from the caller are cut: no message may run away.
+// Texts from the caller are cut and in ASCII: no message may run away, and a lone surrogate has no UTF-8.
 inline std::string shortened(const std::string& text, std::size_t limit = 60) {
     return text.size() <= limit ? text : text.substr(0, limit) + "...";
+}
+
+inline std::string shortened(const py::str& text) {
+    return shortened(text.attr("encode")("ascii", "backslashreplace").cast<std::string>());
 }
 
 inline std::string type_name(const py::handle& object) {

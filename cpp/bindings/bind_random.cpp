@@ -1,5 +1,6 @@
 #include "bindings/array_check.h"
 #include "bindings/bind.h"
+#include "bindings/run_op.h"
 #include "ops/random.h"
 
 namespace gt {
@@ -12,12 +13,13 @@ void fill(py::array_t<T>& out, const std::string& law, std::uint64_t seed, std::
     const auto rows = static_cast<std::size_t>(out.ndim() == 2 ? out.shape(0) : 1);
     T* data = out.mutable_data();
     const IsaKernels& isa = active_isa();
-    const py::gil_scoped_release unlocked;
-    if (law == "orthogonal")
-        fill_orthogonal(isa, seed, stream, factor, rows, rows ? count / rows : 0, data);
-    else
-        fill_random(isa, law == "normal" ? Law::normal : Law::uniform, seed, stream, static_cast<Draw>(kind), factor,
-                    count, data);
+    run_op("sizes", "a matrix of " + std::to_string(count) + " entries", [&](Interrupt& interrupt) {
+        if (law == "orthogonal")
+            fill_orthogonal(isa, seed, stream, factor, rows, rows ? count / rows : 0, data, interrupt);
+        else
+            fill_random(isa, law == "normal" ? Law::normal : Law::uniform, seed, stream, static_cast<Draw>(kind),
+                        factor, count, data);
+    });
 }
 
 }  // namespace

@@ -2,34 +2,16 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <new>
 
 #include "bindings/bind.h"
 #include "bindings/checked_stack.h"
+#include "bindings/run_op.h"
 #include "ops/stack_tracer.h"
 
 namespace gt {
 namespace {
 
-bool python_wants_to_stop() {
-    const py::gil_scoped_acquire locked;
-    return PyErr_CheckSignals() != 0;
-}
-
-// Runs a long op without the GIL. Ctrl-C comes back as KeyboardInterrupt, a machine too small as MemoryError.
-template <class F>
-void run_op(const std::string& name, py::ssize_t samples, F&& op) {
-    Interrupt interrupt(python_wants_to_stop);
-    try {
-        const py::gil_scoped_release unlocked;
-        op(interrupt);
-    } catch (const Interrupted&) {
-        throw py::error_already_set();
-    } catch (const std::bad_alloc&) {
-        fail_memory(name, "a batch of " + std::to_string(samples) + " samples needs more memory than this machine has",
-                    "use fewer samples at a time or a smaller network");
-    }
-}
+std::string batch_text(py::ssize_t samples) { return "a batch of " + std::to_string(samples) + " samples"; }
 
 template <class T>
 py::array checked_input(const DenseStack& stack, const py::object& object, const std::string& name) {
@@ -50,7 +32,7 @@ py::array forward(const DenseStack& stack, const py::object& object) {
     T* to = y.mutable_data();
     const auto batch = static_cast<std::size_t>(x.shape(0));
     const std::vector<DenseLayer<T>> layers = stack.layers<T>();  // reads Python objects: while the GIL is held
-    run_op("x", x.shape(0),
+    run_op("x", batch_text(x.shape(0)),
            [&](Interrupt& interrupt) { stack_forward(active_isa(), layers, from, batch, to, interrupt); });
     return y;
 }
@@ -119,7 +101,7 @@ class Tracer {
             checked_cotangent<T>(*stack_, batch, target, loss, cotangent_object, seed, tracer_.samples(), label);
         CallOutputs<T> out;
         py::dict arrays = allocate(batch, &out);
-        run_op("x" + label, batch, [&](Interrupt& interrupt) {
+        run_op("x" + label, batch_text(batch), [&](Interrupt& interrupt) {
             tracer_.add(static_cast<const T*>(x.data()), static_cast<std::size_t>(batch), cotangent, out, interrupt);
         });
         return arrays;

@@ -45,10 +45,11 @@ double make_reflector(std::size_t n, std::size_t j, double* column, double* tau)
 }
 
 // q (n, k), n >= k, Gaussian in, orthonormal columns out.
-void orthonormalise(std::size_t n, std::size_t k, double* q) {
+void orthonormalise(std::size_t n, std::size_t k, double* q, Interrupt& interrupt) {
     AlignedBuffer<double> v(checked_multiply(n, k));
     std::vector<double> tau(k), sign(k);
     for (std::size_t j = 0; j < k; ++j) {
+        if (interrupt.requested(0)) throw Interrupted{};
         double* reflector = v.data() + j * n;
         std::copy(q + j * n, q + (j + 1) * n, reflector);
         sign[j] = make_reflector(n, j, reflector, &tau[j]);
@@ -56,18 +57,21 @@ void orthonormalise(std::size_t n, std::size_t k, double* q) {
     }
     std::fill(q, q + n * k, 0.0);
     for (std::size_t j = 0; j < k; ++j) q[j * n + j] = sign[j];
-    for (std::size_t j = k; j-- > 0;) reflect(n, j, v.data() + j * n, tau[j], j, k, q);
+    for (std::size_t j = k; j-- > 0;) {
+        if (interrupt.requested(0)) throw Interrupted{};
+        reflect(n, j, v.data() + j * n, tau[j], j, k, q);
+    }
 }
 
 }  // namespace
 
 template <class T>
 void fill_orthogonal(const IsaKernels& isa, std::uint64_t seed, std::uint32_t stream, double factor, std::size_t rows,
-                     std::size_t columns, T* out) {
+                     std::size_t columns, T* out, Interrupt& interrupt) {
     const std::size_t n = std::max(rows, columns), k = std::min(rows, columns);
     AlignedBuffer<double> q(checked_multiply(n, k));
     fill_random(isa, Law::normal, seed, stream, Draw::weight, 1.0, n * k, q.data());
-    orthonormalise(n, k, q.data());
+    orthonormalise(n, k, q.data(), interrupt);
     // The k vectors of length n are the rows of a wide matrix or the columns of a tall one.
     for (std::size_t r = 0; r < rows; ++r)
         for (std::size_t c = 0; c < columns; ++c)
@@ -75,8 +79,8 @@ void fill_orthogonal(const IsaKernels& isa, std::uint64_t seed, std::uint32_t st
 }
 
 template void fill_orthogonal<float>(const IsaKernels&, std::uint64_t, std::uint32_t, double, std::size_t, std::size_t,
-                                     float*);
+                                     float*, Interrupt&);
 template void fill_orthogonal<double>(const IsaKernels&, std::uint64_t, std::uint32_t, double, std::size_t, std::size_t,
-                                      double*);
+                                      double*, Interrupt&);
 
 }  // namespace gt

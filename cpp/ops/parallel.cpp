@@ -76,10 +76,17 @@ SubnormalMode::SubnormalMode(Subnormals) : saved_(0) {}
 SubnormalMode::~SubnormalMode() {}
 #endif
 
-std::size_t Loop::workers() const {
+Loop::Loop(std::size_t items, double operations) : items_(items) {
     constexpr double kOperationsPerWorker = 2e6;
     const auto worth = static_cast<std::size_t>(std::min(operations / kOperationsPerWorker, 4096.0));
-    return std::max<std::size_t>(1, std::min({items, worth, static_cast<std::size_t>(threads_in_use())}));
+    workers_ = std::max<std::size_t>(1, std::min({items, worth, static_cast<std::size_t>(threads_in_use())}));
+}
+
+Loop Loop::of(std::size_t items) const {
+    Loop other = *this;
+    other.items_ = items;
+    other.workers_ = std::max<std::size_t>(1, std::min(items, workers_));
+    return other;
 }
 
 void parallel_for(const Loop& loop, const std::function<void(std::size_t, std::size_t)>& body) {
@@ -95,7 +102,7 @@ void parallel_for(const Loop& loop, const std::function<void(std::size_t, std::s
             const SubnormalMode flush(Subnormals::flush);
             const auto worker = static_cast<std::size_t>(omp_get_thread_num());
 #pragma omp for schedule(dynamic, 1) nowait
-            for (std::size_t item = 0; item < loop.items; ++item) {
+            for (std::size_t item = 0; item < loop.items(); ++item) {
                 if (failed.load(std::memory_order_relaxed)) continue;
                 try {
                     body(item, worker);
@@ -109,7 +116,7 @@ void parallel_for(const Loop& loop, const std::function<void(std::size_t, std::s
     }
 #endif
     const SubnormalMode flush(Subnormals::flush);
-    for (std::size_t item = 0; item < loop.items; ++item) body(item, 0);
+    for (std::size_t item = 0; item < loop.items(); ++item) body(item, 0);
 }
 
 bool Interrupt::requested(std::size_t worker) {

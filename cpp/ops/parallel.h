@@ -30,18 +30,26 @@ class SubnormalMode {
     unsigned long long saved_;
 };
 
-// A loop of independent items. `operations` is a rough count over all of them: small loops stay on one thread, whose
-// start would cost more than it saves.
-struct Loop {
-    std::size_t items;
-    double operations;
+// A loop of independent items, its workers chosen once: scratch is made for so many, and another thread may change the
+// limit meanwhile. `operations` is a rough count over all items: small loops stay on one thread, whose start would cost
+// more than it saves.
+class Loop {
+  public:
+    Loop(std::size_t items, double operations);
+    Loop of(std::size_t items) const;  // other items, no more workers
 
-    std::size_t workers() const;
+    std::size_t items() const { return items_; }
+    std::size_t workers() const { return workers_; }
+
+  private:
+    std::size_t items_, workers_;
 };
 
 // body(item, worker) for every item, worker < loop.workers(); which worker gets which item is open. When a body throws,
 // the items not yet begun are left out and one of the exceptions is thrown again here.
 void parallel_for(const Loop& loop, const std::function<void(std::size_t item, std::size_t worker)>& body);
+
+struct Interrupted {};  // thrown by long ops when the caller asked to stop
 
 // Asks the caller now and then whether to stop. Worker 0 is the calling thread and the only one that asks.
 class Interrupt {

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "isa/dispatch.h"
+#include "ops/parallel.h"
 
 namespace gt {
 
@@ -23,9 +24,10 @@ void fill_random(const IsaKernels& isa, Law law, std::uint64_t seed, std::uint32
 void normal_range(const IsaKernels& isa, std::uint64_t seed, std::uint32_t stream, Draw draw, std::uint64_t first,
                   std::size_t count, double* out);
 
-// A Haar-distributed (rows, columns) matrix with orthonormal rows or columns, whichever are fewer, times factor.
+// A Haar-distributed (rows, columns) matrix with orthonormal rows or columns, whichever are fewer, times factor. Throws
+// Interrupted.
 template <class T>
 void fill_orthogonal(const IsaKernels& isa, std::uint64_t seed, std::uint32_t stream, double factor, std::size_t rows,
-                     std::size_t columns, T* out);
+                     std::size_t columns, T* out, Interrupt& interrupt);
 
 }  // namespace gt

@@ -51,6 +51,7 @@ struct StackTracer<T>::Chunk {
     std::vector<StackScratch<T>> scratch;
     std::vector<GradientScratch<T>> gradient_scratch;
     std::size_t block_count = 0;
+    Loop over_blocks, over_layers;
     bool fused = false;  // gradients at once, while the rows are warm
     std::atomic<bool> exponent_lost{false};
 };
@@ -71,7 +72,16 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
     const BatchShape shape = shape_of(network_, batch);
     const std::size_t depth = network_.depth(), per_chunk = std::min(shape.chunk_blocks, shape.blocks());
     const bool summed = !options_.one_call || shape.chunks() > 1;
-    Chunk chunk{x, cotangent, out, interrupt, {}, {}, {}};
+    Chunk chunk{x,
+                cotangent,
+                out,
+                interrupt,
+                {},
+                {},
+                {},
+                0,
+                loop_over_blocks(network_, per_chunk, batch),
+                loop_over_layers(network_, batch)};
     for (std::size_t l = 0; l < depth; ++l) {
         const DenseLayer<T>& layer = network_.layer(l);
         if ((summed || options_.form_weights) && gradients_[l].weight.value.size() == 0)
@@ -84,10 +94,8 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
                                   Keep::all_layers);
     const std::size_t block_elements = chunk.blocks[0].arena_size, columns = chunk.blocks[0].columns;
     Workspace arena(checked_multiply(checked_multiply(per_chunk, block_elements), sizeof(T)));
-    const Loop over_blocks = loop_over_blocks(network_, per_chunk, batch),
-               over_layers = loop_over_layers(network_, batch);
-    for (std::size_t i = 0; i < over_blocks.workers(); ++i) chunk.scratch.emplace_back(network_, columns);
-    chunk.gradient_scratch.resize(over_layers.workers());
+    for (std::size_t i = 0; i < chunk.over_blocks.workers(); ++i) chunk.scratch.emplace_back(network_, columns);
+    chunk.gradient_scratch.resize(chunk.over_layers.workers());
     const std::size_t widest = round_up(network_.max_units(), kColumnMultiple);
     for (GradientScratch<T>& scratch : chunk.gradient_scratch)
         scratch.reserve(columns * kMaxColumns,
@@ -114,20 +122,16 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
 
 template <class T>
 void StackTracer<T>::trace_chunk(Chunk& chunk) {
-    std::size_t samples = 0;
-    for (std::size_t i = 0; i < chunk.block_count; ++i) samples += chunk.blocks[i].samples;
-    const Loop over_layers = loop_over_layers(network_, samples);
-    chunk.fused = chunk.block_count == 1 && over_layers.workers() == 1;
+    chunk.fused = chunk.block_count == 1 && chunk.over_layers.workers() == 1;
     // How many blocks go side by side changes no bit: every worker gets some, and none more than the caches like.
     constexpr std::size_t kSideBySide = 4;
-    const Loop over_blocks = loop_over_blocks(network_, chunk.block_count, samples);
-    const std::size_t share = (chunk.block_count + over_blocks.workers() - 1) / over_blocks.workers();
+    const std::size_t workers = chunk.over_blocks.workers(), share = (chunk.block_count + workers - 1) / workers;
     const std::size_t group = std::min(kSideBySide, share), groups = (chunk.block_count + group - 1) / group;
-    parallel_for({groups, over_blocks.operations}, [&](std::size_t i, std::size_t worker) {
+    parallel_for(chunk.over_blocks.of(groups), [&](std::size_t i, std::size_t worker) {
         trace_blocks(chunk, i * group, std::min((i + 1) * group, chunk.block_count), worker);
     });
     if (!chunk.fused)
-        parallel_for(over_layers, [&](std::size_t l, std::size_t worker) {
+        parallel_for(chunk.over_layers, [&](std::size_t l, std::size_t worker) {
             if (!chunk.interrupt.requested(worker)) gradients_of(chunk, l, worker);
         });
     merge(chunk);

@@ -10,8 +10,6 @@
 
 namespace gt {
 
-struct Interrupted {};  // thrown by long ops when the caller asked to stop
-
 struct TraceOptions {
     bool form_weights = false;  // the batch's weight gradients are kept
     bool form_biases = false;

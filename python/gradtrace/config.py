@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradtrace import _core, isa
+from gradtrace.messages import shown
 
 __all__ = ["collect", "get_num_threads", "set_num_threads", "show_config"]
 
@@ -33,7 +34,7 @@ def set_num_threads(threads: int | None) -> None:
     if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)):
         raise TypeError(f"threads: expected an integer or None, got {type(threads).__name__}")
     if not 1 <= threads <= 4096:
-        raise ValueError(f"threads: expected 1 to 4096, got {threads}")
+        raise ValueError(f"threads: expected 1 to 4096, got {shown(threads)}")
     _core.set_thread_limit(int(threads))
 
 

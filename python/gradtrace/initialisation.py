@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace import _core
+from gradtrace.messages import shown
 
 __all__ = ["INITIALISATIONS", "random_parameters"]
 
@@ -106,37 +107,41 @@ def _checked_sizes(sizes: Any) -> list[int]:
         if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
             raise TypeError(f"sizes[{i}]: expected an integer, got {type(size).__name__}")
         if size < 1:
-            raise ValueError(f"sizes[{i}]: expected at least 1, got {size}")
+            raise ValueError(f"sizes[{i}]: expected at least 1, got {shown(size)}")
     return [int(size) for size in sizes]
 
 
 def _checked_law(init: Any) -> Law:
     if not isinstance(init, str) or init not in INITIALISATIONS:
-        raise ValueError(f"init: expected one of {', '.join(INITIALISATIONS)}, got {str(init)[:60]!r}")
+        raise ValueError(f"init: expected one of {', '.join(INITIALISATIONS)}, got {shown(init)}")
     return INITIALISATIONS[init]
 
 
 def _checked_real(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name}: expected a finite number, got {value}")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{name}: expected a finite number, got {shown(value)}")
+    return number
 
 
 def _checked_seed(seed: Any) -> int:
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
         raise TypeError(f"seed: expected an integer, got {type(seed).__name__}")
     if not 0 <= seed < 2**64:
-        raise ValueError(f"seed: expected 0 to 2**64 - 1, got {seed}")
+        raise ValueError(f"seed: expected 0 to 2**64 - 1, got {shown(seed)}")
     return int(seed)
 
 
 def _checked_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     try:
         scalar = np.dtype(dtype)
-    except TypeError:
-        raise TypeError(f"dtype: expected float32 or float64, got {str(dtype)[:60]!r}") from None
+    except (TypeError, ValueError):
+        raise TypeError(f"dtype: expected float32 or float64, got {shown(dtype)}") from None
     if scalar not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise TypeError(f"dtype: expected float32 or float64, got {scalar}")
     return scalar
@@ -146,4 +151,4 @@ def _check_memory(units: list[int], scalar: np.dtype[Any]) -> None:
     need = scalar.itemsize * sum(a * b + b for a, b in zip(units, units[1:], strict=False))
     limit = _core.physical_memory()
     if need > limit:
-        raise MemoryError(f"sizes: the weights need {need} bytes, this machine has {limit}; use smaller layers")
+        raise MemoryError(f"sizes: the weights need {shown(need)} bytes, this machine has {limit}; use smaller layers")

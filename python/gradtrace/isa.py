@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from gradtrace import _core
+from gradtrace.messages import shown
 
 __all__ = ["active", "compiled", "supported", "use"]
 
@@ -45,7 +46,7 @@ def use(name: str) -> None:
     if not isinstance(name, str):
         raise TypeError(f"name: expected a string, got {type(name).__name__}")
     if not _core.isa_use(name):
-        raise ValueError(f"name: expected one of {', '.join(supported())}, got {name[:60]!r}; {_why_not(name)}")
+        raise ValueError(f"name: expected one of {', '.join(supported())}, got {shown(name)}; {_why_not(name)}")
 
 
 def _why_not(name: str) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace.messages import shown
+
 __all__ = ["ScaledArray"]
 
 
@@ -33,13 +35,16 @@ class ScaledArray:
 
     __slots__ = ("_exponent", "_mantissa")
 
-    def __init__(self, mantissa: npt.NDArray[Any], exponent: npt.ArrayLike) -> None:
-        mantissa = np.asarray(mantissa)
+    def __init__(self, mantissa: npt.NDArray[Any], exponent: npt.NDArray[np.int64] | int) -> None:
+        if not isinstance(mantissa, np.ndarray):
+            raise TypeError(f"mantissa: expected a NumPy array, got {type(mantissa).__name__}; numpy.asarray makes one")
+        if not isinstance(exponent, (np.ndarray, np.integer, int)):
+            raise TypeError(f"exponent: expected a NumPy array or an integer, got {type(exponent).__name__}")
         powers = np.asarray(exponent)
         if mantissa.dtype not in (np.float32, np.float64):
-            raise TypeError(f"mantissa: expected dtype float32 or float64, got {mantissa.dtype}")
+            raise TypeError(f"mantissa: expected dtype float32 or float64, got {str(mantissa.dtype)[:60]}")
         if powers.dtype != np.int64:
-            raise TypeError(f"exponent: expected dtype int64, got {powers.dtype}")
+            raise TypeError(f"exponent: expected dtype int64, got {str(powers.dtype)[:60]}")
         if powers.ndim > 0 and powers.shape != mantissa.shape[:1]:
             raise ValueError(f"exponent: expected shape () or {mantissa.shape[:1]}, got {powers.shape}")
         self._mantissa = mantissa
@@ -98,7 +103,7 @@ class ScaledArray:
             Shape () or (B,), in log2 units; -inf where all is zero.
         """
         if axis not in (None, 1, -1):
-            raise ValueError(f"axis: expected None, 1 or -1, got {axis!r}")
+            raise ValueError(f"axis: expected None, 1 or -1, got {shown(axis)}")
         if axis is None and self._exponent.ndim == 0:
             squares = np.sum(self._mantissa.astype(np.float64) ** 2)
             with np.errstate(divide="ignore"):

@@ -12,6 +12,7 @@ from gradtrace import _core
 from gradtrace.batches import batches, slices
 from gradtrace.initialisation import random_parameters
 from gradtrace.losses import LOSSES
+from gradtrace.messages import shown
 from gradtrace.trace import KEPT, StackTrace, TraceBuilder
 
 __all__ = ["Stack"]
@@ -218,11 +219,12 @@ class Stack:
         if isinstance(x, np.ndarray):
             if loss is not None and target is None:
                 raise ValueError(f"target: expected an array beside loss={loss!r}, got None")
-            self._check_memory(x, names)
+            self._check_memory(x.shape[0] if x.ndim else 0, names)
             one_call = per_sample or x.shape[:1] < (_QUANTILE_BATCH,)
             parts = slices(x, target, cotangent, None if one_call else _QUANTILE_BATCH)
         else:
             one_call = False
+            self._check_memory(0, names)
             parts = batches(x, target, cotangent, loss)
         tracer = self._core.tracer(names, one_call)
         builder = TraceBuilder(per_sample)
@@ -232,9 +234,9 @@ class Stack:
             raise ValueError("x: expected at least one batch, got none")
         return builder.finish(tracer.finish(), self.activation, self.sizes, str(self.dtype), loss)
 
-    def _check_memory(self, x: Array, keep: Sequence[str]) -> None:
+    def _check_memory(self, batch: int, keep: Sequence[str]) -> None:
         """Refuse what this machine could not even hold, before anything is computed."""
-        limit, batch, item = _core.physical_memory(), x.shape[0] if x.ndim else 0, self.dtype.itemsize
+        limit, item = _core.physical_memory(), self.dtype.itemsize
         rows = batch * sum(self.sizes[1:]) * item * sum(name in ("deltas", "activations") for name in keep)
         weights = sum(w.size for w in self.weights) * item if "grad_weights" in keep else 0
         if rows + weights > limit:
@@ -287,14 +289,14 @@ def _checked_keep(keep: Sequence[str]) -> list[str]:
     if isinstance(keep, str) or not isinstance(keep, (list, tuple, set, frozenset)):
         raise TypeError(f"keep: expected a list of names, got {type(keep).__name__}; for example keep=('deltas',)")
     for name in keep:
-        if name not in KEPT:
-            raise ValueError(f"keep: expected names among {', '.join(KEPT)}, got {str(name)[:60]!r}")
+        if not isinstance(name, str) or name not in KEPT:
+            raise ValueError(f"keep: expected names among {', '.join(KEPT)}, got {shown(name)}")
     return list(keep)
 
 
 def _check_options(target: Any, loss: Any, cotangent: Any, cotangent_seed: Any, per_sample: Any) -> None:
     if loss is not None and (not isinstance(loss, str) or loss not in LOSSES):
-        raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {str(loss)[:60]!r}")
+        raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {shown(loss)}")
     if loss is not None and cotangent is not None:
         raise ValueError("cotangent: expected None beside a loss, got both; give one of them")
     if loss is None and target is not None:
@@ -302,7 +304,7 @@ def _check_options(target: Any, loss: Any, cotangent: Any, cotangent_seed: Any, 
     if isinstance(cotangent_seed, bool) or not isinstance(cotangent_seed, (int, np.integer)):
         raise TypeError(f"cotangent_seed: expected an integer, got {type(cotangent_seed).__name__}")
     if not 0 <= cotangent_seed < 2**64:
-        raise ValueError(f"cotangent_seed: expected 0 to 2**64 - 1, got {cotangent_seed}")
+        raise ValueError(f"cotangent_seed: expected 0 to 2**64 - 1, got {shown(cotangent_seed)}")
     if not isinstance(per_sample, (bool, np.bool_)):
         raise TypeError(f"per_sample: expected True or False, got {type(per_sample).__name__}")
 

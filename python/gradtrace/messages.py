@@ -1,0 +1,20 @@
+"""Values in messages: whatever the caller passed, a short text in ASCII."""
+
+from __future__ import annotations
+
+__all__ = ["shown"]
+
+
+def shown(value: object) -> str:
+    """Write a value for "got ...": numbers and strings as they are if they are short, else cut, else its type.
+
+    Examples
+    --------
+    >>> shown("swish"), shown(-3), shown(10**5000), shown([1])
+    ("'swish'", '-3', 'an integer of 16610 bits', 'list')
+    """
+    if isinstance(value, str):
+        return ascii(value if len(value) <= 60 else value[:60] + "...")
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"an integer of {value.bit_length()} bits"
+    return str(value) if isinstance(value, (bool, int, float)) else type(value).__name__
