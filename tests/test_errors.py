@@ -228,7 +228,7 @@ LOSS = [
     ),
     (lambda: STACK.trace(X, loss="mse"), ValueError, "target: expected an array beside loss='mse', got None"),
     (lambda: STACK.trace(X, LABELS, "hinge"), ValueError, "loss: expected one of cross_entropy, mse, got 'hinge'"),
-    (lambda: STACK.trace(X, LABELS, 5), ValueError, "loss: expected one of cross_entropy, mse, got '5'"),
+    (lambda: STACK.trace(X, LABELS, 5), TypeError, "loss: expected one of cross_entropy, mse, got 5"),
     (
         lambda: STACK.trace(X, LABELS.astype("int32"), "cross_entropy"),
         TypeError,
@@ -275,6 +275,11 @@ LOSS = [
 ]
 
 OPTIONS = [
+    (
+        lambda: STACK.trace(X, keep=[3]),
+        TypeError,
+        "keep: expected one of deltas, activations, grad_weights, grad_biases, got 3",
+    ),
     (lambda: STACK.trace(X, cotangent_seed=-1), ValueError, "cotangent_seed: expected 0 to 2**64 - 1, got -1"),
     (lambda: STACK.trace(X, cotangent_seed="a"), TypeError, "cotangent_seed: expected an integer, got str"),
     (
@@ -285,7 +290,7 @@ OPTIONS = [
     (
         lambda: STACK.trace(X, keep=["delta"]),
         ValueError,
-        "keep: expected names among deltas, activations, grad_weights, grad_biases, got 'delta'",
+        "keep: expected one of deltas, activations, grad_weights, grad_biases, got 'delta'",
     ),
     (
         lambda: STACK.trace(X, keep=5),
@@ -303,6 +308,18 @@ OPTIONS = [
 ]
 
 BATCHES = [
+    (
+        lambda: STACK.trace(
+            np.where(np.arange(5000)[:, None] == 4500, -np.inf, np.zeros((5000, 4), f)).astype(f), per_sample=False
+        ),
+        ValueError,
+        "x: expected finite values, got -inf at [4500, 0]; numpy.isfinite finds them",
+    ),
+    (
+        lambda: STACK.trace(np.ma.masked_array(X)),
+        TypeError,
+        "x: expected a plain array, got a masked one; use .filled or .compressed",
+    ),
     (lambda: STACK.trace([[1, 2]]), TypeError, "x[0]: expected a NumPy array, got list; numpy.asarray makes one"),
     (lambda: STACK.trace([]), ValueError, "x: expected at least one batch, got none"),
     (lambda: STACK.trace([X, X[:, :3].copy()]), ValueError, "x[1]: expected shape (batch, 4), got (5, 3)"),
@@ -341,7 +358,7 @@ BATCHES = [
     (
         lambda: STACK.trace(np.zeros((5000, 4), f), target=LABELS, loss="cross_entropy", per_sample=False),
         ValueError,
-        "target: expected an array of 5000 rows, as x has, got shape (5,)",
+        "target: expected shape (5000,), got (5,)",
     ),
 ]
 

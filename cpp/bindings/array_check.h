@@ -57,6 +57,9 @@ inline std::string message(const std::string& name, const std::string& expected,
 inline py::array as_array(const py::handle& object, const std::string& name) {
     if (!py::isinstance<py::array>(object))
         fail_type(name, "a NumPy array", type_name(object), "numpy.asarray makes one");
+    // A subclass may mean something else by its values; only a mask must not get lost.
+    if (py::hasattr(object, "mask") && py::isinstance(object, py::module_::import("numpy.ma").attr("MaskedArray")))
+        fail_type(name, "a plain array", "a masked one", "use .filled or .compressed");
     return py::reinterpret_borrow<py::array>(object);
 }
 
@@ -108,7 +111,11 @@ void require_finite(const py::array& array, const std::string& name) {
     if (finite) return;
     for (py::ssize_t i = 0; i < array.size(); ++i)
         if (!std::isfinite(data[i]))
-            fail_value(name, "finite values", (std::isnan(data[i]) ? "nan at " : "inf at ") + index_text(array, i),
+            fail_value(name, "finite values",
+                       (std::isnan(data[i]) ? "nan at "
+                        : data[i] < T(0)    ? "-inf at "
+                                            : "inf at ") +
+                           index_text(array, i),
                        "numpy.isfinite finds them");
 }
 

@@ -205,6 +205,12 @@ class Tracer {
 };
 
 template <class T>
+void check_batch(const DenseStack& stack, const py::object& x, const py::object& target, const std::string& loss,
+                 const py::object& cotangent) {
+    checked_cotangent<T>(stack, checked_input<T>(stack, x, "x").shape(0), target, loss, cotangent, 0, 0, "");
+}
+
+template <class T>
 void bind_tracer(py::module_& module, const char* name) {
     py::class_<Tracer<T>>(module, name)
         .def("add", &Tracer<T>::add, py::arg("x"), py::arg("target"), py::arg("loss"), py::arg("cotangent"),
@@ -236,6 +242,13 @@ void bind_stack(py::module_& module) {
                                })
         .def("forward", [](const DenseStack& s,
                            const py::object& x) { return s.is_float32 ? forward<float>(s, x) : forward<double>(s, x); })
+        .def(
+            "check_batch",
+            [](const DenseStack& s, const py::object& x, const py::object& target, const std::string& loss,
+               const py::object& cotangent) {
+                (s.is_float32 ? check_batch<float> : check_batch<double>)(s, x, target, loss, cotangent);
+            },
+            py::arg("x"), py::arg("target"), py::arg("loss"), py::arg("cotangent"))
         .def("tracer", &make_tracer, py::arg("keep"), py::arg("one_call"));
     bind_tracer<float>(module, "StackTracerF32");
     bind_tracer<double>(module, "StackTracerF64");

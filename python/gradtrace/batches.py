@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 __all__ = ["Batch", "batches", "slices"]
@@ -15,14 +14,10 @@ Batch = tuple[str, Any, Any, Any]
 
 
 def slices(x: npt.NDArray[Any], target: Any, cotangent: Any, size: int | None) -> Iterator[Batch]:
-    """Cut one array into batches of `size` samples; whole, so that the core checks every shape, when it is None."""
+    """Cut one array into batches of `size` samples, checked beforehand; one whole batch when it is None."""
     if size is None:
         yield "", x, target, cotangent
         return
-    for name, rows in (("target", target), ("cotangent", cotangent)):
-        if rows is not None and (not isinstance(rows, np.ndarray) or rows.shape[:1] != x.shape[:1]):
-            got = f"shape {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
-            raise ValueError(f"{name}: expected an array of {x.shape[0]} rows, as x has, got {got}")
     for first in range(0, x.shape[0], size):
         part = slice(first, first + size)
         yield "", x[part], None if target is None else target[part], None if cotangent is None else cotangent[part]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace import _core
-from gradtrace.messages import shown
+from gradtrace.messages import shown, wrong_name
 
 __all__ = ["INITIALISATIONS", "random_parameters"]
 
@@ -99,7 +99,7 @@ def _bias(
 
 
 def _checked_sizes(sizes: Any) -> list[int]:
-    if not isinstance(sizes, (list, tuple, np.ndarray)):
+    if not isinstance(sizes, (list, tuple)) and (not isinstance(sizes, np.ndarray) or sizes.ndim != 1):
         raise TypeError(f"sizes: expected a list of integers, got {type(sizes).__name__}")
     if len(sizes) < 2:
         raise ValueError(f"sizes: expected at least two, the input's and one layer's, got {len(sizes)}")
@@ -113,7 +113,7 @@ def _checked_sizes(sizes: Any) -> list[int]:
 
 def _checked_law(init: Any) -> Law:
     if not isinstance(init, str) or init not in INITIALISATIONS:
-        raise ValueError(f"init: expected one of {', '.join(INITIALISATIONS)}, got {shown(init)}")
+        raise wrong_name("init", INITIALISATIONS, init)
     return INITIALISATIONS[init]
 
 
@@ -139,11 +139,11 @@ def _checked_seed(seed: Any) -> int:
 
 def _checked_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     try:
-        scalar = np.dtype(dtype)
-    except (TypeError, ValueError):
+        scalar = np.dtype(dtype) if dtype is not None else None
+    except Exception:  # numpy raises TypeError, ValueError or SyntaxError
         raise TypeError(f"dtype: expected float32 or float64, got {shown(dtype)}") from None
-    if scalar not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise TypeError(f"dtype: expected float32 or float64, got {scalar}")
+    if scalar is None or scalar not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise TypeError(f"dtype: expected float32 or float64, got {str(scalar)[:60]}")
     return scalar
 
 

@@ -45,7 +45,7 @@ def use(name: str) -> None:
     """
     if not isinstance(name, str):
         raise TypeError(f"name: expected a string, got {type(name).__name__}")
-    if not _core.isa_use(name):
+    if name not in supported() or not _core.isa_use(name):
         raise ValueError(f"name: expected one of {', '.join(supported())}, got {shown(name)}; {_why_not(name)}")
 
 
@@ -58,9 +58,10 @@ def _why_not(name: str) -> str:
 def _choose_from_environment() -> None:
     """Apply ``GRADTRACE_ISA``, or fail the import with the request, what is compiled and what this CPU has."""
     name = os.environ.get("GRADTRACE_ISA")
-    if name and not _core.isa_use(name):
+    if name and (name not in supported() or not _core.isa_use(name)):
+        short = name if len(name) <= 60 else name[:60] + "..."
         raise ImportError(
-            f"GRADTRACE_ISA={name[:60]}: not available; compiled: {', '.join(compiled())}; "
+            f"GRADTRACE_ISA={short}: not available; compiled: {', '.join(compiled())}; "
             f"this CPU runs: {', '.join(supported())}"
         )
 

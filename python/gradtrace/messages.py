@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["shown"]
+from collections.abc import Iterable
+
+import numpy as np
+
+__all__ = ["shown", "wrong_name"]
+
+
+def wrong_name(argument: str, known: Iterable[str], value: object) -> Exception:
+    """Make the exception for a name that is not known: a TypeError where it is no string at all."""
+    kind = ValueError if isinstance(value, str) else TypeError
+    return kind(f"{argument}: expected one of {', '.join(known)}, got {shown(value)}")
 
 
 def shown(value: object) -> str:
@@ -17,4 +27,4 @@ def shown(value: object) -> str:
         return ascii(value if len(value) <= 60 else value[:60] + "...")
     if isinstance(value, int) and value.bit_length() > 200:
         return f"an integer of {value.bit_length()} bits"
-    return str(value) if isinstance(value, (bool, int, float)) else type(value).__name__
+    return str(value) if isinstance(value, (bool, int, float, np.number)) else type(value).__name__

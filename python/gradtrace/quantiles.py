@@ -21,7 +21,7 @@ class StreamingQuantiles:
 
     Exact up to 4096 columns (NumPy's linear interpolation). Beyond, each row keeps a histogram of 1024 bins whose width
     doubles when a value falls outside, so that a quantile is right to two bins: at most 1/256 of the row's range. The
-    smallest and largest value stay exact. -inf counts as a value below all others; NaN is left out.
+    smallest and largest value stay exact. Infinities count as values below and above all others; NaN is left out.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class StreamingQuantiles:
                 return
             values = np.concatenate(self._batches, axis=1)
             self._batches = None
-            self._start(values)
+            self._start(values.shape[0])
         self._count(values)
 
     def result(self) -> Floats:
@@ -46,21 +46,16 @@ class StreamingQuantiles:
             return np.stack([_exact(row) for row in np.concatenate(self._batches, axis=1)])
         return np.stack([self._of_row(row) for row in range(len(self._low))])
 
-    def _start(self, values: Floats) -> None:
-        finite = np.where(np.isfinite(values), values, np.nan)
-        empty = np.all(np.isnan(finite), axis=1)
-        finite[empty] = 0.0
-        low, high = np.nanmin(finite, axis=1), np.nanmax(finite, axis=1)
-        rows = values.shape[0]
-        self._origin = low
-        self._width = np.maximum((high - low) / (_BINS // 2), 2.0**-20)
+    def _start(self, rows: int) -> None:
+        self._origin, self._width = np.zeros(rows), np.zeros(rows)  # width 0: no finite value yet
         self._bins = np.zeros((rows, _BINS), dtype=np.int64)
-        self._infinite = np.zeros(rows, dtype=np.int64)
+        self._below, self._above = np.zeros(rows, dtype=np.int64), np.zeros(rows, dtype=np.int64)
         self._low, self._high = np.full(rows, np.inf), np.full(rows, -np.inf)
 
     def _count(self, values: Floats) -> None:
         finite = np.isfinite(values)
-        self._infinite += np.sum(np.isneginf(values), axis=1)
+        self._below += np.sum(np.isneginf(values), axis=1)
+        self._above += np.sum(np.isposinf(values), axis=1)
         self._low = np.minimum(self._low, np.min(values, axis=1, where=finite, initial=np.inf))
         self._high = np.maximum(self._high, np.max(values, axis=1, where=finite, initial=-np.inf))
         for row in np.flatnonzero(np.any(finite, axis=1)):
@@ -69,7 +64,10 @@ class StreamingQuantiles:
             self._bins[row] += np.bincount(np.clip(places, 0, _BINS - 1), minlength=_BINS)
 
     def _widen(self, row: int) -> None:
-        """Double the bins of one row, to the side that needs room, until its range fits."""
+        """Lay out the bins by the first finite values, then double them, to the side that needs room, until all fit."""
+        if self._width[row] == 0:
+            self._origin[row] = self._low[row]
+            self._width[row] = max((self._high[row] - self._low[row]) / (_BINS // 2), 2.0**-20)
         while True:
             below = self._low[row] < self._origin[row]
             if not below and self._high[row] <= self._origin[row] + self._width[row] * _BINS:
@@ -85,18 +83,16 @@ class StreamingQuantiles:
 
     def _of_row(self, row: int) -> Floats:
         counted = np.concatenate([[0], np.cumsum(self._bins[row])])
-        infinite, total = self._infinite[row], self._infinite[row] + counted[-1]
+        below, total = self._below[row], self._below[row] + counted[-1] + self._above[row]
         if total == 0:
             return np.full(len(PROBABILITIES), np.nan)
         rank = np.array(PROBABILITIES) * (total - 1)
         edges = self._origin[row] + self._width[row] * np.arange(_BINS + 1)
-        inside = np.interp(rank - infinite + 0.5, counted, edges)
+        inside = np.interp(rank - below + 0.5, counted, edges)
         inside = np.clip(inside, self._low[row], self._high[row])
-        if infinite == 0:
-            inside[0] = self._low[row]
-        if counted[-1] > 0:
-            inside[-1] = self._high[row]
-        return np.where(rank < infinite, -np.inf, inside)
+        inside = np.where(rank <= below, self._low[row], inside)
+        inside = np.where(rank >= total - self._above[row] - 1, self._high[row], inside)
+        return np.where(rank < below, -np.inf, np.where(rank >= total - self._above[row], np.inf, inside))
 
 
 def _exact(row: Floats) -> Floats:

@@ -84,6 +84,8 @@ class ScaledArray:
             Of the same shape.
         """
         wanted = self.dtype if dtype is None else np.dtype(dtype)
+        if wanted.kind != "f":
+            raise TypeError(f"dtype: expected a floating-point dtype, got {str(wanted)[:60]}")
         power = np.clip(self._powers(), -4000, 4000).astype(np.int32)
         # In float64 first: a float32 mantissa with a small exponent is rounded once, not twice.
         with np.errstate(over="ignore", under="ignore"):
@@ -104,6 +106,8 @@ class ScaledArray:
         """
         if axis not in (None, 1, -1):
             raise ValueError(f"axis: expected None, 1 or -1, got {shown(axis)}")
+        if axis is not None and self._mantissa.ndim == 0:
+            raise ValueError(f"axis: expected None for a single number, got {axis}")
         if axis is None and self._exponent.ndim == 0:
             squares = np.sum(self._mantissa.astype(np.float64) ** 2)
             with np.errstate(divide="ignore"):
@@ -120,7 +124,8 @@ class ScaledArray:
 
     def times(self, factor: float) -> ScaledArray:
         """Give this array times a positive number, rows normalised again."""
-        return normalised(self._mantissa * self.dtype.type(factor), self._exponent)
+        mantissa, exponent = np.frexp(factor)  # apart: the factor itself may leave the dtype
+        return normalised(self._mantissa * self.dtype.type(mantissa), self._exponent + int(exponent))
 
     def _powers(self) -> npt.NDArray[np.int64]:
         if self._exponent.ndim == 0:

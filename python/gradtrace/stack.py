@@ -12,7 +12,7 @@ from gradtrace import _core
 from gradtrace.batches import batches, slices
 from gradtrace.initialisation import random_parameters
 from gradtrace.losses import LOSSES
-from gradtrace.messages import shown
+from gradtrace.messages import shown, wrong_name
 from gradtrace.trace import KEPT, StackTrace, TraceBuilder
 
 __all__ = ["Stack"]
@@ -219,22 +219,23 @@ class Stack:
         if isinstance(x, np.ndarray):
             if loss is not None and target is None:
                 raise ValueError(f"target: expected an array beside loss={loss!r}, got None")
-            self._check_memory(x.shape[0] if x.ndim else 0, names)
             one_call = per_sample or x.shape[:1] < (_QUANTILE_BATCH,)
+            if not one_call:  # the parts would be checked one after the other, and count from their own start
+                self._core.check_batch(x, target, loss or "", cotangent)
             parts = slices(x, target, cotangent, None if one_call else _QUANTILE_BATCH)
         else:
             one_call = False
-            self._check_memory(0, names)
             parts = batches(x, target, cotangent, loss)
         tracer = self._core.tracer(names, one_call)
         builder = TraceBuilder(per_sample)
         for label, batch, batch_target, batch_cotangent in parts:
+            self._check_memory(len(batch) if isinstance(batch, np.ndarray) and batch.ndim else 0, names, per_sample)
             builder.add(tracer.add(batch, batch_target, loss or "", batch_cotangent, cotangent_seed, label))
         if builder.empty:
             raise ValueError("x: expected at least one batch, got none")
         return builder.finish(tracer.finish(), self.activation, self.sizes, str(self.dtype), loss)
 
-    def _check_memory(self, batch: int, keep: Sequence[str]) -> None:
+    def _check_memory(self, batch: int, keep: Sequence[str], per_sample: bool) -> None:
         """Refuse what this machine could not even hold, before anything is computed."""
         limit, item = _core.physical_memory(), self.dtype.itemsize
         rows = batch * sum(self.sizes[1:]) * item * sum(name in ("deltas", "activations") for name in keep)
@@ -243,9 +244,9 @@ class Stack:
             raise MemoryError(
                 f"keep: needs {rows + weights} bytes, this machine has {limit}; keep less or trace fewer samples"
             )
-        outputs = 6 * 8 * batch * self.depth
-        if outputs > limit:
-            raise MemoryError(f"x: the trace needs {outputs} bytes, this machine has {limit}; use per_sample=False")
+        figures = 8 * batch * (7 * self.depth + 3)
+        if per_sample and figures > limit:
+            raise MemoryError(f"x: the trace needs {figures} bytes, this machine has {limit}; use per_sample=False")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Stack):
@@ -290,13 +291,13 @@ def _checked_keep(keep: Sequence[str]) -> list[str]:
         raise TypeError(f"keep: expected a list of names, got {type(keep).__name__}; for example keep=('deltas',)")
     for name in keep:
         if not isinstance(name, str) or name not in KEPT:
-            raise ValueError(f"keep: expected names among {', '.join(KEPT)}, got {shown(name)}")
+            raise wrong_name("keep", KEPT, name)
     return list(keep)
 
 
 def _check_options(target: Any, loss: Any, cotangent: Any, cotangent_seed: Any, per_sample: Any) -> None:
     if loss is not None and (not isinstance(loss, str) or loss not in LOSSES):
-        raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {shown(loss)}")
+        raise wrong_name("loss", LOSSES, loss)
     if loss is not None and cotangent is not None:
         raise ValueError("cotangent: expected None beside a loss, got both; give one of them")
     if loss is None and target is not None:
