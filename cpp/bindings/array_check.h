@@ -19,7 +19,7 @@ inline std::string shortened(const std::string& text, std::size_t limit = 60) {
 }
 
 inline std::string shortened(const py::str& text) {
-    return shortened(text.attr("encode")("ascii", "backslashreplace").cast<std::string>());
+    return shortened(text.attr("encode")("unicode_escape").cast<std::string>());
 }
 
 inline std::string type_name(const py::handle& object) {

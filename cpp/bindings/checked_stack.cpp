@@ -53,7 +53,7 @@ void check_biases(DenseStack& stack, const py::object& biases) {
 
 std::size_t checked_activation(const py::object& object, const std::string& name) {
     if (!py::isinstance<py::str>(object)) fail_type(name, "the name of an activation", type_name(object));
-    const auto wanted = object.attr("encode")("ascii", "backslashreplace").cast<std::string>();
+    const auto wanted = object.attr("encode")("unicode_escape").cast<std::string>();
     const ActivationKernels<float>& kernels = *active_isa().f32.activation;
     std::string known;
     for (std::size_t i = 0; i < kernels.count; ++i) {

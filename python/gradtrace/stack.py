@@ -118,6 +118,11 @@ class Stack:
             _core.check_activation(output_activation, "output_activation")
         if isinstance(activation, str):
             _core.check_activation(activation, "activation")
+        elif output_activation not in (None, "linear"):
+            raise ValueError(
+                f"output_activation: expected nothing beside a list of activations, got {output_activation!r}; "
+                "the list's last name is the output's"
+            )
         weights, biases = random_parameters(sizes, init, gain, bias_std, seed, dtype)
         names = activation
         if isinstance(activation, str) and output_activation is not None:
@@ -167,6 +172,11 @@ class Stack:
         ndarray
             Shape (B, n_L); plain values, which may read 0 or inf where the dtype ends.
         """
+        need = (len(x) if isinstance(x, np.ndarray) and x.ndim else 0) * self.sizes[-1] * self.dtype.itemsize
+        if need > (limit := _core.physical_memory()):
+            raise MemoryError(
+                f"x: the outputs need {need} bytes, this machine has {limit}; use fewer samples at a time"
+            )
         result: Array = self._core.forward(x)
         return result
 
