@@ -175,3 +175,13 @@ def test_two_traces_of_one_call_are_equal(seed, dtype, isa):
     assert first == again
     for name in FIGURES:
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+
+
+def test_logits_beyond_float64_still_have_gradients(isa):
+    """Their gaps are formed between mantissas; the loss itself may read inf."""
+    stack = gt.Stack.random([16] * 800 + [4], activation="relu", init="he_normal", gain=4.0)
+    x = np.random.default_rng(0).standard_normal((6, 16)).astype("float32")
+    trace = stack.trace(x, target=np.arange(6) % 4, loss="cross_entropy")
+    assert trace.log2_activation[-1].min() > 1024
+    assert not np.isnan(trace.log2_delta).any()
+    assert trace.first_nonfinite is None

@@ -16,27 +16,30 @@ double cross_entropy_row(const OutputRow<T>& output, std::size_t label, double* 
     const std::size_t n = output.count;
     double top = kNegativeInfinity, top_other = kNegativeInfinity;
     for (std::size_t j = 0; j < n; ++j) {
-        row[j] = scale_by(output[j], output.exponent);
+        row[j] = output[j];
         top = row[j] > top ? row[j] : top;
         if (j != label && row[j] > top_other) top_other = row[j];
     }
+    // Gaps between mantissas first: the logits themselves may be beyond double, the gaps stay in it.
+    constexpr double kWidest = 1e300;
+    const auto gap = [&](double y, double from) { return std::max(scale_by(y - from, output.exponent), -kWidest); };
     double others = 0, rest = 0;  // sums of exp(y - top_other) over j != label, and of exp(y - top) over j != argmax
     bool skipped_top = false;
     for (std::size_t j = 0; j < n; ++j) {
-        if (j != label) others += std::exp(row[j] - top_other);
+        if (j != label) others += std::exp(gap(row[j], top_other));
         if (!skipped_top && row[j] == top)
             skipped_top = true;
         else
-            rest += std::exp(row[j] - top);
+            rest += std::exp(gap(row[j], top));
     }
     const double log_sum = std::log1p(rest);  // log-softmax of y is (y - top) - log_sum
-    *loss += log_sum - (row[label] - top);
+    *loss += log_sum - scale_by(row[label] - top, output.exponent);
     // log2 of the largest of the others, split into an integer and a remainder.
-    const double log2_top_other = ((top_other - top) - log_sum) * 1.4426950408889634;
+    const double log2_top_other = (gap(top_other, top) - log_sum) * 1.4426950408889634;
     const double exponent = std::isfinite(log2_top_other) ? std::floor(log2_top_other) : 0.0;
     const double remainder = std::isfinite(log2_top_other) ? std::exp2(log2_top_other - exponent) : kNaN;
     for (std::size_t j = 0; j < n; ++j)
-        row[j] = j == label ? -others * remainder : std::exp(row[j] - top_other) * remainder;
+        row[j] = j == label ? -others * remainder : std::exp(gap(row[j], top_other)) * remainder;
     if (n == 1) row[0] = std::isnan(row[0]) && std::isfinite(top) ? 0.0 : row[0];
     return exponent;
 }
