@@ -38,8 +38,9 @@ _PER_SAMPLE = {
 class StackTrace:
     """How large the gradient is at every layer of a stack, and why.
 
-    L layers, B samples; index 0 is the first layer. Everything named log2 is float64 in log2 units and never reads
-    -inf because a format ran out: -inf is a mathematical zero. With ``per_sample=False`` the axis B holds seven
+    L layers, B samples; index 0 is the first layer. Everything named log2 is float64 in log2 units and reads -inf for
+    a zero only, however small a sample's row is. Within one row, entries more than 2**126 (float64: 2**1022) below its
+    largest count as zero. With ``per_sample=False`` the axis B holds seven
     quantiles over the samples instead, at the probabilities `quantiles`.
 
     ``log2_delta[l] = log2_delta[l+1] + weight_gain[l+1] + activation_gain[l]`` to rounding, wherever both norms are
