@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -60,5 +61,24 @@ inline double scale_by(double x, double e) {
 
 constexpr double kNegativeInfinity = -std::numeric_limits<double>::infinity();
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
+// log2 of the norm of x[0], x[stride], ..., whose squares may leave their format, from the largest magnitude among them.
+template <class T>
+double log2_norm_by_largest(std::size_t count, std::size_t stride, const T* x, double largest) {
+    if (!(largest > 0) || !std::isfinite(largest)) return largest == 0 ? kNegativeInfinity : largest;
+    double sum = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        const double ratio = static_cast<double>(x[i * stride]) / largest;
+        sum += ratio * ratio;
+    }
+    return 0.5 * std::log2(sum) + std::log2(largest);
+}
+
+// The exponent at which rows of these sizes (log2 of their norms, -inf for a zero row) are added: a whole number.
+inline double common_exponent(double top) {
+    constexpr double kWholeAnyway = 4e15;  // every double beyond is an integer
+    if (!(top > -std::numeric_limits<double>::max() && top < std::numeric_limits<double>::max())) return 0;
+    return std::fabs(top) < kWholeAnyway ? static_cast<double>(static_cast<std::int64_t>(top)) + 1 : top;
+}
 
 }  // namespace gt

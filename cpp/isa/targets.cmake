@@ -11,9 +11,14 @@ set(GT_ISA_TABLE
 set(GT_KERNEL_SOURCES
   cpp/kernels/activation.cpp
   cpp/kernels/gemm.cpp
+  cpp/kernels/gru_pointwise.cpp
+  cpp/kernels/lstm_pointwise.cpp
   cpp/kernels/math.cpp
+  cpp/kernels/panel.cpp
   cpp/kernels/random.cpp
   cpp/kernels/reduce.cpp
+  cpp/kernels/rnn_pointwise.cpp
+  cpp/kernels/rows.cpp
   cpp/kernels/table.cpp)
 
 # -ffp-contract=fast: `a * b + c` is one FMA where the ISA has it. Never -ffast-math: NaN must survive.

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "core/activation_info.h"
+#include "kernels/cell_table.h"
 
 namespace gt {
 
@@ -139,6 +140,9 @@ struct KernelTable {
     const ReduceKernels<T>* reduce;
     const RandomKernels* random;
     const MathKernels<T>* math;
+    const PanelKernels<T>* panel;
+    const RowKernels<T>* rows;
+    RecurrentKernels<T> recurrent;
 };
 
 // One ISA: its name and both tables.

@@ -33,17 +33,7 @@ void StackPass<T>::norms(std::size_t units, const T* tile, const double* squares
         if (std::isnan(squares[b])) continue;
         if (!have_largest) kernels_.reduce->column_max(units, block_.columns, ld, tile, largest);
         have_largest = true;
-        const double top = largest[b];
-        if (top == 0 || !std::isfinite(top)) {
-            log2_norm[b] = top == 0 ? kNegativeInfinity : top;
-            continue;
-        }
-        double sum = 0;
-        for (std::size_t u = 0; u < units; ++u) {
-            const double ratio = static_cast<double>(tile[u * ld + b]) / top;
-            sum += ratio * ratio;
-        }
-        log2_norm[b] = 0.5 * std::log2(sum) + std::log2(top);
+        log2_norm[b] = log2_norm_by_largest(units, ld, tile + b, static_cast<double>(largest[b]));
     }
 }
 

@@ -5,44 +5,12 @@
 #include "ops/dense_stack.h"
 
 namespace gt {
-namespace {
-
-// log2 of the norm of a flat array whose squares leave their format, from its largest magnitude.
-template <class T>
-double log2_norm_by_largest(std::size_t count, const T* x, double largest) {
-    if (!(largest > 0) || !std::isfinite(largest)) return largest == 0 ? kNegativeInfinity : largest;
-    double sum = 0;
-    for (std::size_t i = 0; i < count; ++i) {
-        const double ratio = static_cast<double>(x[i]) / largest;
-        sum += ratio * ratio;
-    }
-    return 0.5 * std::log2(sum) + std::log2(largest);
-}
-
-// A copy times a power of two, largest magnitude in [1, 2), where the entries are extreme; returns its exponent.
-template <class T>
-double bring_into_range(std::size_t count, const T* x, double squares, T largest, AlignedBuffer<T>* scaled) {
-    const double size = largest;
-    if (std::isnan(squares) || !(size > 0) || !std::isfinite(size)) return 0;
-    if (size >= Range<T>::weight_low && size <= Range<T>::weight_high) return 0;
-    const double exponent = exponent_of(size) - 1;
-    *scaled = AlignedBuffer<T>(count);
-    for (std::size_t i = 0; i < count; ++i)
-        (*scaled)[i] = static_cast<T>(scale_by(static_cast<double>(x[i]), -exponent));
-    return exponent;
-}
-
-}  // namespace
-
 template <class T>
 StackNetwork<T>::StackNetwork(const IsaKernels& isa, std::vector<DenseLayer<T>> layers)
     : isa_(isa),
       layers_(std::move(layers)),
-      scaled_weight_(layers_.size()),
-      scaled_bias_(layers_.size()),
-      weight_exponent_(layers_.size(), 0.0),
-      bias_exponent_(layers_.size(), 0.0),
-      log2_weight_(layers_.size(), 0.0) {}
+      weights_(layers_.size()),
+      biases_(layers_.size()) {}
 
 template <class T>
 std::size_t StackNetwork<T>::total_units() const {
@@ -67,21 +35,10 @@ double StackNetwork<T>::total_weights() const {
 
 template <class T>
 void StackNetwork<T>::prepare(std::size_t l) {
-    const SubnormalMode keep(Subnormals::keep);
     DenseLayer<T>& layer = layers_[l];
     const ReduceKernels<T>& reduce = *isa_.get<T>().reduce;
-    const std::size_t count = layer.outputs * layer.inputs;
-    double squares = 0;
-    T largest = 0;
-    reduce.flat_squares(count, layer.weight, &squares, &largest);
-    const bool trusted = squares > Range<T>::norm_low && squares < Range<T>::norm_high;
-    log2_weight_[l] =
-        trusted || std::isnan(squares) ? 0.5 * std::log2(squares) : log2_norm_by_largest(count, layer.weight, largest);
-    weight_exponent_[l] = bring_into_range(count, layer.weight, squares, largest, &scaled_weight_[l]);
-    if (layer.bias == nullptr) return;
-    reduce.flat_squares(layer.outputs, layer.bias, &squares, &largest);
-    if (squares == 0 && largest == T(0)) layer.bias = nullptr;
-    bias_exponent_[l] = bring_into_range(layer.outputs, layer.bias, squares, largest, &scaled_bias_[l]);
+    weights_[l].take(reduce, layer.outputs * layer.inputs, layer.weight);
+    if (layer.bias) biases_[l].take(reduce, layer.outputs, layer.bias);
 }
 
 template <class T>

@@ -15,6 +15,7 @@
 #include "isa/dispatch.h"
 #include "ops/loss.h"
 #include "ops/parallel.h"
+#include "ops/scaled_values.h"
 
 namespace gt {
 
@@ -41,20 +42,17 @@ class StackNetwork {
     double total_weights() const;
 
     void prepare(std::size_t l);  // once per layer, before its first use; different layers in any order or thread
-    const T* weight(std::size_t l) const {
-        return scaled_weight_[l].size() ? scaled_weight_[l].data() : layers_[l].weight;
-    }
-    double weight_exponent(std::size_t l) const { return weight_exponent_[l]; }  // W = weight * 2^exponent
+    const T* weight(std::size_t l) const { return weights_[l].data(); }
+    double weight_exponent(std::size_t l) const { return weights_[l].exponent(); }  // W = weight * 2^exponent
     void prefetch_weight(std::size_t l) const { prefetch(weight(l), layers_[l].outputs * layers_[l].inputs); }
-    const T* bias(std::size_t l) const { return scaled_bias_[l].size() ? scaled_bias_[l].data() : layers_[l].bias; }
-    double bias_exponent(std::size_t l) const { return bias_exponent_[l]; }
-    double log2_weight(std::size_t l) const { return log2_weight_[l]; }  // Frobenius
+    const T* bias(std::size_t l) const { return biases_[l].is_zero() ? nullptr : biases_[l].data(); }
+    double bias_exponent(std::size_t l) const { return biases_[l].exponent(); }
+    double log2_weight(std::size_t l) const { return weights_[l].log2_norm(); }  // Frobenius
 
   private:
     const IsaKernels& isa_;
     std::vector<DenseLayer<T>> layers_;
-    std::vector<AlignedBuffer<T>> scaled_weight_, scaled_bias_;
-    std::vector<double> weight_exponent_, bias_exponent_, log2_weight_;
+    std::vector<ScaledValues<T>> weights_, biases_;
 };
 
 // Sums over one block's samples and units of a layer, for the statistics; merged in block order.

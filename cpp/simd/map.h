@@ -31,6 +31,61 @@ GT_INLINE void store_vector(std::size_t count, T* y, Vec<T> v, std::size_t first
     for (std::size_t j = 0; first + j < count; ++j) y[first + j] = tail[j];
 }
 
+// How a strip of several arrays is read and written: as a whole vector, or as the `count` elements that are left, padded
+// with zeros.
+struct WholeVector {
+    template <class T>
+    GT_INLINE Vec<T> load(const T* x) const {
+        return GT_ISA::load(x);
+    }
+    template <class T>
+    GT_INLINE void store(T* x, Vec<T> v) const {
+        GT_ISA::store(x, v);
+    }
+    template <class V>
+    GT_INLINE V keep(V v) const {  // zero in the padding
+        return v;
+    }
+    template <class V>
+    GT_INLINE void add_to(double* sums, V v) const {
+        accumulate(sums, v);
+    }
+};
+struct PartVector {
+    std::size_t count;
+
+    template <class T>
+    GT_INLINE Vec<T> load(const T* x) const {
+        T tail[kLanes<T>] = {};
+        for (std::size_t i = 0; i < count; ++i) tail[i] = x[i];
+        return GT_ISA::load(tail);
+    }
+    template <class T>
+    GT_INLINE void store(T* x, Vec<T> v) const {
+        T tail[kLanes<T>];
+        GT_ISA::store(tail, v);
+        for (std::size_t i = 0; i < count; ++i) x[i] = tail[i];
+    }
+    template <class V>
+    GT_INLINE V keep(V v) const {
+        decltype(v[0] + v[0]) tail[sizeof(V) / sizeof(v[0])];
+        GT_ISA::store(tail, v);
+        return load(tail);
+    }
+    template <class V>
+    GT_INLINE void add_to(double* sums, V v) const {
+        for (std::size_t i = 0; i < count; ++i) sums[i] += static_cast<double>(v[i]);
+    }
+};
+
+// f(std::size_t first, WholeVector or PartVector) for every strip of a row.
+template <class T, class F>
+GT_INLINE void for_each_strip(std::size_t count, F&& f) {
+    std::size_t i = 0;
+    for (; i + kLanes<T> <= count; i += kLanes<T>) f(i, WholeVector{});
+    if (i < count) f(i, PartVector{count - i});
+}
+
 }  // namespace
 }  // namespace GT_ISA
 }  // namespace gt

@@ -261,6 +261,25 @@ GT_INLINE V log1p_unit_series(V q) {
                           -1.7442707514665693e-5);
 }
 
+// sigmoid(x) and sigmoid(-x), both exact to rounding however small, and ln sigmoid(x). Max error: value and complement
+// as sigmoid, the logarithm as softplus.
+template <class V>
+struct Gate {
+    V x, q, value, complement;
+
+    GT_INLINE V derivative() const { return value * complement; }
+    GT_INLINE V log() const {
+        return min(V{}, x) - ((log1p_unit_series(q) * q - Element<V>(0.5)) * (q * q) + q);
+    }
+};
+template <class V>
+GT_INLINE Gate<V> gate(V x) {
+    const V q = exp_minus(min(constant<V>(kExpEnd<V>), abs(x))).value();
+    const V w = q / (q + Element<V>(1)), lower = q - q * w, upper = Element<V>(1) - lower;
+    const auto negative = x < Element<V>(0);
+    return {x, q, select(negative, lower, upper), select(negative, upper, lower)};
+}
+
 // ln(1 + e^x) = max(x, 0) + ln(1 + q), and its derivative, the sigmoid. The logarithm is a polynomial, not log1p: its
 // division would be a second one. Value and derivative, max error: float32 2.4 and 1.9, float64 2.5 and 1.8 ULP.
 template <class V>

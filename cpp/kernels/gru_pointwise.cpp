@@ -1,0 +1,142 @@
+// The GRU's pointwise part, forward and backward (Cho et al. 2014; the reset gate behind the product, as PyTorch and
+// cuDNN have it):
+//
+//   r, z = sigma(z_r, z_z), q = W_hn h_previous + b_hn, n = tanh(z_n + r q);  h = (1 - z) n + z h_previous
+//   dz_n = dh (1 - z) n', dz_r = dz_n q r', dz_z = dh (h_previous - n) z', dq = dz_n r;  carried = z dh
+#include "kernels/cell_rows.h"
+
+namespace gt {
+namespace GT_ISA {
+namespace {
+
+template <class T>
+void gru_forward(const CellForward<T>& s) {
+    const std::size_t n = s.hidden;
+    for (std::size_t row = 0; row < s.rows; ++row) {
+        T* z = s.z + row * 4 * n;
+        T *z_n = z + GruBlock::candidate * n, *z_r = z + GruBlock::reset * n, *z_z = z + GruBlock::update * n,
+          *z_q = z + GruBlock::recurrent * n;
+        const T* h_previous = s.h_previous + row * n;
+        T* h = s.h + row * n;
+        double* log2_units = s.add_carry_log2_units + row * n;
+        RowSums<T, 6> sums;
+        VecF64 carry{};
+        for_each_strip<T>(n, [&](std::size_t u, auto at) GT_INLINE_LAMBDA {
+            const auto reset = gate(at.load(z_r + u) + at.load(s.bias + GruBlock::reset * n + u));
+            const auto update = gate(at.load(z_z + u) + at.load(s.bias + GruBlock::update * n + u));
+            const Vec<T> q = at.load(z_q + u) + at.load(s.bias + GruBlock::recurrent * n + u);
+            const Vec<T> in = at.load(z_n + u) + at.load(s.bias + GruBlock::candidate * n + u) + reset.value * q;
+            Vec<T> slope;
+            const Vec<T> candidate = tanh(in, slope);
+            at.store(z_n + u, in);
+            at.store(z_r + u, reset.x);
+            at.store(z_z + u, update.x);
+            at.store(z_q + u, q);
+            at.store(h + u, update.complement * candidate + update.value * at.load(h_previous + u));
+            const Vec<T> log2_z = at.keep(update.log() * broadcast(T(kLog2OfE)));
+            at.add_to(log2_units + u, log2_z);
+            carry += widened(log2_z);
+            sums.part[0] += at.keep(reset.value);
+            sums.part[1] += at.keep(update.value);
+            sums.part[2] += candidate;
+            sums.part[3] += at.keep(one_if_below<T>(reset.derivative(), kSigmoidSaturated));
+            sums.part[4] += at.keep(one_if_below<T>(update.derivative(), kSigmoidSaturated));
+            sums.part[5] += at.keep(one_if_below<T>(slope, kTanhSaturated));
+            sums.move_on();
+        });
+        store_sums(sums, s.gate_sums + row * 6);
+        s.carry_log2[row] = reduce_add(carry);
+    }
+}
+
+// The first is the carry; the others follow the blocks of a row.
+template <class T>
+void gru_coefficients(const CellCoefficients<T>& s) {
+    const std::size_t n = s.hidden;
+    for (std::size_t row = 0; row < s.rows; ++row) {
+        const T *z = s.z + row * 4 * n, *h_previous = s.h_previous + row * n;
+        T *carry = s.to + row * kGru.coefficient_blocks * n, *to = carry + n;
+        for_each_strip<T>(n, [&](std::size_t u, auto at) GT_INLINE_LAMBDA {
+            const auto reset = gate(at.load(z + GruBlock::reset * n + u));
+            const auto update = gate(at.load(z + GruBlock::update * n + u));
+            Vec<T> slope;
+            const Vec<T> candidate = tanh(at.load(z + GruBlock::candidate * n + u), slope);
+            const Vec<T> to_candidate = update.complement * slope;
+            at.store(carry + u, update.value);
+            at.store(to + GruBlock::candidate * n + u, to_candidate);
+            at.store(to + GruBlock::reset * n + u,
+                     to_candidate * at.load(z + GruBlock::recurrent * n + u) * reset.derivative());
+            at.store(to + GruBlock::update * n + u,
+                     (at.load(h_previous + u) - candidate) * update.derivative());
+            at.store(to + GruBlock::recurrent * n + u, to_candidate * reset.value);
+        });
+    }
+}
+
+template <class T, bool kInjected, bool kSplit>
+GT_INLINE void gru_backward_row(const CellBackward<T>& s, std::size_t r) {
+    const std::size_t n = s.hidden, at_row = r * n;
+    const T *carry_by = s.coefficients + r % s.period * kGru.coefficient_blocks * n, *by = carry_by + n;
+    const CellScale<T>& scale = s.scale[r];
+    T* dz = s.dz + r * 4 * n;
+    RowSums<T, kSums> sums;
+    const auto square = [&](BackwardSum which, Vec<T> v) GT_INLINE_LAMBDA { sums.part[which] += v * v; };
+    for_each_strip<T>(n, [&](std::size_t u, auto at) GT_INLINE_LAMBDA {
+        const std::size_t i = at_row + u;
+        const Vec<T> update = at.load(carry_by + u), p = at.load(s.p + i);
+        const Vec<T> injected = kInjected ? at.load(s.u + i) : Vec<T>{};
+        Vec<T> dh = at.load(s.carried + i) * broadcast(scale.carried) + p * broadcast(scale.p_dh);
+        if (kInjected) dh += injected * broadcast(scale.u_dh);
+        const Vec<T> carry = dh * update;
+        at.store(s.dh + i, dh);
+        at.store(s.carry + i, carry);
+        square(kDh, dh);
+        square(kCarry, carry);
+#pragma GCC unroll 4
+        for (std::size_t block = 0; block < 4; ++block) {
+            const Vec<T> d = dh * at.load(by + block * n + u);
+            at.store(dz + block * n + u, d);
+            square(kDz, d);
+        }
+        if (kSplit) {
+            Vec<T> direct = at.load(s.carried_direct + i) * broadcast(scale.carried_direct);
+            if (kInjected) direct += injected * broadcast(scale.u_direct);
+            const Vec<T> gated =
+                at.load(s.carried_gated + i) * broadcast(scale.carried_gated) + p * broadcast(scale.p_gated);
+            at.store(s.direct + i, direct);
+            at.store(s.gated + i, gated);
+            const Vec<T> carry_direct = direct * update, carry_gated = gated * update;
+            at.store(s.carry_direct + i, carry_direct);
+            at.store(s.carry_gated + i, carry_gated);
+            square(kDirect, direct);
+            square(kGated, gated);
+            square(kCarryDirect, carry_direct);
+            square(kCarryGated, carry_gated);
+        }
+        sums.move_on();
+    });
+    store_squares(sums, s.squares[r]);
+}
+
+template <class T>
+void gru_backward(const CellBackward<T>& s) {
+    for (std::size_t r = 0; r < s.rows; ++r) {
+        if (s.carried_direct == nullptr)
+            s.u ? gru_backward_row<T, true, false>(s, r) : gru_backward_row<T, false, false>(s, r);
+        else
+            s.u ? gru_backward_row<T, true, true>(s, r) : gru_backward_row<T, false, true>(s, r);
+    }
+}
+
+template <class T>
+constexpr CellKernels<T> table{gru_forward<T>, gru_coefficients<T>, gru_backward<T>};
+
+}  // namespace
+
+extern const CellKernels<float> gru_f32;
+extern const CellKernels<double> gru_f64;
+const CellKernels<float> gru_f32{table<float>};
+const CellKernels<double> gru_f64{table<double>};
+
+}  // namespace GT_ISA
+}  // namespace gt

@@ -1,0 +1,200 @@
+// Products with a packed right operand: weights that stay in L2 while the samples of many steps go by. Left operand:
+// one broadcast per element; right operand and result: whole vectors.
+#include "kernels/kernel_table.h"
+#include "simd/map.h"
+#include "simd/vec.h"
+
+namespace gt {
+namespace GT_ISA {
+namespace {
+
+template <class T>
+constexpr std::size_t kPanelVectors = kPanelColumns<T> / kLanes<T>;
+
+// Accumulators of a tile: two vectors wide and so many rows tall; fewer rows take more vectors, so that there are
+// always enough independent chains to hide the latency of an FMA.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr std::size_t kTileRows = 8;
+constexpr std::size_t kVectorsOf[] = {0, 8, 8, 4, 4, 2, 2, 2, 2};
+#else
+constexpr std::size_t kTileRows = 6;
+constexpr std::size_t kVectorsOf[] = {0, 8, 4, 2, 2, 2, 2};
+#endif
+
+template <class T>
+struct Product {
+    std::size_t n, k;
+    const T* a;                   // element (r, i) at a[r * row + i * step]
+    std::size_t row, step;
+    const T* panels;
+    std::size_t panel_stride;     // from panel to panel
+    T* c;
+    std::size_t ldc;
+    bool add;
+};
+
+template <class T>
+GT_INLINE void finish(const Product<T>& p, std::size_t row, std::size_t column, Vec<T> sum) {
+    T* to = p.c + row * p.ldc + column;
+    if (column + kLanes<T> <= p.n) {
+        store(to, p.add ? load(to) + sum : sum);
+        return;
+    }
+    T tail[kLanes<T>];
+    store(tail, sum);
+    for (std::size_t i = 0; column + i < p.n; ++i) to[i] = p.add ? to[i] + tail[i] : tail[i];
+}
+
+// Rows [row, row + R) against V vectors from `vector` on, counted over all panels. kStep: p.step, known when it is 1.
+template <class T, std::size_t kStep, std::size_t R, std::size_t V>
+GT_INLINE void tile(const Product<T>& p, std::size_t row, std::size_t vector) {
+    constexpr std::size_t kWide = kPanelVectors<T>;
+    const T* right[V];
+#pragma GCC unroll 16
+    for (std::size_t v = 0; v < V; ++v)
+        right[v] = p.panels + (vector + v) / kWide * p.panel_stride + (vector + v) % kWide * kLanes<T>;
+    const T* left = p.a + row * p.row;
+    Vec<T> acc[R][V] = {};
+    for (std::size_t i = 0; i < p.k; ++i) {
+        Vec<T> b[V];
+#pragma GCC unroll 16
+        for (std::size_t v = 0; v < V; ++v) b[v] = load(right[v] + i * kPanelColumns<T>);
+#pragma GCC unroll 16
+        for (std::size_t r = 0; r < R; ++r) {
+            const Vec<T> a = broadcast(left[r * (kStep == 1 ? p.row : 1) + i * kStep]);
+#pragma GCC unroll 16
+            for (std::size_t v = 0; v < V; ++v) acc[r][v] = a * b[v] + acc[r][v];
+        }
+    }
+#pragma GCC unroll 16
+    for (std::size_t r = 0; r < R; ++r)
+#pragma GCC unroll 16
+        for (std::size_t v = 0; v < V; ++v)
+            if ((vector + v) * kLanes<T> < p.n) finish(p, row + r, (vector + v) * kLanes<T>, acc[r][v]);
+}
+
+// Rows [row, row + R) against vectors [first, end), which start at a panel.
+template <class T, std::size_t kStep, std::size_t R>
+GT_INLINE void strip(const Product<T>& p, std::size_t row, std::size_t first, std::size_t end) {
+    constexpr std::size_t kMost = kVectorsOf[R];
+    std::size_t vector = first;
+    for (; vector + kMost <= end; vector += kMost) tile<T, kStep, R, kMost>(p, row, vector);
+    for (; vector + 2 <= end; vector += 2) tile<T, kStep, R, 2>(p, row, vector);
+    if (vector < end) tile<T, kStep, R, 1>(p, row, vector);
+}
+
+template <class T, std::size_t kStep>
+GT_INLINE void last_rows(const Product<T>& p, std::size_t row, std::size_t rows, std::size_t first, std::size_t end) {
+    switch (rows) {
+        case 1: return strip<T, kStep, 1>(p, row, first, end);
+        case 2: return strip<T, kStep, 2>(p, row, first, end);
+        case 3: return strip<T, kStep, 3>(p, row, first, end);
+        case 4: return strip<T, kStep, 4>(p, row, first, end);
+        case 5: return strip<T, kStep, 5>(p, row, first, end);
+#if defined(__AVX512F__) || defined(__aarch64__)
+        case 6: return strip<T, kStep, 6>(p, row, first, end);
+        case 7: return strip<T, kStep, 7>(p, row, first, end);
+#endif
+        default: return;
+    }
+}
+
+// A few rows run through all panels; many rows take panel by panel, which then stays in L1.
+template <class T, std::size_t kStep>
+GT_INLINE void rows_by_panels(const Product<T>& p, std::size_t row, std::size_t rows) {
+    const std::size_t vectors = (p.n + kLanes<T> - 1) / kLanes<T>;
+    const std::size_t wide = rows < kTileRows ? vectors : kPanelVectors<T>;
+    for (std::size_t first = 0; first < vectors; first += wide) {
+        const std::size_t end = first + wide < vectors ? first + wide : vectors;
+        std::size_t done = 0;
+        for (; done + kTileRows <= rows; done += kTileRows) strip<T, kStep, kTileRows>(p, row + done, first, end);
+        last_rows<T, kStep>(p, row + done, rows - done, first, end);
+    }
+}
+
+constexpr std::size_t kDepth = 512;  // of a panel at a time: 64 KB
+
+template <class T>
+void multiply(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda, const T* panels, T* c,
+              std::size_t ldc, bool add) {
+    constexpr std::size_t kBlockBytes = 128 << 10;  // of the left operand, while all panels pass by
+    const std::size_t stride = k * kPanelColumns<T>;
+    for (std::size_t first = 0; first < k || first == 0; first += kDepth) {
+        const std::size_t depth = k - first < kDepth ? k - first : kDepth;
+        const Product<T> p{n,      depth, a + first, lda, 1, panels + first * kPanelColumns<T>,
+                           stride, c,     ldc,       add || first > 0};
+        const std::size_t fit = kBlockBytes / sizeof(T) / (depth + 1) / kTileRows * kTileRows;
+        const std::size_t block = fit < 2 * kTileRows ? 2 * kTileRows : fit;
+        for (std::size_t row = 0; row < m; row += block)
+            rows_by_panels<T, 1>(p, row, m - row < block ? m - row : block);
+    }
+}
+
+// The columns of a lie far apart and share few sets of L1: a line's worth of them is copied once for all panels.
+constexpr std::size_t kPackedColumns = 16;
+
+template <class T>
+void multiply_transposed(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda, const T* panels,
+                         T* c, std::size_t ldc, bool add) {
+    T packed[kDepth * kPackedColumns];
+    const std::size_t stride = k * kPanelColumns<T>;
+    for (std::size_t row = 0; row < m; row += kPackedColumns) {
+        const std::size_t rows = m - row < kPackedColumns ? m - row : kPackedColumns;
+        for (std::size_t first = 0; first < k || first == 0; first += kDepth) {
+            const std::size_t depth = k - first < kDepth ? k - first : kDepth;
+            for (std::size_t i = 0; i < depth; ++i) {
+                const T* from = a + (first + i) * lda + row;
+                T* to = packed + i * kPackedColumns;
+                if (rows == kPackedColumns)
+                    for (std::size_t j = 0; j < kPackedColumns; j += kLanes<T>) store(to + j, load(from + j));
+                else
+                    for (std::size_t j = 0; j < rows; ++j) to[j] = from[j];
+            }
+            const Product<T> p{n,
+                               depth,
+                               packed,
+                               1,
+                               kPackedColumns,
+                               panels + first * kPanelColumns<T>,
+                               stride,
+                               c + row * ldc,
+                               ldc,
+                               add || first > 0};
+            rows_by_panels<T, kPackedColumns>(p, 0, rows);
+        }
+    }
+}
+
+template <class T>
+void pack(std::size_t k, std::size_t n, const T* b, std::size_t row, std::size_t column, const T* factor, T* panels) {
+    constexpr std::size_t kWide = kPanelColumns<T>;
+    for (std::size_t first = 0; first < n; first += kWide, panels += k * kWide) {
+        const std::size_t columns = n - first < kWide ? n - first : kWide;
+        const T* from = b + first * column;
+        if (column == 1) {
+            for (std::size_t i = 0; i < k; ++i) {
+                const T f = factor ? factor[i] : T(1);
+                for (std::size_t j = 0; j < columns; ++j) panels[i * kWide + j] = from[i * row + j] * f;
+                for (std::size_t j = columns; j < kWide; ++j) panels[i * kWide + j] = T(0);
+            }
+        } else {  // a transposition: line by line of the source
+            for (std::size_t j = 0; j < kWide; ++j)
+                for (std::size_t i = 0; i < k; ++i)
+                    panels[i * kWide + j] =
+                        j < columns ? from[i * row + j * column] * (factor ? factor[i] : T(1)) : T(0);
+        }
+    }
+}
+
+template <class T>
+constexpr PanelKernels<T> table{pack<T>, multiply<T>, multiply_transposed<T>};
+
+}  // namespace
+
+extern const PanelKernels<float> panel_f32;
+extern const PanelKernels<double> panel_f64;
+const PanelKernels<float> panel_f32{table<float>};
+const PanelKernels<double> panel_f64{table<double>};
+
+}  // namespace GT_ISA
+}  // namespace gt

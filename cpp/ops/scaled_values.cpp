@@ -1,0 +1,31 @@
+#include "ops/scaled_values.h"
+
+#include <cmath>
+
+#include "core/scaled.h"
+#include "ops/parallel.h"
+
+namespace gt {
+
+template <class T>
+void ScaledValues<T>::take(const ReduceKernels<T>& reduce, std::size_t count, const T* x) {
+    const SubnormalMode keep(Subnormals::keep);
+    own_ = x;
+    double squares = 0;
+    T most = 0;
+    reduce.flat_squares(count, x, &squares, &most);
+    const double largest = most;
+    is_zero_ = squares == 0 && largest == 0;
+    const bool trusted = squares > Range<T>::norm_low && squares < Range<T>::norm_high;
+    log2_norm_ = trusted || std::isnan(squares) ? 0.5 * std::log2(squares) : log2_norm_by_largest(count, 1, x, largest);
+    if (std::isnan(squares) || !(largest > 0) || !std::isfinite(largest)) return;
+    if (largest >= Range<T>::weight_low && largest <= Range<T>::weight_high) return;
+    exponent_ = exponent_of(largest) - 1;  // largest magnitude of the copy in [1, 2)
+    copy_ = AlignedBuffer<T>(count);
+    for (std::size_t i = 0; i < count; ++i) copy_[i] = static_cast<T>(scale_by(static_cast<double>(x[i]), -exponent_));
+}
+
+template class ScaledValues<float>;
+template class ScaledValues<double>;
+
+}  // namespace gt
