@@ -30,14 +30,15 @@ struct CellShape {
     std::size_t hh_order[4];            // likewise of weight_hh
     std::size_t gates;                  // with statistics, in PyTorch's order; 0: a cell without gates
     std::size_t gate_block[4];          // the block of a row that holds gate i
+    std::size_t candidate_block;        // the gate among them that is a tanh
     std::size_t coefficient_blocks;     // of the backward step
     bool has_cell_state;                // c beside h
     bool carries;                       // the state has a direct path through a gate
 };
 
-constexpr CellShape kLstm{"lstm", 4, 0, 0, 4, {0, 1, 2, 3}, {0, 1, 2, 3}, 4, {0, 1, 2, 3}, 6, true, true};
-constexpr CellShape kGru{"gru", 4, 0, 1, 3, {2, 0, 1}, {0, 1, 2}, 3, {1, 2, 0}, 5, false, true};
-constexpr CellShape kRnn{"rnn", 1, 0, 0, 1, {0}, {0}, 0, {}, 1, false, false};
+constexpr CellShape kLstm{"lstm", 4, 0, 0, 4, {0, 1, 2, 3}, {0, 1, 2, 3}, 4, {0, 1, 2, 3}, 2, 6, true, true};
+constexpr CellShape kGru{"gru", 4, 0, 1, 3, {2, 0, 1}, {0, 1, 2}, 3, {1, 2, 0}, 0, 5, false, true};
+constexpr CellShape kRnn{"rnn", 1, 0, 0, 1, {0}, {0}, 0, {}, 0, 1, false, false};
 
 constexpr const CellShape& cell_shape(CellKind kind) {
     return kind == CellKind::lstm ? kLstm : kind == CellKind::gru ? kGru : kRnn;

@@ -43,21 +43,10 @@ GT_INLINE Vec<T> one_if_below(Vec<T> size, double limit) {
 constexpr double kSigmoidSaturated = 0.25 * kSaturatedShare, kTanhSaturated = kSaturatedShare;
 constexpr double kLog2OfE = 1.4426950408889634;
 
-// The gates' sums to their place: gate by gate, then the counts of saturated units.
 template <class T, std::size_t N>
 GT_INLINE void store_sums(RowSums<T, N>& sums, double* to) {
     sums.flush();
     for (std::size_t i = 0; i < N; ++i) to[i] = sums.sum(i);
-}
-
-// Index of each sum of a backward step.
-enum BackwardSum : std::size_t { kDh, kDc, kDirect, kGated, kDz, kCarry, kCarryDirect, kCarryGated, kSums };
-
-template <class T>
-GT_INLINE void store_squares(RowSums<T, kSums>& sums, CellSquares& to) {
-    sums.flush();
-    to = {sums.sum(kDh), sums.sum(kDc),      sums.sum(kDirect),        sums.sum(kGated),
-          sums.sum(kDz), sums.sum(kCarry), sums.sum(kCarryDirect), sums.sum(kCarryGated)};
 }
 
 }  // namespace

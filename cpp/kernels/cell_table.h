@@ -90,10 +90,8 @@ struct CellScale {
     T dh_dz;                          // LSTM: dz of the output gate from dh, beside those from dc
 };
 
-// Sums of squares of one row's outputs, as mantissas.
-struct CellSquares {
-    double dh, dc, direct, gated, dz, carry, carry_direct, carry_gated;
-};
+// Outputs of a backward step whose squares are summed, row by row.
+enum CellSum : std::size_t { kDh, kDc, kDirect, kGated, kDz, kCarry, kCarryDirect, kCarryGated, kCellSums };
 
 // One step backward: u is dL/dh from outside this recurrence, p what came back through W_hh. Rows of `carried` hold dc
 // (GRU: dh) times the carry gate of the step after this one; `carry` times this step's.
@@ -110,7 +108,7 @@ struct CellBackward {
     T *dh, *dc, *direct, *gated;               // out (rows, hidden); dc with a cell state, the last two with the split
     T *carry, *carry_direct, *carry_gated;     // out (rows, hidden)
     T* dz;                                     // out (rows, row_blocks * hidden)
-    CellSquares* squares;                      // out (rows,)
+    double* squares;                           // out (rows, kCellSums), of the mantissas; 0 for what is not there
 };
 
 template <class T>

@@ -79,8 +79,8 @@ GT_INLINE void gru_backward_row(const CellBackward<T>& s, std::size_t r) {
     const T *carry_by = s.coefficients + r % s.period * kGru.coefficient_blocks * n, *by = carry_by + n;
     const CellScale<T>& scale = s.scale[r];
     T* dz = s.dz + r * 4 * n;
-    RowSums<T, kSums> sums;
-    const auto square = [&](BackwardSum which, Vec<T> v) GT_INLINE_LAMBDA { sums.part[which] += v * v; };
+    RowSums<T, kCellSums> sums;
+    const auto square = [&](CellSum which, Vec<T> v) GT_INLINE_LAMBDA { sums.part[which] += v * v; };
     for_each_strip<T>(n, [&](std::size_t u, auto at) GT_INLINE_LAMBDA {
         const std::size_t i = at_row + u;
         const Vec<T> update = at.load(carry_by + u), p = at.load(s.p + i);
@@ -115,7 +115,7 @@ GT_INLINE void gru_backward_row(const CellBackward<T>& s, std::size_t r) {
         }
         sums.move_on();
     });
-    store_squares(sums, s.squares[r]);
+    store_sums(sums, s.squares + r * kCellSums);
 }
 
 template <class T>

@@ -86,8 +86,8 @@ GT_INLINE void lstm_backward_row(const CellBackward<T>& s, std::size_t r) {
     const T* by = s.coefficients + r % s.period * kLstm.coefficient_blocks * n;
     const CellScale<T>& scale = s.scale[r];
     T* dz = s.dz + r * 4 * n;
-    RowSums<T, kSums> sums;
-    const auto square = [&](BackwardSum which, Vec<T> v) GT_INLINE_LAMBDA { sums.part[which] += v * v; };
+    RowSums<T, kCellSums> sums;
+    const auto square = [&](CellSum which, Vec<T> v) GT_INLINE_LAMBDA { sums.part[which] += v * v; };
     for_each_strip<T>(n, [&](std::size_t u, auto at) GT_INLINE_LAMBDA {
         const std::size_t i = at_row + u;
         const Vec<T> forget = at.load(by + kForget * n + u), out = at.load(by + kOut * n + u);
@@ -129,7 +129,7 @@ GT_INLINE void lstm_backward_row(const CellBackward<T>& s, std::size_t r) {
         }
         sums.move_on();
     });
-    store_squares(sums, s.squares[r]);
+    store_sums(sums, s.squares + r * kCellSums);
 }
 
 template <class T>

@@ -33,7 +33,7 @@ template <class T, bool kInjected>
 GT_INLINE void rnn_backward_row(const CellBackward<T>& s, std::size_t r) {
     const std::size_t n = s.hidden, at_row = r * n;
     const T* slope = s.coefficients + r % s.period * n;
-    RowSums<T, kSums> sums;
+    RowSums<T, kCellSums> sums;
     for_each_strip<T>(n, [&](std::size_t u, auto at) GT_INLINE_LAMBDA {
         const std::size_t i = at_row + u;
         Vec<T> dh = at.load(s.p + i) * broadcast(s.scale[r].p_dh);
@@ -45,7 +45,7 @@ GT_INLINE void rnn_backward_row(const CellBackward<T>& s, std::size_t r) {
         sums.part[kDz] += dz * dz;
         sums.move_on();
     });
-    store_squares(sums, s.squares[r]);
+    store_sums(sums, s.squares + r * kCellSums);
 }
 
 template <class T>

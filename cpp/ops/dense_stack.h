@@ -136,7 +136,8 @@ class StackPass {
     // dense_backward.cpp
     void load_cotangent(const Cotangent<T>& cotangent);
     void backward_layer(std::size_t l);  // from dL/da of the layer's output to delta, and on to dL/da of its input
-    void finish_backward();              // the norm of dL/dx
+    void finish_backward();              // the norm of dL/dx, whose rows are left in block.da()
+    const double* exponent_of_da() const { return da_exponent_; }
 
   private:
     void compute_layer(std::size_t l, T* a, T* derivative, ForwardSums* sums, std::uint8_t* alive, Preactivation<T>* z);

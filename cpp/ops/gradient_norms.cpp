@@ -8,9 +8,6 @@
 namespace gt {
 namespace {
 
-// Squares under this share of (sum of |delta| |a|)^2 have cancelled: the pair sums are then mostly rounding.
-constexpr double kCancelled = 1e-3;
-
 // The samples of a chunk with the power of two that brings each to the common exponent of the sum.
 struct Weights {
     double exponent = kNegativeInfinity;  // of the sum; -inf: all terms are zero

@@ -39,6 +39,9 @@ struct GradientScratch {
     void reserve(std::size_t left_count, std::size_t right_count, std::size_t strip_count);
 };
 
+// Squares under this share of (sum of |delta| |a|)^2 have cancelled: the pair sums are then mostly rounding.
+constexpr double kCancelled = 1e-3;
+
 // Whether a layer's gradient norm takes the pair sums: decided by shapes.
 bool pairs_are_cheaper(std::size_t samples, std::size_t inputs, std::size_t outputs);
 

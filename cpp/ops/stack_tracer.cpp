@@ -137,6 +137,27 @@ void StackTracer<T>::trace_chunk(Chunk& chunk) {
     merge(chunk);
 }
 
+// One tile's valid samples as rows normalised to largest magnitude in [1/2, 1).
+template <class T>
+static bool keep_tile(const KernelTable<T>& kernels, const StackBlock<T>& block, std::size_t units, const T* tile,
+                      const double* exponent, const KeptRows<T>& to) {
+    constexpr double kInt64 = 9.2e18;
+    bool fits = true;
+    T largest[kMaxColumns], factor[kMaxColumns];
+    kernels.reduce->column_max(units, block.columns, block.columns, tile, largest);
+    for (std::size_t b = 0; b < block.samples; ++b) {
+        const double top = largest[b];
+        const bool plain = !(top > 0) || !std::isfinite(top);
+        const double shift = plain ? 0 : exponent_of(top), kept = plain ? 0 : exponent[b] + shift;
+        fits &= std::fabs(kept) < kInt64;
+        factor[b] = power_of_two<T>(-shift);
+        to.exponent[block.first + b] = std::fabs(kept) < kInt64 ? static_cast<std::int64_t>(kept) : 0;
+    }
+    kernels.reduce->transpose(units, block.samples, tile, block.columns, to.mantissa + block.first * units, units,
+                              factor);
+    return fits;
+}
+
 // Blocks [first, end) side by side, so that each layer's weights come from memory once for all of them.
 template <class T>
 void StackTracer<T>::trace_blocks(Chunk& chunk, std::size_t first, std::size_t end, std::size_t worker) {
@@ -163,7 +184,14 @@ void StackTracer<T>::trace_blocks(Chunk& chunk, std::size_t first, std::size_t e
         }
         if (chunk.fused) gradients_of(chunk, l, worker);
     }
-    for (StackPass<T>& pass : passes) pass.finish_backward();
+    for (std::size_t i = first; i < end; ++i) {
+        passes[i - first].finish_backward();
+        if (!chunk.out.grad_input) continue;
+        const StackBlock<T>& block = chunk.blocks[i];
+        if (!keep_tile(isa_.get<T>(), block, network_.units(0), block.da(), passes[i - first].exponent_of_da(),
+                       chunk.out.grad_input))
+            chunk.exponent_lost = true;
+    }
 }
 
 template <class T>
@@ -172,27 +200,6 @@ void StackTracer<T>::gradients_of(Chunk& chunk, std::size_t l, std::size_t worke
     const std::size_t at = l * samples.stride + chunk.blocks[0].first;
     layer_gradient(isa_.get<T>(), network_, l, chunk.blocks, chunk.block_count, samples.log2_delta + at,
                    samples.log2_activation + at, chunk.gradient_scratch[worker], gradients_[l]);
-}
-
-// One tile's valid samples as rows normalised to largest magnitude in [1/2, 1).
-template <class T>
-static bool keep_tile(const KernelTable<T>& kernels, const StackBlock<T>& block, std::size_t units, const T* tile,
-                      const double* exponent, const KeptRows<T>& to) {
-    constexpr double kInt64 = 9.2e18;
-    bool fits = true;
-    T largest[kMaxColumns], factor[kMaxColumns];
-    kernels.reduce->column_max(units, block.columns, block.columns, tile, largest);
-    for (std::size_t b = 0; b < block.samples; ++b) {
-        const double top = largest[b];
-        const bool plain = !(top > 0) || !std::isfinite(top);
-        const double shift = plain ? 0 : exponent_of(top), kept = plain ? 0 : exponent[b] + shift;
-        fits &= std::fabs(kept) < kInt64;
-        factor[b] = power_of_two<T>(-shift);
-        to.exponent[block.first + b] = std::fabs(kept) < kInt64 ? static_cast<std::int64_t>(kept) : 0;
-    }
-    kernels.reduce->transpose(units, block.samples, tile, block.columns, to.mantissa + block.first * units, units,
-                              factor);
-    return fits;
 }
 
 template <class T>

@@ -7,6 +7,7 @@
 #include "ops/dense_stack.h"
 #include "ops/gradient_norms.h"
 #include "ops/parallel.h"
+#include "ops/scaled_rows.h"
 
 namespace gt {
 
@@ -16,17 +17,11 @@ struct TraceOptions {
     bool one_call = true;  // `add` is called once: norms need no sum over calls
 };
 
-// Rows of one layer as scaled rows: mantissa (batch, units) with largest magnitude in [1/2, 1), exponent (batch,).
-template <class T>
-struct KeptRows {
-    T* mantissa;
-    std::int64_t* exponent;
-};
-
 template <class T>
 struct CallOutputs {
     SampleOutputs samples;
     std::vector<KeptRows<T>> deltas, activations;  // depth entries, or empty
+    KeptRows<T> grad_input;                        // (batch, n_0), or null
 };
 
 struct LayerResult {

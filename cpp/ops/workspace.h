@@ -2,10 +2,12 @@
 // one arena waits, and none larger than kKeptBytes.
 #pragma once
 
+#include <memory>
 #include <mutex>
 #include <utility>
 
 #include "core/aligned_buffer.h"
+#include "core/shape.h"
 
 namespace gt {
 
@@ -44,6 +46,28 @@ class Workspace {
     }
 
     AlignedBuffer<unsigned char> buffer_;
+};
+
+// Arrays one after the other in a workspace: first their sizes are added up, then each takes its place.
+class Arena {
+  public:
+    template <class V>
+    void plan(std::size_t count) {
+        bytes_ = checked_add(bytes_, round_up(checked_multiply(count, sizeof(V)), kAlignment));
+    }
+    std::size_t planned() const { return bytes_; }
+    void open() { workspace_ = std::make_unique<Workspace>(bytes_); }
+    template <class V>
+    V* take(std::size_t count) {
+        unsigned char* at = workspace_->as<unsigned char>() + taken_;
+        taken_ += round_up(count * sizeof(V), kAlignment);
+        return reinterpret_cast<V*>(at);
+    }
+
+  private:
+    static constexpr std::size_t kAlignment = 64;
+    std::size_t bytes_ = 0, taken_ = 0;
+    std::unique_ptr<Workspace> workspace_;
 };
 
 }  // namespace gt

@@ -1,0 +1,229 @@
+#include "ops/backward_step.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace gt {
+namespace {
+
+// The power of two that brings mantissas from one exponent to another; 0 for a zero row, whose exponent says nothing.
+template <class T>
+T factor(double exponent, double log2, double to) {
+    return log2 == kNegativeInfinity ? T(0) : power_of_two<T>(exponent - to);
+}
+
+}  // namespace
+
+template <class T>
+void ScaledBlock<T>::reserve(std::size_t rows, std::size_t n) {
+    row = AlignedBuffer<T>(checked_multiply(rows, n));
+    exponent.resize(rows);
+    log2.resize(rows);
+    clear(0, rows, n);
+}
+
+template <class T>
+void ScaledBlock<T>::clear(std::size_t first, std::size_t end, std::size_t n) {
+    std::fill(row.data() + first * n, row.data() + end * n, T(0));
+    std::fill(exponent.begin() + static_cast<std::ptrdiff_t>(first),
+              exponent.begin() + static_cast<std::ptrdiff_t>(end), 0.0);
+    std::fill(log2.begin() + static_cast<std::ptrdiff_t>(first), log2.begin() + static_cast<std::ptrdiff_t>(end),
+              kNegativeInfinity);
+}
+
+template <class T>
+BackwardStep<T>::BackwardStep(const KernelTable<T>& kernels, const CellKernels<T>& cell_kernels, CellKind kind,
+                              std::size_t hidden, std::size_t rows, Split split)
+    : kernels_(kernels),
+      cell_kernels_(cell_kernels),
+      kind_(kind),
+      cell_(cell_shape(kind)),
+      hidden_(hidden),
+      split_(split == Split::followed && cell_.carries),
+      scale_(rows),
+      log2_(rows * kCellSums),
+      exponent_(rows * kCellSums),
+      p_log2_(rows, kNegativeInfinity) {
+    const std::size_t size = checked_multiply(rows, hidden);
+    u.reserve(rows, hidden);
+    p.reserve(rows, hidden);
+    dh = AlignedBuffer<T>(size);
+    dz = AlignedBuffer<T>(checked_multiply(size, cell_.row_blocks));
+    if (cell_.has_cell_state) dc = AlignedBuffer<T>(size);
+    if (!cell_.carries) return;
+    carried.reserve(rows, hidden);
+    carry_ = AlignedBuffer<T>(size);
+    if (!split_) return;
+    for (ScaledBlock<T>* block : {&carried_direct, &carried_gated}) block->reserve(rows, hidden);
+    for (AlignedBuffer<T>* rows_of : {&direct, &gated, &carry_direct_, &carry_gated_}) *rows_of = AlignedBuffer<T>(size);
+}
+
+template <class T>
+void BackwardStep<T>::take(const StepValues<T>& values, std::size_t period) {
+    values_ = values;
+    period_ = period;
+    const std::size_t size = period * cell_.coefficient_blocks * hidden_;
+    if (coefficients_.size() < size) coefficients_ = AlignedBuffer<T>(size);
+    cell_kernels_.coefficients(
+        {period, hidden_, values.z, values.h_previous, values.c_previous, values.c, coefficients_.data()});
+}
+
+// The exponents of row r's outputs: those of the larger of the terms, gates taken as 1.
+template <class T>
+void BackwardStep<T>::plan(std::size_t r, bool injected) {
+    const double u_log2 = injected ? u.log2[r] : kNegativeInfinity, p_log2 = p.log2[r];
+    const double arriving = std::max(u_log2, p_log2);
+    double* e = exponent_.data() + r * kCellSums;
+    CellScale<T>& s = scale_[r];
+    if (cell_.has_cell_state) {
+        e[kDh] = common_exponent(arriving);
+        e[kDc] = common_exponent(std::max(carried.log2[r], arriving));
+        s.carried = factor<T>(carried.exponent[r], carried.log2[r], e[kDc]);
+        s.dh_dc = s.dh_dz = factor<T>(e[kDh], arriving, e[kDc]);
+        e[kDz] = e[kCarry] = e[kDc];
+    } else {
+        e[kDh] = common_exponent(cell_.carries ? std::max(carried.log2[r], arriving) : arriving);
+        if (cell_.carries) s.carried = factor<T>(carried.exponent[r], carried.log2[r], e[kDh]);
+        e[kDz] = e[kCarry] = e[kDh];
+    }
+    s.u_dh = factor<T>(u.exponent[r], u_log2, e[kDh]);
+    s.p_dh = factor<T>(p.exponent[r], p_log2, e[kDh]);
+    if (!split_) return;
+    e[kDirect] = e[kCarryDirect] = common_exponent(std::max(carried_direct.log2[r], u_log2));
+    s.carried_direct = factor<T>(carried_direct.exponent[r], carried_direct.log2[r], e[kDirect]);
+    s.u_direct = factor<T>(u.exponent[r], u_log2, e[kDirect]);
+    e[kGated] = e[kCarryGated] = common_exponent(std::max(carried_gated.log2[r], p_log2));
+    s.carried_gated = factor<T>(carried_gated.exponent[r], carried_gated.log2[r], e[kGated]);
+    s.p_gated = factor<T>(p.exponent[r], p_log2, e[kGated]);
+}
+
+template <class T>
+void BackwardStep<T>::run(std::size_t rows, bool injected) {
+    for (std::size_t r = 0; r < rows; ++r) plan(r, injected);
+    CellBackward<T> s{};
+    s.rows = rows;
+    s.hidden = hidden_;
+    s.period = period_;
+    s.coefficients = coefficients_.data();
+    s.scale = scale_.data();
+    s.u = injected ? u.row.data() : nullptr;
+    s.p = p.row.data();
+    s.carried = carried.row.data();
+    s.dh = dh.data();
+    s.dc = dc.data();
+    s.carry = carry_.data();
+    if (split_) {
+        s.carried_direct = carried_direct.row.data();
+        s.carried_gated = carried_gated.row.data();
+        s.direct = direct.data();
+        s.gated = gated.data();
+        s.carry_direct = carry_direct_.data();
+        s.carry_gated = carry_gated_.data();
+    }
+    s.dz = dz.data();
+    s.squares = log2_.data();
+    cell_kernels_.backward(s);
+    kernels_.reduce->log2_norms(rows * kCellSums, log2_.data(), log2_.data());
+    for (std::size_t r = 0; r < rows; ++r)
+        if (lost(r)) redo(r, injected);
+}
+
+// Whether a gate may have taken an output of row r out of its format: its norm says so, and its inputs are not zero.
+template <class T>
+bool BackwardStep<T>::lost(std::size_t r) const {
+    const auto out_of_range = [&](CellSum which) {
+        const double norm = mantissa_log2(r, which);
+        return !norm_is_safe<T>(norm) && !std::isnan(norm);
+    };
+    const bool dh_alive = mantissa_log2(r, kDh) != kNegativeInfinity;
+    if (kind_ == CellKind::rnn_relu) return false;  // derivatives 0 and 1
+    if (!cell_.carries) return dh_alive && out_of_range(kDz);
+    const bool alive = dh_alive || carried.log2[r] != kNegativeInfinity;
+    if (alive && (out_of_range(kDz) || out_of_range(kCarry) || (cell_.has_cell_state && out_of_range(kDc)))) return true;
+    if (!split_) return false;
+    const bool direct_alive = scale_[r].carried_direct != T(0) || scale_[r].u_direct != T(0);
+    const bool gated_alive = scale_[r].carried_gated != T(0) || scale_[r].p_gated != T(0);
+    return (direct_alive && (out_of_range(kDirect) || out_of_range(kCarryDirect))) ||
+           (gated_alive && (out_of_range(kGated) || out_of_range(kCarryGated)));
+}
+
+template <class T>
+void BackwardStep<T>::redo(std::size_t r, bool injected) {
+    const std::size_t n = hidden_, from = r * n, shared = r % period_;
+    const bool has_c = cell_.has_cell_state;
+    log_coefficients<T>(kind_, n, values_.z + shared * cell_.row_blocks * n, values_.h_previous + shared * n,
+                        has_c ? values_.c_previous + shared * n : nullptr, has_c ? values_.c + shared * n : nullptr,
+                        &logs_);
+    double* e = exponent_.data() + r * kCellSums;
+    const auto norm = [&](CellSum which, const T* row, std::size_t count) {
+        log2_row_norms(kernels_, 1, count, row, count, &log2_[r * kCellSums + which]);
+    };
+    const auto sum = [&](CellSum which, std::initializer_list<LogTerm<T>> terms, T* to) {
+        e[which] = sum_of_terms(n, terms.begin(), terms.size(), to + from);
+        norm(which, to + from, n);
+    };
+    const auto block = [&](const ScaledBlock<T>& b) { return LogTerm<T>{b.row.data() + from, b.exponent[r]}; };
+    const LogTerm<T> dh_term{dh.data() + from, e[kDh]};
+    // The state's own gradient, whose carry gate is the first coefficient: dc, or dh in a cell without c.
+    const LogTerm<T> none{u.row.data() + from, kNegativeInfinity};
+    const auto out = [&](LogTerm<T> term) {  // times what h takes from c, where there is a c
+        if (!has_c) return term;
+        return LogTerm<T>{term.row, term.exponent, &logs_, n};
+    };
+    const auto through_carry = [&](const T* rows, CellSum which) { return LogTerm<T>{rows + from, e[which], &logs_, 0}; };
+    if (has_c) sum(kDc, {block(carried), out(dh_term)}, dc.data());
+    if (cell_.carries)
+        sum(kCarry, {has_c ? through_carry(dc.data(), kDc) : through_carry(dh.data(), kDh)}, carry_.data());
+    if (split_) {
+        sum(kDirect, {block(carried_direct), injected ? out(block(u)) : none}, direct.data());
+        sum(kGated, {block(carried_gated), out(block(p))}, gated.data());
+        sum(kCarryDirect, {through_carry(direct.data(), kDirect)}, carry_direct_.data());
+        sum(kCarryGated, {through_carry(gated.data(), kGated)}, carry_gated_.data());
+    }
+    LogTerm<T> parts[4];
+    const std::size_t first = cell_.coefficient_blocks - cell_.row_blocks;
+    for (std::size_t i = 0; i < cell_.row_blocks; ++i) {
+        const bool from_dc = has_c && i != LstmBlock::output;
+        parts[i] = from_dc ? LogTerm<T>{dc.data() + from, e[kDc]} : dh_term;
+        parts[i].coefficients = &logs_;
+        parts[i].block = (first + i) * n;
+    }
+    T* to = dz.data() + r * cell_.row_blocks * n;
+    e[kDz] = products_side_by_side(n, parts, cell_.row_blocks, to);
+    norm(kDz, to, cell_.row_blocks * n);
+}
+
+template <class T>
+void BackwardStep<T>::advance(std::size_t rows) {
+    if (!cell_.carries) return;
+    const auto move = [&](AlignedBuffer<T>& carry, CellSum which, ScaledBlock<T>& to) {
+        std::swap(carry, to.row);
+        for (std::size_t r = 0; r < rows; ++r) {
+            to.exponent[r] = exponent(r, which);
+            to.log2[r] = log2(r, which);
+        }
+    };
+    move(carry_, kCarry, carried);
+    if (!split_) return;
+    move(carry_direct_, kCarryDirect, carried_direct);
+    move(carry_gated_, kCarryGated, carried_gated);
+}
+
+template <class T>
+void BackwardStep<T>::propagate(std::size_t rows, const PackedMatrix<T>& hh) {
+    const std::size_t row_size = cell_.row_blocks * hidden_;
+    kernels_.panel->multiply(rows, hidden_, hh.outputs, dz.data() + cell_.hh_first * hidden_, row_size,
+                             hh.backward.data(), p.row.data(), hidden_, false);
+    log2_row_norms(kernels_, rows, hidden_, p.row.data(), hidden_, p_log2_.data());
+    for (std::size_t r = 0; r < rows; ++r) {
+        p.exponent[r] = exponent(r, kDz) + hh.exponent;
+        p.log2[r] = p_log2_[r] + p.exponent[r];
+    }
+}
+
+template struct ScaledBlock<float>;
+template struct ScaledBlock<double>;
+template class BackwardStep<float>;
+template class BackwardStep<double>;
+
+}  // namespace gt

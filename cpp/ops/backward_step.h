@@ -1,0 +1,72 @@
+// One backward step of a cell for a set of rows, every quantity of every row with its own exponent. The trace's time loop
+// and the influence map are built of these.
+#pragma once
+
+#include <vector>
+
+#include "core/aligned_buffer.h"
+#include "ops/cell_logs.h"
+#include "ops/recurrent_layer.h"
+
+namespace gt {
+
+// Rows of one quantity: mantissas, exponents, and log2 of their norms, exponent included.
+template <class T>
+struct ScaledBlock {
+    AlignedBuffer<T> row;
+    std::vector<double> exponent, log2;
+
+    void reserve(std::size_t rows, std::size_t n);
+    void clear(std::size_t first, std::size_t end, std::size_t n);  // zero rows
+};
+
+// What the forward pass kept of one step, (rows, ...) each; rows r, r + period, ... of a backward step share row r.
+template <class T>
+struct StepValues {
+    const T *z, *h_previous, *c_previous, *c;
+};
+
+template <class T>
+class BackwardStep {
+  public:
+    enum class Split { followed, dropped };  // whether direct and gated parts have recursions of their own
+
+    BackwardStep(const KernelTable<T>& kernels, const CellKernels<T>& cell_kernels, CellKind kind, std::size_t hidden,
+                 std::size_t rows, Split split);
+
+    ScaledBlock<T> u, p;                                    // in: from outside, and through W_hh
+    ScaledBlock<T> carried, carried_direct, carried_gated;  // in; `advance` puts this step's carries there
+    AlignedBuffer<T> dh, dc, direct, gated;                 // out (rows, hidden)
+    AlignedBuffer<T> dz;                                    // out (rows, row_blocks * hidden)
+
+    // The coefficients of `period` rows; `values` are read until `run` returns.
+    void take(const StepValues<T>& values, std::size_t period);
+    void run(std::size_t rows, bool injected);
+    void advance(std::size_t rows);
+    void propagate(std::size_t rows, const PackedMatrix<T>& hh);  // p = the part of dz that W_hh feeds, times W_hh
+
+    // log2 of the norm of an output's row, with and without its exponent.
+    double log2(std::size_t r, CellSum which) const { return mantissa_log2(r, which) + exponent(r, which); }
+    double mantissa_log2(std::size_t r, CellSum which) const { return log2_[r * kCellSums + which]; }
+    double exponent(std::size_t r, CellSum which) const { return exponent_[r * kCellSums + which]; }
+    double p_mantissa_log2(std::size_t r) const { return p_log2_[r]; }
+
+  private:
+    void plan(std::size_t r, bool injected);
+    bool lost(std::size_t r) const;
+    void redo(std::size_t r, bool injected);
+
+    const KernelTable<T>& kernels_;
+    const CellKernels<T>& cell_kernels_;
+    CellKind kind_;
+    const CellShape& cell_;
+    std::size_t hidden_, period_ = 1;
+    bool split_;
+    StepValues<T> values_{};
+    AlignedBuffer<T> coefficients_, carry_, carry_direct_, carry_gated_;
+    std::vector<CellScale<T>> scale_;
+    std::vector<double> log2_, exponent_, p_log2_;
+    LogNumbers logs_;
+};
+
+}  // namespace gt

@@ -1,0 +1,221 @@
+// Backward pass of one direction: the time loop over packed slots, and the figures that it leaves.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+
+#include "ops/backward_step.h"
+
+namespace gt {
+namespace {
+
+// Slots [first, end) from the last step to the initial state.
+template <class T>
+class BackwardLoop {
+  public:
+    BackwardLoop(const DirectionContext<T>& context, const CellWeights<T>& weights, const Injection<T>& injection,
+                 const DirectionState<T>& state, const DirectionFigures<T>& figures, std::size_t first,
+                 std::size_t end)
+        : context_(context),
+          sequence_(context.sequence),
+          weights_(weights),
+          injection_(injection),
+          state_(state),
+          figures_(figures),
+          first_(first),
+          end_(end),
+          n_(context.hidden),
+          step_(context.kernels(), context.cell_kernels(), context.kind, n_, end - first,
+                BackwardStep<T>::Split::followed) {}
+
+    bool run(const T* dc_last, const double* dc_last_exponent, std::size_t worker) {
+        std::size_t joined = 0;  // rows that take part already: samples that end later
+        for (std::size_t t = sequence_.steps(); t-- > 0;) {
+            if (context_.interrupt.requested(worker)) return fits_;
+            const std::size_t rows = active(t);
+            if (rows == 0) continue;
+            if (joined < rows) join(joined, rows, dc_last, dc_last_exponent);
+            joined = rows;
+            run_step(t, rows);
+        }
+        initial_state(joined);
+        return fits_;
+    }
+
+  private:
+    std::size_t active(std::size_t t) const { return std::min(end_, std::max(first_, sequence_.active(t))) - first_; }
+
+    // Samples that end here bring what arrives at their last state.
+    void join(std::size_t from, std::size_t to, const T* dc_last, const double* dc_last_exponent) {
+        step_.p.clear(from, to, n_);
+        if (!context_.cell().carries) return;
+        for (ScaledBlock<T>* block : {&step_.carried, &step_.carried_direct, &step_.carried_gated})
+            block->clear(from, to, n_);
+        if (dc_last == nullptr) return;
+        for (std::size_t r = from; r < to; ++r) {
+            const T* row = dc_last + (first_ + r) * n_;
+            double norm = 0;
+            log2_row_norms(context_.kernels(), 1, n_, row, n_, &norm);
+            for (ScaledBlock<T>* block : {&step_.carried, &step_.carried_direct}) {
+                std::copy(row, row + n_, block->row.data() + r * n_);
+                block->exponent[r] = dc_last_exponent[first_ + r];
+                block->log2[r] = norm + block->exponent[r];
+            }
+        }
+    }
+
+    // u of step t; false when nothing arrives.
+    bool inject(std::size_t t, std::size_t rows) {
+        if (injection_.rows == nullptr) return false;
+        bool any = false;
+        ScaledBlock<T>& u = step_.u;
+        for (std::size_t r = 0; r < rows; ++r) {
+            const std::size_t slot = first_ + r;
+            T* to = u.row.data() + r * n_;
+            if (!injection_.every_step && sequence_.length(slot) != t + 1) {
+                if (u.log2[r] != kNegativeInfinity) u.clear(r, r + 1, n_);
+                continue;
+            }
+            const std::size_t row = injection_.every_step ? context_.forward_row(t, slot) : slot;
+            const T* from = injection_.rows + row * injection_.width + injection_.column;
+            std::copy(from, from + n_, to);
+            u.exponent[r] = injection_.exponent ? injection_.exponent[row] : 0;
+            u.log2[r] = 0;
+            any = true;
+        }
+        if (!any) return false;
+        std::vector<double>& norm = norm_;
+        norm.resize(rows);
+        log2_row_norms(context_.kernels(), rows, n_, u.row.data(), n_, norm.data());
+        for (std::size_t r = 0; r < rows; ++r) u.log2[r] = norm[r] + u.exponent[r];
+        return true;
+    }
+
+    void run_step(std::size_t t, std::size_t rows) {
+        const std::size_t row = sequence_.first_row(t) + first_, row_size = context_.row_size(),
+                          before = context_.previous_state(t, first_), now = context_.state(t, first_);
+        const bool has_c = context_.cell().has_cell_state;
+        T* z = state_.z + row * row_size;
+        step_.take({z, state_.h + before * n_, has_c ? state_.c + before * n_ : nullptr,
+                    has_c ? state_.c + now * n_ : nullptr},
+                   rows);
+        step_.run(rows, inject(t, rows));
+        std::copy(step_.dz.data(), step_.dz.data() + rows * row_size, z);
+        for (std::size_t r = 0; r < rows; ++r) {
+            state_.dz_exponent[row + r] = step_.exponent(r, kDz);
+            state_.dz_log2[row + r] = step_.log2(r, kDz);
+        }
+        record(t, rows);
+        step_.propagate(rows, weights_.hh);
+        record_weight_gain(t, rows);
+        step_.advance(rows);
+    }
+
+    std::size_t sample(std::size_t r) const { return sequence_.sample(first_ + r); }
+
+    void record(std::size_t t, std::size_t rows) {
+        const std::size_t batch = sequence_.batch();
+        for (std::size_t r = 0; r < rows; ++r) {
+            const std::size_t at = (t + 1) * batch + sample(r), at_step = t * batch + sample(r);
+            const auto put = [&](double* to, std::size_t i, CellSum which) {
+                if (to) to[i] = step_.log2(r, which);
+            };
+            put(figures_.dh, at, kDh);
+            put(figures_.dc, at, kDc);
+            put(figures_.direct, at, kDirect);
+            put(figures_.gated, at, kGated);
+            put(figures_.dz, at_step, kDz);
+            if (figures_.activation_gain)
+                figures_.activation_gain[at_step] = (step_.mantissa_log2(r, kDz) - step_.mantissa_log2(r, kDh)) +
+                                                    (step_.exponent(r, kDz) - step_.exponent(r, kDh));
+            const auto keep_output = [&](const KeptRows<T>& to, const AlignedBuffer<T>& rows_of, CellSum which) {
+                if (to) keep(to, at, rows_of.data() + r * n_, step_.exponent(r, which));
+            };
+            keep_output(figures_.kept_dh, step_.dh, kDh);
+            keep_output(figures_.kept_dc, step_.dc, kDc);
+            keep_output(figures_.kept_direct, step_.direct, kDirect);
+            keep_output(figures_.kept_gated, step_.gated, kGated);
+        }
+    }
+
+    void record_weight_gain(std::size_t t, std::size_t rows) {
+        if (figures_.weight_gain == nullptr) return;
+        for (std::size_t r = 0; r < rows; ++r)
+            figures_.weight_gain[t * sequence_.batch() + sample(r)] =
+                (step_.p_mantissa_log2(r) - step_.mantissa_log2(r, kDz)) + weights_.hh.exponent;
+    }
+
+    void keep(const KeptRows<T>& to, std::size_t at, const T* row, double exponent) {
+        if (to) fits_ &= keep_row(n_, row, exponent, to.mantissa + at * n_, to.exponent + at);
+    }
+
+    // What reaches the initial state: through W_hh, and along the direct path.
+    void initial_state(std::size_t rows) {
+        const bool has_c = context_.cell().has_cell_state, carries = context_.cell().carries;
+        std::vector<T> row(n_);
+        const auto put = [&](double* to, const KeptRows<T>& kept, std::size_t r,
+                             std::initializer_list<const ScaledBlock<T>*> blocks) {
+            if (to == nullptr) return;
+            std::vector<LogTerm<T>> terms;
+            for (const ScaledBlock<T>* block : blocks)
+                terms.push_back({block->row.data() + r * n_, block->exponent[r]});
+            double exponent = terms[0].exponent, norm = 0;
+            if (terms.size() == 1)
+                std::copy(terms[0].row, terms[0].row + n_, row.begin());
+            else
+                exponent = sum_of_terms(n_, terms.data(), terms.size(), row.data());
+            log2_row_norms(context_.kernels(), 1, n_, row.data(), n_, &norm);
+            to[sample(r)] = norm + exponent;
+            keep(kept, sample(r), row.data(), exponent);
+        };
+        for (std::size_t r = 0; r < rows; ++r) {
+            if (has_c || !carries)
+                put(figures_.dh, figures_.kept_dh, r, {&step_.p});
+            else
+                put(figures_.dh, figures_.kept_dh, r, {&step_.carried, &step_.p});
+            put(figures_.dc, figures_.kept_dc, r, {&step_.carried});
+            put(figures_.direct, figures_.kept_direct, r, {&step_.carried_direct});
+            if (has_c)
+                put(figures_.gated, figures_.kept_gated, r, {&step_.carried_gated});
+            else
+                put(figures_.gated, figures_.kept_gated, r, {&step_.carried_gated, &step_.p});
+        }
+    }
+
+    const DirectionContext<T>& context_;
+    const PackedSequence& sequence_;
+    const CellWeights<T>& weights_;
+    const Injection<T>& injection_;
+    const DirectionState<T>& state_;
+    const DirectionFigures<T>& figures_;
+    std::size_t first_, end_, n_;
+    BackwardStep<T> step_;
+    std::vector<double> norm_;
+    bool fits_ = true;
+};
+
+}  // namespace
+
+template <class T>
+bool direction_backward(const DirectionContext<T>& context, const CellWeights<T>& weights,
+                        const Injection<T>& injection, const T* dc_last, const double* dc_last_exponent,
+                        const DirectionState<T>& state, const DirectionFigures<T>& figures) {
+    const std::size_t batch = context.sequence.batch();
+    const Loop slots{batch, 2.0 * static_cast<double>(context.sequence.rows()) *
+                                static_cast<double>(weights.hh.inputs * weights.hh.outputs)};
+    const std::size_t share = (batch + slots.workers() - 1) / slots.workers();
+    std::atomic<bool> fits{true};
+    parallel_for(slots.of((batch + share - 1) / share), [&](std::size_t i, std::size_t worker) {
+        BackwardLoop<T> loop(context, weights, injection, state, figures, i * share, std::min(batch, (i + 1) * share));
+        if (!loop.run(dc_last, dc_last_exponent, worker)) fits = false;
+    });
+    return fits;
+}
+
+template bool direction_backward<float>(const DirectionContext<float>&, const CellWeights<float>&,
+                                        const Injection<float>&, const float*, const double*,
+                                        const DirectionState<float>&, const DirectionFigures<float>&);
+template bool direction_backward<double>(const DirectionContext<double>&, const CellWeights<double>&,
+                                         const Injection<double>&, const double*, const double*,
+                                         const DirectionState<double>&, const DirectionFigures<double>&);
+
+}  // namespace gt

@@ -1,0 +1,98 @@
+// One direction of one recurrent layer: forward over all steps, backward with the range scheme along time.
+//
+// Rows are packed (ops/packed_sequence.h) in this direction's processing order: step t, slot s. States have one entry
+// more than steps: entry 0 is the initial state, entry t + 1 the state after step t.
+#pragma once
+
+#include "core/cells.h"
+#include "ops/cell_weights.h"
+#include "ops/packed_sequence.h"
+#include "ops/parallel.h"
+#include "ops/scaled_rows.h"
+
+namespace gt {
+
+// What every op of one direction works on.
+template <class T>
+struct DirectionContext {
+    const IsaKernels& isa;
+    CellKind kind;
+    std::size_t hidden;
+    const PackedSequence& sequence;
+    bool reverse;
+    Interrupt& interrupt;
+
+    const KernelTable<T>& kernels() const { return isa.get<T>(); }
+    const CellShape& cell() const { return cell_shape(kind); }
+    const CellKernels<T>& cell_kernels() const {
+        const RecurrentKernels<T>& all = kernels().recurrent;
+        return *(kind == CellKind::lstm       ? all.lstm
+                 : kind == CellKind::gru      ? all.gru
+                 : kind == CellKind::rnn_tanh ? all.rnn_tanh
+                                              : all.rnn_relu);
+    }
+    std::size_t row_size() const { return cell().row_blocks * hidden; }
+    // The packed row of a step and slot in the order of the sequence itself.
+    std::size_t forward_row(std::size_t step, std::size_t slot) const {
+        return reverse ? sequence.mirrored(step, slot) : sequence.first_row(step) + slot;
+    }
+    // The state before (step, slot): a row of DirectionState::h and c.
+    std::size_t previous_state(std::size_t step, std::size_t slot) const {
+        return step == 0 ? slot : sequence.batch() + sequence.first_row(step - 1) + slot;
+    }
+    std::size_t state(std::size_t step, std::size_t slot) const {
+        return sequence.batch() + sequence.first_row(step) + slot;
+    }
+};
+
+// Everything that the forward pass leaves for the backward pass; borrowed memory.
+template <class T>
+struct DirectionState {
+    T* z;     // (rows, row_blocks * hidden): preactivations; the backward pass leaves dz here
+    T *h, *c; // (batch + rows, hidden): initial states first; c null without a cell state
+    double* gate_sums;         // (rows, 2 * gates)
+    double* carry_log2;        // (rows,): sum over units
+    double* carry_log2_units;  // (batch, hidden): sums over steps
+    double *dz_exponent, *dz_log2;  // (rows,): of the rows of dz, and their norms, exponent included
+};
+
+// Rows in the sequence's own order as the direction meets them: steps [first, end), copied to `scratch` where needed.
+template <class T>
+const T* input_rows(const DirectionContext<T>& context, const T* rows, std::size_t width, std::size_t first,
+                    std::size_t end, T* scratch);
+
+// Steps are taken together so that a chunk has about this many rows.
+constexpr std::size_t kChunkRows = 256;
+// f(first step, end step) for all chunks, in parallel; a chunk's rows are under kChunkRows plus one step's.
+std::size_t steps_per_chunk(const PackedSequence& sequence);
+
+// recurrent_forward.cpp. `input` (rows, inputs) in the sequence's order.
+template <class T>
+void direction_forward(const DirectionContext<T>& context, const CellWeights<T>& weights, const T* input,
+                       const DirectionState<T>& state);
+
+// Gradients that arrive at h from outside: a row for every packed row, or one for each slot at its end.
+template <class T>
+struct Injection {
+    const T* rows = nullptr;           // (rows or batch, width), the sequence's own order; null: nothing arrives
+    const double* exponent = nullptr;  // of each row; null: 0
+    std::size_t width = 0, column = 0;  // this direction's columns are [column, column + hidden)
+    bool every_step = false;
+};
+
+// Where the figures of one direction go; sample b of entry t at [t * batch + b]. Null: not wanted.
+template <class T>
+struct DirectionFigures {
+    double *dh, *dc, *direct, *gated;              // (steps + 1, batch)
+    double *dz, *activation_gain, *weight_gain;    // (steps, batch)
+    KeptRows<T> kept_dh, kept_dc, kept_direct, kept_gated;  // (steps + 1, batch, hidden)
+};
+
+// recurrent_backward.cpp. `dc_last` (batch, hidden) by slot, scaled by `dc_last_exponent`: dL/dc of each sample's end, or
+// null. False where a kept exponent is beyond int64.
+template <class T>
+bool direction_backward(const DirectionContext<T>& context, const CellWeights<T>& weights, const Injection<T>& injection,
+                        const T* dc_last, const double* dc_last_exponent, const DirectionState<T>& state,
+                        const DirectionFigures<T>& figures);
+
+}  // namespace gt

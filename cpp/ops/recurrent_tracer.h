@@ -1,0 +1,103 @@
+// The ops behind LSTM, GRU and RNN: stacked layers of one or two directions, forward over all steps, and backward with
+// everything that a trace wants to know.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "ops/recurrent_gradients.h"
+#include "ops/recurrent_layer.h"
+#include "ops/workspace.h"
+
+namespace gt {
+
+// Layer axis as PyTorch has it, direction fastest; layers above the first take directions * hidden inputs.
+template <class T>
+struct RecurrentNetwork {
+    CellKind kind;
+    std::size_t inputs, hidden, directions;
+    std::vector<RecurrentLayer<T>> layers;
+
+    std::size_t depth() const { return layers.size() / directions; }  // stacked layers
+    std::size_t outputs() const { return directions * hidden; }
+};
+
+// Figures of one direction of one layer, beside those of the backward pass; null: not wanted.
+template <class T>
+struct DirectionOutputs {
+    DirectionFigures<T> figures;
+    StepNorms steps;
+    KeptRows<T> kept_dgates;  // (steps, batch, ih blocks * hidden), PyTorch's order
+};
+
+template <class T>
+struct ForwardOutputs {
+    double *gate_mean, *gate_saturated;             // (steps, gates)
+    double* log2_retention;                         // (steps + 1, batch)
+    double *forget_half_life, *half_life_by_unit;   // one value; (hidden,)
+    KeptRows<T> kept_gates, kept_h, kept_c;         // (steps, batch, gates * hidden), (steps + 1, batch, hidden)
+};
+
+template <class T>
+class RecurrentTracer {
+  public:
+    enum class Purpose { trace, forward };  // a forward pass alone keeps one layer's gates at a time
+
+    RecurrentTracer(const IsaKernels& isa, RecurrentNetwork<T> network, std::size_t steps, std::size_t batch,
+                    const std::int64_t* lengths, Purpose purpose);
+
+    // x (steps, batch, inputs); h0, c0 (layers, batch, hidden) or null for zero.
+    void forward(const T* x, const T* h0, const T* c0, Interrupt& interrupt);
+
+    void store_output(T* y) const;                    // (steps, batch, outputs), 0 past an end
+    void store_final(T* h_n, T* c_n) const;           // (layers, batch, hidden); c_n null without a cell state
+    void store_valid_outputs(T* rows) const;          // (rows, outputs) in packed order
+    bool store_forward(std::size_t layer, const ForwardOutputs<T>& out) const;
+    std::size_t first_nonfinite() const { return first_nonfinite_; }  // a state's index; 0: none
+    const PackedSequence& sequence() const { return sequence_; }
+
+    // Gradients arrive at the last layer's h: `rows` (batch, outputs) at each sample's end, or packed (rows, outputs) at
+    // every step, both times 2^exponent (or null for 0); dc_last (layers, batch, hidden) or null. log2_dx
+    // (steps, batch). False where a kept exponent is beyond int64.
+    struct Cotangent {
+        const T* rows;
+        const double* exponent;
+        bool every_step;
+        const T* dc_last;
+    };
+    bool backward(const Cotangent& cotangent, const std::vector<DirectionOutputs<T>>& out, double* log2_dx,
+                  const KeptRows<T>& kept_dx, Interrupt& interrupt);
+    // In PyTorch's block order, after `backward`.
+    const DirectionGradients<T>& gradients(std::size_t layer) const { return gradients_[layer]; }
+
+    // log2 norms of the gradient of u . h_s with respect to the states of `layer`, (steps + 1, steps + 1, batch) entries
+    // [s, t]; dc null without a cell state. u (batch, hidden).
+    void influence(std::size_t layer, const T* u, double* log2_dh, double* log2_dc, Interrupt& interrupt) const;
+
+  private:
+    struct InputGradient;
+    DirectionContext<T> context(std::size_t direction, Interrupt& interrupt) const {
+        return {isa_, network_.kind, network_.hidden, sequence_, direction == 1, interrupt};
+    }
+    void plan(Purpose purpose);
+    void load_states(std::size_t layer, const T* h0, const T* c0);
+    const T* layer_input(std::size_t stacked) const { return stacked == 0 ? x_ : layer_output(stacked - 1); }
+    const T* layer_output(std::size_t stacked) const;  // (rows, outputs), the sequence's own order
+    void join_directions(std::size_t stacked);
+    void find_nonfinite(std::size_t layer);
+    void input_gradient(std::size_t layer, const DirectionContext<T>& context, InputGradient* out) const;
+
+    const IsaKernels& isa_;
+    RecurrentNetwork<T> network_;
+    PackedSequence sequence_;
+    Arena arena_;
+    std::vector<std::unique_ptr<CellWeights<T>>> weights_;
+    std::vector<DirectionState<T>> states_;
+    std::vector<T*> joined_;                // outputs of both directions, for each stacked layer
+    const T* x_ = nullptr;
+    T* packed_x_ = nullptr;
+    std::vector<DirectionGradients<T>> gradients_;
+    std::size_t first_nonfinite_ = 0;
+};
+
+}  // namespace gt
