@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -47,6 +48,10 @@ inline std::string message(const std::string& name, const std::string& expected,
 [[noreturn]] inline void fail_type(const std::string& name, const std::string& expected, const std::string& got,
                                    const std::string& remedy = "") {
     throw py::type_error(message(name, expected, got, remedy));
+}
+
+[[noreturn]] inline void fail_overflow(const std::string& name, const std::string& expected, const std::string& got) {
+    throw std::overflow_error(message(name, expected, got, ""));  // Python's OverflowError
 }
 
 [[noreturn]] inline void fail_memory(const std::string& name, const std::string& need, const std::string& remedy) {

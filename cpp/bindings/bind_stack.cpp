@@ -91,6 +91,7 @@ class Tracer {
           keep_activations_(wants(keep, "activations")),
           keep_weights_(wants(keep, "grad_weights")),
           keep_biases_(wants(keep, "grad_biases")),
+          keep_input_(wants(keep, "grad_input")),
           tracer_(active_isa(), stack_->layers<T>(), {keep_weights_, keep_biases_, one_call}) {}
 
     py::dict add(const py::object& x_object, const py::object& target, const std::string& loss,
@@ -178,6 +179,12 @@ class Tracer {
         };
         if (keep_deltas_) rows("deltas", &out->deltas);
         if (keep_activations_) rows("activations", &out->activations);
+        if (keep_input_) {
+            py::array_t<T> mantissa({batch, stack_->sizes[0]});
+            py::array_t<std::int64_t> exponent(batch);
+            out->grad_input = {mantissa.mutable_data(), exponent.mutable_data()};
+            arrays["grad_input"] = py::make_tuple(mantissa, exponent);
+        }
         return arrays;
     }
 
@@ -200,7 +207,7 @@ class Tracer {
     }
 
     std::shared_ptr<DenseStack> stack_;
-    bool keep_deltas_, keep_activations_, keep_weights_, keep_biases_;
+    bool keep_deltas_, keep_activations_, keep_weights_, keep_biases_, keep_input_;
     StackTracer<T> tracer_;
 };
 

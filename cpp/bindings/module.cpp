@@ -6,5 +6,6 @@ PYBIND11_MODULE(_core, module) {
     gt::bind_isa(module);
     gt::bind_math(module);
     gt::bind_random(module);
+    gt::bind_recurrent(module);
     gt::bind_stack(module);
 }

@@ -148,12 +148,6 @@ void RecurrentTracer<T>::store_output(T* y) const {
 }
 
 template <class T>
-void RecurrentTracer<T>::store_valid_outputs(T* rows) const {
-    const T* y = layer_output(network_.depth() - 1);
-    std::copy(y, y + sequence_.rows() * network_.outputs(), rows);
-}
-
-template <class T>
 void RecurrentTracer<T>::store_final(T* h_n, T* c_n) const {
     const std::size_t n = network_.hidden, batch = sequence_.batch();
     for (std::size_t k = 0; k < states_.size(); ++k)
@@ -298,6 +292,45 @@ static void to_torch_order(ParameterGradient<V>* gradient, const std::size_t* or
     gradient->value = std::move(ordered);
 }
 
+// The caller's cotangent in packed order or by slot, rows normalised: it may hold subnormals, which the passes flush.
+template <class T>
+struct RecurrentTracer<T>::PackedCotangent {
+    AlignedBuffer<T> copy;
+    std::vector<double> exponent;
+    Injection<T> injection;
+};
+
+template <class T>
+void RecurrentTracer<T>::pack_cotangent(const Cotangent& cotangent, PackedCotangent* out) const {
+    const SubnormalMode keep(Subnormals::keep);
+    const std::size_t width = network_.outputs(), batch = sequence_.batch(),
+                      count = cotangent.every_step ? sequence_.rows() : batch;
+    out->injection.width = width;
+    out->injection.every_step = cotangent.every_step;
+    if (cotangent.every_step && sequence_.plain() && cotangent.exponent == nullptr) {
+        std::vector<double> norm(count);
+        log2_row_norms(isa_.get<T>(), count, width, cotangent.rows, width, norm.data());
+        const bool safe = std::all_of(norm.begin(), norm.end(), [](double norm_of_row) {
+            return norm_of_row == kNegativeInfinity || norm_is_safe<T>(norm_of_row);
+        });
+        out->injection.rows = cotangent.rows;
+        if (safe) return;
+    }
+    out->copy = AlignedBuffer<T>(checked_multiply(count, width));
+    out->exponent.resize(count);
+    const auto take = [&](std::size_t row, std::size_t source) {
+        const double exponent = cotangent.exponent ? static_cast<double>(cotangent.exponent[source]) : 0.0;
+        out->exponent[row] = normalise_row(width, cotangent.rows + source * width, exponent,
+                                           out->copy.data() + row * width);
+    };
+    if (cotangent.every_step)
+        sequence_.for_each(take);
+    else
+        for (std::size_t slot = 0; slot < batch; ++slot) take(slot, sequence_.sample(slot));
+    out->injection.rows = out->copy.data();
+    out->injection.exponent = out->exponent.data();
+}
+
 template <class T>
 bool RecurrentTracer<T>::backward(const Cotangent& cotangent, const std::vector<DirectionOutputs<T>>& out,
                                   double* log2_dx, const KeptRows<T>& kept_dx, Interrupt& interrupt) {
@@ -310,6 +343,8 @@ bool RecurrentTracer<T>::backward(const Cotangent& cotangent, const std::vector<
     gradients_.resize(states_.size());
     std::vector<double> dz_exponent(rows), dz_log2(rows), dc_exponent(batch);
     AlignedBuffer<T> dc_last(cotangent.dc_last ? checked_multiply(batch, n) : 0);
+    PackedCotangent arriving;
+    pack_cotangent(cotangent, &arriving);
     InputGradient above, below;
     for (std::size_t stacked = network_.depth(); stacked-- > 0;) {
         below.width = network_.layers[stacked * directions].inputs;
@@ -327,13 +362,10 @@ bool RecurrentTracer<T>::backward(const Cotangent& cotangent, const std::vector<
             state.dz_exponent = dz_exponent.data();
             state.dz_log2 = dz_log2.data();
             states_[k] = state;
-            Injection<T> injection;
-            injection.width = network_.outputs();
+            Injection<T> injection = arriving.injection;
+            if (stacked + 1 < network_.depth())
+                injection = {above.rows.data(), above.exponent.data(), above.width, 0, true};
             injection.column = d * n;
-            const bool top = stacked + 1 == network_.depth();
-            injection.rows = top ? cotangent.rows : above.rows.data();
-            injection.exponent = top ? cotangent.exponent : above.exponent.data();
-            injection.every_step = top ? cotangent.every_step : true;
             if (cotangent.dc_last) {
                 const SubnormalMode keep(Subnormals::keep);
                 for (std::size_t slot = 0; slot < batch; ++slot)

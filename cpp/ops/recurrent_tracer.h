@@ -51,17 +51,16 @@ class RecurrentTracer {
 
     void store_output(T* y) const;                    // (steps, batch, outputs), 0 past an end
     void store_final(T* h_n, T* c_n) const;           // (layers, batch, hidden); c_n null without a cell state
-    void store_valid_outputs(T* rows) const;          // (rows, outputs) in packed order
     bool store_forward(std::size_t layer, const ForwardOutputs<T>& out) const;
     std::size_t first_nonfinite() const { return first_nonfinite_; }  // a state's index; 0: none
     const PackedSequence& sequence() const { return sequence_; }
 
-    // Gradients arrive at the last layer's h: `rows` (batch, outputs) at each sample's end, or packed (rows, outputs) at
-    // every step, both times 2^exponent (or null for 0); dc_last (layers, batch, hidden) or null. log2_dx
-    // (steps, batch). False where a kept exponent is beyond int64.
+    // Gradients arrive at the last layer's h: `rows` (batch, outputs) at each sample's end or (steps, batch, outputs) at
+    // every step, times 2^exponent of each row (null: 0); dc_last (layers, batch, hidden) or null. log2_dx (steps,
+    // batch). False where a kept exponent is beyond int64.
     struct Cotangent {
         const T* rows;
-        const double* exponent;
+        const std::int64_t* exponent;
         bool every_step;
         const T* dc_last;
     };
@@ -76,6 +75,8 @@ class RecurrentTracer {
 
   private:
     struct InputGradient;
+    struct PackedCotangent;
+    void pack_cotangent(const Cotangent& cotangent, PackedCotangent* out) const;
     DirectionContext<T> context(std::size_t direction, Interrupt& interrupt) const {
         return {isa_, network_.kind, network_.hidden, sequence_, direction == 1, interrupt};
     }

@@ -9,6 +9,9 @@
 from gradtrace import config, isa
 from gradtrace._core import build_facts as _build_facts
 from gradtrace.config import get_num_threads, set_num_threads, show_config
+from gradtrace.influence import Influence
+from gradtrace.recurrent import GRU, LSTM, RNN
+from gradtrace.recurrent_trace import RecurrentTrace
 from gradtrace.scaled import ScaledArray
 from gradtrace.stack import Stack
 from gradtrace.trace import StackTrace
@@ -16,6 +19,11 @@ from gradtrace.trace import StackTrace
 __version__: str = _build_facts()["version"]
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Influence",
+    "RecurrentTrace",
     "ScaledArray",
     "Stack",
     "StackTrace",

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace import _core
-from gradtrace.messages import shown, wrong_name
+from gradtrace.messages import checked_seed, shown, wrong_name
 
-__all__ = ["INITIALISATIONS", "random_parameters"]
+__all__ = ["INITIALISATIONS", "checked_dtype", "checked_real", "checked_size", "random_parameters"]
 
 Array = npt.NDArray[Any]
 
@@ -66,13 +66,13 @@ def random_parameters(
     """
     units = _checked_sizes(sizes)
     law = _checked_law(init)
-    gain = _checked_real("gain", gain)
+    gain = checked_real("gain", gain)
     if bias_std is not None:
-        bias_std = _checked_real("bias_std", bias_std)
+        bias_std = checked_real("bias_std", bias_std)
         if bias_std < 0:
             raise ValueError(f"bias_std: expected 0 or more, got {bias_std}")
-    seed = _checked_seed(seed)
-    scalar = _checked_dtype(dtype)
+    seed = checked_seed("seed", seed)
+    scalar = checked_dtype(dtype)
     _check_memory(units, scalar)
     weights: list[Array] = []
     biases: list[Array | None] = []
@@ -103,12 +103,16 @@ def _checked_sizes(sizes: Any) -> list[int]:
         raise TypeError(f"sizes: expected a list of integers, got {type(sizes).__name__}")
     if len(sizes) < 2:
         raise ValueError(f"sizes: expected at least two, the input's and one layer's, got {len(sizes)}")
-    for i, size in enumerate(sizes):
-        if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
-            raise TypeError(f"sizes[{i}]: expected an integer, got {type(size).__name__}")
-        if size < 1:
-            raise ValueError(f"sizes[{i}]: expected at least 1, got {shown(size)}")
-    return [int(size) for size in sizes]
+    return [checked_size(f"sizes[{i}]", size) for i, size in enumerate(sizes)]
+
+
+def checked_size(name: str, size: Any) -> int:
+    """Give a number of units or layers, at least 1."""
+    if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
+        raise TypeError(f"{name}: expected an integer, got {type(size).__name__}")
+    if size < 1:
+        raise ValueError(f"{name}: expected at least 1, got {shown(size)}")
+    return int(size)
 
 
 def _checked_law(init: Any) -> Law:
@@ -117,7 +121,8 @@ def _checked_law(init: Any) -> Law:
     return INITIALISATIONS[init]
 
 
-def _checked_real(name: str, value: Any) -> float:
+def checked_real(name: str, value: Any) -> float:
+    """Give a finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
     try:
@@ -129,15 +134,8 @@ def _checked_real(name: str, value: Any) -> float:
     return number
 
 
-def _checked_seed(seed: Any) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise TypeError(f"seed: expected an integer, got {type(seed).__name__}")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed: expected 0 to 2**64 - 1, got {shown(seed)}")
-    return int(seed)
-
-
-def _checked_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+def checked_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    """Give float32 or float64."""
     try:
         scalar = np.dtype(dtype) if dtype is not None else None
     except Exception:  # numpy raises TypeError, ValueError or SyntaxError

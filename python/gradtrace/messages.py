@@ -1,4 +1,4 @@
-"""Values in messages: whatever the caller passed, a short text in ASCII."""
+"""Values in messages: whatever the caller passed, a short text in ASCII; and checks that several rooms share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-__all__ = ["shown", "wrong_name"]
+__all__ = ["checked_seed", "shown", "wrong_name"]
 
 
 def wrong_name(argument: str, known: Iterable[str], value: object) -> Exception:
@@ -28,3 +28,12 @@ def shown(value: object) -> str:
     if isinstance(value, int) and value.bit_length() > 200:
         return f"an integer of {value.bit_length()} bits"
     return str(value) if isinstance(value, (bool, int, float, np.number)) else type(value).__name__
+
+
+def checked_seed(name: str, seed: object) -> int:
+    """Give a seed, 0 to 2**64 - 1; TypeError or ValueError that names it."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"{name}: expected an integer, got {type(seed).__name__}")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"{name}: expected 0 to 2**64 - 1, got {shown(seed)}")
+    return int(seed)

@@ -16,14 +16,15 @@ class ScaledArray:
     """An array ``mantissa * 2**exponent``.
 
     Rows are normalised so that their largest magnitude is in [1/2, 1); a row of zeros has exponent 0. Where there is
-    one exponent for the whole array (weight and bias gradients), the array is the row.
+    one exponent for the whole array (weight and bias gradients), the array is the row. It indexes along the exponent's
+    axes: ``trace.dc[0]`` is the first layer's.
 
     Parameters
     ----------
     mantissa : ndarray of float32 or float64
-        Shape (B, n) with an exponent for each row, or any shape with a single exponent.
+        Shape (..., n) with an exponent for each row, or any shape with a single exponent.
     exponent : ndarray of int64
-        Shape (B,), or () for a single exponent.
+        The leading axes of the mantissa's shape: (B,) for (B, n), or () for a single exponent.
 
     Raises
     ------
@@ -45,8 +46,9 @@ class ScaledArray:
             raise TypeError(f"mantissa: expected dtype float32 or float64, got {str(mantissa.dtype)[:60]}")
         if powers.dtype != np.int64:
             raise TypeError(f"exponent: expected dtype int64, got {str(powers.dtype)[:60]}")
-        if powers.ndim > 0 and powers.shape != mantissa.shape[:1]:
-            raise ValueError(f"exponent: expected shape () or {mantissa.shape[:1]}, got {powers.shape}")
+        if powers.shape != mantissa.shape[: powers.ndim]:
+            expected = mantissa.shape[: max(powers.ndim, 1)]
+            raise ValueError(f"exponent: expected shape () or {expected}, got {powers.shape}")
         self._mantissa = mantissa
         self._exponent = powers
 
@@ -57,7 +59,7 @@ class ScaledArray:
 
     @property
     def exponent(self) -> npt.NDArray[np.int64]:
-        """The rows' powers of two, int64, shape (B,) or ()."""
+        """The rows' powers of two, int64."""
         return self._exponent
 
     @property
@@ -102,17 +104,18 @@ class ScaledArray:
         Returns
         -------
         ndarray of float64
-            Shape () or (B,), in log2 units; -inf where all is zero.
+            Shape (), or that of the exponents, in log2 units; -inf where all is zero.
         """
-        if axis not in (None, 1, -1):
-            raise ValueError(f"axis: expected None, 1 or -1, got {shown(axis)}")
+        last = self._mantissa.ndim - 1
+        if axis not in (None, last, -1):
+            raise ValueError(f"axis: expected None, {last} or -1, got {shown(axis)}")
         if axis is not None and self._mantissa.ndim == 0:
             raise ValueError(f"axis: expected None for a single number, got {axis}")
         if axis is None and self._exponent.ndim == 0:
             squares = np.sum(self._mantissa.astype(np.float64) ** 2)
             with np.errstate(divide="ignore"):
                 return np.asarray(0.5 * np.log2(squares) + self._exponent)
-        squares = np.sum(self._mantissa.astype(np.float64).reshape(self.shape[0], -1) ** 2, axis=1)
+        squares = np.sum(self._mantissa.astype(np.float64) ** 2, axis=-1)
         with np.errstate(divide="ignore"):
             rows: npt.NDArray[np.float64] = 0.5 * np.log2(squares) + self._exponent
         if axis is not None:
@@ -130,7 +133,18 @@ class ScaledArray:
     def _powers(self) -> npt.NDArray[np.int64]:
         if self._exponent.ndim == 0:
             return self._exponent
-        return self._exponent.reshape((-1,) + (1,) * (self._mantissa.ndim - 1))
+        return self._exponent.reshape(self._exponent.shape + (1,) * (self._mantissa.ndim - self._exponent.ndim))
+
+    def __len__(self) -> int:
+        return len(self._mantissa)
+
+    def __getitem__(self, key: Any) -> ScaledArray:
+        indices = len(key) if isinstance(key, tuple) else 1
+        if indices > self._exponent.ndim:
+            raise IndexError(
+                f"expected at most {self._exponent.ndim} indices, one for each axis of rows, got {indices}"
+            )
+        return ScaledArray(self._mantissa[key], self._exponent[key])
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return self.to_numpy(dtype)

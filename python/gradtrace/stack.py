@@ -12,7 +12,8 @@ from gradtrace import _core
 from gradtrace.batches import batches, slices
 from gradtrace.initialisation import random_parameters
 from gradtrace.losses import LOSSES
-from gradtrace.messages import shown, wrong_name
+from gradtrace.messages import checked_seed, wrong_name
+from gradtrace.scaled import ScaledArray
 from gradtrace.trace import KEPT, StackTrace, TraceBuilder
 
 __all__ = ["Stack"]
@@ -245,6 +246,29 @@ class Stack:
             raise ValueError("x: expected at least one batch, got none")
         return builder.finish(tracer.finish(), self.activation, self.sizes, str(self.dtype), loss)
 
+    def trace_rows(self, x: Array, target: Array, loss: LossName) -> tuple[StackTrace, ScaledArray]:
+        """Trace as the readout of another network.
+
+        Parameters
+        ----------
+        x, target, loss
+            As `trace` has them, arrays only.
+
+        Returns
+        -------
+        trace : StackTrace
+        grad_input : ScaledArray
+            (B, n_0), rows of dL/dx.
+        """
+        self._check_memory(len(x), (), True)
+        tracer = self._core.tracer(["grad_input"], True)
+        arrays = tracer.add(x, target, loss, None, 0, "")
+        rows = ScaledArray(*arrays.pop("grad_input"))
+        builder = TraceBuilder(True)
+        builder.add(arrays)
+        trace = builder.finish(tracer.finish(), self.activation, self.sizes, str(self.dtype), loss)
+        return trace, rows.times(LOSSES[loss].gradient_factor(len(x), self.sizes[-1]))
+
     def _check_memory(self, batch: int, keep: Sequence[str], per_sample: bool) -> None:
         """Refuse what this machine could not even hold, before anything is computed."""
         limit, item = _core.physical_memory(), self.dtype.itemsize
@@ -262,7 +286,7 @@ class Stack:
         if not isinstance(other, Stack):
             return NotImplemented
         mine, theirs = self._parts(), other._parts()
-        return self.activation == other.activation and len(mine) == len(theirs) and all(map(_same, mine, theirs))
+        return self.activation == other.activation and len(mine) == len(theirs) and all(map(same_arrays, mine, theirs))
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -279,7 +303,8 @@ class Stack:
         return f"<code>{self!r}</code>"
 
 
-def _same(a: Array | None, b: Array | None) -> bool:
+def same_arrays(a: Array | None, b: Array | None) -> bool:
+    """Whether two parameters are equal, dtype and NaN included."""
     if a is None or b is None:
         return a is b
     return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=True)
@@ -312,10 +337,7 @@ def _check_options(target: Any, loss: Any, cotangent: Any, cotangent_seed: Any, 
         raise ValueError("cotangent: expected None beside a loss, got both; give one of them")
     if loss is None and target is not None:
         raise ValueError("loss: expected a name beside a target, got None; loss='cross_entropy' or loss='mse'")
-    if isinstance(cotangent_seed, bool) or not isinstance(cotangent_seed, (int, np.integer)):
-        raise TypeError(f"cotangent_seed: expected an integer, got {type(cotangent_seed).__name__}")
-    if not 0 <= cotangent_seed < 2**64:
-        raise ValueError(f"cotangent_seed: expected 0 to 2**64 - 1, got {shown(cotangent_seed)}")
+    checked_seed("cotangent_seed", cotangent_seed)
     if not isinstance(per_sample, (bool, np.bool_)):
         raise TypeError(f"per_sample: expected True or False, got {type(per_sample).__name__}")
 

@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from gradtrace.trace import StackTrace
 
-__all__ = ["html_table", "layer_rows", "median", "power_of_ten", "shown_layers", "text_table"]
+__all__ = ["html_table", "layer_rows", "median", "power_of_ten", "shown_layers", "text_rows", "text_table"]
 
 _HEADER = ["layer", "units", "activation", "log2|dz|", "|dz|", "act. gain", "W gain", "log2|dW|", "saturated", "dead"]
 
@@ -81,9 +81,14 @@ def _notes(trace: StackTrace) -> list[str]:
 def text_table(trace: StackTrace) -> str:
     """Write the table in plain text, every line under 100 characters."""
     rows = [_HEADER, *layer_rows(trace, reversed(shown_layers(trace.depth)))]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADER))]
+    return "\n".join([_title(trace), *text_rows(rows), *_notes(trace)])
+
+
+def text_rows(rows: list[list[str]]) -> list[str]:
+    """Align rows of cells to the right, with a rule under the first."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join([_title(trace), lines[0], "-" * len(lines[0]), *lines[1:], *_notes(trace)])
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]
 
 
 def html_table(trace: StackTrace) -> str:

@@ -13,7 +13,7 @@ from gradtrace.quantiles import PROBABILITIES, StreamingQuantiles
 from gradtrace.scaled import ScaledArray
 from gradtrace.table import html_table, text_table
 
-__all__ = ["KEPT", "StackTrace", "TraceBuilder"]
+__all__ = ["KEPT", "StackTrace", "TraceBuilder", "equal_figures"]
 
 #: Names that ``keep=`` takes.
 KEPT = ("deltas", "activations", "grad_weights", "grad_biases")
@@ -145,7 +145,7 @@ class StackTrace:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, StackTrace):
             return NotImplemented
-        return all(_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return all(equal_figures(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -159,7 +159,10 @@ class StackTrace:
         return html_table(self)
 
 
-def _equal(a: Any, b: Any) -> bool:
+def equal_figures(a: Any, b: Any) -> bool:
+    """Whether two figures of a trace are equal, NaN included; containers entry by entry."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(equal_figures(a[name], b[name]) for name in a)
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=True)
     if isinstance(a, float) and isinstance(b, float):

@@ -1,0 +1,112 @@
+#include "bindings/checked_recurrent.h"
+
+namespace gt {
+namespace {
+
+using Objects = std::vector<py::object>;
+
+// One array stands for a list of one.
+Objects as_list(const py::object& object, const std::string& name) {
+    if (!py::isinstance<py::list>(object) && !py::isinstance<py::tuple>(object)) return {object};
+    Objects list;
+    for (const py::handle& entry : object) list.push_back(py::reinterpret_borrow<py::object>(entry));
+    if (list.empty()) fail_value(name, "at least one array", "none");
+    return list;
+}
+
+std::string name_of(const std::string& argument, std::size_t k, std::size_t count) {
+    return count == 1 ? argument : argument + "[" + std::to_string(k) + "]";
+}
+
+std::string rows_text(std::size_t blocks) { return blocks == 1 ? "H" : std::to_string(blocks) + "H"; }
+
+void require_count(const Objects& list, const std::string& name, std::size_t count) {
+    if (list.size() != count)
+        fail_value(name, "a list of " + std::to_string(count) + ", one entry for each weight_hh",
+                   "a list of " + std::to_string(list.size()));
+}
+
+template <class T>
+void check_weights(RecurrentParameters& net, const Objects& weight_ih, const Objects& weight_hh) {
+    const std::string why = " (weight_hh's)";
+    const std::size_t count = weight_hh.size(), blocks = net.cell().weight_blocks;
+    const std::string rows = rows_text(blocks), cell = net.cell().name;
+    for (std::size_t k = 0; k < count; ++k) {
+        const std::string name = name_of("weight_hh", k, count);
+        const py::array hh = checked_array<T>(weight_hh[k], name, why);
+        require_shape(hh, name, {-1, -1}, "(" + rows + ", H)");
+        const auto hidden = static_cast<std::size_t>(hh.shape(1));
+        if (hidden == 0 || static_cast<std::size_t>(hh.shape(0)) != blocks * hidden)
+            fail_value(name, "shape (" + rows + ", H)" + (hidden ? " with H=" + std::to_string(hidden) : ""),
+                       shape_text(hh), "the " + cell + " has " + std::to_string(blocks) + " blocks of H rows");
+        if (k == 0) net.hidden = hidden;
+        if (hidden != net.hidden)
+            fail_value(name, "H=" + std::to_string(net.hidden) + " as in weight_hh[0]", shape_text(hh));
+        net.weight_hh.push_back(hh);
+
+        const std::string ih_name = name_of("weight_ih", k, count);
+        const py::array ih = checked_array<T>(weight_ih[k], ih_name, why);
+        const bool first = k < net.directions;
+        if (k == 0 && ih.ndim() == 2) net.inputs = static_cast<std::size_t>(ih.shape(1));
+        const std::size_t inputs = first ? net.inputs : net.outputs();
+        require_shape(ih, ih_name,
+                      {static_cast<py::ssize_t>(blocks * hidden), k == 0 ? -1 : static_cast<py::ssize_t>(inputs)},
+                      "(" + rows + ", I) with H=" + std::to_string(hidden) +
+                          (k == 0 ? "" : ", I=" + std::to_string(inputs)),
+                      first || k == 0 ? "" : "layers above the first take all outputs of the layer below");
+        if (ih.size() == 0) fail_value(ih_name, "at least one column", "shape " + shape_text(ih));
+        net.weight_ih.push_back(ih);
+    }
+}
+
+template <class T>
+void check_biases(RecurrentParameters& net, const py::object& biases, const std::string& argument,
+                  std::vector<py::object>* to) {
+    to->assign(net.layers(), py::none());
+    if (biases.is_none()) return;
+    const Objects list = as_list(biases, argument);
+    require_count(list, argument, net.layers());
+    const auto rows = static_cast<py::ssize_t>(net.cell().weight_blocks * net.hidden);
+    for (std::size_t k = 0; k < list.size(); ++k) {
+        if (list[k].is_none()) continue;
+        const std::string name = name_of(argument, k, list.size());
+        (*to)[k] = checked_array<T>(list[k], name, " (weight_hh's)");
+        require_shape((*to)[k], name, {rows},
+                      "(" + rows_text(net.cell().weight_blocks) + ",) with H=" + std::to_string(net.hidden));
+    }
+}
+
+}  // namespace
+
+std::shared_ptr<RecurrentParameters> make_recurrent(const std::string& kind, const py::object& weight_ih,
+                                                    const py::object& weight_hh, const py::object& bias_ih,
+                                                    const py::object& bias_hh, bool bidirectional) {
+    auto net = std::make_shared<RecurrentParameters>();
+    net->kind = kind == "lstm"       ? CellKind::lstm
+                : kind == "gru"      ? CellKind::gru
+                : kind == "rnn_relu" ? CellKind::rnn_relu
+                                     : CellKind::rnn_tanh;
+    net->directions = bidirectional ? 2 : 1;
+    const Objects hh = as_list(weight_hh, "weight_hh"), ih = as_list(weight_ih, "weight_ih");
+    if (bidirectional && hh.size() % 2 != 0)
+        fail_value("weight_hh", "two arrays for each layer beside bidirectional=True", std::to_string(hh.size()),
+                   "the forward direction's first, then the reverse one's");
+    require_count(ih, "weight_ih", hh.size());
+    const py::array first = as_array(hh[0], name_of("weight_hh", 0, hh.size()));
+    net->is_float32 = py::isinstance<py::array_t<float>>(first);
+    if (!net->is_float32 && !py::isinstance<py::array_t<double>>(first))
+        fail_type(name_of("weight_hh", 0, hh.size()), "dtype float32 or float64", shortened(py::str(first.dtype())),
+                  "use .astype('float32')");
+    if (net->is_float32) {
+        check_weights<float>(*net, ih, hh);
+        check_biases<float>(*net, bias_ih, "bias_ih", &net->bias_ih);
+        check_biases<float>(*net, bias_hh, "bias_hh", &net->bias_hh);
+    } else {
+        check_weights<double>(*net, ih, hh);
+        check_biases<double>(*net, bias_ih, "bias_ih", &net->bias_ih);
+        check_biases<double>(*net, bias_hh, "bias_hh", &net->bias_hh);
+    }
+    return net;
+}
+
+}  // namespace gt

@@ -1,0 +1,104 @@
+"""A recurrent trace as a table that a person reads: a dozen states of each layer, never a thousand."""
+
+from __future__ import annotations
+
+import html
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from gradtrace.table import power_of_ten, shown_layers, text_rows
+
+if TYPE_CHECKING:
+    from gradtrace.recurrent_trace import RecurrentTrace
+
+__all__ = ["html_table", "state_medians", "state_rows", "text_table"]
+
+# Columns beside state and lag: heading, figure.
+_COLUMNS = {
+    "lstm": [("log2|dc|", "log2_dc"), ("direct", "log2_dc_direct"), ("gated", "log2_dc_gated"), ("kept", "log2_retention")],
+    "gru": [("direct", "log2_dh_direct"), ("gated", "log2_dh_gated"), ("kept", "log2_retention")],
+    "rnn": [],
+}  # fmt: skip
+_GATES = {"lstm": "ifgo", "gru": "rzn", "rnn": ""}
+
+
+def state_medians(trace: RecurrentTrace, name: str, layer: int) -> npt.NDArray[np.float64]:
+    """Median over the samples that reach a state, by state from 0 to T, shape (T+1,); log2 units."""
+    values = np.sort(getattr(trace, name)[layer], axis=1)  # NaN, past a sample's end, comes last
+    count = np.maximum((~np.isnan(values)).sum(axis=1), 1)
+    states = np.arange(len(values))
+    low, high = values[states, (count - 1) // 2], values[states, count // 2]
+    with np.errstate(invalid="ignore"):
+        return np.where(low == high, low, 0.5 * (low + high))
+
+
+def header(trace: RecurrentTrace) -> list[str]:
+    """Head of the columns of `state_rows`."""
+    gates = [f"gate {g}" for g in _GATES[trace.cell]]
+    return ["state", "lag", "log2|dh|", "|dh|", *(title for title, _ in _COLUMNS[trace.cell]), *gates, "log2|dW_hh|"]
+
+
+def state_rows(trace: RecurrentTrace, layer: int) -> list[list[str]]:
+    """Write the cells of a dozen states of one layer, the last state first."""
+    dh = state_medians(trace, "log2_dh", layer)
+    others = [state_medians(trace, name, layer) for _, name in _COLUMNS[trace.cell]]
+    rows = []
+    for state in reversed(shown_layers(trace.steps + 1)):
+        first = state == 0
+        gates = ["" if first else f"{trace.gate_mean[layer, state - 1, g]:.2f}" for g in range(len(_GATES[trace.cell]))]
+        step = "" if first else f"{trace.log2_grad_weight_hh_step[layer, state - 1]:.2f}"
+        figures = [f"{values[state]:.2f}" for values in others]
+        rows.append(
+            [str(state), str(trace.steps - state), f"{dh[state]:.2f}", power_of_ten(dh[state]), *figures, *gates, step]
+        )
+    return rows
+
+
+def _title(trace: RecurrentTrace) -> str:
+    loss = "" if trace.loss is None else f", loss {trace.loss:.4g}"
+    return (
+        f"RecurrentTrace: {trace.cell}, {trace.hidden_size} units, {trace.steps} steps, {trace.samples} samples, "
+        f"{trace.dtype}{loss}"
+    )
+
+
+def _caption(trace: RecurrentTrace, layer: int) -> str:
+    directions = 2 if trace.bidirectional else 1
+    name = f"layer {layer // directions}" + (", reverse" if layer % directions else "")
+    if trace.cell == "rnn":
+        return name
+    gate = "forget" if trace.cell == "lstm" else "update"
+    return f"{name}: half-life of the {gate} gate {trace.forget_half_life[layer]:.3g} steps"
+
+
+def _notes(trace: RecurrentTrace) -> list[str]:
+    notes = ["Medians over samples, in bits (log2); the last state first, as the gradient runs."]
+    if trace.cell != "rnn":
+        notes.append("kept: mean over units of log2 of the product of the gates that carry, from that state on.")
+    if trace.first_nonfinite is not None:
+        notes.append(f"The forward pass is infinite or NaN from state {trace.first_nonfinite} on.")
+    return notes
+
+
+def text_table(trace: RecurrentTrace) -> str:
+    """Write the table in plain text."""
+    lines = [_title(trace)]
+    for layer in range(len(trace.log2_dh)):
+        lines += [_caption(trace, layer), *text_rows([header(trace), *state_rows(trace, layer)])]
+    return "\n".join([*lines, *_notes(trace)])
+
+
+def html_table(trace: RecurrentTrace) -> str:
+    """Write the table for a notebook."""
+    parts = [f"<p><b>{html.escape(_title(trace))}</b></p>"]
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header(trace))
+    for layer in range(len(trace.log2_dh)):
+        rows = state_rows(trace, layer)
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        parts.append(
+            f"<table><caption>{html.escape(_caption(trace, layer))}</caption><thead><tr>{head}</tr></thead>"
+            f"<tbody>{body}</tbody></table>"
+        )
+    return "".join(parts) + "<p>" + "<br>".join(html.escape(note) for note in _notes(trace)) + "</p>"

@@ -1,0 +1,187 @@
+"""What a trace of a recurrent network leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradtrace.recurrent_table import html_table, text_table
+from gradtrace.scaled import ScaledArray
+from gradtrace.trace import StackTrace, equal_figures
+
+__all__ = ["KEPT", "RecurrentTrace", "build_trace"]
+
+#: Names that ``keep=`` takes, and the cells that have them.
+KEPT: dict[str, tuple[str, ...]] = {
+    "dh": ("lstm", "gru", "rnn"),
+    "dc": ("lstm",),
+    "dc_direct": ("lstm",),
+    "dc_gated": ("lstm",),
+    "dh_direct": ("gru",),
+    "dh_gated": ("gru",),
+    "dz": ("rnn",),
+    "dgates": ("lstm", "gru"),
+    "gates": ("lstm", "gru"),
+    "h": ("lstm", "gru", "rnn"),
+    "c": ("lstm",),
+    "dx": ("lstm", "gru", "rnn"),
+    "grad_weight_ih": ("lstm", "gru", "rnn"),
+    "grad_weight_hh": ("lstm", "gru", "rnn"),
+    "grad_bias": ("lstm", "rnn"),
+    "grad_bias_ih": ("gru",),
+    "grad_bias_hh": ("gru",),
+}
+
+# Why a cell lacks a figure of another one.
+_REASONS = {
+    "lstm": "an LSTM's direct path runs along its cell state: log2_dc_direct, log2_dc_gated; one bias gradient for both",
+    "gru": "a GRU has no cell state: log2_dh_direct, log2_dh_gated; its two biases have gradients of their own",
+    "rnn": "a plain RNN has neither gates nor a direct path: log2_dz, activation_gain, weight_gain",
+}
+_FIGURES = {
+    "log2_dc", "log2_dc_direct", "log2_dc_gated", "log2_dh_direct", "log2_dh_gated", "log2_dz", "activation_gain",
+    "weight_gain", "log2_retention", "gate_mean", "gate_saturated", "forget_half_life", "forget_half_life_unit",
+    "log2_grad_bias", "log2_grad_bias_step", "log2_grad_bias_ih", "log2_grad_bias_hh", "log2_grad_bias_ih_step",
+    "log2_grad_bias_hh_step",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RecurrentTrace:
+    """How large the gradient is at every step of a recurrent network, and which way it came.
+
+    K = layers times directions, PyTorch's layer axis; T steps, B samples. Axes of T+1 hold states: entry 0 is the
+    initial state, entry t the state after t steps, in the processing order of that direction. Everything named log2 is
+    float64 in log2 units and reads -inf for a zero only; past a sample's end it is NaN.
+
+    An LSTM's dL/dc is the sum of two parts, each followed by its own recursion: *direct*, which stayed on the cell
+    line ever since it left h (the product of the forget gates), and *gated*, which went through `weight_hh` at least
+    once. A GRU's dL/dh likewise, along its update gate.
+
+    Attributes
+    ----------
+    cell : str
+        ``"lstm"``, ``"gru"`` or ``"rnn"``.
+    dtype : str
+        ``"float32"`` or ``"float64"``, of the network.
+    steps, samples : int
+        T and B.
+    lengths : ndarray of int64
+        (B,), each sample's own number of steps.
+    input_size, hidden_size, num_layers : int
+        Of the network.
+    bidirectional : bool
+        Whether there are two directions.
+    loss : float or None
+        Mean over samples, or over valid steps of samples; in nats for cross entropy.
+    readout : StackTrace or None
+        Trace of the readout; for ``at="all"`` its samples are the valid steps, step by step.
+    first_nonfinite : int or None
+        First state with an infinite or NaN value, counted as the axes of T+1; samples that it reaches read NaN.
+    log2_dh : ndarray
+        (K, T+1, B), norm of dL/dh.
+    log2_dc, log2_dc_direct, log2_dc_gated : ndarray
+        (K, T+1, B), LSTM: norm of dL/dc and of its two parts.
+    log2_dh_direct, log2_dh_gated : ndarray
+        (K, T+1, B), GRU: norm of the two parts of dL/dh.
+    log2_retention : ndarray
+        (K, T+1, B), LSTM and GRU: mean over units of log2 of the product of the forget (update) gates after that step.
+    forget_half_life, forget_half_life_unit : ndarray
+        (K,) and (K, H), LSTM and GRU, in steps: -1 over the mean of log2 of that gate, over units, steps and samples.
+    gate_mean, gate_saturated : ndarray
+        (K, T, 4) in the order i, f, g, o, for a GRU (K, T, 3) in the order r, z, n: mean, and share of entries whose
+        derivative is under 5 % of its largest.
+    log2_dz, activation_gain, weight_gain : ndarray
+        (K, T, B), RNN: norm of dL/dz of step t+1, and log2 of what phi' and the transposed `weight_hh` multiplied the
+        norm by; ``log2_dz[:, t] = log2_dh[:, t+1] + activation_gain[:, t]`` and, where no gradient arrives from
+        outside, ``log2_dh[:, t] = log2_dz[:, t] + weight_gain[:, t]``.
+    log2_grad_weight_ih, log2_grad_weight_hh, log2_grad_bias : ndarray
+        (K,), norms of the batch gradient (`grad_bias`: of either bias); for a GRU `log2_grad_bias_ih`, `_hh`.
+    log2_grad_weight_ih_step, log2_grad_weight_hh_step, log2_grad_bias_step : ndarray
+        (K, T), norm of what each step adds to the batch gradient; they do not add up in norm.
+    log2_dx : ndarray
+        (T, B), norm of dL/dx.
+    dh, dc, dc_direct, dc_gated, dh_direct, dh_gated, h, c : ScaledArray
+        Only with ``keep=``: (K, T+1, B, H), an exponent for each row.
+    dgates, gates, dz : ScaledArray
+        Only with ``keep=``: (K, T, B, G H) in PyTorch's order; dL/d(preactivation), the gates' values.
+    dx : ScaledArray
+        Only with ``keep=``: (T, B, I).
+    grad_weight_ih, grad_weight_hh, grad_bias, grad_bias_ih, grad_bias_hh : list of ScaledArray
+        Only with ``keep=``: one for each of K, with a single exponent.
+    """
+
+    cell: str
+    dtype: str
+    steps: int
+    samples: int
+    lengths: npt.NDArray[np.int64]
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    bidirectional: bool
+    loss: float | None
+    readout: StackTrace | None
+    first_nonfinite: int | None
+    _figures: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    _kept: dict[str, ScaledArray | list[ScaledArray]] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached only where there is no such field: figures, kept arrays, and mistakes.
+        for values in (self.__dict__.get("_figures", {}), self.__dict__.get("_kept", {})):
+            if name in values:
+                return values[name]
+        cell = self.__dict__.get("cell", "")
+        if name in KEPT and cell in KEPT[name]:
+            raise AttributeError(f"{name}: not kept by this trace; ask for it with keep=({name!r},)")
+        if (name in KEPT or name in _FIGURES) and cell:
+            raise AttributeError(f"{name}: {_REASONS[cell]}")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._figures, *self._kept]
+
+    @property
+    def figures(self) -> dict[str, npt.NDArray[np.float64]]:
+        """All figures of this cell by name."""
+        return dict(self._figures)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RecurrentTrace):
+            return NotImplemented
+        return all(equal_figures(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return (
+            f"RecurrentTrace({self.cell}, layers={len(self._figures['log2_dh'])}, steps={self.steps}, "
+            f"samples={self.samples}, dtype={self.dtype})"
+        )
+
+    def __str__(self) -> str:
+        return text_table(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(self)
+
+
+def build_trace(facts: dict[str, Any], figures: dict[str, Any]) -> RecurrentTrace:
+    """Make the trace from what the core returned: figures are arrays, kept arrays pairs or lists of pairs."""
+    kept: dict[str, ScaledArray | list[ScaledArray]] = {}
+    arrays: dict[str, npt.NDArray[np.float64]] = {}
+    for name, value in figures.items():
+        if name == "first_nonfinite":
+            continue
+        if isinstance(value, tuple):
+            kept[name] = ScaledArray(*value)
+        elif isinstance(value, list):
+            kept[name] = [ScaledArray(*pair) for pair in value]
+        else:
+            value.flags.writeable = False
+            arrays[name] = value
+    facts["lengths"].flags.writeable = False
+    return RecurrentTrace(**facts, first_nonfinite=figures["first_nonfinite"], _figures=arrays, _kept=kept)
