@@ -14,7 +14,6 @@ from gradtrace.losses import LOSSES
 from gradtrace.messages import checked_seed, shown, wrong_name
 from gradtrace.recurrent_initialisation import random_recurrent
 from gradtrace.recurrent_trace import KEPT, RecurrentTrace, build_trace
-from gradtrace.scaled import ScaledArray
 from gradtrace.stack import LossName, Stack, same_arrays
 from gradtrace.trace import StackTrace
 
@@ -35,7 +34,7 @@ class Recurrent:
     _blocks: ClassVar[int]  # of hidden_size rows in each weight
     _kept_per_row: ClassVar[int]  # numbers that a trace keeps for each unit and step
 
-    _core: Any
+    _core: _core.Recurrent
 
     @property
     def weight_ih(self) -> tuple[Array, ...]:
@@ -518,9 +517,9 @@ class _WithoutCellState(Recurrent):
         x, h0, lengths, cotangent, readout, target, loss, at, cotangent_seed
             As `LSTM.trace` has them.
         keep : list of str, default ()
-            Arrays to keep: ``"dh"``, ``"h"``, ``"dx"``, ``"grad_weight_ih"``, ``"grad_weight_hh"``; GRU ``"dh_direct"``,
-            ``"dh_gated"``, ``"dgates"``, ``"gates"``, ``"grad_bias_ih"``, ``"grad_bias_hh"``; RNN ``"dz"``,
-            ``"grad_bias"``.
+            Arrays to keep: ``"dh"``, ``"h"``, ``"dx"``, ``"grad_weight_ih"``, ``"grad_weight_hh"``; a GRU also
+            ``"dh_direct"``, ``"dh_gated"``, ``"dgates"``, ``"gates"``, ``"grad_bias_ih"``, ``"grad_bias_hh"``, an RNN
+            ``"dz"``, ``"grad_bias"``.
 
         Returns
         -------

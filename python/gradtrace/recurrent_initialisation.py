@@ -71,10 +71,11 @@ def random_recurrent(
         arrays["weight_hh"].append(
             _weight(recurrent_init, blocks, hidden, hidden, gain, seed, first + _WEIGHT_HH, scalar)
         )
-        biases = [_bias(init, blocks * hidden, hidden, seed, first + stream, scalar) for stream in (_BIAS_IH, _BIAS_HH)]
-        _set_forget_bias(forget, *biases, hidden, seed, first + _CHRONO)
-        arrays["bias_ih"].append(biases[0])
-        arrays["bias_hh"].append(biases[1])
+        bias_ih = _bias(init, blocks * hidden, hidden, seed, first + _BIAS_IH, scalar)
+        bias_hh = _bias(init, blocks * hidden, hidden, seed, first + _BIAS_HH, scalar)
+        _set_forget_bias(forget, bias_ih, bias_hh, seed, first + _CHRONO)
+        arrays["bias_ih"].append(bias_ih)
+        arrays["bias_hh"].append(bias_hh)
     return arrays | {"bidirectional": bool(bidirectional)}
 
 
@@ -98,12 +99,11 @@ def _bias(init: str, size: int, hidden: int, seed: int, stream: int, scalar: np.
     return bias
 
 
-def _set_forget_bias(
-    forget: float | int | None, bias_ih: Array, bias_hh: Array, hidden: int, seed: int, stream: int
-) -> None:
+def _set_forget_bias(forget: float | int | None, bias_ih: Array, bias_hh: Array, seed: int, stream: int) -> None:
     """Set the sum of the two biases, in `bias_ih`: a number, or by the longest time for chrono initialisation."""
     if forget is None:
         return
+    hidden = len(bias_ih) // 4
     gates = {_LSTM_FORGET: np.full(hidden, forget, dtype=np.float64)}
     if isinstance(forget, int):  # Tallec and Ollivier 2018: forget log U[1, T - 1], input its negative
         gates[_LSTM_FORGET] = np.empty(hidden)
@@ -122,9 +122,8 @@ def _checked_forget_bias(forget_bias: Any) -> float | int | None:
     if isinstance(forget_bias, str):
         name, _, time = forget_bias.partition(":")
         if name != "chrono" or not time.isascii() or not time.isdigit() or len(time) > 15 or int(time) < 2:
-            raise ValueError(
-                f"forget_bias: expected a number, None or 'chrono:T' with a time T of at least 2, got {shown(forget_bias)}"
-            )
+            expected = "a number, None or 'chrono:T' with a time T of at least 2"
+            raise ValueError(f"forget_bias: expected {expected}, got {shown(forget_bias)}")
         return int(time)
     return checked_real("forget_bias", forget_bias)
 

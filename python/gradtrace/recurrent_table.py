@@ -17,7 +17,9 @@ __all__ = ["html_table", "state_medians", "state_rows", "text_table"]
 
 # Columns beside state and lag: heading, figure.
 _COLUMNS = {
-    "lstm": [("log2|dc|", "log2_dc"), ("direct", "log2_dc_direct"), ("gated", "log2_dc_gated"), ("kept", "log2_retention")],
+    "lstm": [
+        ("log2|dc|", "log2_dc"), ("direct", "log2_dc_direct"), ("gated", "log2_dc_gated"), ("kept", "log2_retention"),
+    ],
     "gru": [("direct", "log2_dh_direct"), ("gated", "log2_dh_gated"), ("kept", "log2_retention")],
     "rnn": [],
 }  # fmt: skip
@@ -31,7 +33,7 @@ def state_medians(trace: RecurrentTrace, name: str, layer: int) -> npt.NDArray[n
     states = np.arange(len(values))
     low, high = values[states, (count - 1) // 2], values[states, count // 2]
     with np.errstate(invalid="ignore"):
-        return np.where(low == high, low, 0.5 * (low + high))
+        return np.asarray(np.where(low == high, low, 0.5 * (low + high)))
 
 
 def header(trace: RecurrentTrace) -> list[str]:

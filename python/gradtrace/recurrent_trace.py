@@ -37,9 +37,9 @@ KEPT: dict[str, tuple[str, ...]] = {
 
 # Why a cell lacks a figure of another one.
 _REASONS = {
-    "lstm": "an LSTM's direct path runs along its cell state: log2_dc_direct, log2_dc_gated; one bias gradient for both",
-    "gru": "a GRU has no cell state: log2_dh_direct, log2_dh_gated; its two biases have gradients of their own",
-    "rnn": "a plain RNN has neither gates nor a direct path: log2_dz, activation_gain, weight_gain",
+    "lstm": "an LSTM's direct path runs along c (log2_dc_direct), and its two biases share their gradient",
+    "gru": "a GRU has no cell state (log2_dh_direct), and its two biases have gradients of their own",
+    "rnn": "a plain RNN has neither gates nor a direct path; it has log2_dz, activation_gain, weight_gain",
 }
 _FIGURES = {
     "log2_dc", "log2_dc_direct", "log2_dc_gated", "log2_dh_direct", "log2_dh_gated", "log2_dz", "activation_gain",
