@@ -4,10 +4,10 @@
 
 namespace gt {
 
-void bind_isa(pybind11::module_& module);     // instruction sets, threads, build facts
-void bind_math(pybind11::module_& module);    // kernels one by one, for tests and benchmarks
-void bind_random(pybind11::module_& module);  // random weights
+void bind_isa(pybind11::module_& module);        // instruction sets, threads, build facts
+void bind_math(pybind11::module_& module);       // kernels one by one, for tests and benchmarks
+void bind_random(pybind11::module_& module);     // random weights
 void bind_recurrent(pybind11::module_& module);  // recurrent networks, their traces and influence maps
-void bind_stack(pybind11::module_& module);   // DenseStack and StackTracer
+void bind_stack(pybind11::module_& module);      // DenseStack and StackTracer
 
 }  // namespace gt

@@ -41,7 +41,8 @@ py::object checked_state(const RecurrentParameters& net, std::size_t batch, cons
     const auto b = static_cast<Size>(batch), n = static_cast<Size>(net.hidden), k = static_cast<Size>(net.layers());
     const std::string shape = "(" + text(batch) + ", " + text(net.hidden) + ")";
     if (!(k == 1 && array.ndim() == 2))
-        require_shape(array, name, {k, b, n}, "(" + text(net.layers()) + ", " + shape.substr(1) + (k == 1 ? " or " + shape : ""));
+        require_shape(array, name, {k, b, n},
+                      "(" + text(net.layers()) + ", " + shape.substr(1) + (k == 1 ? " or " + shape : ""));
     else
         require_shape(array, name, {b, n}, shape);
     require_finite<T>(array, name);
@@ -213,8 +214,9 @@ class RecurrentTrace {
             require_shape(rows, "cotangent", {steps(), batch(), outputs},
                           "(" + text(s_.steps) + ", " + last.substr(1) + " for every step");
         else
-            require_shape(rows, "cotangent", {batch(), outputs},
-                          last + " for the last step, or (" + text(s_.steps) + ", " + last.substr(1) + " for every one");
+            require_shape(
+                rows, "cotangent", {batch(), outputs},
+                last + " for the last step, or (" + text(s_.steps) + ", " + last.substr(1) + " for every one");
         require_finite<T>(rows, "cotangent");
         return rows;
     }
@@ -347,8 +349,7 @@ class RecurrentTrace {
 
     void collect_gradients(py::dict* figures) const {
         const std::size_t rows = net_->cell().weight_blocks * net_->hidden;
-        const auto collect = [&](const char* figure, const char* name, auto&& gradient_of,
-                                 auto&& columns_of) {
+        const auto collect = [&](const char* figure, const char* name, auto&& gradient_of, auto&& columns_of) {
             double* norms = nan_array(figures, figure, {layers()});
             py::list list;
             for (std::size_t k = 0; k < net_->layers(); ++k) {
@@ -374,8 +375,9 @@ class RecurrentTrace {
         const bool two_biases = net_->kind == CellKind::gru;
         collect("log2_grad_weight_ih", "grad_weight_ih", [](const G& g) -> const auto& { return g.ih; }, inputs);
         collect("log2_grad_weight_hh", "grad_weight_hh", [](const G& g) -> const auto& { return g.hh; }, hidden);
-        collect(two_biases ? "log2_grad_bias_ih" : "log2_grad_bias", two_biases ? "grad_bias_ih" : "grad_bias",
-                [](const G& g) -> const auto& { return g.bias_ih; }, none);
+        collect(
+            two_biases ? "log2_grad_bias_ih" : "log2_grad_bias", two_biases ? "grad_bias_ih" : "grad_bias",
+            [](const G& g) -> const auto& { return g.bias_ih; }, none);
         if (two_biases)
             collect("log2_grad_bias_hh", "grad_bias_hh", [](const G& g) -> const auto& { return g.bias_hh; }, none);
     }
@@ -404,8 +406,8 @@ py::tuple objects(const std::vector<py::object>& list) { return py::tuple(py::ca
 void bind_recurrent(py::module_& module) {
     using P = RecurrentParameters;
     py::class_<P, std::shared_ptr<P>>(module, "Recurrent")
-        .def(py::init(&make_recurrent), py::arg("kind"), py::arg("weight_ih"), py::arg("weight_hh"),
-             py::arg("bias_ih"), py::arg("bias_hh"), py::arg("bidirectional"))
+        .def(py::init(&make_recurrent), py::arg("kind"), py::arg("weight_ih"), py::arg("weight_hh"), py::arg("bias_ih"),
+             py::arg("bias_hh"), py::arg("bidirectional"))
         .def_property_readonly("weight_ih", [](const P& p) { return arrays(p.weight_ih); })
         .def_property_readonly("weight_hh", [](const P& p) { return arrays(p.weight_hh); })
         .def_property_readonly("bias_ih", [](const P& p) { return objects(p.bias_ih); })
@@ -413,19 +415,20 @@ void bind_recurrent(py::module_& module) {
         .def_property_readonly("input_size", [](const P& p) { return p.inputs; })
         .def_property_readonly("hidden_size", [](const P& p) { return p.hidden; })
         .def_property_readonly("directions", [](const P& p) { return p.directions; })
-        .def("forward",
-             [](const P& p, const py::object& x, const py::object& h0, const py::object& c0,
-                const py::object& lengths) {
-                 return p.is_float32 ? forward<float>(p, x, h0, c0, lengths) : forward<double>(p, x, h0, c0, lengths);
-             },
-             py::arg("x"), py::arg("h0"), py::arg("c0"), py::arg("lengths"))
-        .def("trace",
-             [](const std::shared_ptr<P>& p, const py::object& x, const py::object& h0, const py::object& c0,
-                const py::object& lengths) -> py::object {
-                 if (p->is_float32) return py::cast(std::make_unique<RecurrentTrace<float>>(p, x, h0, c0, lengths));
-                 return py::cast(std::make_unique<RecurrentTrace<double>>(p, x, h0, c0, lengths));
-             },
-             py::arg("x"), py::arg("h0"), py::arg("c0"), py::arg("lengths"));
+        .def(
+            "forward",
+            [](const P& p, const py::object& x, const py::object& h0, const py::object& c0, const py::object& lengths) {
+                return p.is_float32 ? forward<float>(p, x, h0, c0, lengths) : forward<double>(p, x, h0, c0, lengths);
+            },
+            py::arg("x"), py::arg("h0"), py::arg("c0"), py::arg("lengths"))
+        .def(
+            "trace",
+            [](const std::shared_ptr<P>& p, const py::object& x, const py::object& h0, const py::object& c0,
+               const py::object& lengths) -> py::object {
+                if (p->is_float32) return py::cast(std::make_unique<RecurrentTrace<float>>(p, x, h0, c0, lengths));
+                return py::cast(std::make_unique<RecurrentTrace<double>>(p, x, h0, c0, lengths));
+            },
+            py::arg("x"), py::arg("h0"), py::arg("c0"), py::arg("lengths"));
     bind_trace<float>(module, "RecurrentTraceF32");
     bind_trace<double>(module, "RecurrentTraceF64");
 }

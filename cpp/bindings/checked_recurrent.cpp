@@ -49,11 +49,10 @@ void check_weights(RecurrentParameters& net, const Objects& weight_ih, const Obj
         const bool first = k < net.directions;
         if (k == 0 && ih.ndim() == 2) net.inputs = static_cast<std::size_t>(ih.shape(1));
         const std::size_t inputs = first ? net.inputs : net.outputs();
-        require_shape(ih, ih_name,
-                      {static_cast<py::ssize_t>(blocks * hidden), k == 0 ? -1 : static_cast<py::ssize_t>(inputs)},
-                      "(" + rows + ", I) with H=" + std::to_string(hidden) +
-                          (k == 0 ? "" : ", I=" + std::to_string(inputs)),
-                      first || k == 0 ? "" : "layers above the first take all outputs of the layer below");
+        require_shape(
+            ih, ih_name, {static_cast<py::ssize_t>(blocks * hidden), k == 0 ? -1 : static_cast<py::ssize_t>(inputs)},
+            "(" + rows + ", I) with H=" + std::to_string(hidden) + (k == 0 ? "" : ", I=" + std::to_string(inputs)),
+            first || k == 0 ? "" : "layers above the first take all outputs of the layer below");
         if (ih.size() == 0) fail_value(ih_name, "at least one column", "shape " + shape_text(ih));
         net.weight_ih.push_back(ih);
     }

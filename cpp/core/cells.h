@@ -23,17 +23,17 @@ enum class CellKind { lstm, gru, rnn_tanh, rnn_relu };
 
 struct CellShape {
     const char* name;
-    std::size_t row_blocks;             // of a row
-    std::size_t ih_first, hh_first;     // W_ih and W_hh feed weight_blocks blocks from these on
-    std::size_t weight_blocks;          // of hidden rows in each weight matrix
-    std::size_t ih_order[4];            // block ih_first + i of a row is this block of PyTorch's weight_ih
-    std::size_t hh_order[4];            // likewise of weight_hh
-    std::size_t gates;                  // with statistics, in PyTorch's order; 0: a cell without gates
-    std::size_t gate_block[4];          // the block of a row that holds gate i
-    std::size_t candidate_block;        // the gate among them that is a tanh
-    std::size_t coefficient_blocks;     // of the backward step
-    bool has_cell_state;                // c beside h
-    bool carries;                       // the state has a direct path through a gate
+    std::size_t row_blocks;          // of a row
+    std::size_t ih_first, hh_first;  // W_ih and W_hh feed weight_blocks blocks from these on
+    std::size_t weight_blocks;       // of hidden rows in each weight matrix
+    std::size_t ih_order[4];         // block ih_first + i of a row is this block of PyTorch's weight_ih
+    std::size_t hh_order[4];         // likewise of weight_hh
+    std::size_t gates;               // with statistics, in PyTorch's order; 0: a cell without gates
+    std::size_t gate_block[4];       // the block of a row that holds gate i
+    std::size_t candidate_block;     // the gate among them that is a tanh
+    std::size_t coefficient_blocks;  // of the backward step
+    bool has_cell_state;             // c beside h
+    bool carries;                    // the state has a direct path through a gate
 };
 
 constexpr CellShape kLstm{"lstm", 4, 0, 0, 4, {0, 1, 2, 3}, {0, 1, 2, 3}, 4, {0, 1, 2, 3}, 2, 6, true, true};

@@ -62,7 +62,8 @@ inline double scale_by(double x, double e) {
 constexpr double kNegativeInfinity = -std::numeric_limits<double>::infinity();
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
-// log2 of the norm of x[0], x[stride], ..., whose squares may leave their format, from the largest magnitude among them.
+// log2 of the norm of x[0], x[stride], ..., whose squares may leave their format, from the largest magnitude among
+// them.
 template <class T>
 double log2_norm_by_largest(std::size_t count, std::size_t stride, const T* x, double largest) {
     if (!(largest > 0) || !std::isfinite(largest)) return largest == 0 ? kNegativeInfinity : largest;

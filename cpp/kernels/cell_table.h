@@ -1,7 +1,7 @@
 // The recurrent part of the seam between ops and kernels: products with packed right operands, and the cells' steps.
 //
-// Everything here is in rows: a row is one sample (at one step), its units contiguous, rows behind each other. The rules
-// of kernel_table.h hold: one thread, no allocation, no exception, outputs written unless the name says `add_`.
+// Everything here is in rows: a row is one sample (at one step), its units contiguous, rows behind each other. The
+// rules of kernel_table.h hold: one thread, no allocation, no exception, outputs written unless the name says `add_`.
 #pragma once
 
 #include <cstddef>
@@ -46,8 +46,8 @@ struct RowKernels {
                         double* add_sums);
 };
 
-// One step forward. `z` holds the products W_ih x + W_hh h_previous (GRU: its recurrent block W_hn h_previous alone) and
-// becomes the preactivations; blocks as core/cells.h has them.
+// One step forward. `z` holds the products W_ih x + W_hh h_previous (GRU: its recurrent block W_hn h_previous alone)
+// and becomes the preactivations; blocks as core/cells.h has them.
 template <class T>
 struct CellForward {
     std::size_t rows, hidden;
@@ -83,11 +83,11 @@ struct CellCoefficients {
 // Powers of two that bring one row's inputs to the common exponents of its outputs.
 template <class T>
 struct CellScale {
-    T u_dh, p_dh;                     // dh = u * u_dh + p * p_dh  (GRU: + carried * carried)
-    T carried, dh_dc;                 // dc = carried * carried + dh * dh_dc * coefficient
-    T carried_direct, u_direct;       // direct = carried_direct * carried_direct + u * u_direct [* coefficient]
-    T carried_gated, p_gated;         // gated = carried_gated * carried_gated + p * p_gated [* coefficient]
-    T dh_dz;                          // LSTM: dz of the output gate from dh, beside those from dc
+    T u_dh, p_dh;                // dh = u * u_dh + p * p_dh  (GRU: + carried * carried)
+    T carried, dh_dc;            // dc = carried * carried + dh * dh_dc * coefficient
+    T carried_direct, u_direct;  // direct = carried_direct * carried_direct + u * u_direct [* coefficient]
+    T carried_gated, p_gated;    // gated = carried_gated * carried_gated + p * p_gated [* coefficient]
+    T dh_dz;                     // LSTM: dz of the output gate from dh, beside those from dc
 };
 
 // Outputs of a backward step whose squares are summed, row by row.
@@ -98,17 +98,17 @@ enum CellSum : std::size_t { kDh, kDc, kDirect, kGated, kDz, kCarry, kCarryDirec
 template <class T>
 struct CellBackward {
     std::size_t rows, hidden;
-    std::size_t period;         // row r takes the coefficients of row r % period
-    const T* coefficients;      // (period, coefficient_blocks * hidden)
-    const CellScale<T>* scale;  // (rows,)
-    const T* u;                 // (rows, hidden), or null where nothing arrives
-    const T* p;                 // (rows, hidden)
-    const T* carried;           // (rows, hidden); cells that carry
-    const T *carried_direct, *carried_gated;   // likewise; null: the split is not followed
-    T *dh, *dc, *direct, *gated;               // out (rows, hidden); dc with a cell state, the last two with the split
-    T *carry, *carry_direct, *carry_gated;     // out (rows, hidden)
-    T* dz;                                     // out (rows, row_blocks * hidden)
-    double* squares;                           // out (rows, kCellSums), of the mantissas; 0 for what is not there
+    std::size_t period;                       // row r takes the coefficients of row r % period
+    const T* coefficients;                    // (period, coefficient_blocks * hidden)
+    const CellScale<T>* scale;                // (rows,)
+    const T* u;                               // (rows, hidden), or null where nothing arrives
+    const T* p;                               // (rows, hidden)
+    const T* carried;                         // (rows, hidden); cells that carry
+    const T *carried_direct, *carried_gated;  // likewise; null: the split is not followed
+    T *dh, *dc, *direct, *gated;              // out (rows, hidden); dc with a cell state, the last two with the split
+    T *carry, *carry_direct, *carry_gated;    // out (rows, hidden)
+    T* dz;                                    // out (rows, row_blocks * hidden)
+    double* squares;                          // out (rows, kCellSums), of the mantissas; 0 for what is not there
 };
 
 template <class T>

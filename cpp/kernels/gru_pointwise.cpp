@@ -66,8 +66,7 @@ void gru_coefficients(const CellCoefficients<T>& s) {
             at.store(to + GruBlock::candidate * n + u, to_candidate);
             at.store(to + GruBlock::reset * n + u,
                      to_candidate * at.load(z + GruBlock::recurrent * n + u) * reset.derivative());
-            at.store(to + GruBlock::update * n + u,
-                     (at.load(h_previous + u) - candidate) * update.derivative());
+            at.store(to + GruBlock::update * n + u, (at.load(h_previous + u) - candidate) * update.derivative());
             at.store(to + GruBlock::recurrent * n + u, to_candidate * reset.value);
         });
     }

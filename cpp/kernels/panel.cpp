@@ -24,10 +24,10 @@ constexpr std::size_t kVectorsOf[] = {0, 8, 4, 2, 2, 2, 2};
 template <class T>
 struct Product {
     std::size_t n, k;
-    const T* a;                   // element (r, i) at a[r * row + i * step]
+    const T* a;  // element (r, i) at a[r * row + i * step]
     std::size_t row, step;
     const T* panels;
-    std::size_t panel_stride;     // from panel to panel
+    std::size_t panel_stride;  // from panel to panel
     T* c;
     std::size_t ldc;
     bool add;
@@ -86,16 +86,24 @@ GT_INLINE void strip(const Product<T>& p, std::size_t row, std::size_t first, st
 template <class T, std::size_t kStep>
 GT_INLINE void last_rows(const Product<T>& p, std::size_t row, std::size_t rows, std::size_t first, std::size_t end) {
     switch (rows) {
-        case 1: return strip<T, kStep, 1>(p, row, first, end);
-        case 2: return strip<T, kStep, 2>(p, row, first, end);
-        case 3: return strip<T, kStep, 3>(p, row, first, end);
-        case 4: return strip<T, kStep, 4>(p, row, first, end);
-        case 5: return strip<T, kStep, 5>(p, row, first, end);
+        case 1:
+            return strip<T, kStep, 1>(p, row, first, end);
+        case 2:
+            return strip<T, kStep, 2>(p, row, first, end);
+        case 3:
+            return strip<T, kStep, 3>(p, row, first, end);
+        case 4:
+            return strip<T, kStep, 4>(p, row, first, end);
+        case 5:
+            return strip<T, kStep, 5>(p, row, first, end);
 #if defined(__AVX512F__) || defined(__aarch64__)
-        case 6: return strip<T, kStep, 6>(p, row, first, end);
-        case 7: return strip<T, kStep, 7>(p, row, first, end);
+        case 6:
+            return strip<T, kStep, 6>(p, row, first, end);
+        case 7:
+            return strip<T, kStep, 7>(p, row, first, end);
 #endif
-        default: return;
+        default:
+            return;
     }
 }
 
@@ -121,8 +129,8 @@ void multiply(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size
     const std::size_t stride = k * kPanelColumns<T>;
     for (std::size_t first = 0; first < k || first == 0; first += kDepth) {
         const std::size_t depth = k - first < kDepth ? k - first : kDepth;
-        const Product<T> p{n,      depth, a + first, lda, 1, panels + first * kPanelColumns<T>,
-                           stride, c,     ldc,       add || first > 0};
+        const Product<T> p{n, depth, a + first,       lda, 1, panels + first * kPanelColumns<T>, stride,
+                           c, ldc,   add || first > 0};
         const std::size_t fit = kBlockBytes / sizeof(T) / (depth + 1) / kTileRows * kTileRows;
         const std::size_t block = fit < 2 * kTileRows ? 2 * kTileRows : fit;
         for (std::size_t row = 0; row < m; row += block)

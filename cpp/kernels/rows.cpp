@@ -40,9 +40,8 @@ template <class T>
 void scale(std::size_t rows, std::size_t n, T* x, std::size_t ld, const T* factor) {
     for (std::size_t r = 0; r < rows; ++r, x += ld) {
         const Vec<T> f = broadcast(factor[r]);
-        for_each_vector(n, x, T(0), [&](Vec<T> v, std::size_t first) GT_INLINE_LAMBDA {
-            store_vector(n, x, v * f, first);
-        });
+        for_each_vector(n, x, T(0),
+                        [&](Vec<T> v, std::size_t first) GT_INLINE_LAMBDA { store_vector(n, x, v * f, first); });
     }
 }
 

@@ -25,9 +25,21 @@ extern const CellKernels<double> lstm_f64, gru_f64, rnn_tanh_f64, rnn_relu_f64;
 
 extern const IsaKernels kernels;
 const IsaKernels kernels{GT_NAME(GT_ISA),
-                         {&gemm_f32, &activation_f32, &reduce_f32, &random, &math_f32, &panel_f32, &rows_f32,
+                         {&gemm_f32,
+                          &activation_f32,
+                          &reduce_f32,
+                          &random,
+                          &math_f32,
+                          &panel_f32,
+                          &rows_f32,
                           {&lstm_f32, &gru_f32, &rnn_tanh_f32, &rnn_relu_f32}},
-                         {&gemm_f64, &activation_f64, &reduce_f64, &random, &math_f64, &panel_f64, &rows_f64,
+                         {&gemm_f64,
+                          &activation_f64,
+                          &reduce_f64,
+                          &random,
+                          &math_f64,
+                          &panel_f64,
+                          &rows_f64,
                           {&lstm_f64, &gru_f64, &rnn_tanh_f64, &rnn_relu_f64}}};
 
 }  // namespace GT_ISA

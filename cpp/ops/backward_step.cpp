@@ -55,7 +55,8 @@ BackwardStep<T>::BackwardStep(const KernelTable<T>& kernels, const CellKernels<T
     carry_ = AlignedBuffer<T>(size);
     if (!split_) return;
     for (ScaledBlock<T>* block : {&carried_direct, &carried_gated}) block->reserve(rows, hidden);
-    for (AlignedBuffer<T>* rows_of : {&direct, &gated, &carry_direct_, &carry_gated_}) *rows_of = AlignedBuffer<T>(size);
+    for (AlignedBuffer<T>* rows_of : {&direct, &gated, &carry_direct_, &carry_gated_})
+        *rows_of = AlignedBuffer<T>(size);
 }
 
 template <class T>
@@ -139,7 +140,8 @@ bool BackwardStep<T>::lost(std::size_t r) const {
     if (kind_ == CellKind::rnn_relu) return false;  // derivatives 0 and 1
     if (!cell_.carries) return dh_alive && out_of_range(kDz);
     const bool alive = dh_alive || carried.log2[r] != kNegativeInfinity;
-    if (alive && (out_of_range(kDz) || out_of_range(kCarry) || (cell_.has_cell_state && out_of_range(kDc)))) return true;
+    if (alive && (out_of_range(kDz) || out_of_range(kCarry) || (cell_.has_cell_state && out_of_range(kDc))))
+        return true;
     if (!split_) return false;
     const bool direct_alive = scale_[r].carried_direct != T(0) || scale_[r].u_direct != T(0);
     const bool gated_alive = scale_[r].carried_gated != T(0) || scale_[r].p_gated != T(0);
@@ -170,7 +172,9 @@ void BackwardStep<T>::redo(std::size_t r, bool injected) {
         if (!has_c) return term;
         return LogTerm<T>{term.row, term.exponent, &logs_, n};
     };
-    const auto through_carry = [&](const T* rows, CellSum which) { return LogTerm<T>{rows + from, e[which], &logs_, 0}; };
+    const auto through_carry = [&](const T* rows, CellSum which) {
+        return LogTerm<T>{rows + from, e[which], &logs_, 0};
+    };
     if (has_c) sum(kDc, {block(carried), out(dh_term)}, dc.data());
     if (cell_.carries)
         sum(kCarry, {has_c ? through_carry(dc.data(), kDc) : through_carry(dh.data(), kDh)}, carry_.data());

@@ -1,5 +1,5 @@
-// One backward step of a cell for a set of rows, every quantity of every row with its own exponent. The trace's time loop
-// and the influence map are built of these.
+// One backward step of a cell for a set of rows, every quantity of every row with its own exponent. The trace's time
+// loop and the influence map are built of these.
 #pragma once
 
 #include <vector>

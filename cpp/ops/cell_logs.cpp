@@ -16,9 +16,7 @@ struct LogNumber {
 
 LogNumber operator*(LogNumber a, LogNumber b) { return {a.log2 + b.log2, a.sign * b.sign}; }
 LogNumber log_of(double x) { return {std::log2(std::fabs(x)), x > 0 ? 1.0 : x < 0 ? -1.0 : 0.0}; }
-LogNumber log_sigmoid(double z) {
-    return {(std::min(z, 0.0) - std::log1p(std::exp(-std::fabs(z)))) * kLog2OfE, 1};
-}
+LogNumber log_sigmoid(double z) { return {(std::min(z, 0.0) - std::log1p(std::exp(-std::fabs(z)))) * kLog2OfE, 1}; }
 LogNumber log_sigmoid_slope(double z) { return log_sigmoid(z) * log_sigmoid(-z); }
 LogNumber log_tanh(double z) { return log_of(std::tanh(z)); }
 LogNumber log_tanh_slope(double z) {
@@ -108,9 +106,9 @@ double products_side_by_side(std::size_t n, const LogTerm<T>* terms, std::size_t
     return shift;
 }
 
-#define GT_INSTANTIATE(T)                                                                                   \
+#define GT_INSTANTIATE(T)                                                                                          \
     template void log_coefficients<T>(CellKind, std::size_t, const T*, const T*, const T*, const T*, LogNumbers*); \
-    template double sum_of_terms<T>(std::size_t, const LogTerm<T>*, std::size_t, T*);                             \
+    template double sum_of_terms<T>(std::size_t, const LogTerm<T>*, std::size_t, T*);                              \
     template double products_side_by_side<T>(std::size_t, const LogTerm<T>*, std::size_t, T*);
 GT_INSTANTIATE(float)
 GT_INSTANTIATE(double)

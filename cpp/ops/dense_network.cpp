@@ -7,10 +7,7 @@
 namespace gt {
 template <class T>
 StackNetwork<T>::StackNetwork(const IsaKernels& isa, std::vector<DenseLayer<T>> layers)
-    : isa_(isa),
-      layers_(std::move(layers)),
-      weights_(layers_.size()),
-      biases_(layers_.size()) {}
+    : isa_(isa), layers_(std::move(layers)), weights_(layers_.size()), biases_(layers_.size()) {}
 
 template <class T>
 std::size_t StackNetwork<T>::total_units() const {

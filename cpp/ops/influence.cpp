@@ -1,5 +1,5 @@
-// Influence of every state on every later one: as many backward passes as there are steps, carried side by side, since a
-// step's coefficients are the same for all of them.
+// Influence of every state on every later one: as many backward passes as there are steps, carried side by side, since
+// a step's coefficients are the same for all of them.
 #include <algorithm>
 
 #include "ops/backward_step.h"

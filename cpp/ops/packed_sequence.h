@@ -10,7 +10,8 @@ namespace gt {
 
 class PackedSequence {
   public:
-    PackedSequence(std::size_t steps, std::size_t batch, const std::int64_t* lengths);  // lengths (batch,), or null: all
+    PackedSequence(std::size_t steps, std::size_t batch,
+                   const std::int64_t* lengths);  // lengths (batch,), or null: all
 
     std::size_t steps() const { return first_row_.size() - 1; }
     std::size_t batch() const { return sample_.size(); }

@@ -13,8 +13,7 @@ template <class T>
 class BackwardLoop {
   public:
     BackwardLoop(const DirectionContext<T>& context, const CellWeights<T>& weights, const Injection<T>& injection,
-                 const DirectionState<T>& state, const DirectionFigures<T>& figures, std::size_t first,
-                 std::size_t end)
+                 const DirectionState<T>& state, const DirectionFigures<T>& figures, std::size_t first, std::size_t end)
         : context_(context),
           sequence_(context.sequence),
           weights_(weights),

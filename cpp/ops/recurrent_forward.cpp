@@ -54,7 +54,8 @@ void project(const DirectionContext<T>& context, const PackedMatrix<T>& ih, cons
                                           z + first_column, row_size, false);
         multiply_rows(rows, ih.outputs, z + first_column, row_size, ih.exponent);
         if (ih.outputs < row_size)
-            for (std::size_t r = 0; r < rows; ++r) std::fill(z + r * row_size + ih.outputs, z + (r + 1) * row_size, T(0));
+            for (std::size_t r = 0; r < rows; ++r)
+                std::fill(z + r * row_size + ih.outputs, z + (r + 1) * row_size, T(0));
     });
 }
 
@@ -109,8 +110,7 @@ void direction_forward(const DirectionContext<T>& context, const CellWeights<T>&
                        const DirectionState<T>& state) {
     project(context, weights.ih, input, state);
     const std::size_t batch = context.sequence.batch();
-    if (context.cell().gates)
-        std::fill(state.carry_log2_units, state.carry_log2_units + batch * context.hidden, 0.0);
+    if (context.cell().gates) std::fill(state.carry_log2_units, state.carry_log2_units + batch * context.hidden, 0.0);
     const Loop slots{batch, 2.0 * static_cast<double>(context.sequence.rows()) *
                                 static_cast<double>(weights.hh.inputs * weights.hh.outputs)};
     const std::size_t workers = slots.workers(), share = (batch + workers - 1) / workers;

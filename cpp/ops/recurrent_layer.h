@@ -48,11 +48,11 @@ struct DirectionContext {
 // Everything that the forward pass leaves for the backward pass; borrowed memory.
 template <class T>
 struct DirectionState {
-    T* z;     // (rows, row_blocks * hidden): preactivations; the backward pass leaves dz here
-    T *h, *c; // (batch + rows, hidden): initial states first; c null without a cell state
-    double* gate_sums;         // (rows, 2 * gates)
-    double* carry_log2;        // (rows,): sum over units
-    double* carry_log2_units;  // (batch, hidden): sums over steps
+    T* z;                           // (rows, row_blocks * hidden): preactivations; the backward pass leaves dz here
+    T *h, *c;                       // (batch + rows, hidden): initial states first; c null without a cell state
+    double* gate_sums;              // (rows, 2 * gates)
+    double* carry_log2;             // (rows,): sum over units
+    double* carry_log2_units;       // (batch, hidden): sums over steps
     double *dz_exponent, *dz_log2;  // (rows,): of the rows of dz, and their norms, exponent included
 };
 
@@ -74,8 +74,8 @@ void direction_forward(const DirectionContext<T>& context, const CellWeights<T>&
 // Gradients that arrive at h from outside: a row for every packed row, or one for each slot at its end.
 template <class T>
 struct Injection {
-    const T* rows = nullptr;           // (rows or batch, width), the sequence's own order; null: nothing arrives
-    const double* exponent = nullptr;  // of each row; null: 0
+    const T* rows = nullptr;            // (rows or batch, width), the sequence's own order; null: nothing arrives
+    const double* exponent = nullptr;   // of each row; null: 0
     std::size_t width = 0, column = 0;  // this direction's columns are [column, column + hidden)
     bool every_step = false;
 };
@@ -83,16 +83,16 @@ struct Injection {
 // Where the figures of one direction go; sample b of entry t at [t * batch + b]. Null: not wanted.
 template <class T>
 struct DirectionFigures {
-    double *dh, *dc, *direct, *gated;              // (steps + 1, batch)
-    double *dz, *activation_gain, *weight_gain;    // (steps, batch)
+    double *dh, *dc, *direct, *gated;                       // (steps + 1, batch)
+    double *dz, *activation_gain, *weight_gain;             // (steps, batch)
     KeptRows<T> kept_dh, kept_dc, kept_direct, kept_gated;  // (steps + 1, batch, hidden)
 };
 
-// recurrent_backward.cpp. `dc_last` (batch, hidden) by slot, scaled by `dc_last_exponent`: dL/dc of each sample's end, or
-// null. False where a kept exponent is beyond int64.
+// recurrent_backward.cpp. `dc_last` (batch, hidden) by slot, scaled by `dc_last_exponent`: dL/dc of each sample's end,
+// or null. False where a kept exponent is beyond int64.
 template <class T>
-bool direction_backward(const DirectionContext<T>& context, const CellWeights<T>& weights, const Injection<T>& injection,
-                        const T* dc_last, const double* dc_last_exponent, const DirectionState<T>& state,
-                        const DirectionFigures<T>& figures);
+bool direction_backward(const DirectionContext<T>& context, const CellWeights<T>& weights,
+                        const Injection<T>& injection, const T* dc_last, const double* dc_last_exponent,
+                        const DirectionState<T>& state, const DirectionFigures<T>& figures);
 
 }  // namespace gt

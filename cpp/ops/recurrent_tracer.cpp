@@ -104,15 +104,18 @@ template <class T>
 void RecurrentTracer<T>::find_nonfinite(std::size_t layer) {
     const std::size_t n = network_.hidden, row_size = cell_shape(network_.kind).row_blocks * n;
     const DirectionState<T>& s = states_[layer];
-    const auto finite = [&](const T* row) {
-        T sum = 0;
-        for (std::size_t i = 0; i < n; ++i) sum += row[i] - row[i];
-        return sum == T(0);
+    const auto finite = [&](const T* x, std::size_t count) {  // squares may overflow where values do not
+        double squares = 0;
+        T largest = 0;
+        isa_.get<T>().reduce->flat_squares(count, x, &squares, &largest);
+        return std::isfinite(squares) || (!std::isnan(squares) && std::isfinite(largest));
     };
+    const std::size_t all = (sequence_.batch() + sequence_.rows()) * n;
+    if (finite(s.h, all) && (s.c == nullptr || finite(s.c, all))) return;
     for (std::size_t step = 0; step < sequence_.steps(); ++step)
         for (std::size_t slot = 0; slot < sequence_.active(step); ++slot) {
             const std::size_t row = sequence_.first_row(step) + slot, state = (sequence_.batch() + row) * n;
-            if (finite(s.h + state) && (s.c == nullptr || finite(s.c + state))) continue;
+            if (finite(s.h + state, n) && (s.c == nullptr || finite(s.c + state, n))) continue;
             std::fill(s.z + row * row_size, s.z + (row + 1) * row_size, static_cast<T>(kNaN));
             if (first_nonfinite_ == 0 || step + 1 < first_nonfinite_) first_nonfinite_ = step + 1;
         }
@@ -128,8 +131,7 @@ void RecurrentTracer<T>::forward(const T* x, const T* h0, const T* c0, Interrupt
     }
     weights_.clear();
     for (const RecurrentLayer<T>& layer : network_.layers)
-        weights_.push_back(
-            std::make_unique<CellWeights<T>>(isa_, cell_shape(network_.kind), network_.hidden, layer));
+        weights_.push_back(std::make_unique<CellWeights<T>>(isa_, cell_shape(network_.kind), network_.hidden, layer));
     for (std::size_t k = 0; k < states_.size(); ++k) {
         const std::size_t stacked = k / network_.directions, direction = k % network_.directions;
         load_states(k, h0, c0);
@@ -241,8 +243,8 @@ void RecurrentTracer<T>::input_gradient(std::size_t layer, const DirectionContex
                                         InputGradient* out) const {
     const PackedMatrix<T>& ih = weights_[layer]->ih;
     const DirectionState<T>& s = states_[layer];
-    const std::size_t width = ih.inputs, row_size = context.row_size(),
-                      per_chunk = steps_per_chunk(sequence_), most = per_chunk * sequence_.batch();
+    const std::size_t width = ih.inputs, row_size = context.row_size(), per_chunk = steps_per_chunk(sequence_),
+                      most = per_chunk * sequence_.batch();
     const Loop loop{(sequence_.steps() + per_chunk - 1) / per_chunk,
                     2.0 * static_cast<double>(sequence_.rows()) * static_cast<double>(ih.inputs * ih.outputs)};
     AlignedBuffer<T> scratch(checked_multiply(loop.workers(), checked_multiply(most, width)));
@@ -262,7 +264,8 @@ void RecurrentTracer<T>::input_gradient(std::size_t layer, const DirectionContex
                 const std::size_t to = context.forward_row(step, slot);
                 const double exponent = s.dz_exponent[row + r] + ih.exponent;
                 if (!out->add) {
-                    if (out->rows.size()) std::copy(dx + r * width, dx + (r + 1) * width, out->rows.data() + to * width);
+                    if (out->rows.size())
+                        std::copy(dx + r * width, dx + (r + 1) * width, out->rows.data() + to * width);
                     out->exponent[to] = exponent;
                     out->log2[to] = norm[r] + exponent;
                     continue;
@@ -320,8 +323,8 @@ void RecurrentTracer<T>::pack_cotangent(const Cotangent& cotangent, PackedCotang
     out->exponent.resize(count);
     const auto take = [&](std::size_t row, std::size_t source) {
         const double exponent = cotangent.exponent ? static_cast<double>(cotangent.exponent[source]) : 0.0;
-        out->exponent[row] = normalise_row(width, cotangent.rows + source * width, exponent,
-                                           out->copy.data() + row * width);
+        out->exponent[row] =
+            normalise_row(width, cotangent.rows + source * width, exponent, out->copy.data() + row * width);
     };
     if (cotangent.every_step)
         sequence_.for_each(take);
@@ -369,9 +372,8 @@ bool RecurrentTracer<T>::backward(const Cotangent& cotangent, const std::vector<
             if (cotangent.dc_last) {
                 const SubnormalMode keep(Subnormals::keep);
                 for (std::size_t slot = 0; slot < batch; ++slot)
-                    dc_exponent[slot] =
-                        normalise_row(n, cotangent.dc_last + (k * batch + sequence_.sample(slot)) * n, 0.0,
-                                      dc_last.data() + slot * n);
+                    dc_exponent[slot] = normalise_row(n, cotangent.dc_last + (k * batch + sequence_.sample(slot)) * n,
+                                                      0.0, dc_last.data() + slot * n);
             }
             fits &= direction_backward(here, *weights_[k], injection, cotangent.dc_last ? dc_last.data() : nullptr,
                                        dc_exponent.data(), state, out[k].figures);
@@ -391,11 +393,12 @@ bool RecurrentTracer<T>::backward(const Cotangent& cotangent, const std::vector<
                 sequence_.for_each([&](std::size_t row, std::size_t source) {
                     for (std::size_t i = 0; i < cell.weight_blocks; ++i) {
                         const T* from = state.z + row * row_size + (cell.ih_first + i) * n;
-                        std::copy(from, from + n, row_values.begin() + static_cast<std::ptrdiff_t>(cell.ih_order[i] * n));
+                        std::copy(from, from + n,
+                                  row_values.begin() + static_cast<std::ptrdiff_t>(cell.ih_order[i] * n));
                     }
-                    fits &= keep_row(width, row_values.data(), dz_exponent[row],
-                                     out[k].kept_dgates.mantissa + source * width,
-                                     out[k].kept_dgates.exponent + source);
+                    fits &=
+                        keep_row(width, row_values.data(), dz_exponent[row],
+                                 out[k].kept_dgates.mantissa + source * width, out[k].kept_dgates.exponent + source);
                 });
             }
         }

@@ -32,10 +32,10 @@ struct DirectionOutputs {
 
 template <class T>
 struct ForwardOutputs {
-    double *gate_mean, *gate_saturated;             // (steps, gates)
-    double* log2_retention;                         // (steps + 1, batch)
-    double *forget_half_life, *half_life_by_unit;   // one value; (hidden,)
-    KeptRows<T> kept_gates, kept_h, kept_c;         // (steps, batch, gates * hidden), (steps + 1, batch, hidden)
+    double *gate_mean, *gate_saturated;            // (steps, gates)
+    double* log2_retention;                        // (steps + 1, batch)
+    double *forget_half_life, *half_life_by_unit;  // one value; (hidden,)
+    KeptRows<T> kept_gates, kept_h, kept_c;        // (steps, batch, gates * hidden), (steps + 1, batch, hidden)
 };
 
 template <class T>
@@ -49,14 +49,14 @@ class RecurrentTracer {
     // x (steps, batch, inputs); h0, c0 (layers, batch, hidden) or null for zero.
     void forward(const T* x, const T* h0, const T* c0, Interrupt& interrupt);
 
-    void store_output(T* y) const;                    // (steps, batch, outputs), 0 past an end
-    void store_final(T* h_n, T* c_n) const;           // (layers, batch, hidden); c_n null without a cell state
+    void store_output(T* y) const;           // (steps, batch, outputs), 0 past an end
+    void store_final(T* h_n, T* c_n) const;  // (layers, batch, hidden); c_n null without a cell state
     bool store_forward(std::size_t layer, const ForwardOutputs<T>& out) const;
     std::size_t first_nonfinite() const { return first_nonfinite_; }  // a state's index; 0: none
     const PackedSequence& sequence() const { return sequence_; }
 
-    // Gradients arrive at the last layer's h: `rows` (batch, outputs) at each sample's end or (steps, batch, outputs) at
-    // every step, times 2^exponent of each row (null: 0); dc_last (layers, batch, hidden) or null. log2_dx (steps,
+    // Gradients arrive at the last layer's h: `rows` (batch, outputs) at each sample's end or (steps, batch, outputs)
+    // at every step, times 2^exponent of each row (null: 0); dc_last (layers, batch, hidden) or null. log2_dx (steps,
     // batch). False where a kept exponent is beyond int64.
     struct Cotangent {
         const T* rows;
@@ -69,8 +69,8 @@ class RecurrentTracer {
     // In PyTorch's block order, after `backward`.
     const DirectionGradients<T>& gradients(std::size_t layer) const { return gradients_[layer]; }
 
-    // log2 norms of the gradient of u . h_s with respect to the states of `layer`, (steps + 1, steps + 1, batch) entries
-    // [s, t]; dc null without a cell state. u (batch, hidden).
+    // log2 norms of the gradient of u . h_s with respect to the states of `layer`, (steps + 1, steps + 1, batch)
+    // entries [s, t]; dc null without a cell state. u (batch, hidden).
     void influence(std::size_t layer, const T* u, double* log2_dh, double* log2_dc, Interrupt& interrupt) const;
 
   private:
@@ -94,7 +94,7 @@ class RecurrentTracer {
     Arena arena_;
     std::vector<std::unique_ptr<CellWeights<T>>> weights_;
     std::vector<DirectionState<T>> states_;
-    std::vector<T*> joined_;                // outputs of both directions, for each stacked layer
+    std::vector<T*> joined_;  // outputs of both directions, for each stacked layer
     const T* x_ = nullptr;
     T* packed_x_ = nullptr;
     std::vector<DirectionGradients<T>> gradients_;

@@ -31,8 +31,8 @@ GT_INLINE void store_vector(std::size_t count, T* y, Vec<T> v, std::size_t first
     for (std::size_t j = 0; first + j < count; ++j) y[first + j] = tail[j];
 }
 
-// How a strip of several arrays is read and written: as a whole vector, or as the `count` elements that are left, padded
-// with zeros.
+// How a strip of several arrays is read and written: as a whole vector, or as the `count` elements that are left,
+// padded with zeros.
 struct WholeVector {
     template <class T>
     GT_INLINE Vec<T> load(const T* x) const {

@@ -268,9 +268,7 @@ struct Gate {
     V x, q, value, complement;
 
     GT_INLINE V derivative() const { return value * complement; }
-    GT_INLINE V log() const {
-        return min(V{}, x) - ((log1p_unit_series(q) * q - Element<V>(0.5)) * (q * q) + q);
-    }
+    GT_INLINE V log() const { return min(V{}, x) - ((log1p_unit_series(q) * q - Element<V>(0.5)) * (q * q) + q); }
 };
 template <class V>
 GT_INLINE Gate<V> gate(V x) {

@@ -220,11 +220,17 @@ GT_INLINE void accumulate(double* sums, VecF32 v) {
 
 // Sum over the lanes, always in the same order: halves onto each other.
 GT_INLINE double reduce_add(VecF64 v) {
-    double lane[kLanes<double>];
-    store(lane, v);
-    for (std::size_t half = kLanes<double> / 2; half > 0; half /= 2)
-        for (std::size_t i = 0; i < half; ++i) lane[i] += lane[i + half];
-    return lane[0];
+#if defined(__AVX512F__)
+    v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3);
+    v += __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5);
+    v += __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6);
+#elif defined(__AVX2__)
+    v += __builtin_shufflevector(v, v, 2, 3, 0, 1);
+    v += __builtin_shufflevector(v, v, 1, 0, 3, 2);
+#else
+    v += __builtin_shufflevector(v, v, 1, 0);
+#endif
+    return v[0];
 }
 GT_INLINE double reduce_add(VecF32 v) { return reduce_add(widen_low(v) + widen_high(v)); }
 
