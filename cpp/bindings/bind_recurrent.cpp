@@ -16,69 +16,6 @@ using Size = py::ssize_t;
 
 std::string text(std::size_t value) { return std::to_string(value); }
 
-// What one call brings: checked, held while the core reads it.
-template <class T>
-struct Sequences {
-    py::array x;
-    py::object h0, c0, lengths;  // arrays or None
-    std::size_t steps = 0, batch = 0;
-
-    static const T* data(const py::object& array) {
-        return array.is_none() ? nullptr : static_cast<const T*>(py::array(array).data());
-    }
-    const std::int64_t* ends() const {
-        return lengths.is_none() ? nullptr : static_cast<const std::int64_t*>(py::array(lengths).data());
-    }
-    std::string what() const { return text(batch) + " sequences of " + text(steps) + " steps"; }
-};
-
-// (layers, batch, hidden), or (batch, hidden) for a single layer.
-template <class T>
-py::object checked_state(const RecurrentParameters& net, std::size_t batch, const py::object& object,
-                         const std::string& name) {
-    if (object.is_none()) return object;
-    const py::array array = checked_array<T>(object, name, " (the network's)");
-    const auto b = static_cast<Size>(batch), n = static_cast<Size>(net.hidden), k = static_cast<Size>(net.layers());
-    const std::string shape = "(" + text(batch) + ", " + text(net.hidden) + ")";
-    if (!(k == 1 && array.ndim() == 2))
-        require_shape(array, name, {k, b, n},
-                      "(" + text(net.layers()) + ", " + shape.substr(1) + (k == 1 ? " or " + shape : ""));
-    else
-        require_shape(array, name, {b, n}, shape);
-    require_finite<T>(array, name);
-    return array;
-}
-
-py::object checked_lengths(std::size_t steps, std::size_t batch, const py::object& object) {
-    if (object.is_none()) return object;
-    const py::array lengths = checked_array<std::int64_t>(object, "lengths", "");
-    require_shape(lengths, "lengths", {static_cast<Size>(batch)}, "(" + text(batch) + ",)");
-    const auto* ends = static_cast<const std::int64_t*>(lengths.data());
-    for (std::size_t b = 0; b < batch; ++b)
-        if (ends[b] < 1 || ends[b] > static_cast<std::int64_t>(steps))
-            fail_value("lengths", "1 to " + text(steps) + ", the steps of x",
-                       std::to_string(ends[b]) + " at [" + text(b) + "]");
-    return lengths;
-}
-
-template <class T>
-Sequences<T> checked_sequences(const RecurrentParameters& net, const py::object& x, const py::object& h0,
-                               const py::object& c0, const py::object& lengths) {
-    Sequences<T> s;
-    s.x = checked_array<T>(x, "x", " (the network's)");
-    require_shape(s.x, "x", {-1, -1, static_cast<Size>(net.inputs)}, "(steps, batch, " + text(net.inputs) + ")",
-                  s.x.ndim() == 2 ? "use x[:, None, :] for a single sequence" : "");
-    s.steps = static_cast<std::size_t>(s.x.shape(0));
-    s.batch = static_cast<std::size_t>(s.x.shape(1));
-    if (s.steps == 0) fail_value("x", "at least one step", "shape " + shape_text(s.x));
-    if (s.batch == 0) fail_value("x", "at least one sample", "shape " + shape_text(s.x));
-    require_finite<T>(s.x, "x");
-    s.h0 = checked_state<T>(net, s.batch, h0, "h0");
-    s.c0 = checked_state<T>(net, s.batch, c0, "c0");
-    s.lengths = checked_lengths(s.steps, s.batch, lengths);
-    return s;
-}
-
 template <class T>
 py::tuple forward(const RecurrentParameters& net, const py::object& x, const py::object& h0, const py::object& c0,
                   const py::object& lengths) {

@@ -14,13 +14,14 @@ namespace {
 std::string batch_text(py::ssize_t samples) { return "a batch of " + std::to_string(samples) + " samples"; }
 
 template <class T>
-py::array checked_input(const DenseStack& stack, const py::object& object, const std::string& name) {
+py::array checked_input(const DenseStack& stack, const py::object& object, const std::string& name,
+                        bool finite = true) {
     const py::array x = checked_array<T>(object, name, " (the network's)");
     const std::string inputs = std::to_string(stack.sizes[0]);
     require_shape(x, name, {-1, stack.sizes[0]}, "(batch, " + inputs + ")",
                   x.ndim() == 1 ? "use " + name + "[None, :] for a single sample" : "");
     if (x.shape(0) == 0) fail_value(name, "at least one sample", "shape " + shape_text(x));
-    require_finite<T>(x, name);
+    if (finite) require_finite<T>(x, name);
     return x;
 }
 
@@ -96,7 +97,8 @@ class Tracer {
 
     py::dict add(const py::object& x_object, const py::object& target, const std::string& loss,
                  const py::object& cotangent_object, std::uint64_t seed, const std::string& label) {
-        const py::array x = checked_input<T>(*stack_, x_object, "x" + label);
+        // A readout takes what a recurrent network gave, which may be infinite or NaN and is reported there.
+        const py::array x = checked_input<T>(*stack_, x_object, "x" + label, !keep_input_);
         const py::ssize_t batch = x.shape(0);
         const Cotangent<T> cotangent =
             checked_cotangent<T>(*stack_, batch, target, loss, cotangent_object, seed, tracer_.samples(), label);

@@ -108,4 +108,65 @@ std::shared_ptr<RecurrentParameters> make_recurrent(const std::string& kind, con
     return net;
 }
 
+namespace {
+
+py::object checked_lengths(std::size_t steps, std::size_t batch, const py::object& object) {
+    if (object.is_none()) return object;
+    const py::array lengths = checked_array<std::int64_t>(object, "lengths", "");
+    require_shape(lengths, "lengths", {static_cast<py::ssize_t>(batch)}, "(" + std::to_string(batch) + ",)");
+    const auto* ends = static_cast<const std::int64_t*>(lengths.data());
+    for (std::size_t b = 0; b < batch; ++b)
+        if (ends[b] < 1 || ends[b] > static_cast<std::int64_t>(steps))
+            fail_value("lengths", "1 to " + std::to_string(steps) + ", the steps of x",
+                       std::to_string(ends[b]) + " at [" + std::to_string(b) + "]");
+    return lengths;
+}
+
+}  // namespace
+
+template <class T>
+py::object checked_state(const RecurrentParameters& net, std::size_t batch, const py::object& object,
+                         const std::string& name) {
+    if (object.is_none()) return object;
+    const py::array array = checked_array<T>(object, name, " (the network's)");
+    const auto b = static_cast<py::ssize_t>(batch), n = static_cast<py::ssize_t>(net.hidden),
+               k = static_cast<py::ssize_t>(net.layers());
+    const std::string shape = "(" + std::to_string(batch) + ", " + std::to_string(net.hidden) + ")";
+    if (!(k == 1 && array.ndim() == 2))
+        require_shape(array, name, {k, b, n},
+                      "(" + std::to_string(net.layers()) + ", " + shape.substr(1) + (k == 1 ? " or " + shape : ""));
+    else
+        require_shape(array, name, {b, n}, shape);
+    require_finite<T>(array, name);
+    return array;
+}
+
+template <class T>
+Sequences<T> checked_sequences(const RecurrentParameters& net, const py::object& x, const py::object& h0,
+                               const py::object& c0, const py::object& lengths) {
+    Sequences<T> s;
+    s.x = checked_array<T>(x, "x", " (the network's)");
+    require_shape(s.x, "x", {-1, -1, static_cast<py::ssize_t>(net.inputs)},
+                  "(steps, batch, " + std::to_string(net.inputs) + ")",
+                  s.x.ndim() == 2 ? "use x[:, None, :] for a single sequence" : "");
+    s.steps = static_cast<std::size_t>(s.x.shape(0));
+    s.batch = static_cast<std::size_t>(s.x.shape(1));
+    if (s.steps == 0) fail_value("x", "at least one step", "shape " + shape_text(s.x));
+    if (s.batch == 0) fail_value("x", "at least one sample", "shape " + shape_text(s.x));
+    require_finite<T>(s.x, "x");
+    s.h0 = checked_state<T>(net, s.batch, h0, "h0");
+    s.c0 = checked_state<T>(net, s.batch, c0, "c0");
+    s.lengths = checked_lengths(s.steps, s.batch, lengths);
+    return s;
+}
+
+template Sequences<float> checked_sequences<float>(const RecurrentParameters&, const py::object&, const py::object&,
+                                                   const py::object&, const py::object&);
+template py::object checked_state<float>(const RecurrentParameters&, std::size_t, const py::object&,
+                                         const std::string&);
+template Sequences<double> checked_sequences<double>(const RecurrentParameters&, const py::object&, const py::object&,
+                                                     const py::object&, const py::object&);
+template py::object checked_state<double>(const RecurrentParameters&, std::size_t, const py::object&,
+                                          const std::string&);
+
 }  // namespace gt

@@ -39,4 +39,30 @@ std::shared_ptr<RecurrentParameters> make_recurrent(const std::string& kind, con
                                                     const py::object& weight_hh, const py::object& bias_ih,
                                                     const py::object& bias_hh, bool bidirectional);
 
+// What one call brings: checked, held while the core reads it.
+template <class T>
+struct Sequences {
+    py::array x;
+    py::object h0, c0, lengths;  // arrays or None
+    std::size_t steps = 0, batch = 0;
+
+    static const T* data(const py::object& array) {
+        return array.is_none() ? nullptr : static_cast<const T*>(py::array(array).data());
+    }
+    const std::int64_t* ends() const {
+        return lengths.is_none() ? nullptr : static_cast<const std::int64_t*>(py::array(lengths).data());
+    }
+    std::string what() const { return std::to_string(batch) + " sequences of " + std::to_string(steps) + " steps"; }
+};
+
+// x (steps, batch, inputs); h0, c0 as `checked_state` has them; lengths int64 (batch,).
+template <class T>
+Sequences<T> checked_sequences(const RecurrentParameters& net, const py::object& x, const py::object& h0,
+                               const py::object& c0, const py::object& lengths);
+
+// (layers, batch, hidden), or (batch, hidden) for a single layer, or None.
+template <class T>
+py::object checked_state(const RecurrentParameters& net, std::size_t batch, const py::object& object,
+                         const std::string& name);
+
 }  // namespace gt

@@ -6,7 +6,7 @@
 
 #include "core/aligned_buffer.h"
 #include "ops/cell_logs.h"
-#include "ops/recurrent_layer.h"
+#include "ops/recurrent_direction.h"
 
 namespace gt {
 

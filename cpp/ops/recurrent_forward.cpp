@@ -1,7 +1,7 @@
 // Forward pass of one direction: the input projections of all steps as one product, then step by step.
 #include <algorithm>
 
-#include "ops/recurrent_layer.h"
+#include "ops/recurrent_direction.h"
 
 namespace gt {
 

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "ops/recurrent_layer.h"
+#include "ops/recurrent_direction.h"
 
 namespace gt {
 

@@ -5,8 +5,8 @@
 #include <memory>
 #include <vector>
 
+#include "ops/recurrent_direction.h"
 #include "ops/recurrent_gradients.h"
-#include "ops/recurrent_layer.h"
 #include "ops/workspace.h"
 
 namespace gt {
@@ -86,7 +86,10 @@ class RecurrentTracer {
     const T* layer_output(std::size_t stacked) const;  // (rows, outputs), the sequence's own order
     void join_directions(std::size_t stacked);
     void find_nonfinite(std::size_t layer);
-    void input_gradient(std::size_t layer, const DirectionContext<T>& context, InputGradient* out) const;
+    void input_gradient(const DirectionState<T>& state, const PackedMatrix<T>& ih, const DirectionContext<T>& context,
+                        InputGradient* out) const;
+    void load_dc_last(std::size_t layer, const T* dc_last, T* to, double* exponent) const;
+    bool keep_dgates(const DirectionState<T>& state, const KeptRows<T>& to) const;
 
     const IsaKernels& isa_;
     RecurrentNetwork<T> network_;
