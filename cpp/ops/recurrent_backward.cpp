@@ -1,23 +1,24 @@
 // Backward pass of one direction: the time loop over packed slots, and the figures that it leaves.
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 
 #include "ops/backward_step.h"
 
 namespace gt {
-namespace {
 
 // Slots [first, end) from the last step to the initial state.
 template <class T>
 class BackwardLoop {
   public:
     BackwardLoop(const DirectionContext<T>& context, const CellWeights<T>& weights, const Injection<T>& injection,
-                 const DirectionState<T>& state, const DirectionFigures<T>& figures, std::size_t first, std::size_t end)
+                 const T* dc_last, const double* dc_last_exponent, const DirectionState<T>& state,
+                 const DirectionFigures<T>& figures, std::size_t first, std::size_t end)
         : context_(context),
           sequence_(context.sequence),
           weights_(weights),
           injection_(injection),
+          dc_last_(dc_last),
+          dc_last_exponent_(dc_last_exponent),
           state_(state),
           figures_(figures),
           first_(first),
@@ -26,17 +27,19 @@ class BackwardLoop {
           step_(context.kernels(), context.cell_kernels(), context.kind, n_, end - first,
                 BackwardStep<T>::Split::followed) {}
 
-    bool run(const T* dc_last, const double* dc_last_exponent, std::size_t worker) {
-        std::size_t joined = 0;  // rows that take part already: samples that end later
-        for (std::size_t t = sequence_.steps(); t-- > 0;) {
-            if (context_.interrupt.requested(worker)) return fits_;
+    void run(std::size_t first_step, std::size_t end_step, std::size_t worker) {
+        for (std::size_t t = end_step; t-- > first_step;) {
+            if (context_.interrupt.requested(worker)) return;
             const std::size_t rows = active(t);
             if (rows == 0) continue;
-            if (joined < rows) join(joined, rows, dc_last, dc_last_exponent);
-            joined = rows;
+            if (joined_ < rows) join(joined_, rows);
+            joined_ = rows;
             run_step(t, rows);
         }
-        initial_state(joined);
+    }
+
+    bool finish() {
+        initial_state(joined_);
         return fits_;
     }
 
@@ -44,19 +47,19 @@ class BackwardLoop {
     std::size_t active(std::size_t t) const { return std::min(end_, std::max(first_, sequence_.active(t))) - first_; }
 
     // Samples that end here bring what arrives at their last state.
-    void join(std::size_t from, std::size_t to, const T* dc_last, const double* dc_last_exponent) {
+    void join(std::size_t from, std::size_t to) {
         step_.p.clear(from, to, n_);
         if (!context_.cell().carries) return;
         for (ScaledBlock<T>* block : {&step_.carried, &step_.carried_direct, &step_.carried_gated})
             block->clear(from, to, n_);
-        if (dc_last == nullptr) return;
+        if (dc_last_ == nullptr) return;
         for (std::size_t r = from; r < to; ++r) {
-            const T* row = dc_last + (first_ + r) * n_;
+            const T* row = dc_last_ + (first_ + r) * n_;
             double norm = 0;
             log2_row_norms(context_.kernels(), 1, n_, row, n_, &norm);
             for (ScaledBlock<T>* block : {&step_.carried, &step_.carried_direct}) {
                 std::copy(row, row + n_, block->row.data() + r * n_);
-                block->exponent[r] = dc_last_exponent[first_ + r];
+                block->exponent[r] = dc_last_exponent_[first_ + r];
                 block->log2[r] = norm + block->exponent[r];
             }
         }
@@ -184,37 +187,57 @@ class BackwardLoop {
     const PackedSequence& sequence_;
     const CellWeights<T>& weights_;
     const Injection<T>& injection_;
+    const T* dc_last_;
+    const double* dc_last_exponent_;
     const DirectionState<T>& state_;
     const DirectionFigures<T>& figures_;
     std::size_t first_, end_, n_;
     BackwardStep<T> step_;
     std::vector<double> norm_;
+    std::size_t joined_ = 0;  // rows that take part already: samples that end at a later step
     bool fits_ = true;
 };
 
-}  // namespace
-
 template <class T>
-bool direction_backward(const DirectionContext<T>& context, const CellWeights<T>& weights,
-                        const Injection<T>& injection, const T* dc_last, const double* dc_last_exponent,
-                        const DirectionState<T>& state, const DirectionFigures<T>& figures) {
+Loop loop_over_slots(const DirectionContext<T>& context, const CellWeights<T>& weights, std::size_t* share) {
     const std::size_t batch = context.sequence.batch();
     const Loop slots{batch, 2.0 * static_cast<double>(context.sequence.rows()) *
                                 static_cast<double>(weights.hh.inputs * weights.hh.outputs)};
-    const std::size_t share = (batch + slots.workers() - 1) / slots.workers();
-    std::atomic<bool> fits{true};
-    parallel_for(slots.of((batch + share - 1) / share), [&](std::size_t i, std::size_t worker) {
-        BackwardLoop<T> loop(context, weights, injection, state, figures, i * share, std::min(batch, (i + 1) * share));
-        if (!loop.run(dc_last, dc_last_exponent, worker)) fits = false;
-    });
+    *share = (batch + slots.workers() - 1) / slots.workers();
+    return slots.of((batch + *share - 1) / *share);
+}
+
+template <class T>
+DirectionBackward<T>::DirectionBackward(const DirectionContext<T>& context, const CellWeights<T>& weights,
+                                        const Injection<T>& injection, const T* dc_last, const double* dc_last_exponent,
+                                        const DirectionState<T>& state, const DirectionFigures<T>& figures)
+    : loop_(1, 0) {
+    std::size_t share = 0;
+    loop_ = loop_over_slots(context, weights, &share);
+    for (std::size_t i = 0; i < loop_.items(); ++i)
+        parts_.push_back(std::make_unique<BackwardLoop<T>>(context, weights, injection, dc_last, dc_last_exponent,
+                                                           state, figures, i * share,
+                                                           std::min(context.sequence.batch(), (i + 1) * share)));
+}
+
+template <class T>
+DirectionBackward<T>::~DirectionBackward() = default;
+
+template <class T>
+void DirectionBackward<T>::run(std::size_t first, std::size_t end) {
+    parallel_for(loop_, [&](std::size_t i, std::size_t worker) { parts_[i]->run(first, end, worker); });
+}
+
+template <class T>
+bool DirectionBackward<T>::finish() {
+    bool fits = true;
+    for (const auto& part : parts_) fits &= part->finish();
     return fits;
 }
 
-template bool direction_backward<float>(const DirectionContext<float>&, const CellWeights<float>&,
-                                        const Injection<float>&, const float*, const double*,
-                                        const DirectionState<float>&, const DirectionFigures<float>&);
-template bool direction_backward<double>(const DirectionContext<double>&, const CellWeights<double>&,
-                                         const Injection<double>&, const double*, const double*,
-                                         const DirectionState<double>&, const DirectionFigures<double>&);
+template Loop loop_over_slots<float>(const DirectionContext<float>&, const CellWeights<float>&, std::size_t*);
+template Loop loop_over_slots<double>(const DirectionContext<double>&, const CellWeights<double>&, std::size_t*);
+template class DirectionBackward<float>;
+template class DirectionBackward<double>;
 
 }  // namespace gt

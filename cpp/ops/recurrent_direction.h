@@ -4,6 +4,10 @@
 // more than steps: entry 0 is the initial state, entry t + 1 the state after step t.
 #pragma once
 
+#include <algorithm>
+#include <memory>
+#include <vector>
+
 #include "core/cells.h"
 #include "ops/cell_weights.h"
 #include "ops/packed_sequence.h"
@@ -61,10 +65,12 @@ template <class T>
 const T* input_rows(const DirectionContext<T>& context, const T* rows, std::size_t width, std::size_t first,
                     std::size_t end, T* scratch);
 
-// Steps are taken together so that a chunk has about this many rows.
-constexpr std::size_t kChunkRows = 256;
-// f(first step, end step) for all chunks, in parallel; a chunk's rows are under kChunkRows plus one step's.
-std::size_t steps_per_chunk(const PackedSequence& sequence);
+// Steps whose rows wait in the cache together: what follows a pass over them reads them there.
+template <class T>
+std::size_t steps_per_chunk(const DirectionContext<T>& context) {
+    const std::size_t rows = context.hidden < 256 ? 256 : 512;  // wide layers write a large weight gradient every time
+    return std::max<std::size_t>(1, rows / context.sequence.batch());
+}
 
 // recurrent_forward.cpp. `input` (rows, inputs) in the sequence's order.
 template <class T>
@@ -88,11 +94,28 @@ struct DirectionFigures {
     KeptRows<T> kept_dh, kept_dc, kept_direct, kept_gated;  // (steps + 1, batch, hidden)
 };
 
-// recurrent_backward.cpp. `dc_last` (batch, hidden) by slot, scaled by `dc_last_exponent`: dL/dc of each sample's end,
-// or null. False where a kept exponent is beyond int64.
 template <class T>
-bool direction_backward(const DirectionContext<T>& context, const CellWeights<T>& weights,
-                        const Injection<T>& injection, const T* dc_last, const double* dc_last_exponent,
-                        const DirectionState<T>& state, const DirectionFigures<T>& figures);
+class BackwardLoop;  // recurrent_backward.cpp
+
+// The backward pass of one direction, steps [first, end) at a time from the last to the first.
+template <class T>
+class DirectionBackward {
+  public:
+    // `dc_last` (batch, hidden) by slot, times 2^dc_last_exponent: dL/dc of each sample's end, or null.
+    DirectionBackward(const DirectionContext<T>& context, const CellWeights<T>& weights, const Injection<T>& injection,
+                      const T* dc_last, const double* dc_last_exponent, const DirectionState<T>& state,
+                      const DirectionFigures<T>& figures);
+    ~DirectionBackward();
+    void run(std::size_t first, std::size_t end);
+    bool finish();  // the initial state; false where a kept exponent is beyond int64
+
+  private:
+    Loop loop_;  // over ranges of slots
+    std::vector<std::unique_ptr<BackwardLoop<T>>> parts_;
+};
+
+// Slots cut into ranges, one for each worker of a pass over all steps.
+template <class T>
+Loop loop_over_slots(const DirectionContext<T>& context, const CellWeights<T>& weights, std::size_t* share);
 
 }  // namespace gt

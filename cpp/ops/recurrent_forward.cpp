@@ -5,10 +5,6 @@
 
 namespace gt {
 
-std::size_t steps_per_chunk(const PackedSequence& sequence) {
-    return std::max<std::size_t>(1, kChunkRows / std::max<std::size_t>(1, sequence.batch()));
-}
-
 template <class T>
 const T* input_rows(const DirectionContext<T>& context, const T* rows, std::size_t width, std::size_t first,
                     std::size_t end, T* scratch) {
@@ -33,92 +29,117 @@ void multiply_rows(std::size_t rows, std::size_t n, T* x, std::size_t ld, double
             x[r * ld + i] = static_cast<T>(scale_by(static_cast<double>(x[r * ld + i]), exponent));
 }
 
-// z = W_ih x for all rows; blocks that W_ih does not feed start from zero.
+// Slots [first, end) through all steps: the input projections of a chunk of steps, then step by step.
 template <class T>
-void project(const DirectionContext<T>& context, const PackedMatrix<T>& ih, const T* input,
-             const DirectionState<T>& state) {
-    const PackedSequence& sequence = context.sequence;
-    const std::size_t row_size = context.row_size(), first_column = context.cell().ih_first * context.hidden;
-    const std::size_t per_chunk = steps_per_chunk(sequence), chunks = (sequence.steps() + per_chunk - 1) / per_chunk;
-    const Loop loop{chunks, 2.0 * static_cast<double>(sequence.rows()) * static_cast<double>(ih.inputs * ih.outputs)};
-    const std::size_t scratch_size =
-        context.reverse ? checked_multiply(per_chunk * sequence.batch(), ih.inputs) : std::size_t{0};
-    AlignedBuffer<T> scratch(checked_multiply(loop.workers(), scratch_size));
-    parallel_for(loop, [&](std::size_t chunk, std::size_t worker) {
-        if (context.interrupt.requested(worker)) return;
-        const std::size_t first = chunk * per_chunk, end = std::min(first + per_chunk, sequence.steps());
-        const std::size_t row = sequence.first_row(first), rows = sequence.first_row(end) - row;
-        const T* x = input_rows(context, input, ih.inputs, first, end, scratch.data() + worker * scratch_size);
-        T* z = state.z + row * row_size;
-        context.kernels().panel->multiply(rows, ih.outputs, ih.inputs, x, ih.inputs, ih.forward.data(),
-                                          z + first_column, row_size, false);
-        multiply_rows(rows, ih.outputs, z + first_column, row_size, ih.exponent);
-        if (ih.outputs < row_size)
-            for (std::size_t r = 0; r < rows; ++r)
-                std::fill(z + r * row_size + ih.outputs, z + (r + 1) * row_size, T(0));
-    });
-}
+class ForwardLoop {
+  public:
+    ForwardLoop(const DirectionContext<T>& context, const CellWeights<T>& weights, const T* input,
+                const DirectionState<T>& state, std::size_t first, std::size_t end)
+        : context_(context),
+          sequence_(context.sequence),
+          weights_(weights),
+          input_(input),
+          state_(state),
+          first_(first),
+          end_(end),
+          gathered_(context.reverse ? checked_multiply(steps_per_chunk(context) * sequence_.batch(), weights.ih.inputs)
+                                    : std::size_t{0}),
+          product_(weights.hh.exponent == 0 ? 0 : checked_multiply(end - first, weights.hh.outputs)) {}
 
-// Slots [first, end) through all steps.
-template <class T>
-void run_slots(const DirectionContext<T>& context, const CellWeights<T>& weights, const DirectionState<T>& state,
-               std::size_t first, std::size_t end, T* scratch, std::size_t worker) {
-    const PackedSequence& sequence = context.sequence;
-    const CellShape& cell = context.cell();
-    const std::size_t n = context.hidden, row_size = context.row_size();
-    const PackedMatrix<T>& hh = weights.hh;
-    for (std::size_t step = 0; step < sequence.steps() && sequence.active(step) > first; ++step) {
-        if (context.interrupt.requested(worker)) return;
-        const std::size_t rows = std::min(end, sequence.active(step)) - first;
-        const std::size_t row = sequence.first_row(step) + first, before = context.previous_state(step, first),
-                          now = context.state(step, first);
-        T *z = state.z + row * row_size, *to = z + cell.hh_first * n;
-        if (hh.exponent == 0) {
-            context.kernels().panel->multiply(rows, hh.outputs, n, state.h + before * n, n, hh.forward.data(), to,
-                                              row_size, true);
-        } else {
-            context.kernels().panel->multiply(rows, hh.outputs, n, state.h + before * n, n, hh.forward.data(), scratch,
-                                              hh.outputs, false);
-            multiply_rows(rows, hh.outputs, scratch, hh.outputs, hh.exponent);
-            for (std::size_t r = 0; r < rows; ++r)
-                for (std::size_t i = 0; i < hh.outputs; ++i) to[r * row_size + i] += scratch[r * hh.outputs + i];
+    void run(std::size_t worker) {
+        const std::size_t per_chunk = steps_per_chunk(context_);
+        for (std::size_t step = 0; step < sequence_.steps() && sequence_.active(step) > first_; step += per_chunk) {
+            const std::size_t end = std::min(step + per_chunk, sequence_.steps());
+            project(step, end);
+            for (std::size_t t = step; t < end && sequence_.active(t) > first_; ++t) {
+                if (context_.interrupt.requested(worker)) return;
+                run_step(t);
+            }
         }
+    }
+
+  private:
+    std::size_t rows_of(std::size_t t) const { return std::max(first_, std::min(end_, sequence_.active(t))) - first_; }
+
+    // z = W_ih x; blocks that W_ih does not feed start from zero.
+    void project(std::size_t first_step, std::size_t end_step) {
+        const T* x = input_rows(context_, input_, weights_.ih.inputs, first_step, end_step, gathered_.data());
+        const std::size_t start = sequence_.first_row(first_step);
+        if (first_ == 0 && end_ >= sequence_.active(first_step))  // all rows, one product
+            return project_rows(start, sequence_.first_row(end_step) - start, x);
+        for (std::size_t t = first_step; t < end_step; ++t) {
+            const std::size_t row = sequence_.first_row(t) + first_;
+            project_rows(row, rows_of(t), x + (row - start) * weights_.ih.inputs);
+        }
+    }
+
+    void project_rows(std::size_t row, std::size_t rows, const T* x) {
+        const PackedMatrix<T>& ih = weights_.ih;
+        const std::size_t row_size = context_.row_size();
+        T *z = state_.z + row * row_size, *to = z + context_.cell().ih_first * context_.hidden;
+        context_.kernels().panel->multiply(rows, ih.outputs, ih.inputs, x, ih.inputs, ih.forward.data(), to, row_size,
+                                           false);
+        multiply_rows(rows, ih.outputs, to, row_size, ih.exponent);
+        if (ih.outputs == row_size) return;
+        for (std::size_t r = 0; r < rows; ++r) std::fill(z + r * row_size + ih.outputs, z + (r + 1) * row_size, T(0));
+    }
+
+    // z += W_hh h
+    void recur(std::size_t rows, const T* h, T* z) {
+        const PackedMatrix<T>& hh = weights_.hh;
+        const std::size_t n = context_.hidden, row_size = context_.row_size();
+        const PanelKernels<T>& panel = *context_.kernels().panel;
+        if (hh.exponent == 0) return panel.multiply(rows, hh.outputs, n, h, n, hh.forward.data(), z, row_size, true);
+        panel.multiply(rows, hh.outputs, n, h, n, hh.forward.data(), product_.data(), hh.outputs, false);
+        multiply_rows(rows, hh.outputs, product_.data(), hh.outputs, hh.exponent);
+        for (std::size_t r = 0; r < rows; ++r)
+            for (std::size_t i = 0; i < hh.outputs; ++i) z[r * row_size + i] += product_[r * hh.outputs + i];
+    }
+
+    void run_step(std::size_t t) {
+        const CellShape& cell = context_.cell();
+        const std::size_t n = context_.hidden, row = sequence_.first_row(t) + first_,
+                          before = context_.previous_state(t, first_), now = context_.state(t, first_);
         CellForward<T> s{};
-        s.rows = rows;
+        s.rows = rows_of(t);
         s.hidden = n;
-        s.z = z;
-        s.bias = weights.bias.data();
-        s.h_previous = state.h + before * n;
-        s.h = state.h + now * n;
+        s.z = state_.z + row * context_.row_size();
+        s.bias = weights_.bias.data();
+        s.h_previous = state_.h + before * n;
+        s.h = state_.h + now * n;
         if (cell.has_cell_state) {
-            s.c_previous = state.c + before * n;
-            s.c = state.c + now * n;
+            s.c_previous = state_.c + before * n;
+            s.c = state_.c + now * n;
         }
         if (cell.gates) {
-            s.gate_sums = state.gate_sums + row * 2 * cell.gates;
-            s.carry_log2 = state.carry_log2 + row;
-            s.add_carry_log2_units = state.carry_log2_units + first * n;
+            s.gate_sums = state_.gate_sums + row * 2 * cell.gates;
+            s.carry_log2 = state_.carry_log2 + row;
+            s.add_carry_log2_units = state_.carry_log2_units + first_ * n;
         }
-        context.cell_kernels().forward(s);
+        recur(s.rows, s.h_previous, s.z + cell.hh_first * n);
+        context_.cell_kernels().forward(s);
     }
-}
+
+    const DirectionContext<T>& context_;
+    const PackedSequence& sequence_;
+    const CellWeights<T>& weights_;
+    const T* input_;
+    const DirectionState<T>& state_;
+    std::size_t first_, end_;
+    AlignedBuffer<T> gathered_, product_;
+};
 
 }  // namespace
 
 template <class T>
 void direction_forward(const DirectionContext<T>& context, const CellWeights<T>& weights, const T* input,
                        const DirectionState<T>& state) {
-    project(context, weights.ih, input, state);
     const std::size_t batch = context.sequence.batch();
     if (context.cell().gates) std::fill(state.carry_log2_units, state.carry_log2_units + batch * context.hidden, 0.0);
-    const Loop slots{batch, 2.0 * static_cast<double>(context.sequence.rows()) *
-                                static_cast<double>(weights.hh.inputs * weights.hh.outputs)};
-    const std::size_t workers = slots.workers(), share = (batch + workers - 1) / workers;
-    const std::size_t scratch_size = weights.hh.exponent == 0 ? 0 : share * weights.hh.outputs;
-    AlignedBuffer<T> scratch(workers * scratch_size);
-    parallel_for(slots.of((batch + share - 1) / share), [&](std::size_t i, std::size_t worker) {
-        run_slots(context, weights, state, i * share, std::min(batch, (i + 1) * share),
-                  scratch.data() + worker * scratch_size, worker);
+    std::size_t share = 0;
+    const Loop loop = loop_over_slots(context, weights, &share);
+    parallel_for(loop, [&](std::size_t i, std::size_t worker) {
+        ForwardLoop<T>(context, weights, input, state, i * share, std::min(batch, (i + 1) * share)).run(worker);
     });
 }
 

@@ -3,7 +3,33 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/shape.h"
+#include "ops/step_norms.h"
+
 namespace gt {
+namespace {
+
+// The exponent of the sum of rows [row, row + rows); false where a term is not finite.
+template <class Norm>
+bool exponent_of_sum(std::size_t row, std::size_t rows, Norm norm_of, double* exponent) {
+    double top = kNegativeInfinity;
+    for (std::size_t r = row; r < row + rows; ++r) {
+        const double norm = norm_of(r);
+        if (std::isnan(norm) || norm == -kNegativeInfinity) return false;
+        top = std::max(top, norm);
+    }
+    *exponent = top == kNegativeInfinity ? top : common_exponent(top);
+    return true;
+}
+
+template <class V>
+void fill(ParameterGradient<V>* out, bool finite) {
+    std::fill(out->value.data(), out->value.data() + out->value.size(), finite ? V(0) : static_cast<V>(kNaN));
+    out->exponent = 0;
+    out->log2_norm = finite ? kNegativeInfinity : kNaN;
+}
+
+}  // namespace
 
 template <class T>
 GradientSide<T>::GradientSide(const DirectionContext<T>& context, const DirectionState<T>& state, const T* input,
@@ -16,20 +42,30 @@ GradientSide<T>::GradientSide(const DirectionContext<T>& context, const Directio
       width_(weight == Weight::hh ? context.hidden : inputs),
       recurrent_(weight == Weight::hh),
       dz_log2_(context.sequence.rows()),
-      right_log2_(context.sequence.rows()) {
-    const PackedSequence& sequence = context.sequence;
-    AlignedBuffer<T> scratch(scratch_size(1));
-    for (std::size_t t = 0; t < sequence.steps() && sequence.active(t) > 0; ++t) {
+      right_log2_(context.sequence.rows()),
+      gathered_(scratch_size(1)) {}
+
+template <class T>
+void GradientSide<T>::take_norms(std::size_t first, std::size_t end) {
+    const PackedSequence& sequence = context_.sequence;
+    for (std::size_t t = first; t < end && sequence.active(t) > 0; ++t) {
         const std::size_t row = sequence.first_row(t), rows = sequence.active(t);
-        log2_row_norms(context.kernels(), rows, width_, right_rows(t, t + 1, scratch.data()), width_,
+        log2_row_norms(context_.kernels(), rows, width_, right_rows(t, t + 1, gathered_.data()), width_,
                        right_log2_.data() + row);
-        if (columns_ == context.row_size()) {
-            std::copy(state.dz_log2 + row, state.dz_log2 + row + rows, dz_log2_.data() + row);
+        if (columns_ == context_.row_size()) {
+            std::copy(state_.dz_log2 + row, state_.dz_log2 + row + rows, dz_log2_.data() + row);
             continue;
         }
-        log2_row_norms(context.kernels(), rows, columns_, dz(row), context.row_size(), dz_log2_.data() + row);
-        for (std::size_t r = row; r < row + rows; ++r) dz_log2_[r] += state.dz_exponent[r];
+        log2_row_norms(context_.kernels(), rows, columns_, dz(row), context_.row_size(), dz_log2_.data() + row);
+        for (std::size_t r = row; r < row + rows; ++r) dz_log2_[r] += state_.dz_exponent[r];
     }
+}
+
+template <class T>
+double GradientSide<T>::term_log2(std::size_t row) const {
+    const double dz = dz_log2_[row], right = right_log2_[row];
+    if (std::isnan(dz) || std::isnan(right)) return kNaN;
+    return dz == kNegativeInfinity || right == kNegativeInfinity ? kNegativeInfinity : dz + right;
 }
 
 template <class T>
@@ -50,108 +86,180 @@ const T* GradientSide<T>::right_rows(std::size_t first, std::size_t end, T* scra
     return scratch;
 }
 
-namespace {
-
-// The exponent of a sum over all rows; false where a term is not finite.
-template <class T, class Norm>
-bool exponent_of_sum(std::size_t rows, Norm norm_of, double* exponent) {
-    double top = kNegativeInfinity;
-    for (std::size_t r = 0; r < rows; ++r) {
-        const double norm = norm_of(r);
-        if (std::isnan(norm) || norm == -kNegativeInfinity) return false;
-        top = std::max(top, norm);
-    }
-    *exponent = top == kNegativeInfinity ? top : common_exponent(top);
-    return true;
-}
-
-// -inf - inf: a zero row beside an infinite one.
-double norm_of_term(double dz_log2, double right_log2) {
-    if (std::isnan(dz_log2) || std::isnan(right_log2)) return kNaN;
-    return dz_log2 == kNegativeInfinity || right_log2 == kNegativeInfinity ? kNegativeInfinity : dz_log2 + right_log2;
-}
-
-// What there is to say where nothing can be summed: zeros, or NaN.
-template <class V>
-void fill(ParameterGradient<V>* out, bool finite) {
-    std::fill(out->value.data(), out->value.data() + out->value.size(), finite ? V(0) : static_cast<V>(kNaN));
-    out->exponent = 0;
-    out->log2_norm = finite ? kNegativeInfinity : kNaN;
-}
-
-// dz^T right, chunk by chunk of steps; the right rows are brought to the common exponent while they are packed.
 template <class T>
-void weight_gradient(const DirectionContext<T>& context, const GradientSide<T>& side, ParameterGradient<T>* out) {
-    const PackedSequence& sequence = context.sequence;
-    out->value = AlignedBuffer<T>(checked_multiply(side.columns(), side.width()));
-    const bool finite = exponent_of_sum<T>(
-        sequence.rows(), [&](std::size_t r) { return norm_of_term(side.dz_log2(r), side.right_log2(r)); },
-        &out->exponent);
-    if (!finite || out->exponent == kNegativeInfinity) return fill(out, finite);
+WeightGradient<T>::WeightGradient(const DirectionContext<T>& context, std::vector<const GradientSide<T>*> sides)
+    : context_(context), columns_(sides[0]->columns()) {
+    const std::size_t most = steps_per_chunk(context) * context.sequence.batch();
+    std::size_t scratch = 0;
+    for (const GradientSide<T>* side : sides) {
+        parts_.push_back({side, width_, kNegativeInfinity, true});
+        width_ += round_up(side->width(), kPanelColumns<T>);
+        scratch = std::max(scratch, side->scratch_size(steps_per_chunk(context)));
+    }
+    value_ = AlignedBuffer<T>(checked_multiply(columns_, width_));
+    panels_ = AlignedBuffer<T>(checked_multiply(most, width_));
+    gathered_ = AlignedBuffer<T>(scratch);
+    factor_.resize(most);
+}
+
+// Moves a part to the exponent of rows [row, row + rows) where that is larger; the exponent it has then.
+template <class T>
+double WeightGradient<T>::align(Part* part, std::size_t row, std::size_t rows) {
+    double exponent = kNegativeInfinity;
+    part->finite &= exponent_of_sum(row, rows, [&](std::size_t r) { return part->side->term_log2(r); }, &exponent);
+    if (exponent <= part->exponent) return part->exponent;
+    if (part->exponent != kNegativeInfinity) {
+        const T factor = power_of_two<T>(part->exponent - exponent);
+        for (std::size_t i = 0; i < columns_; ++i) {
+            T* values = value_.data() + i * width_ + part->column;
+            for (std::size_t j = 0; j < part->side->width(); ++j) values[j] *= factor;
+        }
+    }
+    return part->exponent = exponent;
+}
+
+template <class T>
+void WeightGradient<T>::add(std::size_t first, std::size_t end) {
     constexpr std::size_t kBlock = 64;  // columns of dz that a worker takes at a time
-    const std::size_t per_chunk = 2 * steps_per_chunk(sequence), most = per_chunk * sequence.batch();
-    AlignedBuffer<T> panels(panels_size<T>(most, side.width())), scratch(side.scratch_size(per_chunk));
-    std::vector<T> factor(most);
-    const PanelKernels<T>& panel = *context.kernels().panel;
-    for (std::size_t step = 0; step < sequence.steps() && sequence.active(step) > 0; step += per_chunk) {
-        if (context.interrupt.requested(0)) return;
-        const std::size_t end = std::min(step + per_chunk, sequence.steps());
-        const std::size_t row = sequence.first_row(step), rows = sequence.first_row(end) - row;
+    const std::size_t row = context_.sequence.first_row(first), rows = context_.sequence.first_row(end) - row;
+    if (rows == 0) return;
+    const PanelKernels<T>& panel = *context_.kernels().panel;
+    for (Part& part : parts_) {
+        const double exponent = align(&part, row, rows);
         for (std::size_t r = 0; r < rows; ++r)
-            factor[r] = side.dz_log2(row + r) == kNegativeInfinity
-                            ? T(0)
-                            : power_of_two<T>(side.dz_exponent(row + r) - out->exponent);
-        panel.pack(rows, side.width(), side.right_rows(step, end, scratch.data()), side.width(), 1, factor.data(),
-                   panels.data());
-        const Loop loop{(side.columns() + kBlock - 1) / kBlock,
-                        2.0 * static_cast<double>(rows) * static_cast<double>(out->value.size())};
-        parallel_for(loop, [&](std::size_t block, std::size_t) {
-            const std::size_t first = block * kBlock, columns = std::min(kBlock, side.columns() - first);
-            panel.multiply_transposed(columns, side.width(), rows, side.dz(row) + first, context.row_size(),
-                                      panels.data(), out->value.data() + first * side.width(), side.width(), step > 0);
-        });
+            factor_[r] = part.side->term_log2(row + r) == kNegativeInfinity
+                             ? T(0)
+                             : power_of_two<T>(part.side->dz_exponent(row + r) - exponent);
+        panel.pack(rows, part.side->width(), part.side->right_rows(first, end, gathered_.data()), part.side->width(), 1,
+                   factor_.data(), panels_.data() + part.column * rows);
     }
-    log2_row_norms(context.kernels(), 1, out->value.size(), out->value.data(), out->value.size(), &out->log2_norm);
-    out->log2_norm += out->exponent;
+    const Loop loop{(columns_ + kBlock - 1) / kBlock,
+                    2.0 * static_cast<double>(rows) * static_cast<double>(value_.size())};
+    parallel_for(loop, [&](std::size_t block, std::size_t) {
+        const std::size_t from = block * kBlock, columns = std::min(kBlock, columns_ - from);
+        panel.multiply_transposed(columns, width_, rows, parts_[0].side->dz(row) + from, context_.row_size(),
+                                  panels_.data(), value_.data() + from * width_, width_, !empty_);
+    });
+    empty_ = false;
 }
 
 template <class T>
-void bias_gradient(const DirectionContext<T>& context, const GradientSide<T>& side, ParameterGradient<double>* out) {
-    const std::size_t rows = context.sequence.rows();
-    out->value = AlignedBuffer<double>(side.columns());
-    const bool finite = exponent_of_sum<T>(rows, [&](std::size_t r) { return side.dz_log2(r); }, &out->exponent);
-    if (!finite || out->exponent == kNegativeInfinity) return fill(out, finite);
-    std::vector<double> factor(rows);
+ParameterGradient<T> WeightGradient<T>::result(std::size_t side) const {
+    const Part& part = parts_[side];
+    const std::size_t width = part.side->width();
+    ParameterGradient<T> out;
+    out.value = AlignedBuffer<T>(columns_ * width);
+    if (!part.finite || part.exponent == kNegativeInfinity) {
+        fill(&out, part.finite);
+        return out;
+    }
+    for (std::size_t i = 0; i < columns_; ++i) {
+        const T* from = value_.data() + i * width_ + part.column;
+        std::copy(from, from + width, out.value.data() + i * width);
+    }
+    out.exponent = part.exponent;
+    log2_row_norms(context_.kernels(), 1, out.value.size(), out.value.data(), out.value.size(), &out.log2_norm);
+    out.log2_norm += out.exponent;
+    return out;
+}
+
+template <class T>
+BiasGradient<T>::BiasGradient(const DirectionContext<T>& context, const GradientSide<T>& side)
+    : context_(context), side_(side), sum_(side.columns(), 0.0) {}
+
+template <class T>
+void BiasGradient<T>::add(std::size_t first, std::size_t end) {
+    const std::size_t row = context_.sequence.first_row(first), rows = context_.sequence.first_row(end) - row;
+    double exponent = kNegativeInfinity;
+    finite_ &= exponent_of_sum(row, rows, [&](std::size_t r) { return side_.dz_log2(r); }, &exponent);
+    if (exponent > exponent_) {
+        const double factor = exponent_ == kNegativeInfinity ? 0.0 : power_of_two<double>(exponent_ - exponent);
+        for (double& value : sum_) value *= factor;
+        exponent_ = exponent;
+    }
+    factor_.resize(rows);
     for (std::size_t r = 0; r < rows; ++r)
-        factor[r] =
-            side.dz_log2(r) == kNegativeInfinity ? 0 : power_of_two<double>(side.dz_exponent(r) - out->exponent);
-    std::fill(out->value.data(), out->value.data() + side.columns(), 0.0);
-    context.kernels().rows->add_columns(rows, side.columns(), side.dz(0), context.row_size(), factor.data(),
-                                        out->value.data());
-    double squares = 0;
-    for (std::size_t i = 0; i < side.columns(); ++i) squares += out->value[i] * out->value[i];
-    out->log2_norm = 0.5 * std::log2(squares) + out->exponent;
+        factor_[r] = side_.dz_log2(row + r) == kNegativeInfinity
+                         ? 0
+                         : power_of_two<double>(side_.dz_exponent(row + r) - exponent_);
+    context_.kernels().rows->add_columns(rows, side_.columns(), side_.dz(row), context_.row_size(), factor_.data(),
+                                         sum_.data());
 }
 
-}  // namespace
+template <class T>
+ParameterGradient<double> BiasGradient<T>::result() const {
+    ParameterGradient<double> out;
+    out.value = AlignedBuffer<double>(sum_.size());
+    if (!finite_ || exponent_ == kNegativeInfinity) {
+        fill(&out, finite_);
+        return out;
+    }
+    double squares = 0;
+    for (const double value : sum_) squares += value * value;
+    std::copy(sum_.begin(), sum_.end(), out.value.data());
+    out.exponent = exponent_;
+    out.log2_norm = 0.5 * std::log2(squares) + exponent_;
+    return out;
+}
 
 template <class T>
-void direction_gradients(const DirectionContext<T>& context, const T* input, std::size_t inputs,
-                         const DirectionState<T>& state, DirectionGradients<T>* gradients, const StepNorms& steps) {
-    const GradientSide<T> ih(context, state, input, inputs, GradientSide<T>::Weight::ih),
-        hh(context, state, input, inputs, GradientSide<T>::Weight::hh);
-    weight_gradient(context, ih, &gradients->ih);
-    weight_gradient(context, hh, &gradients->hh);
-    bias_gradient(context, ih, &gradients->bias_ih);
-    if (!ih.same_columns(hh)) bias_gradient(context, hh, &gradients->bias_hh);
-    step_norms(context, ih, hh, steps);
+GradientPass<T>::GradientPass(const DirectionContext<T>& context, const DirectionState<T>& state, const T* input,
+                              std::size_t inputs, const StepNorms& norms)
+    : context_(context),
+      ih_(context, state, input, inputs, GradientSide<T>::Weight::ih),
+      hh_(context, state, input, inputs, GradientSide<T>::Weight::hh),
+      norms_(norms) {
+    if (ih_.same_columns(hh_)) {
+        weights_.emplace_back(context, std::vector<const GradientSide<T>*>{&ih_, &hh_});
+        biases_.emplace_back(context, ih_);
+        return;
+    }
+    for (const GradientSide<T>* side : {&ih_, &hh_}) {
+        weights_.emplace_back(context, std::vector<const GradientSide<T>*>{side});
+        biases_.emplace_back(context, *side);
+    }
+}
+
+template <class T>
+GradientPass<T>::~GradientPass() = default;
+
+template <class T>
+void GradientPass<T>::add(std::size_t first, std::size_t end) {
+    ih_.take_norms(first, end);
+    hh_.take_norms(first, end);
+    for (WeightGradient<T>& weight : weights_) weight.add(first, end);
+    for (BiasGradient<T>& bias : biases_) bias.add(first, end);
+    add_norms(first, end);
+}
+
+template <class T>
+void GradientPass<T>::add_norms(std::size_t first, std::size_t end) {
+    const PackedSequence& sequence = context_.sequence;
+    const double rows = static_cast<double>(sequence.first_row(end) - sequence.first_row(first));
+    const Loop loop{end - first, rows * static_cast<double>(sequence.batch()) *
+                                     static_cast<double>(2 * ih_.columns() + ih_.width() + hh_.width())};
+    while (norm_passes_.size() < loop.workers()) norm_passes_.emplace_back(context_, ih_, hh_);
+    parallel_for(loop, [&](std::size_t i, std::size_t worker) { norm_passes_[worker].run(first + i, norms_); });
+}
+
+template <class T>
+DirectionGradients<T> GradientPass<T>::result() const {
+    const bool shared = weights_.size() == 1;
+    DirectionGradients<T> out;
+    out.ih = weights_[0].result(0);
+    out.hh = shared ? weights_[0].result(1) : weights_[1].result(0);
+    out.bias_ih = biases_[0].result();
+    if (!shared) out.bias_hh = biases_[1].result();
+    return out;
 }
 
 template class GradientSide<float>;
 template class GradientSide<double>;
-template void direction_gradients<float>(const DirectionContext<float>&, const float*, std::size_t,
-                                         const DirectionState<float>&, DirectionGradients<float>*, const StepNorms&);
-template void direction_gradients<double>(const DirectionContext<double>&, const double*, std::size_t,
-                                          const DirectionState<double>&, DirectionGradients<double>*, const StepNorms&);
+template class WeightGradient<float>;
+template class WeightGradient<double>;
+template class BiasGradient<float>;
+template class BiasGradient<double>;
+template class GradientPass<float>;
+template class GradientPass<double>;
 
 }  // namespace gt

@@ -1,5 +1,5 @@
-// Gradients of one direction's parameters: of the batch, as one product over all steps, and the norm of what each step
-// adds. Both at the largest exponent of their terms.
+// Gradients of one direction's parameters: of the batch, as products over chunks of steps while these wait in the
+// cache, and the norm of what each step adds. All at the largest exponent of their terms.
 #pragma once
 
 #include <vector>
@@ -26,8 +26,8 @@ struct StepNorms {
     double *ih, *hh, *bias_ih, *bias_hh;
 };
 
-// One weight matrix of a direction after its backward pass: the columns of dz that it fed, and the rows that it
-// multiplied, which are the layer's input or h of the step before.
+// One weight matrix of a direction: the columns of dz that it fed, and the rows that it multiplied, which are the
+// layer's input or h of the step before.
 template <class T>
 class GradientSide {
   public:
@@ -35,16 +35,16 @@ class GradientSide {
 
     GradientSide(const DirectionContext<T>& context, const DirectionState<T>& state, const T* input, std::size_t inputs,
                  Weight weight);
+    void take_norms(std::size_t first, std::size_t end);  // of steps whose dz is there
 
     std::size_t columns() const { return columns_; }
     std::size_t width() const { return width_; }
-    bool same_columns(const GradientSide& other) const {
-        return first_column_ == other.first_column_ && columns_ == other.columns_;
-    }
+    bool same_columns(const GradientSide& other) const { return first_column_ == other.first_column_; }
     const T* dz(std::size_t row) const { return state_.z + row * context_.row_size() + first_column_; }
     double dz_exponent(std::size_t row) const { return state_.dz_exponent[row]; }
     double dz_log2(std::size_t row) const { return dz_log2_[row]; }  // norms, exponents included
     double right_log2(std::size_t row) const { return right_log2_[row]; }
+    double term_log2(std::size_t row) const;  // of dz a^T
     // The right rows of steps [first, end), behind each other; `scratch` holds as many where they must be gathered.
     const T* right_rows(std::size_t first, std::size_t end, T* scratch) const;
     std::size_t scratch_size(std::size_t steps) const;
@@ -56,16 +56,71 @@ class GradientSide {
     std::size_t first_column_, columns_, width_;
     bool recurrent_;
     std::vector<double> dz_log2_, right_log2_;
+    AlignedBuffer<T> gathered_;
 };
 
-// From dz where `state.z` was, h, and the input in the sequence's own order.
+// dz^T [right rows of one or two sides], summed over chunks. Sides that took the same columns of dz share one product.
 template <class T>
-void direction_gradients(const DirectionContext<T>& context, const T* input, std::size_t inputs,
-                         const DirectionState<T>& state, DirectionGradients<T>* gradients, const StepNorms& steps);
+class WeightGradient {
+  public:
+    WeightGradient(const DirectionContext<T>& context, std::vector<const GradientSide<T>*> sides);
+    void add(std::size_t first, std::size_t end);  // steps
+    ParameterGradient<T> result(std::size_t side) const;
 
-// step_norms.cpp: what every step adds to the two weights and their biases.
+  private:
+    struct Part {
+        const GradientSide<T>* side;
+        std::size_t column;  // of `value_`
+        double exponent;     // -inf while it is zero
+        bool finite;
+    };
+    double align(Part* part, std::size_t row, std::size_t rows);
+
+    const DirectionContext<T>& context_;
+    std::vector<Part> parts_;
+    std::size_t columns_, width_ = 0;  // of dz; of all parts, each a whole number of panels
+    AlignedBuffer<T> value_, panels_, gathered_;
+    std::vector<T> factor_;
+    bool empty_ = true;
+};
+
 template <class T>
-void step_norms(const DirectionContext<T>& context, const GradientSide<T>& ih, const GradientSide<T>& hh,
-                const StepNorms& steps);
+class BiasGradient {
+  public:
+    BiasGradient(const DirectionContext<T>& context, const GradientSide<T>& side);
+    void add(std::size_t first, std::size_t end);
+    ParameterGradient<double> result() const;
+
+  private:
+    const DirectionContext<T>& context_;
+    const GradientSide<T>& side_;
+    std::vector<double> sum_, factor_;
+    double exponent_ = kNegativeInfinity;
+    bool finite_ = true;
+};
+
+template <class T>
+class StepNormPass;  // ops/step_norms.h
+
+// Everything of this header for one direction.
+template <class T>
+class GradientPass {
+  public:
+    GradientPass(const DirectionContext<T>& context, const DirectionState<T>& state, const T* input, std::size_t inputs,
+                 const StepNorms& norms);
+    ~GradientPass();
+    void add(std::size_t first, std::size_t end);  // steps whose dz is where `state.z` was
+    DirectionGradients<T> result() const;
+
+  private:
+    void add_norms(std::size_t first, std::size_t end);
+
+    const DirectionContext<T>& context_;
+    GradientSide<T> ih_, hh_;
+    std::vector<WeightGradient<T>> weights_;
+    std::vector<BiasGradient<T>> biases_;
+    StepNorms norms_;
+    std::vector<StepNormPass<T>> norm_passes_;  // one for each worker
+};
 
 }  // namespace gt

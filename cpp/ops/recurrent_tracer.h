@@ -86,8 +86,8 @@ class RecurrentTracer {
     const T* layer_output(std::size_t stacked) const;  // (rows, outputs), the sequence's own order
     void join_directions(std::size_t stacked);
     void find_nonfinite(std::size_t layer);
-    void input_gradient(const DirectionState<T>& state, const PackedMatrix<T>& ih, const DirectionContext<T>& context,
-                        InputGradient* out) const;
+    void input_gradient(const DirectionContext<T>& context, const DirectionState<T>& state, const PackedMatrix<T>& ih,
+                        std::size_t first, std::size_t end, InputGradient* out) const;
     void load_dc_last(std::size_t layer, const T* dc_last, T* to, double* exponent) const;
     bool keep_dgates(const DirectionState<T>& state, const KeptRows<T>& to) const;
 

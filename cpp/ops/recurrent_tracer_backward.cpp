@@ -13,6 +13,8 @@ struct RecurrentTracer<T>::InputGradient {
     AlignedBuffer<T> rows;  // (rows, width), or empty: only norms
     std::vector<double> exponent, log2;
     bool add = false;  // the other direction's is there already
+    AlignedBuffer<T> scratch;
+    std::vector<std::size_t> target;  // where the rows of the steps under way go
 
     void start(std::size_t count, std::size_t columns, bool keep_rows) {
         width = columns;
@@ -44,28 +46,33 @@ struct RecurrentTracer<T>::InputGradient {
     }
 };
 
+// Of steps [first, end).
 template <class T>
-void RecurrentTracer<T>::input_gradient(const DirectionState<T>& state, const PackedMatrix<T>& ih,
-                                        const DirectionContext<T>& context, InputGradient* out) const {
-    const std::size_t width = ih.inputs, row_size = context.row_size(), per_chunk = steps_per_chunk(sequence_),
-                      most = per_chunk * sequence_.batch();
-    const Loop loop{(sequence_.steps() + per_chunk - 1) / per_chunk,
-                    2.0 * static_cast<double>(sequence_.rows()) * static_cast<double>(ih.inputs * ih.outputs)};
-    AlignedBuffer<T> scratch(checked_multiply(loop.workers(), checked_multiply(most, width)));
-    parallel_for(loop, [&](std::size_t chunk, std::size_t worker) {
-        if (context.interrupt.requested(worker)) return;
-        const std::size_t first = chunk * per_chunk, end = std::min(first + per_chunk, sequence_.steps());
-        const std::size_t row = sequence_.first_row(first), rows = sequence_.first_row(end) - row;
-        T* dx = scratch.data() + worker * most * width;
+void RecurrentTracer<T>::input_gradient(const DirectionContext<T>& context, const DirectionState<T>& state,
+                                        const PackedMatrix<T>& ih, std::size_t first, std::size_t end,
+                                        InputGradient* out) const {
+    constexpr std::size_t kRows = 64;  // that a worker takes at a time
+    const std::size_t width = ih.inputs, row_size = context.row_size(), start = sequence_.first_row(first),
+                      rows = sequence_.first_row(end) - start;
+    const Loop loop{(rows + kRows - 1) / kRows,
+                    2.0 * static_cast<double>(rows) * static_cast<double>(ih.inputs * ih.outputs)};
+    if (out->scratch.size() < loop.workers() * kRows * width)
+        out->scratch = AlignedBuffer<T>(checked_multiply(loop.workers() * kRows, width));
+    out->target.resize(rows);
+    std::size_t r = 0;
+    for (std::size_t step = first; step < end; ++step)
+        for (std::size_t slot = 0; slot < sequence_.active(step); ++slot)
+            out->target[r++] = context.forward_row(step, slot);
+    parallel_for(loop, [&](std::size_t block, std::size_t worker) {
+        const std::size_t from = block * kRows, count = std::min(kRows, rows - from), row = start + from;
+        T* dx = out->scratch.data() + worker * kRows * width;
         const T* dz = state.z + row * row_size + context.cell().ih_first * context.hidden;
-        context.kernels().panel->multiply(rows, width, ih.outputs, dz, row_size, ih.backward.data(), dx, width, false);
-        std::vector<double> norm(rows);
-        log2_row_norms(context.kernels(), rows, width, dx, width, norm.data());
-        std::size_t r = 0;
-        for (std::size_t step = first; step < end; ++step)
-            for (std::size_t slot = 0; slot < sequence_.active(step); ++slot, ++r)
-                out->take(context.kernels(), context.forward_row(step, slot), dx + r * width,
-                          state.dz_exponent[row + r] + ih.exponent, norm[r]);
+        context.kernels().panel->multiply(count, width, ih.outputs, dz, row_size, ih.backward.data(), dx, width, false);
+        double norm[kRows];
+        log2_row_norms(context.kernels(), count, width, dx, width, norm);
+        for (std::size_t i = 0; i < count; ++i)
+            out->take(context.kernels(), out->target[from + i], dx + i * width,
+                      state.dz_exponent[row + i] + ih.exponent, norm[i]);
     });
 }
 
@@ -174,17 +181,24 @@ bool RecurrentTracer<T>::backward(const Cotangent& cotangent, const std::vector<
                 injection = {above.rows.data(), above.exponent.data(), above.width, 0, true};
             injection.column = d * n;
             if (cotangent.dc_last) load_dc_last(k, cotangent.dc_last, dc_last.data(), dc_exponent.data());
-            fits &= direction_backward(here, *weights_[k], injection, cotangent.dc_last ? dc_last.data() : nullptr,
-                                       dc_exponent.data(), state, out[k].figures);
-            if (interrupt.stopped()) throw Interrupted{};
-            direction_gradients(here, layer_input(stacked), below.width, state, &gradients_[k], out[k].steps);
+            DirectionBackward<T> pass(here, *weights_[k], injection, cotangent.dc_last ? dc_last.data() : nullptr,
+                                      dc_exponent.data(), state, out[k].figures);
+            GradientPass<T> gradients(here, state, layer_input(stacked), below.width, out[k].steps);
+            const std::size_t per_chunk = steps_per_chunk(here);
+            for (std::size_t end = sequence_.steps(); end > 0;) {
+                const std::size_t first = end < per_chunk ? 0 : end - per_chunk;
+                pass.run(first, end);
+                gradients.add(first, end);
+                input_gradient(here, state, weights_[k]->ih, first, end, &below);
+                if (interrupt.stopped()) throw Interrupted{};
+                end = first;
+            }
+            fits &= pass.finish();
+            gradients_[k] = gradients.result();
             to_torch_order(&gradients_[k].ih, cell.ih_order, cell.weight_blocks);
             to_torch_order(&gradients_[k].hh, cell.hh_order, cell.weight_blocks);
             to_torch_order(&gradients_[k].bias_ih, cell.ih_order, cell.weight_blocks);
             to_torch_order(&gradients_[k].bias_hh, cell.hh_order, cell.weight_blocks);
-            if (interrupt.stopped()) throw Interrupted{};
-            input_gradient(state, weights_[k]->ih, here, &below);
-            if (interrupt.stopped()) throw Interrupted{};
             below.add = true;
             if (out[k].kept_dgates) fits &= keep_dgates(state, out[k].kept_dgates);
         }
