@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -30,10 +30,21 @@ class Workload:
     width: int
     batch: int
 
+    kind: ClassVar = "stack"
+    errors: ClassVar = ("|delta|", "|dL/dW|")
+
     @property
     def flops(self) -> int:
         """Operations of the forward and the backward products; weight gradients are not counted."""
         return 4 * self.depth * self.batch * self.width**2
+
+    def network(self) -> "Network":
+        """Give the network that contenders trace."""
+        return network(Case(self))
+
+    def norms(self) -> "Norms":
+        """Give what they must find."""
+        return exact(Case(self)).norms
 
     def __str__(self) -> str:
         return f"{self.name}: {self.depth:,} layers x {self.width:,} units, batch {self.batch}"
@@ -114,7 +125,12 @@ class Norms(NamedTuple):
 
     def error(self, exact: "Norms") -> tuple[float, float]:
         """Largest relative error of the norms of delta and of the weight gradients."""
-        return tuple(float(np.abs(np.expm1((a - b) * np.log(2))).max()) for a, b in zip(self, exact, strict=True))
+        return tuple(relative_error(a, b) for a, b in zip(self, exact, strict=True))
+
+
+def relative_error(log2: np.ndarray, exact: np.ndarray) -> float:
+    """Largest relative error of norms that are given as logarithms."""
+    return float(np.abs(np.expm1((log2 - exact) * np.log(2))).max())
 
 
 class Exact(NamedTuple):

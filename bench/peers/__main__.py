@@ -5,7 +5,7 @@ import os
 
 from bench.machine import pin
 
-NAMES = ("deep", "mid", "wide", "single")
+NAMES = ("deep", "mid", "wide", "single", "lstm", "lstm_wide", "lstm_one", "lstm_small")
 
 
 def names(text: str) -> list[str]:
@@ -40,16 +40,19 @@ def main() -> None:
     from rich.console import Console
 
     from bench.peers import compare, show
+    from bench.recurrent import LSTM_WORKLOADS
     from bench.workloads import WORKLOADS
 
+    workloads = {**WORKLOADS, **LSTM_WORKLOADS}
     contenders, versions = compare.load()
     console, measured = Console(), {}
     if not chosen.json:
         show.machine(console, versions, load)
     for name in chosen.workload:
-        measured[name] = compare.compare(WORKLOADS[name], contenders, chosen.repeat)
+        workload = workloads[name]
+        measured[name] = compare.compare(workload, contenders[workload.kind], chosen.repeat)
         if not chosen.json:
-            console.print(show.table(WORKLOADS[name], measured[name], versions))
+            console.print(show.table(workload, measured[name], versions))
     if chosen.json:
         print(show.as_json(measured, versions, load))
 

@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,13 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.peers.contender import Contender
-from bench.workloads import Case, Workload, exact, network
+from bench.recurrent import LstmWorkload
+from bench.workloads import Workload
 
 BURST_SECONDS = 0.03  # a contender's turn: calls until this is spent, their median is what counts
 AGREEMENT = 1e-3  # relative, of every norm against float64
 
-# What is imported, beside what users call it.
-LIBRARIES = {"gradtrace": "with_gradtrace", "numpy": "with_numpy", "torch": "with_torch", "jax": "with_jax"}
+# Every library has a module for each kind of workload.
+LIBRARIES = ("gradtrace", "numpy", "torch", "jax")
+MODULES = {"stack": "bench.peers.with_{}", "lstm": "bench.peers.lstm_with_{}"}
+
+Contenders = dict[str, list[Contender]]  # by kind; gradtrace comes first
 
 
 @dataclass(frozen=True)
@@ -25,31 +30,30 @@ class Row:
     name: str
     milliseconds: float
     ratio: float  # of its time to gradtrace's, median over paired turns
-    error_delta: float | None = None  # None: it gives no trace
+    error_gradient: float | None = None  # None: it gives no trace
     error_grad_weight: float | None = None
 
 
-def load() -> tuple[list[Contender], dict[str, str | None]]:
+def load() -> tuple[Contenders, dict[str, str | None]]:
     """Import what is installed: the contenders, and each library's version or None."""
-    contenders, versions = [], {}
-    for library, module in LIBRARIES.items():
+    contenders, versions = {kind: [] for kind in MODULES}, {}
+    for library in LIBRARIES:
         try:
-            peer = importlib.import_module(f"bench.peers.{module}")
+            for kind, module in MODULES.items():
+                contenders[kind] += importlib.import_module(module.format(library)).CONTENDERS
         except ModuleNotFoundError as missing:
             if missing.name not in (library, f"{library}lib"):
                 raise
             versions[library] = None
             continue
-        versions[library] = peer.VERSION
-        contenders += peer.CONTENDERS
+        versions[library] = sys.modules[library].__version__
     return contenders, versions
 
 
-def compare(workload: Workload, contenders: list[Contender], repeat: int) -> list[Row]:
+def compare(workload: Workload | LstmWorkload, contenders: list[Contender], repeat: int) -> list[Row]:
     """One row for each contender; the first is what the others are measured by."""
-    case = Case(workload)
-    calls = [contender.prepare(network(case)) for contender in contenders]
-    errors = [check(contender, call, case) for contender, call in zip(contenders, calls, strict=True)]
+    calls = [contender.prepare(workload.network()) for contender in contenders]
+    errors = [check(contender, call, workload) for contender, call in zip(contenders, calls, strict=True)]
     turns = np.array(take_turns(calls, repeat))
     milliseconds, ratios = np.median(turns, axis=0) * 1e3, np.median(turns / turns[:, :1], axis=0)
     return [
@@ -58,13 +62,13 @@ def compare(workload: Workload, contenders: list[Contender], repeat: int) -> lis
     ]
 
 
-def check(contender: Contender, call: Callable, case: Case) -> tuple[float | None, float | None]:
+def check(contender: Contender, call: Callable, workload: Workload | LstmWorkload) -> tuple[float | None, float | None]:
     """Warm up, and measure the error against float64."""
     result = call()
     if contender.norms is None:
         return None, None
-    error = contender.norms(result).error(exact(case).norms)
-    assert max(error) < AGREEMENT, f"{contender.name} on {case.workload.name}: off by {max(error):.1e}"
+    error = contender.norms(result).error(workload.norms())
+    assert max(error) < AGREEMENT, f"{contender.name} on {workload.name}: off by {max(error):.1e}"
     return error
 
 

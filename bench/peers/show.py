@@ -9,6 +9,7 @@ from rich.table import Table
 from threadpoolctl import threadpool_info
 
 from bench.peers.compare import Row
+from bench.recurrent import LstmWorkload
 from bench.workloads import Workload
 from gradtrace import config
 
@@ -23,22 +24,22 @@ def machine(console: Console, versions: dict[str, str | None], load: float) -> N
     """Say what ran where, in a few lines."""
     facts = config.collect()
     console.print(f"{facts['cpu']}, {facts['platform']}")
-    console.print(f"one core, one thread, float32, tanh; gradtrace on {facts['isa_active']}, NumPy's BLAS on {blas()}")
+    console.print(f"one core, one thread, float32; gradtrace on {facts['isa_active']}, NumPy's BLAS on {blas()}")
     console.print(", ".join(f"{name} {version or 'not installed'}" for name, version in versions.items()))
     if load > 0.5:
         console.print(f"Load average {load:.1f}: other work is running here, these figures are rough.", style="yellow")
 
 
-def table(workload: Workload, rows: list[Row], versions: dict[str, str | None]) -> Table:
+def table(workload: Workload | LstmWorkload, rows: list[Row], versions: dict[str, str | None]) -> Table:
     """Time, ratio and errors of every contender."""
     result = Table(title=str(workload), title_justify="left", title_style="bold", box=box.SIMPLE)
     result.add_column("contender", no_wrap=True)
-    for heading in ("ms", "ratio", "error |delta|", "error |dL/dW|"):
+    for heading in ("ms", "ratio", *(f"error {norm}" for norm in workload.errors)):
         result.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        errors = [f"{e:.0e}" if e is not None else "" for e in (row.error_delta, row.error_grad_weight)]
+        errors = [f"{e:.0e}" if e is not None else "" for e in (row.error_gradient, row.error_grad_weight)]
         result.add_row(row.name, f"{row.milliseconds:.2f}", f"{row.ratio:.2f}", *errors)
-    peers = [row for row in rows[1:] if row.error_delta is not None]
+    peers = [row for row in rows[1:] if row.error_gradient is not None]
     if peers:
         best = min(peers, key=lambda row: row.ratio)
         result.caption = f"best peer with the same trace: {best.name}, {best.ratio:.2f}"

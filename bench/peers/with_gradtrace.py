@@ -4,8 +4,6 @@ import gradtrace as gt
 from bench.peers.contender import Contender
 from bench.workloads import Network, Norms
 
-VERSION = gt.__version__
-
 
 def prepare(network: Network):
     gt.set_num_threads(1)

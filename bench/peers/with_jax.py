@@ -13,8 +13,6 @@ from jax import lax
 from bench.peers.contender import Contender
 from bench.workloads import Network
 
-VERSION = jax.__version__
-
 
 def norm(array, axis=None):
     return jnp.sqrt(jnp.sum(array * array, axis))

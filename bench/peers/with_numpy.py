@@ -7,8 +7,6 @@ import numpy as np
 from bench.peers.contender import Contender
 from bench.workloads import Network
 
-VERSION = np.__version__
-
 
 def prepare(network: Network, gram: bool):
     weights, x, cotangent = network.weights, network.x, network.cotangent

@@ -5,8 +5,6 @@ import torch
 from bench.peers.contender import Contender
 from bench.workloads import Network
 
-VERSION = torch.__version__
-
 
 def tensors(network: Network):
     """Weights that require a gradient, inputs and cotangent; they share memory with NumPy's."""
