@@ -1,15 +1,13 @@
 """Whole traces, float32, one thread: a healthy gradient against one that has vanished, in pairs."""
 
-import time
-
 import numpy as np
 import pytest
 
 from bench.machine import blas_gflops
+from bench.pairs import in_pairs
 from bench.workloads import WORKLOADS, Case, exact, healthy, network, vanished
 
 DEAREST = 1.15  # how much more than a healthy trace a vanished one may take
-SECONDS = 1.0  # aimed at for the rounds of one benchmark
 HEALTHY_BITS, BELOW_FLOAT32 = -100, -150  # float32 is full down to 2^-126, and 0 below 2^-149
 # Most norms of delta are right to this, in bits; a relu within rounding of its kink may take the other side.
 MOST, BITS = 0.9, 1e-3
@@ -25,22 +23,9 @@ def test_trace(benchmark, record, isa, workload, activation) -> None:
     assert network(cases[0]).trace().log2_delta.min() > HEALTHY_BITS
     assert network(cases[1]).trace().log2_delta[0].max() < BELOW_FLOAT32
 
-    seconds_healthy = []
-
-    def time_healthy() -> None:
-        seconds_healthy.append(seconds(network(cases[0]).trace))
-
-    rounds = int(np.clip(SECONDS / seconds(network(cases[1]).trace) / 2, 5, 200))
-    benchmark.pedantic(network(cases[1]).trace, setup=time_healthy, rounds=rounds)
-    if benchmark.enabled:
-        report(record, workload, np.array(seconds_healthy), np.array(benchmark.stats.stats.data))
-
-
-def seconds(work) -> float:
-    """Time one call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    pair = in_pairs(benchmark, *(network(case).trace for case in cases))
+    if pair:
+        report(record, workload, pair)
 
 
 def assert_right(case: Case) -> None:
@@ -53,15 +38,15 @@ def assert_right(case: Case) -> None:
     assert np.max(error) < SHARE
 
 
-def report(record, workload, healthy_seconds, vanished_seconds) -> None:
+def report(record, workload, pair) -> None:
     """Rate of the healthy trace, and the price of vanishing as the median over pairs."""
-    gflops = workload.flops / np.median(healthy_seconds) / 1e9
-    ratio = np.median(vanished_seconds / healthy_seconds)
+    healthy_ms, vanished_ms = pair.milliseconds
+    gflops = workload.flops / healthy_ms / 1e6
     record(
-        healthy_ms=np.median(healthy_seconds) * 1e3,
-        vanished_ms=np.median(vanished_seconds) * 1e3,
-        ratio=ratio,
+        healthy_ms=healthy_ms,
+        vanished_ms=vanished_ms,
+        ratio=pair.ratio,
         gflops=gflops,
         share_of_blas=gflops / blas_gflops("float32"),
     )
-    assert ratio <= DEAREST, f"a vanished trace takes {ratio:.2f} times a healthy one"
+    assert pair.ratio <= DEAREST, f"a vanished trace takes {pair.ratio:.2f} times a healthy one"

@@ -152,7 +152,7 @@ def exact_norms(net: LstmNetwork, lengths: np.ndarray | None = None) -> LstmNorm
         dc += dh * o / np.cosh(c[t + 1]) ** 2
         log2_dh[t + 1], log2_dc[t + 1] = log2_norm(dh, exponent), log2_norm(dc, exponent)
         dz = np.hstack([dc * g * slope_i, dc * c[t] * slope_f, dc * i * slope_g, dh * tanh_c[t + 1] * slope_o])
-        dz_plain = np.ldexp(dz, exponent[:, None])  # nothing that a sum over the steps would show underflows
+        dz_plain = np.ldexp(dz, exponent[:, None])  # what underflows here is lost in the sum anyway
         for grad, term in zip(grads, (dz_plain.T @ x[t], dz_plain.T @ h[t], dz_plain.sum(0)), strict=True):
             grad += term
         dh, dc = dz @ weight_hh, dc * f
@@ -161,7 +161,7 @@ def exact_norms(net: LstmNetwork, lengths: np.ndarray | None = None) -> LstmNorm
     log2_dh[0], log2_dc[0] = log2_norm(dh, exponent), log2_norm(dc, exponent)
     past = np.arange(steps + 1)[:, None] > lengths
     log2_dh[past] = log2_dc[past] = np.nan
-    return LstmNorms(log2_dh, log2_dc, np.log2([np.linalg.norm(grad) for grad in grads]))
+    return LstmNorms(log2_dh, log2_dc, log2([np.linalg.norm(grad) for grad in grads]))
 
 
 def sigmoid(z: np.ndarray) -> np.ndarray:
@@ -171,5 +171,10 @@ def sigmoid(z: np.ndarray) -> np.ndarray:
 
 def log2_norm(rows: np.ndarray, exponent: np.ndarray) -> np.ndarray:
     """Take the norm of every row."""
-    with np.errstate(divide="ignore"):  # a sample past its end has nothing yet
-        return np.log2(np.linalg.norm(rows, axis=1)) + exponent
+    return log2(np.linalg.norm(rows, axis=1)) + exponent
+
+
+def log2(norms: np.ndarray) -> np.ndarray:
+    """Take the logarithm; a sample past its end has norms of 0, and so has dL/dW_hh of a single step."""
+    with np.errstate(divide="ignore"):
+        return np.log2(norms)
