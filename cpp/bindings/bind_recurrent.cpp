@@ -85,7 +85,7 @@ class RecurrentTrace {
                       std::uint64_t seed, const std::vector<std::string>& keep) {
         keep_ = {keep.begin(), keep.end()};
         typename RecurrentTracer<T>::Cotangent start{};
-        py::array rows = checked_cotangent(cotangent, seed);
+        py::array rows = checked_cotangent(cotangent, seed, exponent.is_none());
         start.rows = static_cast<const T*>(rows.data());
         start.every_step = rows.ndim() == 3;
         start.exponent = exponent.is_none() ? nullptr : static_cast<const std::int64_t*>(py::array(exponent).data());
@@ -138,7 +138,8 @@ class RecurrentTrace {
     Size batch() const { return static_cast<Size>(s_.batch); }
     Size layers() const { return static_cast<Size>(net_->layers()); }
 
-    py::array checked_cotangent(const py::object& object, std::uint64_t seed) const {
+    // `given`: by the caller; what a readout sends back may be NaN.
+    py::array checked_cotangent(const py::object& object, std::uint64_t seed, bool given) const {
         const auto outputs = static_cast<Size>(net_->outputs());
         if (object.is_none()) {
             py::array_t<T> rows({batch(), outputs});
@@ -154,7 +155,7 @@ class RecurrentTrace {
             require_shape(
                 rows, "cotangent", {batch(), outputs},
                 last + " for the last step, or (" + text(s_.steps) + ", " + last.substr(1) + " for every one");
-        require_finite<T>(rows, "cotangent");
+        if (given) require_finite<T>(rows, "cotangent");
         return rows;
     }
 

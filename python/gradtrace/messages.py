@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-__all__ = ["checked_seed", "shown", "wrong_name"]
+__all__ = ["checked_flag", "checked_seed", "shown", "wrong_name"]
 
 
 def wrong_name(argument: str, known: Iterable[str], value: object) -> Exception:
@@ -37,3 +37,10 @@ def checked_seed(name: str, seed: object) -> int:
     if not 0 <= seed < 2**64:
         raise ValueError(f"{name}: expected 0 to 2**64 - 1, got {shown(seed)}")
     return int(seed)
+
+
+def checked_flag(name: str, value: object) -> bool:
+    """Give True or False; TypeError that names the argument."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected True or False, got {type(value).__name__}")
+    return bool(value)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from gradtrace import _core
 from gradtrace.influence import Influence
 from gradtrace.losses import LOSSES
-from gradtrace.messages import checked_seed, shown, wrong_name
+from gradtrace.messages import checked_flag, checked_seed, shown, wrong_name
 from gradtrace.recurrent_initialisation import random_recurrent
 from gradtrace.recurrent_trace import KEPT, RecurrentTrace, build_trace
 from gradtrace.stack import LossName, Stack, same_arrays
@@ -294,7 +294,9 @@ class LSTM(Recurrent):
         bias_hh: Biases = None,
         bidirectional: bool = False,
     ) -> None:
-        self._core = _core.Recurrent("lstm", weight_ih, weight_hh, bias_ih, bias_hh, bidirectional)
+        self._core = _core.Recurrent(
+            "lstm", weight_ih, weight_hh, bias_ih, bias_hh, checked_flag("bidirectional", bidirectional)
+        )
 
     @classmethod
     def random(
@@ -583,7 +585,9 @@ class GRU(_WithoutCellState):
         bias_hh: Biases = None,
         bidirectional: bool = False,
     ) -> None:
-        self._core = _core.Recurrent("gru", weight_ih, weight_hh, bias_ih, bias_hh, bidirectional)
+        self._core = _core.Recurrent(
+            "gru", weight_ih, weight_hh, bias_ih, bias_hh, checked_flag("bidirectional", bidirectional)
+        )
 
     @classmethod
     def random(
@@ -647,7 +651,9 @@ class RNN(_WithoutCellState):
         if not isinstance(activation, str) or activation not in ("tanh", "relu"):
             raise wrong_name("activation", ("tanh", "relu"), activation)
         self._activation = activation
-        self._core = _core.Recurrent(f"rnn_{activation}", weight_ih, weight_hh, bias_ih, bias_hh, bidirectional)
+        self._core = _core.Recurrent(
+            f"rnn_{activation}", weight_ih, weight_hh, bias_ih, bias_hh, checked_flag("bidirectional", bidirectional)
+        )
 
     @classmethod
     def random(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from gradtrace import _core
 from gradtrace.initialisation import INITIALISATIONS, checked_dtype, checked_real, checked_size
-from gradtrace.messages import checked_seed, shown, wrong_name
+from gradtrace.messages import checked_flag, checked_seed, shown, wrong_name
 
 __all__ = ["random_recurrent"]
 
@@ -54,14 +54,12 @@ def random_recurrent(
         checked_size(name, size)
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers))
     )
-    if not isinstance(bidirectional, (bool, np.bool_)):
-        raise TypeError(f"bidirectional: expected True or False, got {type(bidirectional).__name__}")
     for name, value in (("init", init), ("recurrent_init", recurrent_init)):
         if not isinstance(value, str) or value not in INITIALISATIONS:
             raise wrong_name(name, INITIALISATIONS, value)
     gain, seed, scalar = checked_real("gain", gain), checked_seed("seed", seed), checked_dtype(dtype)
     forget = _checked_forget_bias(forget_bias)
-    directions = 2 if bidirectional else 1
+    directions = 2 if checked_flag("bidirectional", bidirectional) else 1
     _check_memory(blocks, inputs, hidden, layers, directions, scalar)
     arrays: dict[str, Any] = {"weight_ih": [], "weight_hh": [], "bias_ih": [], "bias_hh": []}
     for layer in range(layers * directions):
@@ -134,5 +132,6 @@ def _check_memory(blocks: int, inputs: int, hidden: int, layers: int, directions
     need, limit = scalar.itemsize * blocks * hidden * columns, _core.physical_memory()
     if need > limit:
         raise MemoryError(
-            f"hidden_size: the weights need {shown(need)} bytes, this machine has {limit}; use smaller layers"
+            f"input_size, hidden_size, num_layers: the weights need {shown(need)} bytes, this machine has {limit}; "
+            "use fewer or smaller layers"
         )

@@ -12,7 +12,7 @@ from gradtrace import _core
 from gradtrace.batches import batches, slices
 from gradtrace.initialisation import random_parameters
 from gradtrace.losses import LOSSES
-from gradtrace.messages import checked_seed, wrong_name
+from gradtrace.messages import checked_flag, checked_seed, wrong_name
 from gradtrace.scaled import ScaledArray
 from gradtrace.trace import KEPT, StackTrace, TraceBuilder
 
@@ -338,8 +338,7 @@ def _check_options(target: Any, loss: Any, cotangent: Any, cotangent_seed: Any, 
     if loss is None and target is not None:
         raise ValueError("loss: expected a name beside a target, got None; loss='cross_entropy' or loss='mse'")
     checked_seed("cotangent_seed", cotangent_seed)
-    if not isinstance(per_sample, (bool, np.bool_)):
-        raise TypeError(f"per_sample: expected True or False, got {type(per_sample).__name__}")
+    checked_flag("per_sample", per_sample)
 
 
 def _check_quantiles(keep: Sequence[str], per_sample: bool) -> None:
