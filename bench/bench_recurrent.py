@@ -20,7 +20,6 @@ from bench.recurrent import (
 
 # How much more than its neighbour a trace may take; promised are 1.1, 1.1 and 2.1, the rest is the machine's unrest.
 DEAREST_VANISHED, DEAREST_LENGTHS, DEAREST_BIDIRECTIONAL = 1.15, 1.15, 2.2
-FEWEST = 3  # rounds
 HEALTHY_BITS, BELOW_FLOAT32 = -100, -150  # float32 is full down to 2^-126, and 0 below 2^-149
 BITS = {"float32": 1e-3, "float64": 1e-9}  # how far any norm may be off
 PLAIN = LSTM_WORKLOADS["lstm"]
@@ -37,7 +36,7 @@ def test_trace(benchmark, record, isa, workload, dtype) -> None:
     assert exact(cases[0]).log2_dh.min() > HEALTHY_BITS
     assert exact(cases[1]).log2_dh[0].max() < BELOW_FLOAT32
 
-    pair = in_pairs(benchmark, *traces, FEWEST)
+    pair = in_pairs(benchmark, *traces)
     if pair:
         healthy_ms, vanished_ms = pair.milliseconds
         rate = rates(workload.flops, healthy_ms, dtype)
@@ -87,7 +86,7 @@ def test_influence(benchmark, record, isa) -> None:
             assert abs(got[step, : step + 1] - right).max() < BITS["float32"]
             assert np.isnan(got[step, step + 1 :]).all()
 
-    benchmark.pedantic(influence, rounds=rounds(seconds(influence), FEWEST))
+    benchmark.pedantic(influence, rounds=rounds(seconds(influence)))
     if benchmark.enabled:
         ms = benchmark.stats.stats.median * 1e3
         pairs = INFLUENCE.steps * (INFLUENCE.steps + 1) // 2
@@ -108,7 +107,7 @@ def assert_right(norms: LstmNorms, right: LstmNorms, dtype: str = "float32") -> 
 
 def against_plain(benchmark, record, plain, trace, dearest) -> None:
     """Time the pair, record both and the ratio."""
-    pair = in_pairs(benchmark, plain, trace, FEWEST)
+    pair = in_pairs(benchmark, plain, trace)
     if pair:
         plain_ms, ms = pair.milliseconds
         record(plain_ms=plain_ms, ms=ms, ratio=pair.ratio)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 SECONDS = 1.0  # aimed at for the rounds of one benchmark
+FEWEST = 5  # rounds
 
 
 class Pair(NamedTuple):
@@ -26,14 +27,14 @@ class Pair(NamedTuple):
         return np.median(self.first) * 1e3, np.median(self.second) * 1e3
 
 
-def in_pairs(benchmark, first: Callable, second: Callable, fewest: int = 5) -> Pair | None:
+def in_pairs(benchmark, first: Callable, second: Callable) -> Pair | None:
     """Time both; pytest-benchmark's own table shows the second. None where timing is switched off."""
     seconds_first = []
 
     def time_first() -> None:
         seconds_first.append(seconds(first))
 
-    benchmark.pedantic(second, setup=time_first, rounds=rounds(seconds(second) * 2, fewest))
+    benchmark.pedantic(second, setup=time_first, rounds=rounds(seconds(second) * 2))
     return Pair(np.array(seconds_first), np.array(benchmark.stats.stats.data)) if benchmark.enabled else None
 
 
@@ -44,6 +45,6 @@ def seconds(work: Callable) -> float:
     return time.perf_counter() - start
 
 
-def rounds(each: float, fewest: int) -> int:
+def rounds(each: float) -> int:
     """Say how many rounds of so many seconds fit."""
-    return int(np.clip(SECONDS / each, fewest, 200))
+    return int(np.clip(SECONDS / each, FEWEST, 200))

@@ -83,7 +83,7 @@ CONTENDERS = [
     Contender(name, partial(prepare, function=function), log2_lstm_norms)
     for name, function in (
         ("JAX", partial(trace.lower, outside=False)),
-        ("JAX, projection outside", partial(trace.lower, outside=True)),
+        ("JAX, projected first", partial(trace.lower, outside=True)),
         ("JAX, autodiff", autodiff.lower),
     )
 ]

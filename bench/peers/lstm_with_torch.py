@@ -62,5 +62,5 @@ def prepare_untraced(network: LstmNetwork):
 
 CONTENDERS = [
     Contender("PyTorch", prepare_traced, log2_lstm_norms),
-    Contender("PyTorch nn.LSTM, untraced", prepare_untraced, norms=None),
+    Contender("nn.LSTM, untraced", prepare_untraced, norms=None),
 ]
