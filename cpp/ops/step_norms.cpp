@@ -55,7 +55,6 @@ template <class T>
 void StepNormPass<T>::align(const GradientSide<T>& s, bool with_right, Terms* terms) const {
     double top = kNegativeInfinity;
     terms->finite = terms->safe = true;
-    terms->size = 0;
     std::fill(terms->factor.begin(), terms->factor.end(), 0.0);
     const auto norm_of = [&](std::size_t r) {
         const double dz = s.dz_log2(r), right = with_right ? s.right_log2(r) : 0.0;
@@ -70,12 +69,9 @@ void StepNormPass<T>::align(const GradientSide<T>& s, bool with_right, Terms* te
     }
     terms->exponent = top == kNegativeInfinity ? top : common_exponent(top);
     if (!terms->countable()) return;
-    for (std::size_t i = 0; i < rows_; ++i) {
-        const double norm = norm_of(row_ + i);
-        if (norm == kNegativeInfinity) continue;
-        terms->factor[i] = power_of_two<double>(s.dz_exponent(row_ + i) - terms->exponent);
-        terms->size += std::exp2(norm - terms->exponent);
-    }
+    for (std::size_t i = 0; i < rows_; ++i)
+        if (norm_of(row_ + i) != kNegativeInfinity)
+            terms->factor[i] = power_of_two<double>(s.dz_exponent(row_ + i) - terms->exponent);
 }
 
 // pair[0], pair[1]: the squares of the weight's and of the bias's sum.
@@ -94,6 +90,12 @@ void StepNormPass<T>::sum_pairs(const GradientSide<T>& s, const T* right, double
     context_.kernels().reduce->pair_sums(rows_, round_up(rows_, kColumnMultiple), ld_, left_gram_.data(),
                                          right_gram_.data(), weight_.factor.data(), weight_.factor.data(),
                                          bias_.factor.data(), bias_.factor.data(), pair);
+    weight_.size = bias_.size = 0;
+    for (std::size_t i = 0; i < rows_; ++i) {
+        const double dz = std::sqrt(static_cast<double>(left_gram_[i * ld_ + i]));
+        weight_.size += dz * std::sqrt(static_cast<double>(right_gram_[i * ld_ + i])) * weight_.factor[i];
+        bias_.size += dz * bias_.factor[i];
+    }
 }
 
 template <class T>

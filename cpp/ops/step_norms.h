@@ -18,7 +18,7 @@ class StepNormPass {
     // The terms of one step's sum, brought to a common exponent.
     struct Terms {
         double exponent = kNegativeInfinity;  // -inf: all terms are zero
-        double size = 0;                      // sum of the terms' norms at that exponent
+        double size = 0;                      // sum of the terms' norms at that exponent, once pairs are summed
         bool finite = true;
         bool safe = true;            // squares of all factors stay in T
         std::vector<double> factor;  // (batch rounded up to columns,), zero beyond the step's rows
