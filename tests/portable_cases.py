@@ -4,7 +4,9 @@ The state seed + (k + 1) * golden is mixed by two xor-shift-multiply rounds; its
 sqrt(12) (u - 1/2) has mean 0 and variance 1. Arrays are drawn row by row.
 """
 
+from collections.abc import Callable
 from itertools import count, pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,21 +26,85 @@ def numbers(seed: int):
         yield 12.0**0.5 * (u - 0.5)
 
 
+def drawer(seed: int) -> Callable:
+    """`draw(*shape)`: the next numbers of one seed as an array."""
+    stream = numbers(seed)
+    return lambda *shape: np.array([next(stream) for _ in range(np.prod(shape))]).reshape(shape)
+
+
 def stack_case(depth, width, sigma_w, sigma_b, seed, batch=1):
     """Weights [(n, n)] * L, biases [(n,)] * L, x (B, n), cotangent dL/da_L (B, n), drawn layer by layer."""
-    stream = numbers(seed)
-
-    def draw(*shape):
-        return np.array([next(stream) for _ in range(np.prod(shape))]).reshape(shape)
-
-    weights, biases = [], []
+    draw, weights, biases = drawer(seed), [], []
     for _ in range(depth):
         weights.append(sigma_w / width**0.5 * draw(width, width))
         biases.append(sigma_b * draw(width))
     return weights, biases, draw(batch, width), draw(batch, width)
 
 
-# --- The same shape for every test: layers [(weight, bias or None, activation)] --------------------------------------
+def recurrent_case(cell, T, B, I, H, seed, forget_bias=0.0, gain=1.0, last_only=False):  # noqa: E741
+    """The one layer of these answers, and x (T, B, I), h0, c0 (1, B, H), u = dL/dh (T, B, H), v = dL/dc_T (1, B, H)."""
+    draw, rows, scale = drawer(seed), GATES[cell] * H, gain / H**0.5
+    x, h0, c0 = draw(T, B, I), 0.5 * draw(B, H), 0.5 * draw(B, H)
+    weights = scale * draw(rows, I), scale * draw(rows, H)
+    biases = 0.3 * draw(rows), 0.3 * draw(rows)
+    u, v = draw(T, B, H) / H, draw(B, H) / H
+    if cell == "lstm":
+        biases[0][H : 2 * H] += forget_bias
+    if last_only:
+        u[:-1], v[:] = 0, 0
+    return Net(cell, [Layer(*weights, *biases)]), x, h0[None], c0[None], u, v[None]
+
+
+# --- The same shape for every recurrent test -------------------------------------------------------------------------
+
+GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+
+
+class Layer(NamedTuple):
+    """One direction of one layer, as PyTorch has it."""
+
+    weight_ih: np.ndarray  # (G H, I)
+    weight_hh: np.ndarray  # (G H, H)
+    bias_ih: np.ndarray | None = None  # (G H,)
+    bias_hh: np.ndarray | None = None
+
+
+class Net(NamedTuple):
+    cell: str  # lstm, gru, rnn
+    layers: list[Layer]  # K = layers x directions, direction fastest
+    activation: str = "tanh"  # of an rnn: tanh, relu
+    bidirectional: bool = False
+
+
+def recurrent_net(rng, cell, input_size, hidden_size, num_layers=1, bidirectional=False, **options):
+    """Normal weights of variance gain^2 / H, normal biases; options: gain, bias, dtype, activation."""
+    gain, bias, dtype = options.get("gain", 1.0), options.get("bias", 0.3), options.get("dtype", "float64")
+    rows, directions, layers = GATES[cell] * hidden_size, 1 + bidirectional, []
+    for k in range(num_layers * directions):
+        columns = (input_size if k < directions else directions * hidden_size, hidden_size)
+        weights = [(gain / hidden_size**0.5 * rng.standard_normal((rows, n))).astype(dtype) for n in columns]
+        biases = [None if bias is None else (bias * rng.standard_normal(rows)).astype(dtype) for _ in range(2)]
+        layers.append(Layer(*weights, *biases))
+    return Net(cell, layers, options.get("activation", "tanh"), bidirectional)
+
+
+def converted_net(net, convert):
+    """Every array through `convert`, as `converted` does it for a stack."""
+    return net._replace(layers=[Layer(*(None if p is None else convert(p) for p in layer)) for layer in net.layers])
+
+
+def build_net(net):
+    """The gt.LSTM, gt.GRU or gt.RNN of these layers."""
+    import gradtrace as gt
+
+    *weights, bias_ih, bias_hh = map(list, zip(*net.layers, strict=True))
+    biases = [None if all(b is None for b in biases) else biases for biases in (bias_ih, bias_hh)]
+    options = {"activation": net.activation} if net.cell == "rnn" else {}
+    cells = {"lstm": gt.LSTM, "gru": gt.GRU, "rnn": gt.RNN}
+    return cells[net.cell](*weights, *biases, bidirectional=net.bidirectional, **options)
+
+
+# --- The same shape for every test of stacks: layers [(weight, bias or None, activation)] ----------------------------
 
 
 def named(weights, biases, activation):
