@@ -49,11 +49,20 @@ struct DirectionContext {
     }
 };
 
+// Rows in the sequence's own order, as values * 2^exponent of each row; exponent null: 0.
+template <class T>
+struct SequenceRows {
+    const T* rows;
+    const double* exponent;
+};
+
 // Everything that the forward pass leaves for the backward pass; borrowed memory.
 template <class T>
 struct DirectionState {
-    T* z;                           // (rows, row_blocks * hidden): preactivations; the backward pass leaves dz here
-    T *h, *c;                       // (batch + rows, hidden): initial states first; c null without a cell state
+    T* z;      // (rows, row_blocks * hidden): preactivations; the backward pass leaves dz here
+    T *h, *c;  // (batch + rows, hidden): initial states first; c null without a cell state
+    // (batch + rows,): of the rows of h, which a ReLU carries forward exactly; null for the cells that saturate.
+    double* h_exponent;
     double* gate_sums;              // (rows, 2 * gates)
     double* carry_log2;             // (rows,): sum over units
     double* carry_log2_units;       // (batch, hidden): sums over steps
@@ -72,9 +81,9 @@ std::size_t steps_per_chunk(const DirectionContext<T>& context) {
     return std::max<std::size_t>(1, rows / context.sequence.batch());
 }
 
-// recurrent_forward.cpp. `input` (rows, inputs) in the sequence's order.
+// recurrent_forward.cpp. `input` (rows, inputs).
 template <class T>
-void direction_forward(const DirectionContext<T>& context, const CellWeights<T>& weights, const T* input,
+void direction_forward(const DirectionContext<T>& context, const CellWeights<T>& weights, const SequenceRows<T>& input,
                        const DirectionState<T>& state);
 
 // Gradients that arrive at h from outside: a row for every packed row, or one for each slot at its end.

@@ -1,5 +1,6 @@
 // Forward pass of one direction: the input projections of all steps as one product, then step by step.
 #include <algorithm>
+#include <cmath>
 
 #include "ops/recurrent_direction.h"
 
@@ -33,7 +34,7 @@ void multiply_rows(std::size_t rows, std::size_t n, T* x, std::size_t ld, double
 template <class T>
 class ForwardLoop {
   public:
-    ForwardLoop(const DirectionContext<T>& context, const CellWeights<T>& weights, const T* input,
+    ForwardLoop(const DirectionContext<T>& context, const CellWeights<T>& weights, const SequenceRows<T>& input,
                 const DirectionState<T>& state, std::size_t first, std::size_t end)
         : context_(context),
           sequence_(context.sequence),
@@ -63,7 +64,7 @@ class ForwardLoop {
 
     // z = W_ih x; blocks that W_ih does not feed start from zero.
     void project(std::size_t first_step, std::size_t end_step) {
-        const T* x = input_rows(context_, input_, weights_.ih.inputs, first_step, end_step, gathered_.data());
+        const T* x = input_rows(context_, input_.rows, weights_.ih.inputs, first_step, end_step, gathered_.data());
         const std::size_t start = sequence_.first_row(first_step);
         if (first_ == 0 && end_ >= sequence_.active(first_step))  // all rows, one product
             return project_rows(start, sequence_.first_row(end_step) - start, x);
@@ -116,23 +117,74 @@ class ForwardLoop {
             s.carry_log2 = state_.carry_log2 + row;
             s.add_carry_log2_units = state_.carry_log2_units + first_ * n;
         }
+        if (state_.h_exponent) return run_scaled(t, s, state_.h_exponent + before, state_.h_exponent + now);
         recur(s.rows, s.h_previous, s.z + cell.hh_first * n);
         context_.cell_kernels().forward(s);
+    }
+
+    // A step of a ReLU, phi(2^e z) = 2^e phi(z): every row at an exponent of its own, so that h neither overflows nor
+    // vanishes. Rows within 2^+-16 keep the exponent 0.
+    void run_scaled(std::size_t t, CellForward<T>& s, const double* before, double* now) {
+        const std::size_t n = context_.hidden;
+        bool plain = input_.exponent == nullptr;
+        for (std::size_t r = 0; r < s.rows; ++r) plain &= before[r] == 0;
+        std::fill(now, now + s.rows, 0.0);
+        if (plain) {
+            recur(s.rows, s.h_previous, s.z);
+        } else {
+            scaled_h_.resize((end_ - first_) * n);
+            for (std::size_t r = 0; r < s.rows; ++r) {
+                const std::size_t row = context_.forward_row(t, first_ + r);
+                now[r] = bring_together(s, r, input_.exponent ? input_.exponent[row] : 0.0, before[r]);
+            }
+            no_bias_.assign(n, T(0));
+            s.bias = no_bias_.data();
+            recur(s.rows, scaled_h_.data(), s.z);
+        }
+        context_.cell_kernels().forward(s);
+        std::vector<double> norm(s.rows);
+        log2_row_norms(context_.kernels(), s.rows, n, s.h, n, norm.data());
+        for (std::size_t r = 0; r < s.rows; ++r)
+            if (std::fabs(norm[r]) > kKeepBits && std::isfinite(norm[r]))
+                now[r] = normalise_row(n, s.h + r * n, now[r], s.h + r * n);
+    }
+
+    // Projection with its bias, and h of the step before, at the exponent of the largest of the three, which is
+    // returned.
+    double bring_together(const CellForward<T>& s, std::size_t r, double input_exponent, double h_exponent) {
+        const std::size_t n = context_.hidden;
+        T* z = s.z + r * n;
+        const T* h = s.h_previous + r * n;
+        const auto norm_of = [&](const T* x) {
+            double norm = 0;
+            log2_row_norms(context_.kernels(), 1, n, x, n, &norm);
+            return norm;
+        };
+        const double exponent = common_exponent(
+            std::max({norm_of(z) + input_exponent, norm_of(h) + h_exponent, norm_of(weights_.bias.data())}));
+        const T of_input = power_of_two<T>(input_exponent - exponent), of_bias = power_of_two<T>(-exponent),
+                of_h = power_of_two<T>(h_exponent - exponent);
+        for (std::size_t u = 0; u < n; ++u) {
+            z[u] = z[u] * of_input + weights_.bias[u] * of_bias;
+            scaled_h_[r * n + u] = h[u] * of_h;
+        }
+        return exponent;
     }
 
     const DirectionContext<T>& context_;
     const PackedSequence& sequence_;
     const CellWeights<T>& weights_;
-    const T* input_;
+    const SequenceRows<T>& input_;
     const DirectionState<T>& state_;
     std::size_t first_, end_;
     AlignedBuffer<T> gathered_, product_;
+    std::vector<T> scaled_h_, no_bias_;
 };
 
 }  // namespace
 
 template <class T>
-void direction_forward(const DirectionContext<T>& context, const CellWeights<T>& weights, const T* input,
+void direction_forward(const DirectionContext<T>& context, const CellWeights<T>& weights, const SequenceRows<T>& input,
                        const DirectionState<T>& state) {
     const std::size_t batch = context.sequence.batch();
     if (context.cell().gates) std::fill(state.carry_log2_units, state.carry_log2_units + batch * context.hidden, 0.0);
@@ -147,9 +199,9 @@ template const float* input_rows<float>(const DirectionContext<float>&, const fl
                                         std::size_t, float*);
 template const double* input_rows<double>(const DirectionContext<double>&, const double*, std::size_t, std::size_t,
                                           std::size_t, double*);
-template void direction_forward<float>(const DirectionContext<float>&, const CellWeights<float>&, const float*,
-                                       const DirectionState<float>&);
-template void direction_forward<double>(const DirectionContext<double>&, const CellWeights<double>&, const double*,
-                                        const DirectionState<double>&);
+template void direction_forward<float>(const DirectionContext<float>&, const CellWeights<float>&,
+                                       const SequenceRows<float>&, const DirectionState<float>&);
+template void direction_forward<double>(const DirectionContext<double>&, const CellWeights<double>&,
+                                        const SequenceRows<double>&, const DirectionState<double>&);
 
 }  // namespace gt

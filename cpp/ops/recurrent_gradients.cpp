@@ -32,8 +32,8 @@ void fill(ParameterGradient<V>* out, bool finite) {
 }  // namespace
 
 template <class T>
-GradientSide<T>::GradientSide(const DirectionContext<T>& context, const DirectionState<T>& state, const T* input,
-                              std::size_t inputs, Weight weight)
+GradientSide<T>::GradientSide(const DirectionContext<T>& context, const DirectionState<T>& state,
+                              const SequenceRows<T>& input, std::size_t inputs, Weight weight)
     : context_(context),
       state_(state),
       input_(input),
@@ -42,6 +42,7 @@ GradientSide<T>::GradientSide(const DirectionContext<T>& context, const Directio
       width_(weight == Weight::hh ? context.hidden : inputs),
       recurrent_(weight == Weight::hh),
       dz_log2_(context.sequence.rows()),
+      right_exponent_(context.sequence.rows(), 0.0),
       right_log2_(context.sequence.rows()),
       gathered_(scratch_size(1)) {}
 
@@ -52,6 +53,12 @@ void GradientSide<T>::take_norms(std::size_t first, std::size_t end) {
         const std::size_t row = sequence.first_row(t), rows = sequence.active(t);
         log2_row_norms(context_.kernels(), rows, width_, right_rows(t, t + 1, gathered_.data()), width_,
                        right_log2_.data() + row);
+        const double* exponent = recurrent_ ? state_.h_exponent : input_.exponent;
+        for (std::size_t slot = 0; exponent && slot < rows; ++slot) {
+            right_exponent_[row + slot] =
+                exponent[recurrent_ ? context_.previous_state(t, slot) : context_.forward_row(t, slot)];
+            right_log2_[row + slot] += right_exponent_[row + slot];
+        }
         if (columns_ == context_.row_size()) {
             std::copy(state_.dz_log2 + row, state_.dz_log2 + row + rows, dz_log2_.data() + row);
             continue;
@@ -76,7 +83,7 @@ std::size_t GradientSide<T>::scratch_size(std::size_t steps) const {
 
 template <class T>
 const T* GradientSide<T>::right_rows(std::size_t first, std::size_t end, T* scratch) const {
-    if (!recurrent_) return input_rows(context_, input_, width_, first, end, scratch);
+    if (!recurrent_) return input_rows(context_, input_.rows, width_, first, end, scratch);
     if (context_.sequence.plain() || end == first + 1) return state_.h + context_.previous_state(first, 0) * width_;
     T* to = scratch;
     for (std::size_t t = first; t < end; ++t) {
@@ -127,9 +134,10 @@ void WeightGradient<T>::add(std::size_t first, std::size_t end) {
     for (Part& part : parts_) {
         const double exponent = align(&part, row, rows);
         for (std::size_t r = 0; r < rows; ++r)
-            factor_[r] = part.side->term_log2(row + r) == kNegativeInfinity
-                             ? T(0)
-                             : power_of_two<T>(part.side->dz_exponent(row + r) - exponent);
+            factor_[r] =
+                part.side->term_log2(row + r) == kNegativeInfinity
+                    ? T(0)
+                    : power_of_two<T>(part.side->dz_exponent(row + r) + part.side->right_exponent(row + r) - exponent);
         panel.pack(rows, part.side->width(), part.side->right_rows(first, end, gathered_.data()), part.side->width(), 1,
                    factor_.data(), panels_.data() + part.column * rows);
     }
@@ -203,8 +211,8 @@ ParameterGradient<double> BiasGradient<T>::result() const {
 }
 
 template <class T>
-GradientPass<T>::GradientPass(const DirectionContext<T>& context, const DirectionState<T>& state, const T* input,
-                              std::size_t inputs, const StepNorms& norms)
+GradientPass<T>::GradientPass(const DirectionContext<T>& context, const DirectionState<T>& state,
+                              const SequenceRows<T>& input, std::size_t inputs, const StepNorms& norms)
     : context_(context),
       ih_(context, state, input, inputs, GradientSide<T>::Weight::ih),
       hh_(context, state, input, inputs, GradientSide<T>::Weight::hh),

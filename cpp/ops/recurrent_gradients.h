@@ -33,8 +33,8 @@ class GradientSide {
   public:
     enum class Weight { ih, hh };
 
-    GradientSide(const DirectionContext<T>& context, const DirectionState<T>& state, const T* input, std::size_t inputs,
-                 Weight weight);
+    GradientSide(const DirectionContext<T>& context, const DirectionState<T>& state, const SequenceRows<T>& input,
+                 std::size_t inputs, Weight weight);
     void take_norms(std::size_t first, std::size_t end);  // of steps whose dz is there
 
     std::size_t columns() const { return columns_; }
@@ -43,6 +43,7 @@ class GradientSide {
     const T* dz(std::size_t row) const { return state_.z + row * context_.row_size() + first_column_; }
     double dz_exponent(std::size_t row) const { return state_.dz_exponent[row]; }
     double dz_log2(std::size_t row) const { return dz_log2_[row]; }  // norms, exponents included
+    double right_exponent(std::size_t row) const { return right_exponent_[row]; }
     double right_log2(std::size_t row) const { return right_log2_[row]; }
     double term_log2(std::size_t row) const;  // of dz a^T
     // The right rows of steps [first, end), behind each other; `scratch` holds as many where they must be gathered.
@@ -52,10 +53,10 @@ class GradientSide {
   private:
     const DirectionContext<T>& context_;
     const DirectionState<T>& state_;
-    const T* input_;
+    const SequenceRows<T>& input_;
     std::size_t first_column_, columns_, width_;
     bool recurrent_;
-    std::vector<double> dz_log2_, right_log2_;
+    std::vector<double> dz_log2_, right_exponent_, right_log2_;
     AlignedBuffer<T> gathered_;
 };
 
@@ -106,8 +107,8 @@ class StepNormPass;  // ops/step_norms.h
 template <class T>
 class GradientPass {
   public:
-    GradientPass(const DirectionContext<T>& context, const DirectionState<T>& state, const T* input, std::size_t inputs,
-                 const StepNorms& norms);
+    GradientPass(const DirectionContext<T>& context, const DirectionState<T>& state, const SequenceRows<T>& input,
+                 std::size_t inputs, const StepNorms& norms);
     ~GradientPass();
     void add(std::size_t first, std::size_t end);  // steps whose dz is where `state.z` was
     DirectionGradients<T> result() const;

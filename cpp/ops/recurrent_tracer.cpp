@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "ops/cell_logs.h"
+
 namespace gt {
 
 template <class T>
@@ -31,6 +33,8 @@ void RecurrentTracer<T>::plan(Purpose purpose) {
     };
     states_.resize(network_.layers.size());
     joined_.resize(network_.depth(), nullptr);
+    joined_exponent_.resize(network_.depth(), nullptr);
+    const bool scaled = network_.kind == CellKind::rnn_relu;
     for (int pass = 0; pass < 2; ++pass) {
         if (pass == 1) {
             arena_.open();
@@ -41,6 +45,7 @@ void RecurrentTracer<T>::plan(Purpose purpose) {
             DirectionState<T>& s = states_[k];
             place(s.h, h);
             if (cell.has_cell_state) place(s.c, h);
+            if (scaled) place(s.h_exponent, rows + batch);
             if (shared && k > 0) {  // one layer after the other
                 s.z = states_[0].z;
                 s.gate_sums = states_[0].gate_sums;
@@ -54,8 +59,11 @@ void RecurrentTracer<T>::plan(Purpose purpose) {
             place(s.carry_log2, rows);
             place(s.carry_log2_units, batch * n);
         }
-        if (network_.directions == 2)
-            for (T*& joined : joined_) place(joined, y);
+        if (network_.directions == 1) continue;
+        for (std::size_t l = 0; l < joined_.size(); ++l) {
+            place(joined_[l], y);
+            if (scaled) place(joined_exponent_[l], rows);
+        }
     }
 }
 
@@ -75,12 +83,16 @@ void RecurrentTracer<T>::load_states(std::size_t layer, const T* h0, const T* c0
     };
     load(h0, states_[layer].h);
     load(c0, states_[layer].c);
+    double* exponent = states_[layer].h_exponent;
+    if (exponent) std::fill(exponent, exponent + batch, 0.0);
 }
 
 template <class T>
-const T* RecurrentTracer<T>::layer_output(std::size_t stacked) const {
-    if (network_.directions == 2) return joined_[stacked];
-    return states_[stacked].h + sequence_.batch() * network_.hidden;
+SequenceRows<T> RecurrentTracer<T>::layer_output(std::size_t stacked) const {
+    if (network_.directions == 2) return {joined_[stacked], joined_exponent_[stacked]};
+    const DirectionState<T>& s = states_[stacked];
+    const std::size_t batch = sequence_.batch();
+    return {s.h + batch * network_.hidden, s.h_exponent ? s.h_exponent + batch : nullptr};
 }
 
 // h of both directions side by side, in the sequence's own order.
@@ -88,15 +100,20 @@ template <class T>
 void RecurrentTracer<T>::join_directions(std::size_t stacked) {
     if (network_.directions == 1) return;
     const std::size_t n = network_.hidden, batch = sequence_.batch();
-    for (std::size_t d = 0; d < 2; ++d) {
-        const T* h = states_[2 * stacked + d].h + batch * n;
-        for (std::size_t step = 0; step < sequence_.steps(); ++step)
-            for (std::size_t slot = 0; slot < sequence_.active(step); ++slot) {
-                const std::size_t from = sequence_.first_row(step) + slot;
-                const std::size_t to = d == 0 ? from : sequence_.mirrored(step, slot);
-                std::copy(h + from * n, h + (from + 1) * n, joined_[stacked] + to * 2 * n + d * n);
+    const DirectionState<T>&forward = states_[2 * stacked], &reverse = states_[2 * stacked + 1];
+    for (std::size_t step = 0; step < sequence_.steps(); ++step)
+        for (std::size_t slot = 0; slot < sequence_.active(step); ++slot) {
+            const std::size_t row = sequence_.first_row(step) + slot, there = sequence_.mirrored(step, slot);
+            T* to = joined_[stacked] + row * 2 * n;
+            const T *first = forward.h + (batch + row) * n, *second = reverse.h + (batch + there) * n;
+            if (forward.h_exponent == nullptr) {
+                std::copy(second, second + n, std::copy(first, first + n, to));
+                continue;
             }
-    }
+            const LogTerm<T> halves[] = {{first, forward.h_exponent[batch + row]},
+                                         {second, reverse.h_exponent[batch + there]}};
+            joined_exponent_[stacked][row] = products_side_by_side(n, halves, 2, to);
+        }
 }
 
 // A state with an infinite or NaN value has no gradient: its gates become NaN, and so does all that depends on them.
@@ -142,11 +159,22 @@ void RecurrentTracer<T>::forward(const T* x, const T* h0, const T* c0, Interrupt
     }
 }
 
+// Times 2^exponent, to 0 or infinity where T ends.
+template <class T>
+static void scale_plainly(std::size_t count, double exponent, T* x) {
+    for (std::size_t i = 0; exponent != 0 && i < count; ++i)
+        x[i] = static_cast<T>(scale_by(static_cast<double>(x[i]), exponent));
+}
+
 template <class T>
 void RecurrentTracer<T>::store_output(T* y) const {
     const std::size_t outputs = network_.outputs();
     if (!sequence_.plain()) std::fill(y, y + sequence_.steps() * sequence_.batch() * outputs, T(0));
-    sequence_.unpack(layer_output(network_.depth() - 1), outputs, y);
+    const SequenceRows<T> last = layer_output(network_.depth() - 1);
+    sequence_.unpack(last.rows, outputs, y);
+    if (last.exponent == nullptr) return;
+    sequence_.for_each(
+        [&](std::size_t row, std::size_t source) { scale_plainly(outputs, last.exponent[row], y + source * outputs); });
 }
 
 template <class T>
@@ -157,6 +185,7 @@ void RecurrentTracer<T>::store_final(T* h_n, T* c_n) const {
             const std::size_t last = batch + sequence_.first_row(sequence_.length(slot) - 1) + slot,
                               to = (k * batch + sequence_.sample(slot)) * n;
             std::copy(states_[k].h + last * n, states_[k].h + (last + 1) * n, h_n + to);
+            if (states_[k].h_exponent) scale_plainly(n, states_[k].h_exponent[last], h_n + to);
             if (c_n) std::copy(states_[k].c + last * n, states_[k].c + (last + 1) * n, c_n + to);
         }
 }
@@ -196,18 +225,18 @@ bool RecurrentTracer<T>::store_forward(std::size_t layer, const ForwardOutputs<T
         }
     }
     // Kept rows, by (step, sample) of the caller's arrays.
-    const auto keep_states = [&](const KeptRows<T>& to, const T* from) {
+    const auto keep_states = [&](const KeptRows<T>& to, const T* from, const double* exponent) {
         if (!to) return;
         for (std::size_t slot = 0; slot < batch; ++slot)
             fits &= keep_row(n, from + slot * n, 0.0, to.mantissa + sequence_.sample(slot) * n,
                              to.exponent + sequence_.sample(slot));
         sequence_.for_each([&](std::size_t row, std::size_t source) {
-            fits &= keep_row(n, from + (batch + row) * n, 0.0, to.mantissa + (batch + source) * n,
-                             to.exponent + batch + source);
+            fits &= keep_row(n, from + (batch + row) * n, exponent ? exponent[batch + row] : 0.0,
+                             to.mantissa + (batch + source) * n, to.exponent + batch + source);
         });
     };
-    keep_states(out.kept_h, s.h);
-    keep_states(out.kept_c, s.c);
+    keep_states(out.kept_h, s.h, s.h_exponent);
+    keep_states(out.kept_c, s.c, nullptr);
     if (out.kept_gates) {
         const ActivationKernels<T>& activation = *isa_.get<T>().activation;
         std::size_t sigmoid = 0, tanh = 0;

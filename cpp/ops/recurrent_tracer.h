@@ -82,8 +82,10 @@ class RecurrentTracer {
     }
     void plan(Purpose purpose);
     void load_states(std::size_t layer, const T* h0, const T* c0);
-    const T* layer_input(std::size_t stacked) const { return stacked == 0 ? x_ : layer_output(stacked - 1); }
-    const T* layer_output(std::size_t stacked) const;  // (rows, outputs), the sequence's own order
+    SequenceRows<T> layer_input(std::size_t stacked) const {
+        return stacked == 0 ? SequenceRows<T>{x_, nullptr} : layer_output(stacked - 1);
+    }
+    SequenceRows<T> layer_output(std::size_t stacked) const;  // (rows, outputs)
     void join_directions(std::size_t stacked);
     void find_nonfinite(std::size_t layer);
     void input_gradient(const DirectionContext<T>& context, const DirectionState<T>& state, const PackedMatrix<T>& ih,
@@ -98,6 +100,7 @@ class RecurrentTracer {
     std::vector<std::unique_ptr<CellWeights<T>>> weights_;
     std::vector<DirectionState<T>> states_;
     std::vector<T*> joined_;  // outputs of both directions, for each stacked layer
+    std::vector<double*> joined_exponent_;
     const T* x_ = nullptr;
     T* packed_x_ = nullptr;
     std::vector<DirectionGradients<T>> gradients_;

@@ -183,7 +183,8 @@ bool RecurrentTracer<T>::backward(const Cotangent& cotangent, const std::vector<
             if (cotangent.dc_last) load_dc_last(k, cotangent.dc_last, dc_last.data(), dc_exponent.data());
             DirectionBackward<T> pass(here, *weights_[k], injection, cotangent.dc_last ? dc_last.data() : nullptr,
                                       dc_exponent.data(), state, out[k].figures);
-            GradientPass<T> gradients(here, state, layer_input(stacked), below.width, out[k].steps);
+            const SequenceRows<T> input = layer_input(stacked);
+            GradientPass<T> gradients(here, state, input, below.width, out[k].steps);
             const std::size_t per_chunk = steps_per_chunk(here);
             for (std::size_t end = sequence_.steps(); end > 0;) {
                 const std::size_t first = end < per_chunk ? 0 : end - per_chunk;

@@ -65,13 +65,15 @@ void StepNormPass<T>::align(const GradientSide<T>& s, bool with_right, Terms* te
         if (std::isnan(norm) || norm == -kNegativeInfinity) terms->finite = false;
         top = std::max(top, norm);
         if (norm == kNegativeInfinity) continue;
-        terms->safe &= norm_is_safe<T>(s.right_log2(r)) && norm_is_safe<T>(s.dz_log2(r) - s.dz_exponent(r));
+        terms->safe &=
+            norm_is_safe<T>(s.right_log2(r) - s.right_exponent(r)) && norm_is_safe<T>(s.dz_log2(r) - s.dz_exponent(r));
     }
     terms->exponent = top == kNegativeInfinity ? top : common_exponent(top);
     if (!terms->countable()) return;
     for (std::size_t i = 0; i < rows_; ++i)
         if (norm_of(row_ + i) != kNegativeInfinity)
-            terms->factor[i] = power_of_two<double>(s.dz_exponent(row_ + i) - terms->exponent);
+            terms->factor[i] = power_of_two<double>(s.dz_exponent(row_ + i) +
+                                                    (with_right ? s.right_exponent(row_ + i) : 0.0) - terms->exponent);
 }
 
 // pair[0], pair[1]: the squares of the weight's and of the bias's sum.
