@@ -5,7 +5,8 @@ errors, where nobody knows its condition beforehand; its safety factor stands in
 """
 
 import numpy as np
-from portable_cases import converted
+import recurrent_reference
+from portable_cases import converted, converted_net
 from reference import trace
 
 FLOAT64, FLOAT32 = "float64", "float32"
@@ -72,6 +73,13 @@ TABLE = {
     ("orthogonal", "defect"): (1e-13, 1e-6, "largest entry of W W^T - 1; accumulated reflections, one rounding"),
     ("quarter circle", "mean singular value"): (3e-3, 3e-3, "relative; O(1/n) of the limit law at n = 1000"),
     ("mean field", "slope"): (0.02, 0.02, "relative; issue 2: width 64 at 5,000 layers"),
+    ("recurrent", "log2"): (1e-11, 1e-4, "bits; ten steps of thirty units, n u / ln 2 each, cancellation of 5"),
+    ("recurrent", "entries"): (1e-12, 1e-5, "relative to the largest entry; some ten steps"),
+    ("recurrent", "statistics"): (1e-12, 2e-6, "of values up to 1; the gates' own rounding, averaged"),
+    ("recurrent", "parts"): (1e-12, 1e-5, "relative to the largest entry: direct + gated is the whole, to rounding"),
+    ("recurrent long", "log2"): (1e-9, 1e-3, "bits; the limits of the issue: T = 300, and T = 900 in float64"),
+    ("Lyapunov", "largest exponent"): (0.08, 0.08, "relative; the known answer's own, N = 300, 400 steps"),
+    ("Lyapunov", "exponent of a rank"): (0.05, 0.05, "nats; the known answer's own, N = 150"),
     ("torch", "log2"): (1e-10, None, "bits; float64 autograd of a few layers, far from underflow"),
     ("torch", "loss"): (1e-12, 1e-6, "relative; both average the same float sums"),
 }  # fmt: skip
@@ -110,6 +118,63 @@ def rounding(layers, x, cotangent, dtype, kept=None, draws=4):
     finite = [abs(v[np.isfinite(v)]).max(initial=0.0) for v in (getattr(exact, name) for name in FIGURES)]
     ulps = tolerance("rounding", "ulps", dtype) * np.spacing(max(finite))
     return {name: np.maximum(safety * value, floor) + ulps for name, value in worst.items()}
+
+
+# Figures of a recurrent trace by cell, with their axes: K directions, S = T + 1 states, T steps, B samples.
+EVERY_CELL = {"log2_dh": "KSB", "log2_dx": "TB", "log2_grad_weight_ih": "K", "log2_grad_weight_hh": "K",
+              "log2_grad_weight_ih_step": "KT", "log2_grad_weight_hh_step": "KT"}  # fmt: skip
+GATED = {"log2_retention": "KSB", "forget_half_life": "K", "forget_half_life_unit": "KH",
+         "gate_mean": "KTG", "gate_saturated": "KTG"}  # fmt: skip
+ONE_BIAS = {"log2_grad_bias": "K", "log2_grad_bias_step": "KT"}
+TWO_BIASES = {f"log2_grad_bias_{name}": axes for name, axes in
+              {"ih": "K", "hh": "K", "ih_step": "KT", "hh_step": "KT"}.items()}  # fmt: skip
+RECURRENT = {
+    "lstm": EVERY_CELL | GATED | ONE_BIAS | dict.fromkeys(("log2_dc", "log2_dc_direct", "log2_dc_gated"), "KSB"),
+    "gru": EVERY_CELL | GATED | TWO_BIASES | dict.fromkeys(("log2_dh_direct", "log2_dh_gated"), "KSB"),
+    "rnn": EVERY_CELL | ONE_BIAS | dict.fromkeys(("log2_dz", "activation_gain", "weight_gain"), "KTB"),
+}
+STATISTICS = ("gate_mean", "gate_saturated")
+
+
+def recurrent_rounding(net, x, u, dtype, *states, draws=6):
+    """How far, in bits, the figures of this recurrent network may be off: what rounding its parameters anew does.
+
+    Largest over draws and over steps, times the safety factor: an error made at one step stays in all before it.
+    """
+    rng, unit = np.random.default_rng(0), np.finfo(dtype).eps / 2
+    step = max(unit, 2.0**-40)
+    exact = recurrent_reference.trace(net, x, u, *states)
+    worst = dict.fromkeys(RECURRENT[net.cell], 0.0)
+    for _ in range(draws):
+
+        def moved(p):
+            return p * (1 + step * rng.standard_normal(p.shape))
+
+        rough = recurrent_reference.trace(converted_net(net, moved), moved(x), u, *states)
+        for name in worst:
+            with np.errstate(invalid="ignore"):
+                change = abs(getattr(rough, name) - getattr(exact, name))
+            worst[name] = max(worst[name], np.nan_to_num(change, nan=0.0, posinf=0.0).max() * unit / step)
+    safety, ulps = tolerance("rounding", "safety", dtype), tolerance("rounding", "ulps", dtype)
+    floor = tolerance("recurrent", "log2", dtype)
+
+    def spacing(name):
+        figure = getattr(exact, name)
+        return ulps * np.spacing(abs(figure[np.isfinite(figure)]).max(initial=1.0))
+
+    return {name: max(safety * value, floor) + spacing(name) for name, value in worst.items()}
+
+
+def assert_recurrent(got, exact, dtype, limit=None, names=None):
+    """Every figure of a recurrent trace is the oracle's; `limit` of those in bits, one number or {name: number}."""
+    for name in names or RECURRENT[got.cell]:
+        at = tolerance("recurrent", "log2", dtype) if limit is None else limit
+        at = at.get(name, 0) if isinstance(at, dict) else at
+        if name in STATISTICS:
+            at = tolerance("recurrent", "statistics", dtype)
+        elif name.startswith("forget"):  # steps, relative
+            at = tolerance("recurrent", "entries", dtype) * abs(getattr(exact, name)) + 1e-300
+        assert_close(getattr(got, name), getattr(exact, name), at, name)
 
 
 def assert_close(got, expected, limit, what=""):
