@@ -14,7 +14,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from gradtrace import __version__, config, datasets, report, terminal
+from gradtrace import __version__, config, datasets, recurrent_report, report, terminal
 from gradtrace.stack import Stack
 from gradtrace.summary import json_ready, layer_figures, summarise
 from gradtrace.trace import StackTrace
@@ -154,7 +154,8 @@ def report_command(
     """Trace four deep networks on real data and write a report.
 
     Without arguments: the handwritten digits that scikit-learn ships. Sigmoid, tanh and ReLU stacks that lose the
-    gradient stand beside one that keeps it; nothing is trained. A table goes to the terminal, figures and text to one
+    gradient stand beside one that keeps it, and an RNN beside LSTMs that read the digits pixel by pixel; nothing is
+    trained. A table goes to the terminal, figures and text to one
     HTML file that opens offline. With --json the file is written only if --output names it.
     """
     if data is None and target is not None:
@@ -170,10 +171,14 @@ def report_command(
         else:
             rows = datasets.load(data, target, loss, samples, seed, dtype)
         traced = [report.trace_network(network, rows, settings) for network in terminal.with_progress(report.NETWORKS)]
+        with terminal.status("tracing recurrent networks"):
+            recurrent = None if data else recurrent_report.trace_recurrent(rows, seed, dtype)
     if path is not None:
-        _write(path, report.render_html(traced, rows, settings, _command_line(context)))
+        _write(path, report.render_html(traced, rows, settings, _command_line(context), recurrent))
     if as_json:
-        _print_json(report.report_figures(traced, rows, settings) | {"output": None if path is None else str(path)})
+        _print_json(
+            report.report_figures(traced, rows, settings, recurrent) | {"output": None if path is None else str(path)}
+        )
         return
     terminal.print_report(traced, rows, settings)
     click.echo(f"Figures and text: {path}")

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradtrace import config
 from gradtrace import sentences as say
 from gradtrace.datasets import Dataset
+from gradtrace.recurrent_report import RecurrentPart, page_part, recurrent_figures
 from gradtrace.stack import Stack
 from gradtrace.summary import TraceSummary, json_ready, layer_figures, summarise
+from gradtrace.svg import INK, PANEL, css_colors, draw_svg
 from gradtrace.trace import StackTrace
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = [
     "NETWORKS",
@@ -110,7 +107,9 @@ def trace_network(network: Network, data: Dataset, settings: Settings) -> Traced
     return TracedNetwork(network, trace, summarise(trace))
 
 
-def report_figures(traced: Sequence[TracedNetwork], data: Dataset, settings: Settings) -> dict[str, Any]:
+def report_figures(
+    traced: Sequence[TracedNetwork], data: Dataset, settings: Settings, recurrent: RecurrentPart | None = None
+) -> dict[str, Any]:
     """Collect every number of the report.
 
     Parameters
@@ -118,12 +117,13 @@ def report_figures(traced: Sequence[TracedNetwork], data: Dataset, settings: Set
     traced : list of TracedNetwork
     data : Dataset
     settings : Settings
+    recurrent : RecurrentPart, optional
 
     Returns
     -------
     dict
-        Fit for strict JSON: keys ``gradtrace``, ``settings``, ``data`` and ``networks``; each network has its
-        ``summary`` and its ``layers``, lists of L figures with the first layer first.
+        Fit for strict JSON: keys ``gradtrace``, ``settings``, ``data``, ``networks`` and ``recurrent``; each network
+        has its ``summary`` and its ``layers``, lists of L figures with the first layer first.
     """
     return {
         "gradtrace": config.collect()["gradtrace"],
@@ -139,6 +139,7 @@ def report_figures(traced: Sequence[TracedNetwork], data: Dataset, settings: Set
             }
             for one in traced
         ],
+        "recurrent": None if recurrent is None else recurrent_figures(recurrent),
     }
 
 
@@ -154,7 +155,13 @@ def data_facts(data: Dataset) -> dict[str, Any]:
     }
 
 
-def render_html(traced: Sequence[TracedNetwork], data: Dataset, settings: Settings, command: str = "") -> str:
+def render_html(
+    traced: Sequence[TracedNetwork],
+    data: Dataset,
+    settings: Settings,
+    command: str = "",
+    recurrent: RecurrentPart | None = None,
+) -> str:
     """Write the report.
 
     Parameters
@@ -164,6 +171,8 @@ def render_html(traced: Sequence[TracedNetwork], data: Dataset, settings: Settin
     settings : Settings
     command : str, optional
         The command line that makes this report again.
+    recurrent : RecurrentPart, optional
+        Recurrent networks on the same data.
 
     Returns
     -------
@@ -189,6 +198,7 @@ def render_html(traced: Sequence[TracedNetwork], data: Dataset, settings: Settin
         legends=_legends(traced),
         saturation=say.saturation([(one.name, one.summary) for one in traced]),
         facts=_facts(data, settings, command),
+        recurrent=None if recurrent is None else page_part(recurrent),
     )
 
 
@@ -225,46 +235,23 @@ def _facts(data: Dataset, settings: Settings, command: str) -> list[tuple[str, s
 
 # Figures --------------------------------------------------------------------------------------------------------------
 
-# Matplotlib knows no CSS variables: it draws in these stand-in colours, and the names take their place in the file.
-_INK, _EDGE, _GRID = "#010203", "#040506", "#070809"
-_CSS_COLORS = {_INK: "ink", _EDGE: "edge", _GRID: "grid"}
-# Inches of a panel that shares its row with another.
-_PANEL = (5.2, 3.1)
-_STYLE: dict[str, Any] = {
-    "axes.edgecolor": _EDGE,
-    "axes.labelcolor": _INK,
-    "axes.labelsize": 9,
-    "axes.linewidth": 0.8,
-    "font.size": 9,
-    "grid.color": _GRID,
-    "legend.fontsize": 9,
-    "lines.linewidth": 1.7,
-    "path.simplify": True,
-    "svg.fonttype": "none",
-    "text.color": _INK,
-    "xtick.color": _EDGE,
-    "xtick.labelcolor": _INK,
-    "ytick.color": _EDGE,
-    "ytick.labelcolor": _INK,
-}
-
 
 def _figures(traced: Sequence[TracedNetwork]) -> dict[str, Any]:
     from gradtrace import plot
 
     named = {one.name: one.trace for one in traced}
     figures: dict[str, Any] = {
-        "norm": _svg("norm", plot.plot_gradient_norm, named, (9.4, 4.3), "Gradient norm against depth"),
-        "saturation": _svg("saturation", plot.plot_saturation, named, _PANEL, "Saturated entries by layer"),
-        "dead": _svg("dead", plot.plot_dead_units, named, _PANEL, "Dead units by layer"),
+        "norm": draw_svg("norm", plot.plot_gradient_norm, named, (9.4, 4.3), "Gradient norm against depth"),
+        "saturation": draw_svg("saturation", plot.plot_saturation, named, PANEL, "Saturated entries by layer"),
+        "dead": draw_svg("dead", plot.plot_dead_units, named, PANEL, "Dead units by layer"),
         "split": [],
         "weight_gradient": [],
     }
     for i, (name, trace) in enumerate(named.items()):
         label = f"Gain of activation and weights by layer: {name}"
-        figures["split"].append(_svg(f"split{i}", plot.plot_gain_split, trace, _PANEL, label))
+        figures["split"].append(draw_svg(f"split{i}", plot.plot_gain_split, trace, PANEL, label))
         label = f"dL/dz, weight gradient and activation by layer: {name}"
-        figures["weight_gradient"].append(_svg(f"weight{i}", plot.plot_weight_gradient, trace, _PANEL, label))
+        figures["weight_gradient"].append(draw_svg(f"weight{i}", plot.plot_weight_gradient, trace, PANEL, label))
     return figures
 
 
@@ -273,48 +260,12 @@ def _legends(traced: Sequence[TracedNetwork]) -> dict[str, list[dict[str, str]]]
     from gradtrace import plot
 
     def line(name: str, color: str, dash: Sequence[float] = ()) -> dict[str, str]:
-        return {"name": name, "color": _css_colors(color), "dash": " ".join(str(1.7 * part) for part in dash)}
+        return {"name": name, "color": css_colors(color), "dash": " ".join(str(1.7 * part) for part in dash)}
 
     series = zip(plot.SERIES_COLORS, plot.SERIES_DASHES, strict=False)
     weight, activation = plot.ROLE_COLORS["weight"], plot.ROLE_COLORS["activation"]
     return {
         "networks": [line(one.name, color, dash[1]) for one, (color, dash) in zip(traced, series, strict=False)],
-        "split": [line("activation", activation), line("weights", weight), line("both: the step", _INK)],
-        "weight_gradient": [line("dL/dz", _INK), line("weight gradient", weight), line("activation", activation)],
+        "split": [line("activation", activation), line("weights", weight), line("both: the step", INK)],
+        "weight_gradient": [line("dL/dz", INK), line("weight gradient", weight), line("activation", activation)],
     }
-
-
-def _svg(key: str, draw: Callable[[Any, Axes], Axes], traces: Any, size: tuple[float, float], label: str) -> Any:
-    """Draw one figure as SVG that takes its colours and its font from the page around it."""
-    import matplotlib
-    from markupsafe import Markup, escape
-    from matplotlib.figure import Figure
-
-    file = io.StringIO()
-    # From matplotlib's defaults, so that a user's own style file cannot spoil the page.
-    style: Any = {**matplotlib.rcParamsDefault, **_STYLE, "svg.hashsalt": key}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots()
-        draw(traces, axes)
-        legend = axes.get_legend()
-        if legend is not None:  # the page has one beside its figures, which a narrow screen can wrap
-            legend.remove()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    svg = file.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
-    view = re.search(r'viewBox="[^"]*"', svg)
-    opening = f'<svg {view.group() if view else ""} role="img" aria-label="{escape(label)}">'
-    svg = re.sub(r"<svg[^>]*>", lambda _: opening, svg, count=1, flags=re.DOTALL)
-    # Identifiers are unique in a figure only; the page holds several figures.
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{key}-", svg)
-    return Markup(_css_colors(svg))
-
-
-def _css_colors(svg: str) -> str:
-    from gradtrace import plot
-
-    names = dict(_CSS_COLORS)
-    names.update({color: f"series-{i}" for i, color in enumerate(plot.SERIES_COLORS)})
-    return re.sub("|".join(names), lambda found: f"var(--{names[found.group()]})", svg)

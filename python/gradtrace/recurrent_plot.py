@@ -1,0 +1,149 @@
+"""Figures of recurrent traces: matplotlib axes in, axes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import cycle
+
+import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from gradtrace.influence import Influence
+from gradtrace.plot import ROLE_COLORS, SERIES_COLORS, SERIES_DASHES
+from gradtrace.recurrent_table import state_medians
+from gradtrace.recurrent_trace import RecurrentTrace
+
+__all__ = ["plot_direct_gated", "plot_gradient_lag", "plot_influence", "plot_retention"]
+
+Floats = npt.NDArray[np.float64]
+
+
+def plot_gradient_lag(traces: Mapping[str, RecurrentTrace], ax: Axes | None = None) -> Axes:
+    """Draw the norm of dL/dh of the first layer against the time lag.
+
+    Parameters
+    ----------
+    traces : dict of RecurrentTrace
+        By the name that the legend gives them.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib Axes
+        Line: median over samples; band: 5 % to 95 % of them; log2 units. Lag 0 is the last step.
+    """
+    ax = _axes(ax)
+    for (name, trace), color, dash in zip(traces.items(), cycle(SERIES_COLORS), cycle(SERIES_DASHES)):
+        low, high = np.nanquantile(trace.log2_dh[0], [0.05, 0.95], axis=1, method="nearest")
+        ax.fill_between(_lags(trace), _finite(low), _finite(high), color=color, alpha=0.18, linewidth=0)
+        ax.plot(_lags(trace), _finite(state_medians(trace, "log2_dh", 0)), color=color, linestyle=dash, label=name)
+    _lag_axis(ax, "norm of dL/dh, bits (log2)")
+    return ax
+
+
+def plot_direct_gated(trace: RecurrentTrace, ax: Axes | None = None) -> Axes:
+    """Draw dL/dc of an LSTM's first layer and its two parts against the time lag.
+
+    Parameters
+    ----------
+    trace : RecurrentTrace
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib Axes
+        Medians over samples in log2 units: the whole, what stayed on the cell line, what went through the gates.
+    """
+    ax = _axes(ax)
+    series = [
+        ("direct", "log2_dc_direct", {"color": ROLE_COLORS["activation"], "linewidth": 2.6}),
+        ("gated", "log2_dc_gated", {"color": ROLE_COLORS["weight"], "linewidth": 2.6}),
+        ("dL/dc", "log2_dc", {"color": plt.rcParams["text.color"], "linewidth": 1.1}),
+    ]
+    for label, name, look in series:
+        ax.plot(_lags(trace), _finite(state_medians(trace, name, 0)), label=label, **look)
+    _lag_axis(ax, "norm, bits (log2)")
+    return ax
+
+
+def plot_retention(traces: Mapping[str, RecurrentTrace], ax: Axes | None = None) -> Axes:
+    """Draw what the product of the forget (update) gates leaves, against the time lag.
+
+    Parameters
+    ----------
+    traces : dict of RecurrentTrace
+        LSTM or GRU, by the name that the legend gives them; others are left out, their colours too.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib Axes
+        Mean over units, median over samples, log2 units.
+    """
+    ax = _axes(ax)
+    for (name, trace), color, dash in zip(traces.items(), cycle(SERIES_COLORS), cycle(SERIES_DASHES)):
+        if trace.cell != "rnn":
+            kept = _finite(state_medians(trace, "log2_retention", 0))
+            ax.plot(_lags(trace), kept, color=color, linestyle=dash, label=name)
+    _lag_axis(ax, "left by the gates, bits (log2)")
+    return ax
+
+
+def plot_influence(influence: Influence, ax: Axes | None = None) -> Axes:
+    """Draw the influence map: the gradient of h after s steps with respect to the state after t steps.
+
+    Parameters
+    ----------
+    influence : Influence
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib Axes
+        Median over samples of `log2_dc` (`log2_dh` for cells without c), colour in bits; white where t > s.
+    """
+    ax = _axes(ax)
+    values = influence.log2_dh if influence.log2_dc is None else influence.log2_dc
+    ranked = np.sort(_finite(values), axis=2)
+    middle = ranked[:, :, (ranked.shape[2] - 1) // 2]
+    image = ax.imshow(middle, origin="lower", cmap="viridis", aspect="auto", interpolation="nearest")
+    bar = ax.figure.colorbar(image, ax=ax)
+    bar.set_label("bits (log2)")
+    bar.outline.set_visible(False)
+    ax.set_xlabel("state after t steps")
+    ax.set_ylabel("h after s steps")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def _axes(ax: Axes | None) -> Axes:
+    return plt.subplots(layout="constrained")[1] if ax is None else ax
+
+
+def _lags(trace: RecurrentTrace) -> npt.NDArray[np.int64]:
+    return trace.steps - np.arange(trace.steps + 1)
+
+
+def _finite(values: Floats) -> Floats:
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _lag_axis(ax: Axes, label: str) -> None:
+    ax.set_xlabel("lag: steps before the last")
+    ax.set_ylabel(label)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+    ax.grid(True, linewidth=0.5)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    if len(ax.get_legend_handles_labels()[1]) > 1:
+        ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, frameon=False, borderaxespad=0.2)
