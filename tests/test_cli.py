@@ -62,7 +62,7 @@ def test_report_json_is_clean_and_complete(run, tmp_path):
     assert result.exit_code == 0, result.output
     assert os.listdir(tmp_path) == []
     found = json.loads(result.stdout, parse_constant=pytest.fail)
-    assert sorted(found) == ["data", "gradtrace", "networks", "output", "settings"]
+    assert sorted(found) == ["data", "gradtrace", "networks", "output", "recurrent", "settings"]
     assert found["settings"] == {"depth": 40, "width": 16, "seed": 3, "dtype": "float32"}
     assert found["data"]["samples"] == 50
     assert found["output"] is None

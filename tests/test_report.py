@@ -268,7 +268,8 @@ def test_names_from_the_users_file_are_escaped(tmp_path):
 def test_report_figures_are_strict_json(traced, digits):
     figures = report.report_figures(traced, digits, SETTINGS)
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
-    assert sorted(figures) == ["data", "gradtrace", "networks", "settings"]
+    assert sorted(figures) == ["data", "gradtrace", "networks", "recurrent", "settings"]
+    assert figures["recurrent"] is None
     for one, found in zip(traced, figures["networks"], strict=True):
         assert found["layers"]["log2_delta"] == np.median(one.trace.log2_delta, axis=1).tolist()
         assert {len(values) for values in found["layers"].values()} == {SETTINGS.depth}

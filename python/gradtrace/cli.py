@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import functools
-import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from gradtrace import __version__, config, datasets, recurrent_report, report, terminal
+from gradtrace import __version__, config, datasets, recurrent_cli, recurrent_report, report, terminal
+from gradtrace.command import JSON_HELP, bad_input, print_json
 from gradtrace.stack import Stack
-from gradtrace.summary import json_ready, layer_figures, summarise
+from gradtrace.summary import layer_figures, summarise
 from gradtrace.trace import StackTrace
 
 __all__ = ["cli", "main"]
@@ -24,11 +23,6 @@ __all__ = ["cli", "main"]
 _INTERRUPTED = 130
 _BAD_INPUT = 2
 _MOST_LAYERS = 1_000_000
-
-_JSON_HELP = (
-    'Print strict JSON instead of tables: log2 of a norm that is exactly zero is the string "-inf", an undefined '
-    "figure is null."
-)
 
 
 class _Program(click.Group):
@@ -75,15 +69,6 @@ def _read_sizes(context: click.Context, parameter: click.Parameter, value: str |
     return sizes
 
 
-@contextmanager
-def _bad_input() -> Iterator[None]:
-    """Turn what the package refuses into the one line of a usage error."""
-    try:
-        yield
-    except (TypeError, ValueError, MemoryError, OverflowError) as error:
-        raise click.UsageError(str(error) or type(error).__name__, click.get_current_context()) from None
-
-
 _Command = Callable[..., Any]
 _POSITIVE = click.IntRange(min=1)
 _DEPTH = click.IntRange(1, _MOST_LAYERS)
@@ -109,7 +94,7 @@ def _shared_options(command: _Command) -> _Command:
         ),
         click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True),
         click.option("--threads", type=_POSITIVE, help="Threads to use; results do not depend on it.  [default: all]"),
-        click.option("--json", "as_json", is_flag=True, help=_JSON_HELP),
+        click.option("--json", "as_json", is_flag=True, help=JSON_HELP),
     ]
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
@@ -164,7 +149,7 @@ def report_command(
         )
     path = None if as_json and output is None else _checked_output(output or "report.html")
     settings = report.Settings(depth, width, seed, dtype)
-    with _bad_input():
+    with bad_input():
         config.set_num_threads(threads)
         if data is None:
             rows = datasets.load_digits(samples, seed, dtype)
@@ -176,7 +161,7 @@ def report_command(
     if path is not None:
         _write(path, report.render_html(traced, rows, settings, _command_line(context), recurrent))
     if as_json:
-        _print_json(
+        print_json(
             report.report_figures(traced, rows, settings, recurrent) | {"output": None if path is None else str(path)}
         )
         return
@@ -184,7 +169,7 @@ def report_command(
     click.echo(f"Figures and text: {path}")
 
 
-@cli.command("trace")
+@cli.group("trace", invoke_without_command=True)
 @_shared_options
 @click.option(
     "--sizes",
@@ -205,7 +190,10 @@ def report_command(
     "--batch", type=_POSITIVE, help="Samples: random inputs, or rows drawn from the data.  [default: 32, or 2000 rows]"
 )
 @click.option("--all-layers", is_flag=True, help="Print every layer, not about a dozen.")
+@click.pass_context
 def trace_command(
+    context: click.Context,
+    /,
     data: str | None,
     target: str | None,
     loss: str,
@@ -218,13 +206,18 @@ def trace_command(
     all_layers: bool,
     **options: Any,
 ) -> None:
-    """Trace one random network, layer by layer.
+    """Trace one random network: a stack layer by layer, or lstm, gru, rnn step by step.
 
-    On standard normal inputs, or on --data (a file, or the word digits). Example:
+    On standard normal inputs, or on --data (a file, or the word digits). Examples:
 
     gradtrace trace --sizes 784,256x50,10 --activation sigmoid
+
+    gradtrace trace lstm --steps 500 --forget-bias 0
     """
-    with _bad_input():
+    if context.invoked_subcommand is not None:
+        _refuse_stack_options(context)
+        return
+    with bad_input():
         config.set_num_threads(threads)
         shape = {name: options.pop(name) for name in ("depth", "width", "inputs", "outputs")}
         rows = _trace_data(data, target, loss, batch, seed, dtype, sizes or [shape["inputs"], shape["outputs"]])
@@ -236,9 +229,13 @@ def trace_command(
             stack = Stack.random(sizes, seed=seed, dtype=dtype, **options)
             trace = rows.trace(stack)
     if as_json:
-        _print_json(_trace_json(trace, rows, options | {"seed": seed}))
+        print_json(_trace_json(trace, rows, options | {"seed": seed}))
     else:
         terminal.print_trace(trace, rows, all_layers)
+
+
+for _cell in recurrent_cli.CELLS:
+    trace_command.add_command(recurrent_cli.command(_cell))
 
 
 @cli.command("info")
@@ -246,7 +243,7 @@ def trace_command(
 def info_command(as_json: bool) -> None:
     """Print versions, instruction sets, threads and CPU, as a bug report needs them."""
     if as_json:
-        _print_json(config.collect())
+        print_json(config.collect())
     else:
         config.show_config()
 
@@ -264,6 +261,17 @@ def _trace_data(
     if data == "digits":
         return datasets.load_digits(batch or 2000, seed, dtype)
     return datasets.load(data, target, loss, batch or 2000, seed, dtype)
+
+
+def _refuse_stack_options(context: click.Context) -> None:
+    """A recurrent cell has options of its own, behind its name."""
+    for parameter in context.command.params:
+        if context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE:
+            cell = context.invoked_subcommand
+            message = (
+                f"{parameter.opts[0]}: expected behind {cell}, if it has that option; gradtrace trace {cell} --help"
+            )
+            raise click.UsageError(message, context)
 
 
 def _check_sizes(sizes: list[int], rows: datasets.Dataset) -> None:
@@ -298,10 +306,6 @@ def _command_line(context: click.Context) -> str:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE and name not in ("threads", "as_json"):
             words += [parameter.opts[0], str(context.params[name])]
     return shlex.join(words)
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(json_ready(value), allow_nan=False))
 
 
 def _trace_json(trace: StackTrace, rows: datasets.Dataset, options: dict[str, Any]) -> dict[str, Any]:

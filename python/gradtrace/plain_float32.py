@@ -36,7 +36,7 @@ def framework_dh(lstm: LSTM, x: Array, cotangent: Array) -> tuple[str, Array]:
     try:
         import torch
     except ModuleNotFoundError:
-        return f"NumPy {np.__version__}", _numpy_dh(lstm, x, cotangent)
+        return f"plain arithmetic (NumPy {np.__version__})", _numpy_dh(lstm, x, cotangent)
     return f"PyTorch {torch.__version__}", _torch_dh(torch, lstm, x, cotangent)
 
 

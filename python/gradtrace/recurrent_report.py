@@ -269,12 +269,13 @@ def _influence_text(part: RecurrentPart) -> str:
     near, far = (float(np.median(values[steps, t])) for t in (half, 0))
     return (
         f"{part.influence_of}: the gradient of h after s steps with respect to c after t steps, for every pair. "
-        f"From the last step, {steps - half} steps back it is {_level(near)}, {steps} back {_level(far)}."
+        f"From the last step, {steps - half} steps back it is {decimal(near, typographic=True)}, {steps} back "
+        f"{decimal(far, typographic=True)}."
     )
 
 
 def _zeros_text(zeros: Zeros) -> str:
-    first = power_of_ten(float(zeros.log2_dh[0]))
+    first = decimal(float(zeros.log2_dh[0]), typographic=True)
     return (
         f"An LSTM of {_HIDDEN} units as PyTorch draws it, the loss at the last of {zeros.steps} steps, in float32: "
         f"{zeros.name} reads exactly 0 in every unit at {zeros.lost} of {zeros.steps} steps. The gradient is there: "
