@@ -214,10 +214,10 @@ def initial(net, x, *states):
     return [np.zeros_like(x, shape=shape) if s is None else s for s in states]
 
 
-def trace_samples(net, x, u, h0, c0, v):
+def trace_samples(net, x, u, h0, c0, v, nudges=None):
     """Samples of one length: {name: stacked rows or array} of every direction, y, and dL/dx."""
     directions, width = 1 + net.bidirectional, h0.shape[2]
-    runs, y = run_layers(net, x, h0, c0)
+    runs, y = run_layers(net, x, h0, c0, nudges)
     results = [{"x": run.x, "h": run.h, "c": run.c} for run in runs]
     for first in reversed(range(0, len(runs), directions)):
         dx = []
@@ -236,8 +236,11 @@ def trace_samples(net, x, u, h0, c0, v):
     return results, y, u
 
 
-def trace(net, x, u, h0=None, c0=None, v=None, lengths=None):
-    """Every public figure and kept array, for u = dL/dy (T, B, D H), an array or stacked rows, and v (K, B, H)."""
+def trace(net, x, u, h0=None, c0=None, v=None, lengths=None, nudges=None):
+    """Every public figure and kept array, for u = dL/dy (T, B, D H), an array or stacked rows, and v (K, B, H).
+
+    `nudges` as in `run_layers`, for samples of one length.
+    """
     (steps, batch), (h0, c0, v) = x.shape[:2], initial(net, x, h0, c0, v)
     lengths = np.full(batch, steps) if lengths is None else np.asarray(lengths)
     u = u if isinstance(u, Rows) else Rows(u, np.zeros(u.shape[:2], np.int64))
@@ -253,7 +256,7 @@ def trace(net, x, u, h0=None, c0=None, v=None, lengths=None):
     for length in np.unique(lengths):
         of = (length, np.flatnonzero(lengths == length))
         own = part(u, (slice(length), of[1]))
-        results, y, dx = trace_samples(net, x[:length, of[1]], own, *(s[:, of[1]] for s in (h0, c0, v)))
+        results, y, dx = trace_samples(net, x[:length, of[1]], own, *(s[:, of[1]] for s in (h0, c0, v)), nudges)
         for store, result in [*zip(kept, results, strict=True), (outside, {"y": y, "dx": dx})]:
             for name, value in result.items():
                 place(store, name, value, *of)
@@ -296,9 +299,9 @@ def gate_figures(net, kept, late):
     keep = np.array([k["log2_keep"] for k in kept])  # (K, T, B, H)
     later = np.cumsum(np.nan_to_num(keep)[:, ::-1], axis=1)[:, ::-1]
     retention = np.concatenate([later, 0 * later[:, :1]], axis=1).mean(axis=3)
-    with np.errstate(divide="ignore"):  # a gate that never lets go
-        unit = -1 / np.nanmean(keep, axis=(1, 2))
-        total = -1 / np.nanmean(keep, axis=(1, 2, 3))
+    with np.errstate(divide="ignore"):  # a gate that never lets go: infinity
+        unit = 1 / abs(np.nanmean(keep, axis=(1, 2)))
+        total = 1 / abs(np.nanmean(keep, axis=(1, 2, 3)))
     return {
         "log2_retention": np.where(late, np.nan, retention),
         "forget_half_life": total,
@@ -320,7 +323,10 @@ def gradients(net, kept, there):
         for name, (delta, inputs) in of.items():
             m, e = k[delta], k[delta, "e"]
             result[name].append(weight_gradient(Rows(m[there], e[there]), scaled(inputs[there])))
-            per_step = [weight_gradient(Rows(m[t, b], e[t, b]), scaled(inputs[t, b])) for t, b in enumerate(there)]
+            per_step = [
+                weight_gradient(Rows(m[t, b], e[t, b]), scaled(inputs[t, b])) if b.any() else (np.full(1, np.nan), 0)
+                for t, b in enumerate(there)
+            ]
             steps[f"log2_{name}_step"].append([log2_total(g) + power for g, power in per_step])
     totals = {f"log2_{name}": np.array([log2_total(g) + e for g, e in result[name]]) for name in result}
     return result | totals | {name: np.array(value) for name, value in steps.items()}

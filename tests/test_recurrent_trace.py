@@ -30,6 +30,7 @@ SHAPES = {
     "one layer": (7, 5, 3, 9, 1, False, None),
     "two layers of any length": (9, 6, 5, 17, 2, False, (4, 9, 1, 6, 9, 2)),
     "both directions": (6, 3, 4, 8, 1, True, None),
+    "nobody at the last steps": (7, 3, 4, 6, 2, True, (2, 5, 4)),
     "all of it": (8, 18, 5, 33, 2, True, (3, 8, 1, 8, 5, 2) * 3),
 }
 

@@ -137,40 +137,41 @@ STATISTICS = ("gate_mean", "gate_saturated")
 
 
 def recurrent_rounding(net, x, u, dtype, *states, draws=6):
-    """How far, in bits, the figures of this recurrent network may be off: what rounding its parameters anew does.
+    """How far, in bits, the figures of this recurrent network may be off: what rounding parameters and states does.
 
     Largest over draws and over steps, times the safety factor: an error made at one step stays in all before it.
     """
     rng, unit = np.random.default_rng(0), np.finfo(dtype).eps / 2
-    step = max(unit, 2.0**-40)
     exact = recurrent_reference.trace(net, x, u, *states)
     worst = dict.fromkeys(RECURRENT[net.cell], 0.0)
+
+    def noise(p):
+        return unit * p * rng.standard_normal(p.shape)
+
     for _ in range(draws):
-
-        def moved(p):
-            return p * (1 + step * rng.standard_normal(p.shape))
-
-        rough = recurrent_reference.trace(converted_net(net, moved), moved(x), u, *states)
+        nudges = {k: {"h": noise(exact.h[k]), "c": noise(exact.c[k])} for k in range(len(net.layers))}
+        moved = converted_net(net, lambda p: p + noise(p))
+        rough = recurrent_reference.trace(moved, x + noise(x), u, *states, nudges=nudges)
         for name in worst:
             with np.errstate(invalid="ignore"):
                 change = abs(getattr(rough, name) - getattr(exact, name))
-            worst[name] = max(worst[name], np.nan_to_num(change, nan=0.0, posinf=0.0).max() * unit / step)
-    safety, ulps = tolerance("rounding", "safety", dtype), tolerance("rounding", "ulps", dtype)
-    floor = tolerance("recurrent", "log2", dtype)
+            worst[name] = max(worst[name], np.nan_to_num(change, nan=0.0, posinf=0.0).max())
 
-    def spacing(name):
+    def rounded(name):
         figure = getattr(exact, name)
-        return ulps * np.spacing(abs(figure[np.isfinite(figure)]).max(initial=1.0))
+        ulps = tolerance("rounding", "ulps", dtype) * np.spacing(abs(figure[np.isfinite(figure)]).max(initial=1.0))
+        return max(tolerance("rounding", "safety", dtype) * worst[name], tolerance("recurrent", "log2", dtype)) + ulps
 
-    return {name: max(safety * value, floor) + spacing(name) for name, value in worst.items()}
+    return {name: rounded(name) for name in worst}
 
 
 def assert_recurrent(got, exact, dtype, limit=None, names=None):
-    """Every figure of a recurrent trace is the oracle's; `limit` of those in bits, one number or {name: number}."""
+    """Every figure of a recurrent trace is the oracle's; `limit` of those in bits, or of each one as {name: number}."""
     for name in names or RECURRENT[got.cell]:
         at = tolerance("recurrent", "log2", dtype) if limit is None else limit
-        at = at.get(name, 0) if isinstance(at, dict) else at
-        if name in STATISTICS:
+        if isinstance(at, dict):
+            at = at[name]
+        elif name in STATISTICS:
             at = tolerance("recurrent", "statistics", dtype)
         elif name.startswith("forget"):  # steps, relative
             at = tolerance("recurrent", "entries", dtype) * abs(getattr(exact, name)) + 1e-300
