@@ -203,7 +203,8 @@ def test_huge_weights_of_saturating_cells(cell, dtype, isa):
     got, exact = traced(net, *given), oracle(net, *given, exactly=to_mpmath)
     for name in RECURRENT[cell]:
         assert not np.any(np.isnan(getattr(got, name))), name
-        assert np.all(getattr(got, name) < 1e29), name
+        if not name.startswith("forget_half_life"):  # of a gate that 1e30 holds open: beyond any number
+            assert np.all(getattr(got, name) < 1e29), name
     assert got.first_nonfinite is None
     if cell != "rnn":
         assert_close(got.log2_retention, exact.log2_retention, 1e-6 * abs(exact.log2_retention) + 1e-6)

@@ -15,7 +15,7 @@ struct LogNumber {
 };
 
 LogNumber operator*(LogNumber a, LogNumber b) { return {a.log2 + b.log2, a.sign * b.sign}; }
-LogNumber log_of(double x) { return {std::log2(std::fabs(x)), x > 0 ? 1.0 : x < 0 ? -1.0 : 0.0}; }
+LogNumber log_of(double x) { return {std::log2(std::fabs(x)), x > 0 ? 1.0 : x < 0 ? -1.0 : x == 0 ? 0.0 : kNaN}; }
 LogNumber log_sigmoid(double z) { return {(std::min(z, 0.0) - std::log1p(std::exp(-std::fabs(z)))) * kLog2OfE, 1}; }
 LogNumber log_sigmoid_slope(double z) { return log_sigmoid(z) * log_sigmoid(-z); }
 LogNumber log_tanh(double z) { return log_of(std::tanh(z)); }

@@ -217,11 +217,13 @@ bool RecurrentTracer<T>::store_forward(std::size_t layer, const ForwardOutputs<T
             }
             total += kept;
         }
-        *out.forget_half_life = -static_cast<double>(rows) / total;
+        // A gate that never lets go has no half-life: infinity, not its negative.
+        const auto half_life = [&](double sum) { return -static_cast<double>(rows) / (sum == 0 ? -0.0 : sum); };
+        *out.forget_half_life = half_life(total);
         for (std::size_t u = 0; u < n; ++u) {
             double sum = 0;
             for (std::size_t slot = 0; slot < batch; ++slot) sum += s.carry_log2_units[slot * n + u];
-            out.half_life_by_unit[u] = -static_cast<double>(rows) / sum;
+            out.half_life_by_unit[u] = half_life(sum);
         }
     }
     // Kept rows, by (step, sample) of the caller's arrays.
