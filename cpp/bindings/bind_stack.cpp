@@ -71,15 +71,12 @@ Cotangent<T> checked_cotangent(const DenseStack& stack, py::ssize_t batch, const
 }
 
 template <class T>
-py::tuple kept_gradient(py::array_t<T> mantissa, double exponent) {
-    T* value = mantissa.mutable_data();
-    double largest = 0;
-    for (py::ssize_t i = 0; i < mantissa.size(); ++i)
-        largest = std::max(largest, std::fabs(static_cast<double>(value[i])));
-    const bool plain = !(largest > 0) || !std::isfinite(largest);
-    const double shift = plain ? 0 : exponent_of(largest);
-    for (py::ssize_t i = 0; i < mantissa.size(); ++i) value[i] = static_cast<T>(scale_by(value[i], -shift));
-    return py::make_tuple(mantissa, static_cast<std::int64_t>(plain ? 0 : exponent + shift));
+py::tuple kept_gradient(py::array_t<T> values, double exponent) {
+    py::array_t<T> mantissa(std::vector<py::ssize_t>(values.shape(), values.shape() + values.ndim()));
+    std::int64_t kept = 0;
+    if (!keep_row(static_cast<std::size_t>(values.size()), values.data(), exponent, mantissa.mutable_data(), &kept))
+        fail_overflow("keep", "exponents within int64", "one beyond");
+    return py::make_tuple(mantissa, kept);
 }
 
 // One trace under way.
@@ -128,10 +125,10 @@ class Tracer {
         column("log2_grad_bias", [](const R& r, std::size_t) { return r.log2_grad_bias; });
         column("preactivation_mean", [](const R& r, std::size_t) { return r.statistics.z_mean; });
         column("preactivation_std",
-               [](const R& r, std::size_t) { return std::sqrt(r.statistics.z_m2 / r.statistics.count); });
+               [](const R& r, std::size_t) { return r.statistics.z_spread / std::sqrt(r.statistics.count); });
         column("activation_mean", [](const R& r, std::size_t) { return r.statistics.a_mean; });
         column("activation_std",
-               [](const R& r, std::size_t) { return std::sqrt(r.statistics.a_m2 / r.statistics.count); });
+               [](const R& r, std::size_t) { return r.statistics.a_spread / std::sqrt(r.statistics.count); });
         column("saturated", [](const R& r, std::size_t) { return r.statistics.saturated / r.statistics.count; });
         column("derivative_mean",
                [&](const R& r, std::size_t l) { return r.statistics.derivative / r.statistics.count / sup(l); });

@@ -1,6 +1,8 @@
 // How a binding calls an op: the GIL released in one place, and what an op throws turned into Python's exceptions.
 #pragma once
 
+#include <unistd.h>
+
 #include <new>
 #include <string>
 
@@ -9,10 +11,36 @@
 
 namespace gt {
 
-inline bool python_wants_to_stop() {
-    const py::gil_scoped_acquire locked;
-    return PyErr_CheckSignals() != 0;
+// Python ends a daemon thread that asks for the GIL after the main thread is done by pthread_exit. Its unwinding must
+// not meet C++, where a destructor or a parallel region would abort the process: such a thread waits here for the end.
+template <class F>
+auto take_gil_or_stay(F&& take) {
+    try {
+        return take();
+    } catch (...) {
+        for (;;) pause();
+    }
 }
+
+inline bool python_wants_to_stop() {
+    const PyGILState_STATE state = take_gil_or_stay([] { return PyGILState_Ensure(); });
+    const bool stop = PyErr_CheckSignals() != 0;
+    PyGILState_Release(state);
+    return stop;
+}
+
+class GilReleased {
+  public:
+    GilReleased() : state_(PyEval_SaveThread()) {}
+    ~GilReleased() {
+        take_gil_or_stay([&] { PyEval_RestoreThread(state_); });
+    }
+    GilReleased(const GilReleased&) = delete;
+    GilReleased& operator=(const GilReleased&) = delete;
+
+  private:
+    PyThreadState* state_;
+};
 
 // Runs a long op without the GIL; `name` is the argument whose size is to blame where memory runs out. Ctrl-C comes
 // back as KeyboardInterrupt, a machine too small as MemoryError.
@@ -20,7 +48,7 @@ template <class F>
 void run_op(const std::string& name, const std::string& what, F&& op) {
     Interrupt interrupt(python_wants_to_stop);
     try {
-        const py::gil_scoped_release unlocked;
+        const GilReleased unlocked;
         op(interrupt);
     } catch (const Interrupted&) {
         throw py::error_already_set();

@@ -22,7 +22,8 @@ set(GT_KERNEL_SOURCES
   cpp/kernels/table.cpp)
 
 # -ffp-contract=fast: `a * b + c` is one FMA where the ISA has it. Never -ffast-math: NaN must survive.
-set(GT_KERNEL_OPTIONS -O3 -ffp-contract=fast -fno-math-errno -fno-exceptions -fno-rtti -fvisibility=hidden -fno-lto)
+# -fwrapv: exponents are taken out of floats as integers, and those of arguments that no logarithm has may wrap.
+set(GT_KERNEL_OPTIONS -O3 -fwrapv -ffp-contract=fast -fno-math-errno -fno-exceptions -fno-rtti -fvisibility=hidden -fno-lto)
 
 include(CheckCXXCompilerFlag)
 

@@ -23,10 +23,18 @@ LogNumber log_tanh_slope(double z) {
     return {2 - 2 * (std::fabs(z) + std::log1p(std::exp(-2 * std::fabs(z)))) * kLog2OfE, 1};
 }
 
+// Exponents count from the largest of the terms: a logarithm of a million would cost the mantissa twenty bits.
 template <class T>
-LogNumber term_entry(const LogTerm<T>& term, std::size_t i) {
+double largest_exponent(const LogTerm<T>* terms, std::size_t count) {
+    double base = kNegativeInfinity;
+    for (std::size_t t = 0; t < count; ++t) base = std::max(base, terms[t].exponent);
+    return std::isfinite(base) ? base : 0;
+}
+
+template <class T>
+LogNumber term_entry(const LogTerm<T>& term, double base, std::size_t i) {
     LogNumber value = log_of(static_cast<double>(term.row[i]));
-    value.log2 += term.exponent;
+    value.log2 += term.exponent - base;
     if (term.coefficients == nullptr) return value;
     return value * LogNumber{term.coefficients->log2[term.block + i], term.coefficients->sign[term.block + i]};
 }
@@ -77,33 +85,35 @@ void log_coefficients(CellKind kind, std::size_t hidden, const T* z, const T* h_
 
 template <class T>
 double sum_of_terms(std::size_t n, const LogTerm<T>* terms, std::size_t count, T* to) {
+    const double base = largest_exponent(terms, count);
     double top = kNegativeInfinity;
     for (std::size_t t = 0; t < count; ++t)
         for (std::size_t i = 0; i < n; ++i) {
-            const LogNumber value = term_entry(terms[t], i);
+            const LogNumber value = term_entry(terms[t], base, i);
             if (value.sign != 0) top = std::max(top, value.log2);
         }
     const double shift = shift_for(top);
     for (std::size_t i = 0; i < n; ++i) {
         double sum = 0;
-        for (std::size_t t = 0; t < count; ++t) sum += plain<double>(term_entry(terms[t], i), shift);
+        for (std::size_t t = 0; t < count; ++t) sum += plain<double>(term_entry(terms[t], base, i), shift);
         to[i] = static_cast<T>(sum);
     }
-    return shift;
+    return base + shift;
 }
 
 template <class T>
 double products_side_by_side(std::size_t n, const LogTerm<T>* terms, std::size_t parts, T* to) {
+    const double base = largest_exponent(terms, parts);
     double top = kNegativeInfinity;
     for (std::size_t part = 0; part < parts; ++part)
         for (std::size_t i = 0; i < n; ++i) {
-            const LogNumber value = term_entry(terms[part], i);
+            const LogNumber value = term_entry(terms[part], base, i);
             if (value.sign != 0) top = std::max(top, value.log2);
         }
     const double shift = shift_for(top);
     for (std::size_t part = 0; part < parts; ++part)
-        for (std::size_t i = 0; i < n; ++i) to[part * n + i] = plain<T>(term_entry(terms[part], i), shift);
-    return shift;
+        for (std::size_t i = 0; i < n; ++i) to[part * n + i] = plain<T>(term_entry(terms[part], base, i), shift);
+    return base + shift;
 }
 
 #define GT_INSTANTIATE(T)                                                                                          \

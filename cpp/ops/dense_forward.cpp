@@ -174,22 +174,27 @@ void StackPass<T>::forward_layer(std::size_t l) {
     rescale(outputs, a, block_.exponent_of_a(l + 1), log2_a);
 }
 
-// Mean and squared distances of one of the layer's two tiles over the block's samples and units.
+// Mean, and root of the sum of squared distances, of one of the layer's two tiles over the block's samples and units.
+// All sums are taken at the block's largest exponent, where nothing that counts leaves float64.
 template <class T>
-static void mean_and_m2(const KernelTable<T>& kernels, std::size_t units, std::size_t samples, std::size_t columns,
-                        const T* tile, const double* sum, const double* squares, const double* exponent,
-                        const double* log2_norm, double* mean, double* m2) {
+static void mean_and_spread(const KernelTable<T>& kernels, std::size_t units, std::size_t samples, std::size_t columns,
+                            const T* tile, const double* sum, const double* squares, const double* exponent,
+                            const double* log2_norm, double* mean, double* spread) {
+    double top = kNegativeInfinity;
+    for (std::size_t b = 0; b < samples; ++b) top = std::max(top, log2_norm[b] + exponent[b]);
+    const bool plain = all_zero(exponent, samples) && std::fabs(top) < 100;
+    const double common = plain ? 0 : common_exponent(top);
     double first = 0, second = 0;
     for (std::size_t b = 0; b < samples; ++b) {
-        const bool trusted = exponent[b] == 0 && squares[b] >= Range<T>::norm_low && squares[b] <= Range<T>::norm_high;
-        first += scale_by(sum[b], exponent[b]);
-        second += trusted ? squares[b] : std::exp2(2 * (log2_norm[b] + exponent[b]));
+        const double shift = exponent[b] - common;
+        const bool trusted = shift == 0 && squares[b] >= Range<T>::norm_low && squares[b] <= Range<T>::norm_high;
+        first += scale_by(sum[b], shift);
+        second += trusted ? squares[b] : std::exp2(2 * (log2_norm[b] + shift));
     }
     const double count = static_cast<double>(units) * static_cast<double>(samples);
-    *mean = first / count;
-    *m2 = second - first * *mean;
-    if (*m2 < kCancelled<T> * second && all_zero(exponent, samples)) {
-        const T shift = static_cast<T>(*mean);
+    double centre = first / count, m2 = second - first * centre;
+    if (m2 < kCancelled<T> * second && plain) {
+        const T shift = static_cast<T>(centre);
         double centred[kMaxColumns], centred_squares[kMaxColumns];
         kernels.reduce->column_moments(units, columns, columns, tile, shift, centred, centred_squares);
         first = second = 0;
@@ -197,10 +202,18 @@ static void mean_and_m2(const KernelTable<T>& kernels, std::size_t units, std::s
             first += centred[b];
             second += centred_squares[b];
         }
-        *mean = static_cast<double>(shift) + first / count;
-        *m2 = second - first * (first / count);
+        centre = static_cast<double>(shift) + first / count;
+        m2 = second - first * (first / count);
+    } else if (m2 < kCancelled<T> * second) {
+        m2 = 0;
+        for (std::size_t u = 0; u < units; ++u)
+            for (std::size_t b = 0; b < samples; ++b) {
+                const double x = scale_by(static_cast<double>(tile[u * columns + b]), exponent[b] - common) - centre;
+                m2 += x * x;
+            }
     }
-    if (*m2 < 0) *m2 = 0;
+    *mean = scale_by(centre, common);
+    *spread = scale_by(m2 > 0 || std::isnan(m2) ? std::sqrt(m2) : 0.0, common);
 }
 
 template <class T>
@@ -209,10 +222,10 @@ void StackPass<T>::collect_statistics(std::size_t l, const Preactivation<T>& z, 
     LayerStatistics& s = block_.statistics[l];
     const std::size_t units = network_.layer(l).outputs;
     s.count = static_cast<double>(units) * static_cast<double>(block_.samples);
-    mean_and_m2(kernels_, units, block_.samples, block_.columns, scratch_.z.data(), sums.z, sums.z_squared, z.exponent,
-                log2_z, &s.z_mean, &s.z_m2);
-    mean_and_m2(kernels_, units, block_.samples, block_.columns, block_.a(l + 1), sums.a, sums.a_squared, z.exponent,
-                log2_a, &s.a_mean, &s.a_m2);
+    mean_and_spread(kernels_, units, block_.samples, block_.columns, scratch_.z.data(), sums.z, sums.z_squared,
+                    z.exponent, log2_z, &s.z_mean, &s.z_spread);
+    mean_and_spread(kernels_, units, block_.samples, block_.columns, block_.a(l + 1), sums.a, sums.a_squared,
+                    z.exponent, log2_a, &s.a_mean, &s.a_spread);
     for (std::size_t b = 0; b < block_.samples; ++b) {
         s.derivative += sums.derivative[b];
         s.saturated += sums.saturated[b];

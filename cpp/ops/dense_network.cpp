@@ -81,17 +81,18 @@ void StackBlock<T>::start(T* arena_, std::size_t first_, std::size_t samples_) {
     loss = 0;
 }
 
-// Parallel form of mean and sum of squared distances: Chan, Golub and LeVeque 1983.
+// Parallel form of mean and sum of squared distances: Chan, Golub and LeVeque 1983. As roots: the squares may leave
+// float64 where the deviation does not.
 void LayerStatistics::merge(const LayerStatistics& other) {
     if (other.count == 0) return;
-    const double total = count + other.count;
-    const auto join = [&](double& mean, double& m2, double other_mean, double other_m2) {
+    const double total = count + other.count, apart = std::sqrt(count * other.count / total);
+    const auto join = [&](double& mean, double& spread, double other_mean, double other_spread) {
         const double distance = other_mean - mean;
         mean += distance * (other.count / total);
-        m2 += other_m2 + distance * distance * (count * other.count / total);
+        spread = std::hypot(std::hypot(spread, other_spread), distance * apart);
     };
-    join(z_mean, z_m2, other.z_mean, other.z_m2);
-    join(a_mean, a_m2, other.a_mean, other.a_m2);
+    join(z_mean, z_spread, other.z_mean, other.z_spread);
+    join(a_mean, a_spread, other.a_mean, other.a_spread);
     derivative += other.derivative;
     saturated += other.saturated;
     dead_samples += other.dead_samples;

@@ -58,8 +58,8 @@ class StackNetwork {
 // Sums over one block's samples and units of a layer, for the statistics; merged in block order.
 struct LayerStatistics {
     double count = 0;
-    double z_mean = 0, z_m2 = 0, a_mean = 0, a_m2 = 0;  // m2: sum of squared distances from the mean
-    double derivative = 0, saturated = 0;               // sums of |phi'| and of the saturated entries
+    double z_mean = 0, z_spread = 0, a_mean = 0, a_spread = 0;  // spread: root of the squared distances' sum
+    double derivative = 0, saturated = 0;                       // sums of |phi'| and of the saturated entries
     double dead_samples = 0;
 
     void merge(const LayerStatistics& other);
