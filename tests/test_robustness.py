@@ -377,3 +377,20 @@ print(gt.get_num_threads())
     done = python(code)
     alone = gt.config.collect()["thread_library"] == "none"
     assert (done.stdout, done.stderr) == ("1\n" if alone else "2\n", "")
+
+
+def test_daemon_threads_may_trace_while_the_process_ends():
+    code = """
+import threading, time, numpy as np, gradtrace as gt
+stack, x = gt.Stack.random([64] + [64] * 200), np.ones((64, 64), "f")
+lstm, steps = gt.LSTM.random(8, 32), np.ones((200, 8, 8), "f")
+def work():
+    while True:
+        stack.trace(x), lstm.trace(steps)
+for _ in range(3):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep(0.2)
+"""
+    for _ in range(4):
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        assert (ended.returncode, ended.stderr) == (0, "")

@@ -222,3 +222,17 @@ def test_loss_of_a_set_is_averaged_over_the_set_not_over_batches(dtype):
     exact = trace(converted(layers, np.float64), x, cross_entropy_rows(labels))
     got = build(layers).trace([x[:1], x[1:]], target=[labels[:1], labels[1:]], loss="cross_entropy")
     assert_figures(got, exact, rounding(layers, x, cross_entropy_rows(labels), dtype))
+
+
+@pytest.mark.parametrize(("init", "gain", "depth"), [("he_normal", 4.0, 480), ("glorot_normal", 1.0, 1900)])
+def test_deviations_whose_squares_leave_float64(init, gain, depth):
+    """Values up to 2^1000 and down to 2^-950: their deviations are read from the kept, scaled rows."""
+    stack = gt.Stack.random([32] * (depth + 1), "relu", "relu", init=init, gain=gain, dtype="float64")
+    x = np.random.default_rng(0).standard_normal((70, 32))
+    trace = stack.trace(x, keep=["activations"])
+    for layer in (depth // 2, depth - 1):
+        rows = trace.activations[layer]
+        top = int(rows.exponent.max())
+        plain = np.ldexp(rows.mantissa, np.clip(rows.exponent - top, -2000, 0)[:, None].astype(int))
+        assert trace.activation_std[layer] == pytest.approx(np.ldexp(plain.std(), top), rel=1e-12)
+        assert trace.activation_mean[layer] == pytest.approx(np.ldexp(plain.mean(), top), rel=1e-12)
