@@ -34,6 +34,18 @@ def test_ten_lines_of_python():
     assert -0.2 < weights < 0.2
 
 
+def test_inside_an_lstm():
+    first, second = re.findall(r"```python\n(.*?)```", README, re.S)[:2]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(first + second, "README.md", "exec"), {})
+    lines = printed.getvalue().strip().splitlines()
+    for line, pattern in ((-3, r"initial state: (-[\d.]+)"), (-2, r"on the cell line: (-[\d.]+)")):
+        stated = re.search(pattern, second)
+        assert stated
+        assert float(lines[line]) == pytest.approx(float(stated[1]), abs=0.1)
+
+
 def test_commands_install_extras_that_exist():
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     extras = project.split("[project.optional-dependencies]")[1].split("\n[")[0]
