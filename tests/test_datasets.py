@@ -157,7 +157,7 @@ REFUSED = [
         "t.csv",
         "a,b\n1,NaN\n3,4\n",
         None,
-        "t.csv: column 'b', line 2: expected a number, got nothing; remove the row or fill it",
+        "t.csv: column 'b', line 2: expected a number, got 'NaN'; remove the row or fill it",
     ),
     (
         "t.csv",

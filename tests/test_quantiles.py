@@ -131,3 +131,14 @@ def test_what_is_held_does_not_grow():
     assert quantiles._batches is None
     assert quantiles._bins.shape == (2, 1024)
     assert quantiles._bins.sum() == 2 * 50_000
+
+
+def test_a_rank_in_a_gap_between_two_groups_of_values():
+    """5,000 values near 0 and 5,000 near 1: the median lies half-way, not at the edge of a bin."""
+    rng = np.random.default_rng(0)
+    values = np.concatenate([1e-3 * rng.random(5000), 1 + 1e-3 * rng.random(5000)])[None]
+    quantiles = StreamingQuantiles()
+    for part in np.split(rng.permuted(values, axis=1), 10, axis=1):
+        quantiles.add(part)
+    exact = np.quantile(values[0], PROBABILITIES)
+    np.testing.assert_allclose(quantiles.result()[0], exact, atol=1.001 / 256)

@@ -18,7 +18,7 @@ void fill(py::array_t<T>& out, const std::string& law, std::uint64_t seed, std::
             fill_orthogonal(isa, seed, stream, factor, rows, rows ? count / rows : 0, data, interrupt);
         else
             fill_random(isa, law == "normal" ? Law::normal : Law::uniform, seed, stream, static_cast<Draw>(kind),
-                        factor, count, data);
+                        factor, count, data, interrupt);
     });
 }
 

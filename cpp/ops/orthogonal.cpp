@@ -70,7 +70,7 @@ void fill_orthogonal(const IsaKernels& isa, std::uint64_t seed, std::uint32_t st
                      std::size_t columns, T* out, Interrupt& interrupt) {
     const std::size_t n = std::max(rows, columns), k = std::min(rows, columns);
     AlignedBuffer<double> q(checked_multiply(n, k));
-    fill_random(isa, Law::normal, seed, stream, Draw::weight, 1.0, n * k, q.data());
+    fill_random(isa, Law::normal, seed, stream, Draw::weight, 1.0, n * k, q.data(), interrupt);
     orthonormalise(n, k, q.data(), interrupt);
     // The k vectors of length n are the rows of a wide matrix or the columns of a tall one.
     for (std::size_t r = 0; r < rows; ++r)

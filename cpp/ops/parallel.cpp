@@ -36,7 +36,6 @@ void watch_forks() {
 }  // namespace
 
 void set_thread_limit(int threads) { g_thread_limit.store(threads); }
-int thread_limit() { return g_thread_limit.load(); }
 
 int threads_in_use() {
 #if defined(_OPENMP)

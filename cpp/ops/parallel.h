@@ -10,7 +10,6 @@ namespace gt {
 
 // 0: as many as OpenMP would use (OMP_NUM_THREADS, threadpoolctl).
 void set_thread_limit(int threads);
-int thread_limit();
 int threads_in_use();  // what a loop of many items would use now
 const char* thread_library();
 

@@ -15,12 +15,13 @@ constexpr std::size_t kItem = kBlocksPerItem * kRandomBlock;
 
 template <class T>
 void fill_random(const IsaKernels& isa, Law law, std::uint64_t seed, std::uint32_t stream, Draw draw, double factor,
-                 std::size_t count, T* out) {
+                 std::size_t count, T* out, Interrupt& interrupt) {
     const std::size_t items = (count + kItem - 1) / kItem;
     const Loop loop{items, 50.0 * static_cast<double>(count)};
     AlignedBuffer<double> scratch(checked_multiply(loop.workers(), kItem));
     const RandomKernels& random = *isa.f64.random;
     parallel_for(loop, [&](std::size_t item, std::size_t worker) {
+        if (interrupt.requested(worker)) return;
         double* numbers = scratch.data() + worker * kItem;
         const std::size_t first = item * kItem, n = std::min(kItem, count - first);
         const std::size_t blocks = (n + kRandomBlock - 1) / kRandomBlock;
@@ -33,6 +34,7 @@ void fill_random(const IsaKernels& isa, Law law, std::uint64_t seed, std::uint32
             for (std::size_t i = 0; i < n; ++i) out[first + i] = static_cast<T>(factor * (2 * numbers[i] - 1));
         }
     });
+    if (interrupt.stopped()) throw Interrupted{};
 }
 
 void normal_range(const IsaKernels& isa, std::uint64_t seed, std::uint32_t stream, Draw draw, std::uint64_t first,
@@ -48,8 +50,8 @@ void normal_range(const IsaKernels& isa, std::uint64_t seed, std::uint32_t strea
 }
 
 template void fill_random<float>(const IsaKernels&, Law, std::uint64_t, std::uint32_t, Draw, double, std::size_t,
-                                 float*);
+                                 float*, Interrupt&);
 template void fill_random<double>(const IsaKernels&, Law, std::uint64_t, std::uint32_t, Draw, double, std::size_t,
-                                  double*);
+                                  double*, Interrupt&);
 
 }  // namespace gt

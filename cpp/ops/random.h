@@ -15,10 +15,10 @@ enum class Draw : std::uint32_t { weight = 0, bias = 1, cotangent = 2 };
 enum class Law { normal, uniform };  // standard normal; uniform on (-1, 1)
 
 // out[i] = T(factor * element i of the stream), i < count: computed in float64 and rounded once, so that a float32
-// network is the rounding of the float64 one.
+// network is the rounding of the float64 one. Throws Interrupted.
 template <class T>
 void fill_random(const IsaKernels& isa, Law law, std::uint64_t seed, std::uint32_t stream, Draw draw, double factor,
-                 std::size_t count, T* out);
+                 std::size_t count, T* out, Interrupt& interrupt);
 
 // Elements [first, first + count) of the standard normal stream.
 void normal_range(const IsaKernels& isa, std::uint64_t seed, std::uint32_t stream, Draw draw, std::uint64_t first,

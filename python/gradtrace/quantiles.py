@@ -20,8 +20,9 @@ class StreamingQuantiles:
     """Quantiles of each row of a matrix whose columns arrive in batches.
 
     Exact up to 4096 columns (NumPy's linear interpolation). Beyond, each row keeps a histogram of 1024 bins whose width
-    doubles when a value falls outside, so that a quantile is right to two bins: at most 1/256 of the row's range. The
-    smallest and largest value stay exact. Infinities count as values below and above all others; NaN is left out.
+    doubles when a value falls outside, so that a quantile is right to two bins: at most 1/256 of the row's range, also
+    where it falls into a gap between values. The smallest and largest value stay exact. Infinities count as values
+    below and above all others; NaN is left out.
     """
 
     def __init__(self) -> None:
@@ -83,16 +84,27 @@ class StreamingQuantiles:
 
     def _of_row(self, row: int) -> Floats:
         counted = np.concatenate([[0], np.cumsum(self._bins[row])])
-        below, total = self._below[row], self._below[row] + counted[-1] + self._above[row]
+        total = self._below[row] + counted[-1] + self._above[row]
         if total == 0:
             return np.full(len(PROBABILITIES), np.nan)
         rank = np.array(PROBABILITIES) * (total - 1)
-        edges = self._origin[row] + self._width[row] * np.arange(_BINS + 1)
-        inside = np.interp(rank - below + 0.5, counted, edges)
-        inside = np.clip(inside, self._low[row], self._high[row])
-        inside = np.where(rank <= below, self._low[row], inside)
-        inside = np.where(rank >= total - self._above[row] - 1, self._high[row], inside)
-        return np.where(rank < below, -np.inf, np.where(rank >= total - self._above[row], np.inf, inside))
+        # As of single values: the two that a rank falls between may lie on both sides of a gap.
+        low, high = (self._of_ranks(row, np.floor(rank), counted), self._of_ranks(row, np.ceil(rank), counted))
+        with np.errstate(invalid="ignore"):
+            between = low + (rank - np.floor(rank)) * (high - low)
+        return np.where(np.isinf(low) | np.isinf(high) | (low == high), np.where(rank % 1 == 0, high, low), between)
+
+    def _of_ranks(self, row: int, rank: Floats, counted: npt.NDArray[np.int64]) -> Floats:
+        """Values of whole ranks, each inside its own bin."""
+        below = self._below[row]
+        finite = counted[-1]
+        inside = np.clip(rank - below, 0, max(finite - 1, 0))
+        place = np.clip(np.searchsorted(counted, inside, side="right") - 1, 0, _BINS - 1)
+        share = (inside - counted[place] + 0.5) / np.maximum(self._bins[row, place], 1)
+        value = self._origin[row] + self._width[row] * (place + share)
+        value = np.clip(value, self._low[row], self._high[row])
+        value = np.where(inside == 0, self._low[row], np.where(inside == finite - 1, self._high[row], value))
+        return np.where(rank < below, -np.inf, np.where(rank >= below + finite, np.inf, value))
 
 
 def _exact(row: Floats) -> Floats:

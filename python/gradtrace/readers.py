@@ -163,8 +163,9 @@ def _number_cells(cells: Sequence[str], name: str, lines: Sequence[int], file: s
     for cell, line in zip(cells, lines, strict=True):
         value = _float(cell)
         if cell.strip().lower() in _MISSING:
+            got = repr(cell.strip()) if cell.strip() else "nothing"
             raise DataError(
-                f"{file}: column {name!r}, line {line}: expected a number, got nothing; remove the row or fill it"
+                f"{file}: column {name!r}, line {line}: expected a number, got {got}; remove the row or fill it"
             )
         if value is None or not np.isfinite(value):
             raise DataError(

@@ -98,6 +98,8 @@ def left_over_text(summary: TraceSummary) -> str:
         return f"The forward pass is infinite or NaN from layer {summary.first_nonfinite} on."
     if summary.verdict == "dies":
         return f"The gradient of {_percent(summary.samples_lost)} of the samples is exactly zero at the first layer."
+    if summary.verdict == "undefined":
+        return "The gradient at the first layer is no number (NaN)."
     text = {
         "arrives": "times the last layer's gradient reaches the first: it arrives.",
         "vanishes": "times the last layer's gradient reaches the first: it vanishes.",
@@ -130,6 +132,8 @@ def split(summary: TraceSummary, typographic: bool = False) -> str:
 
 def weight_gradient(summary: TraceSummary) -> str:
     """Compare what the usual bar chart shows with what happened."""
+    if math.isnan(summary.log2_change) and summary.verdict != "dies":
+        return "The gradient at the first layer is no number, and neither is the weight gradient."
     if not math.isfinite(summary.log2_change) or not math.isfinite(summary.log2_grad_weight_change):
         return "The gradient is exactly zero at the first layer, and so is the weight gradient."
     delta = decimal(summary.log2_change, typographic=True)

@@ -223,6 +223,10 @@ class Stack:
             If an argument does not fit; the message names it, what was expected and what was got.
         MemoryError
             If outputs or kept arrays do not fit this machine.
+
+        Notes
+        -----
+        The arrays must not change while the trace runs.
         """
         names = _checked_keep(keep)
         _check_options(target, loss, cotangent, cotangent_seed, per_sample)
@@ -294,7 +298,7 @@ class Stack:
         return (*self.weights, *self.biases)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Stack, (list(self.weights), list(self.biases), list(self.activation))
+        return type(self), (list(self.weights), list(self.biases), list(self.activation))
 
     def __repr__(self) -> str:
         return f"Stack({_runs(self.sizes, 'x')}, activation={_runs(self.activation, ' x ')}, dtype={self.dtype})"

@@ -34,7 +34,7 @@ class TraceSummary:
 
     Attributes
     ----------
-    verdict : {"arrives", "vanishes", "explodes", "dies", "overflows"}
+    verdict : {"arrives", "vanishes", "explodes", "dies", "overflows", "undefined"}
         arrives: changed by less than 2^10; dies: exactly zero for at least half of the samples; overflows: a forward
         value is inf or NaN.
     log2_last, log2_first : float
@@ -214,7 +214,7 @@ def _verdict(first: float, last: float, first_nonfinite: int | None) -> str:
         return "overflows"
     change = first - last
     if not math.isfinite(change):
-        return "dies"
+        return "dies" if first == -math.inf else "undefined"
     if abs(change) < VERDICT_BITS:
         return "arrives"
     return "vanishes" if change < 0 else "explodes"

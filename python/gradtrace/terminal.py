@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -75,7 +76,7 @@ def print_report(traced: Sequence[TracedNetwork], rows: Dataset, settings: Setti
     """Print one row for each network, and how many of them the gradient gets through."""
     samples = sentences.plural(rows.x.shape[0], "sample")
     layers, units = sentences.plural(settings.depth, "layer"), sentences.plural(settings.width, "unit")
-    table = _table(f"{rows.name}: {samples}, {layers} of {units}, nothing trained")
+    table = _table(f"{escape(rows.name)}: {samples}, {layers} of {units}, nothing trained")
     for head in _REPORT_HEADS:
         table.add_column(head, justify="left" if head == "network" else "right", vertical="top")
     for one in traced:
@@ -93,7 +94,7 @@ def print_trace(trace: StackTrace, rows: Dataset, all_layers: bool) -> None:
     """Print one row for each of about a dozen layers, or for every layer, the last one first."""
     loss = "" if trace.loss is None else f", {rows.loss} {trace.loss:.4g}"
     samples, layers = sentences.plural(trace.samples, "sample"), sentences.plural(trace.depth, "layer")
-    table = _table(f"{rows.name}: {samples}, {layers}, {trace.dtype}{loss}")
+    table = _table(f"{escape(rows.name)}: {samples}, {layers}, {trace.dtype}{loss}")
     for head in _TRACE_HEADS:
         table.add_column(head, justify="left" if head == "activation" else "right")
     shown = list(range(trace.depth)) if all_layers else shown_layers(trace.depth)
