@@ -49,6 +49,44 @@ GT_INLINE void store_sums(RowSums<T, N>& sums, double* to) {
     for (std::size_t i = 0; i < N; ++i) to[i] = sums.sum(i);
 }
 
+// The direct and the gated part of the carried gradient at strip i, each by its own recursion. `carry` is the gate that
+// takes them to the step before; `through` what an arriving gradient is multiplied by on its way to the carried state.
+template <class T, bool kInjected, class At, class Through>
+GT_INLINE void split_strip(const CellBackward<T>& s, const CellScale<T>& scale, std::size_t i, At at, Vec<T> injected,
+                           Vec<T> p, Vec<T> carry, Through through, RowSums<T, kCellSums>& sums) {
+    Vec<T> direct = at.load(s.carried_direct + i) * broadcast(scale.carried_direct);
+    if (kInjected) direct += through(injected * broadcast(scale.u_direct));
+    const Vec<T> gated =
+        at.load(s.carried_gated + i) * broadcast(scale.carried_gated) + through(p * broadcast(scale.p_gated));
+    const Vec<T> carry_direct = direct * carry, carry_gated = gated * carry;
+    at.store(s.direct + i, direct);
+    at.store(s.gated + i, gated);
+    at.store(s.carry_direct + i, carry_direct);
+    at.store(s.carry_gated + i, carry_gated);
+    sums.part[kDirect] += direct * direct;
+    sums.part[kGated] += gated * gated;
+    sums.part[kCarryDirect] += carry_direct * carry_direct;
+    sums.part[kCarryGated] += carry_gated * carry_gated;
+}
+
+struct Yes {
+    static constexpr bool value = true;
+};
+struct No {
+    static constexpr bool value = false;
+};
+
+// row(r, injected, split) for every row, both as Yes or No: whether u arrives, and whether the split is followed.
+template <class T, class Row>
+GT_INLINE void for_each_row(const CellBackward<T>& s, Row&& row) {
+    for (std::size_t r = 0; r < s.rows; ++r) {
+        if (s.carried_direct == nullptr)
+            s.u ? row(r, Yes{}, No{}) : row(r, No{}, No{});
+        else
+            s.u ? row(r, Yes{}, Yes{}) : row(r, No{}, Yes{});
+    }
+}
+
 }  // namespace
 }  // namespace GT_ISA
 }  // namespace gt

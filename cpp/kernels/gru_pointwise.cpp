@@ -97,21 +97,9 @@ GT_INLINE void gru_backward_row(const CellBackward<T>& s, std::size_t r) {
             at.store(dz + block * n + u, d);
             square(kDz, d);
         }
-        if (kSplit) {
-            Vec<T> direct = at.load(s.carried_direct + i) * broadcast(scale.carried_direct);
-            if (kInjected) direct += injected * broadcast(scale.u_direct);
-            const Vec<T> gated =
-                at.load(s.carried_gated + i) * broadcast(scale.carried_gated) + p * broadcast(scale.p_gated);
-            at.store(s.direct + i, direct);
-            at.store(s.gated + i, gated);
-            const Vec<T> carry_direct = direct * update, carry_gated = gated * update;
-            at.store(s.carry_direct + i, carry_direct);
-            at.store(s.carry_gated + i, carry_gated);
-            square(kDirect, direct);
-            square(kGated, gated);
-            square(kCarryDirect, carry_direct);
-            square(kCarryGated, carry_gated);
-        }
+        if (kSplit)
+            split_strip<T, kInjected>(
+                s, scale, i, at, injected, p, update, [](Vec<T> v) GT_INLINE_LAMBDA { return v; }, sums);
         sums.move_on();
     });
     store_sums(sums, s.squares + r * kCellSums);
@@ -119,12 +107,9 @@ GT_INLINE void gru_backward_row(const CellBackward<T>& s, std::size_t r) {
 
 template <class T>
 void gru_backward(const CellBackward<T>& s) {
-    for (std::size_t r = 0; r < s.rows; ++r) {
-        if (s.carried_direct == nullptr)
-            s.u ? gru_backward_row<T, true, false>(s, r) : gru_backward_row<T, false, false>(s, r);
-        else
-            s.u ? gru_backward_row<T, true, true>(s, r) : gru_backward_row<T, false, true>(s, r);
-    }
+    for_each_row(s, [&](std::size_t r, auto injected, auto split) GT_INLINE_LAMBDA {
+        gru_backward_row<T, decltype(injected)::value, decltype(split)::value>(s, r);
+    });
 }
 
 template <class T>

@@ -112,21 +112,9 @@ GT_INLINE void lstm_backward_row(const CellBackward<T>& s, std::size_t r) {
         at.store(dz + LstmBlock::output * n + u, dz_o);
         sums.part[kDz] += (dz_i * dz_i + dz_f * dz_f) + (dz_g * dz_g + dz_o * dz_o);
 
-        if (kSplit) {
-            Vec<T> direct = at.load(s.carried_direct + i) * broadcast(scale.carried_direct);
-            if (kInjected) direct += injected * broadcast(scale.u_direct) * out;
-            const Vec<T> gated =
-                at.load(s.carried_gated + i) * broadcast(scale.carried_gated) + p * broadcast(scale.p_gated) * out;
-            at.store(s.direct + i, direct);
-            at.store(s.gated + i, gated);
-            const Vec<T> carry_direct = direct * forget, carry_gated = gated * forget;
-            at.store(s.carry_direct + i, carry_direct);
-            at.store(s.carry_gated + i, carry_gated);
-            square(kDirect, direct);
-            square(kGated, gated);
-            square(kCarryDirect, carry_direct);
-            square(kCarryGated, carry_gated);
-        }
+        if (kSplit)
+            split_strip<T, kInjected>(
+                s, scale, i, at, injected, p, forget, [&](Vec<T> v) GT_INLINE_LAMBDA { return v * out; }, sums);
         sums.move_on();
     });
     store_sums(sums, s.squares + r * kCellSums);
@@ -134,12 +122,9 @@ GT_INLINE void lstm_backward_row(const CellBackward<T>& s, std::size_t r) {
 
 template <class T>
 void lstm_backward(const CellBackward<T>& s) {
-    for (std::size_t r = 0; r < s.rows; ++r) {
-        if (s.carried_direct == nullptr)
-            s.u ? lstm_backward_row<T, true, false>(s, r) : lstm_backward_row<T, false, false>(s, r);
-        else
-            s.u ? lstm_backward_row<T, true, true>(s, r) : lstm_backward_row<T, false, true>(s, r);
-    }
+    for_each_row(s, [&](std::size_t r, auto injected, auto split) GT_INLINE_LAMBDA {
+        lstm_backward_row<T, decltype(injected)::value, decltype(split)::value>(s, r);
+    });
 }
 
 template <class T>

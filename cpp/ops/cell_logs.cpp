@@ -39,8 +39,6 @@ LogNumber term_entry(const LogTerm<T>& term, double base, std::size_t i) {
     return value * LogNumber{term.coefficients->log2[term.block + i], term.coefficients->sign[term.block + i]};
 }
 
-double shift_for(double top) { return std::isfinite(top) ? std::floor(top) + 1 : 0; }
-
 template <class T>
 T plain(LogNumber value, double shift) {
     return value.sign == 0 ? T(0) : static_cast<T>(value.sign * std::exp2(value.log2 - shift));
@@ -83,16 +81,22 @@ void log_coefficients(CellKind kind, std::size_t hidden, const T* z, const T* h_
     }
 }
 
+// The exponent of the largest entry, counted from `base`.
 template <class T>
-double sum_of_terms(std::size_t n, const LogTerm<T>* terms, std::size_t count, T* to) {
-    const double base = largest_exponent(terms, count);
+static double shift_of_largest(std::size_t n, const LogTerm<T>* terms, std::size_t count, double base) {
     double top = kNegativeInfinity;
     for (std::size_t t = 0; t < count; ++t)
         for (std::size_t i = 0; i < n; ++i) {
             const LogNumber value = term_entry(terms[t], base, i);
             if (value.sign != 0) top = std::max(top, value.log2);
         }
-    const double shift = shift_for(top);
+    return std::isfinite(top) ? std::floor(top) + 1 : 0;
+}
+
+template <class T>
+double sum_of_terms(std::size_t n, const LogTerm<T>* terms, std::size_t count, T* to) {
+    const double base = largest_exponent(terms, count);
+    const double shift = shift_of_largest(n, terms, count, base);
     for (std::size_t i = 0; i < n; ++i) {
         double sum = 0;
         for (std::size_t t = 0; t < count; ++t) sum += plain<double>(term_entry(terms[t], base, i), shift);
@@ -104,13 +108,7 @@ double sum_of_terms(std::size_t n, const LogTerm<T>* terms, std::size_t count, T
 template <class T>
 double products_side_by_side(std::size_t n, const LogTerm<T>* terms, std::size_t parts, T* to) {
     const double base = largest_exponent(terms, parts);
-    double top = kNegativeInfinity;
-    for (std::size_t part = 0; part < parts; ++part)
-        for (std::size_t i = 0; i < n; ++i) {
-            const LogNumber value = term_entry(terms[part], base, i);
-            if (value.sign != 0) top = std::max(top, value.log2);
-        }
-    const double shift = shift_for(top);
+    const double shift = shift_of_largest(n, terms, parts, base);
     for (std::size_t part = 0; part < parts; ++part)
         for (std::size_t i = 0; i < n; ++i) to[part * n + i] = plain<T>(term_entry(terms[part], base, i), shift);
     return base + shift;
