@@ -78,6 +78,20 @@ def test_what_this_machine_cannot_hold_is_refused_at_once():
     assert time.monotonic() - start < 1
 
 
+def test_sequences_that_this_machine_cannot_hold_are_refused_at_once():
+    have = _core.physical_memory()
+    lstm, start = gt.LSTM.random(1, 1024), time.monotonic()
+    steps = have // (64 * 6 * 1024 * 4) + 1
+    for call in (lstm.trace, lstm.forward, lstm.influence):
+        with pytest.raises(MemoryError, match=rf"\Ax: the trace needs \d+ bytes, this machine has {have}; use fewer"):
+            call(sparse(steps, 64, 1))
+    with pytest.raises(MemoryError, match=rf"\Akeep: needs \d+ bytes, this machine has {have}; keep less"):
+        lstm.trace(sparse(steps // 2 + 2, 64, 1), keep=["gates", "dgates"])
+    with pytest.raises(MemoryError, match=rf"\Ax: the influence map needs \d+ bytes, this machine has {have}; use"):
+        gt.LSTM.random(1, 2).influence(sparse(int((have / 16) ** 0.5) + 1, 1, 1))
+    assert time.monotonic() - start < 1
+
+
 def python(code, **environment):
     return subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code],
@@ -234,14 +248,29 @@ def test_a_forked_child_does_not_hang():
     assert queue.get() == here.log2_delta[0, 0]
 
 
-def test_ctrl_c_stops_a_long_trace():
-    code = """
-import numpy as np, gradtrace as gt, sys
+STACK_CALL = """
 stack = gt.Stack.random([1024] * 201, init="he_uniform", activation="relu")
+call = lambda: stack.trace(np.ones((2048, 1024), "float32"))
+"""
+LSTM_CALL = """
+lstm = gt.LSTM.random(64, 512, num_layers=2)
+call = lambda: lstm.trace(np.ones((500, 128, 64), "float32"))
+"""
+INFLUENCE_CALL = """
+lstm = gt.LSTM.random(64, 512)
+call = lambda: lstm.influence(np.ones((600, 8, 64), "float32"))
+"""
+
+
+@pytest.mark.parametrize("setup", [STACK_CALL, LSTM_CALL, INFLUENCE_CALL], ids=["stack", "lstm", "influence"])
+def test_ctrl_c_stops_a_long_trace(setup):
+    code = f"""
+import numpy as np, gradtrace as gt, sys
+{setup}
 print("ready", flush=True)
 try:
     while True:
-        stack.trace(np.ones((2048, 1024), "float32"))
+        call()
 except KeyboardInterrupt:
     print("stopped", flush=True)
 """
