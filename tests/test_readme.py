@@ -1,6 +1,8 @@
 """The README's example runs and reads what it says; its commands are the ones that CI takes."""
 
 import contextlib
+import doctest
+import importlib
 import io
 import re
 from pathlib import Path
@@ -44,6 +46,14 @@ def test_inside_an_lstm():
         stated = re.search(pattern, second)
         assert stated
         assert float(lines[line]) == pytest.approx(float(stated[1]), abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["gradtrace", "messages", "recurrent", "stack", "summary"])
+def test_docstrings_read_what_they_say(name):
+    module = importlib.import_module(name if name == "gradtrace" else f"gradtrace.{name}")
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
 
 
 def test_commands_install_extras_that_exist():
