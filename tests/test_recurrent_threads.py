@@ -1,6 +1,10 @@
 """Threads change no bit of a recurrent trace, and samples may stand in any order."""
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,3 +143,17 @@ def test_a_reverse_direction_is_the_forward_one_of_the_reversed_input(dtype, isa
     for name, axes in RECURRENT["lstm"].items():
         if axes.startswith("K"):
             assert_close(getattr(one, name)[0], getattr(got, name)[1], tolerance("chunks", "log2", dtype), name)
+
+
+def test_workers_that_a_recurrent_trace_starts_keep_their_subnormals(threads):
+    """In a process of its own: the first parallel loop starts the library's threads, in the mode of that moment."""
+    code = """
+import numpy as np, gradtrace as gt
+from test_stack_threads import test_workers_of_the_thread_library_keep_their_subnormals as check
+gt.set_num_threads(2)
+gt.LSTM.random(32, 64).trace(np.ones((100, 32, 32), "f"))
+check(None, gt.set_num_threads)
+"""
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=here, check=False)
+    assert ended.returncode == 0, ended.stderr

@@ -94,6 +94,8 @@ void parallel_for(const Loop& loop, const std::function<void(std::size_t, std::s
     if (workers > 1) {
         watch_forks();
         g_pool_started.store(true);
+        // Threads that the library starts here inherit the caller's mode and keep it, for whoever else uses them.
+        const SubnormalMode keep(Subnormals::keep);
         std::exception_ptr failure;  // an exception must not leave a parallel region
         std::atomic<bool> failed{false};
 #pragma omp parallel num_threads(workers)
