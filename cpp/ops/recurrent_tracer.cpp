@@ -200,11 +200,15 @@ bool RecurrentTracer<T>::store_forward(std::size_t layer, const ForwardOutputs<T
     if (gates) {
         for (std::size_t step = 0; step < sequence_.steps(); ++step) {
             const double count = static_cast<double>(sequence_.active(step) * n);
-            for (std::size_t g = 0; g < 2 * gates; ++g) {
+            const auto mean_of = [&](std::size_t column) {
                 double sum = 0;
                 for (std::size_t slot = 0; slot < sequence_.active(step); ++slot)
-                    sum += s.gate_sums[(sequence_.first_row(step) + slot) * 2 * gates + g];
-                (g < gates ? out.gate_mean : out.gate_saturated)[step * gates + g % gates] = sum / count;
+                    sum += s.gate_sums[(sequence_.first_row(step) + slot) * 2 * gates + column];
+                return sum / count;
+            };
+            for (std::size_t g = 0; g < gates; ++g) {
+                out.gate_mean[step * gates + g] = mean_of(g);
+                out.gate_saturated[step * gates + g] = mean_of(gates + g);
             }
         }
         double total = 0;
