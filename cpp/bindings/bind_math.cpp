@@ -75,7 +75,7 @@ py::tuple log_derivative(const std::string& name, const py::array& z) {
     return py::make_tuple(log_magnitude, sign);
 }
 
-// a (m, k) or, transposed, (k, m); b (k, n), n a multiple of 16; into out (m, n).
+// a (m, k) or, transposed, (k, m); b (k, n), n 1 or a multiple of 16; into out (m, n).
 void matrix_product(const py::array& a, const py::array& b, const py::array& out, bool transposed, bool add) {
     with_dtype(a, "a", [&](auto zero) {
         using T = decltype(zero);
@@ -86,14 +86,14 @@ void matrix_product(const py::array& a, const py::array& b, const py::array& out
         require_shape(right, "b", {k, -1}, "(k, n)");
         const py::ssize_t n = right.shape(1);
         require_shape(result, "out", {m, n}, "(m, n)");
-        if (n % static_cast<py::ssize_t>(kColumnMultiple) != 0)
-            fail_value("b", "columns in multiples of 16", shape_text(right));
+        if (n != 1 && n % static_cast<py::ssize_t>(kColumnMultiple) != 0)
+            fail_value("b", "one column, or columns in multiples of 16", shape_text(right));
         const GemmKernels<T>& kernels = *active_isa().get<T>().gemm;
         (transposed ? kernels.tn : kernels.nn)(static_cast<std::size_t>(m), static_cast<std::size_t>(n),
                                                static_cast<std::size_t>(k), static_cast<const T*>(left.data()),
                                                static_cast<std::size_t>(left.shape(1)),
                                                static_cast<const T*>(right.data()), static_cast<std::size_t>(n),
-                                               result.mutable_data(), static_cast<std::size_t>(n), add);
+                                               result.mutable_data(), static_cast<std::size_t>(n), add, nullptr);
     });
 }
 

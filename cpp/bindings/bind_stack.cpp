@@ -5,6 +5,7 @@
 
 #include "bindings/bind.h"
 #include "bindings/checked_stack.h"
+#include "bindings/result_array.h"
 #include "bindings/run_op.h"
 #include "ops/stack_tracer.h"
 
@@ -152,7 +153,7 @@ class Tracer {
         const auto depth = static_cast<py::ssize_t>(stack_->weights.size());
         py::dict arrays;
         const auto table = [&](const char* name, py::ssize_t rows) {
-            py::array_t<double> array = rows ? py::array_t<double>({rows, batch}) : py::array_t<double>(batch);
+            py::array_t<double> array = rows ? result_array({rows, batch}) : result_array({batch});
             arrays[name] = array;
             return array.mutable_data();
         };

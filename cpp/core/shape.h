@@ -23,10 +23,12 @@ struct BatchShape {
     std::size_t chunks() const { return (blocks() + chunk_blocks - 1) / chunk_blocks; }
 };
 
-// `bytes_per_sample`: what one sample needs in the arena (activations and deltas of all layers).
+// `bytes_per_sample`: what one sample needs in the arena (activations and deltas of all layers). A single sample is not
+// padded: its units are what vectors run over.
 inline BatchShape cut_batch(std::size_t samples, std::size_t bytes_per_sample, std::size_t column_multiple,
                             std::size_t max_columns) {
     constexpr std::size_t kChunkBytes = std::size_t{128} << 20;
+    if (samples == 1) return {1, 1, 1};
     std::size_t columns = std::min(max_columns, round_up(std::max<std::size_t>(samples, 1), column_multiple));
     while (columns > column_multiple && checked_multiply(columns, bytes_per_sample) > kChunkBytes) columns /= 2;
     columns = round_up(columns, column_multiple);

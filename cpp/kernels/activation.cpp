@@ -13,108 +13,175 @@ namespace {
 // Rows summed in T before the sum moves to float64: few enough to cost no digits, enough to hide the conversion.
 constexpr std::size_t kGroup = 16;
 
+// What a vector of the layer became, and its terms in the sums.
+template <class T>
+struct Activated {
+    Vec<T> z, a, derivative, size;
+};
+
 template <class T>
 struct LayerSums {
     Vec<T> z{}, z_squared{}, a{}, a_squared{}, derivative{}, saturated{}, on{};
 
-    GT_INLINE void add_to(ForwardSums& sums, std::size_t column, bool can_die) const {
-        accumulate(sums.z + column, z);
-        accumulate(sums.z_squared + column, z_squared);
-        accumulate(sums.a + column, a);
-        accumulate(sums.a_squared + column, a_squared);
-        accumulate(sums.derivative + column, derivative);
-        accumulate(sums.saturated + column, saturated);
-        if (can_die) accumulate(sums.on + column, on);
+    // `at` takes out what lies beyond the layer's units.
+    template <class A, class At>
+    GT_INLINE void add(const Activated<T>& v, At at) {
+        const Vec<T> one = broadcast(T(1)), threshold = broadcast(T(kSaturatedShare * A::info.derivative_sup));
+        z += at.keep(v.z);
+        z_squared += at.keep(v.z * v.z);
+        a += at.keep(v.a);
+        a_squared += at.keep(v.a * v.a);
+        derivative += at.keep(v.size);
+        saturated += at.keep(keep_if(v.size < threshold, one));
+        if (A::info.can_die) on += at.keep(keep_if(v.size != T(0), one));
+    }
+    template <class A, class Put>
+    GT_INLINE void put(ForwardSums& sums, Put&& put) const {
+        put(sums.z, z);
+        put(sums.z_squared, z_squared);
+        put(sums.a, a);
+        put(sums.a_squared, a_squared);
+        put(sums.derivative, derivative);
+        put(sums.saturated, saturated);
+        if (A::info.can_die) put(sums.on, on);
     }
 };
 
-template <class T, class A, bool kScaled>
-GT_INLINE Vec<T> preactivation(const ForwardTile<T>& t, std::size_t row, std::size_t column) {
-    const Vec<T> product = load(t.z + row * t.ld + column);
-    if (!kScaled) return t.bias ? product + broadcast(t.bias[row]) : product;
-    const Vec<T> scaled = product * load(t.scale->scale + column);
-    return t.bias ? scaled + broadcast(t.bias[row]) * load(t.scale->bias_scale + column) : scaled;
-}
+// The scale of a vector's samples: see PreactivationScale.
+template <class T>
+struct VectorScale {
+    Vec<T> scale, bias_scale;
+    decltype(Vec<T>{} != Vec<T>{}) linear;
+};
 
 template <class T, class A, bool kScaled>
-GT_INLINE void activate(const ForwardTile<T>& t, std::size_t column, Vec<T> z, Vec<T>& a, Vec<T>& derivative) {
-    A::forward(z, a, derivative);
+GT_INLINE Activated<T> activate(Vec<T> product, Vec<T> bias, const VectorScale<T>& s) {
+    Activated<T> v;
+    v.z = kScaled ? product * s.scale + bias * s.bias_scale : product + bias;
+    A::forward(v.z, v.a, v.derivative);
     if (kScaled && A::info.near_zero == NearZero::linear) {
-        const auto linear = load(t.scale->linear + column) != T(0);
         const Vec<T> slope =
-            select(z > T(0), broadcast(T(A::info.slope_positive)), broadcast(T(A::info.slope_negative)));
-        a = select(linear, slope * z, a);
-        derivative = select(linear, slope, derivative);
+            select(v.z > T(0), broadcast(T(A::info.slope_positive)), broadcast(T(A::info.slope_negative)));
+        v.a = select(s.linear, slope * v.z, v.a);
+        v.derivative = select(s.linear, slope, v.derivative);
     }
+    v.size = abs(v.derivative);
+    return v;
 }
 
-// One vector of samples down all rows.
+// Many samples: one vector of them down all rows.
 template <class T, class A, bool kScaled>
-GT_INLINE void forward_column(const ForwardTile<T>& t, std::size_t column) {
-    const Vec<T> one = broadcast(T(1));
-    const Vec<T> threshold = broadcast(T(kSaturatedShare * A::info.derivative_sup));
+GT_INLINE void forward_samples(const ForwardTile<T>& t, std::size_t column) {
+    VectorScale<T> scale{};
+    if (kScaled)
+        scale = {load(t.scale->scale + column), load(t.scale->bias_scale + column),
+                 load(t.scale->linear + column) != T(0)};
     const auto valid = load(t.valid + column) != T(0);
     for (std::size_t group = 0; group < t.rows; group += kGroup) {
         const std::size_t end = group + kGroup < t.rows ? group + kGroup : t.rows;
         LayerSums<T> sums;
         for (std::size_t row = group; row < end; ++row) {
             const std::size_t at = row * t.ld + column;
-            const Vec<T> z = preactivation<T, A, kScaled>(t, row, column);
-            Vec<T> a, derivative;
-            activate<T, A, kScaled>(t, column, z, a, derivative);
-            store(t.z + at, z);
-            store(t.a + at, a);
-            store(t.derivative + at, derivative);
-            const Vec<T> size = abs(derivative);
-            sums.z += z;
-            sums.z_squared += z * z;
-            sums.a += a;
-            sums.a_squared += a * a;
-            sums.derivative += size;
-            sums.saturated += keep_if(size < threshold, one);
-            if (A::info.can_die) {
-                const auto on = size != T(0);
-                sums.on += keep_if(on, one);
-                if (any(on & valid)) t.alive[row] = 1;
-            }
+            const Vec<T> bias = t.bias ? broadcast(t.bias[row]) : Vec<T>{};
+            const Activated<T> v = activate<T, A, kScaled>(load(t.z + at), bias, scale);
+            store(t.z + at, v.z);
+            store(t.a + at, v.a);
+            store(t.derivative + at, v.derivative);
+            sums.template add<A>(v, WholeVector{});
+            if (A::info.can_die && any((v.size != T(0)) & valid)) t.alive[row] = 1;
         }
-        sums.add_to(*t.add_sums, column, A::info.can_die);
+        sums.template put<A>(*t.add_sums,
+                             [&](double* to, Vec<T> sum) GT_INLINE_LAMBDA { accumulate(to + column, sum); });
     }
+}
+
+// One sample: its units are what lies side by side.
+template <class T, class A, bool kScaled>
+GT_INLINE void forward_units(const ForwardTile<T>& t) {
+    VectorScale<T> scale{};
+    if (kScaled)
+        scale = {broadcast(t.scale->scale[0]), broadcast(t.scale->bias_scale[0]),
+                 broadcast(t.scale->linear[0]) != T(0)};
+    for (std::size_t group = 0; group < t.rows; group += kGroup * kLanes<T>) {
+        const std::size_t left = t.rows - group, length = left < kGroup * kLanes<T> ? left : kGroup * kLanes<T>;
+        LayerSums<T> sums;
+        for_each_strip<T>(length, [&](std::size_t i, auto at) GT_INLINE_LAMBDA {
+            const std::size_t row = group + i;
+            const Vec<T> bias = t.bias ? at.load(t.bias + row) : Vec<T>{};
+            const Activated<T> v = activate<T, A, kScaled>(at.load(t.z + row), bias, scale);
+            at.store(t.z + row, v.z);
+            at.store(t.a + row, v.a);
+            at.store(t.derivative + row, v.derivative);
+            sums.template add<A>(v, at);
+            if (A::info.can_die) at.mark(t.alive + row, v.size != T(0));
+        });
+        sums.template put<A>(*t.add_sums, [](double* to, Vec<T> sum) GT_INLINE_LAMBDA { *to += reduce_add(sum); });
+    }
+}
+
+template <class T, class A, bool kScaled>
+GT_INLINE void forward_tile(const ForwardTile<T>& t) {
+    if (t.columns == 1) return forward_units<T, A, kScaled>(t);
+    for (std::size_t c = 0; c < t.columns; c += kLanes<T>) forward_samples<T, A, kScaled>(t, c);
 }
 
 template <class T, class A>
 void activation_forward(const ForwardTile<T>& t) {
-    if (t.scale)
-        for (std::size_t c = 0; c < t.columns; c += kLanes<T>) forward_column<T, A, true>(t, c);
-    else
-        for (std::size_t c = 0; c < t.columns; c += kLanes<T>) forward_column<T, A, false>(t, c);
+    t.scale ? forward_tile<T, A, true>(t) : forward_tile<T, A, false>(t);
+}
+
+template <class T>
+struct BackwardSums {
+    Vec<T> da_squared{}, delta_squared{};
+};
+
+template <class T, class At>
+GT_INLINE void backward_vector(const BackwardTile<T>& t, std::size_t i, At at, BackwardSums<T>& sums, Vec<T>& largest) {
+    const Vec<T> da = at.load(t.da + i), delta = at.load(t.delta + i) * da;
+    at.store(t.delta + i, delta);
+    sums.da_squared += da * da;
+    sums.delta_squared += delta * delta;
+    largest = max(abs(delta), largest);
+}
+
+template <class T>
+GT_INLINE void backward_samples(const BackwardTile<T>& t, std::size_t column) {
+    Vec<T> largest{};
+    double da_squared[kLanes<T>] = {}, delta_squared[kLanes<T>] = {};
+    for (std::size_t group = 0; group < t.rows; group += kGroup) {
+        const std::size_t end = group + kGroup < t.rows ? group + kGroup : t.rows;
+        BackwardSums<T> sums;
+        for (std::size_t row = group; row < end; ++row)
+            backward_vector(t, row * t.ld + column, WholeVector{}, sums, largest);
+        accumulate(da_squared, sums.da_squared);
+        accumulate(delta_squared, sums.delta_squared);
+    }
+    store(t.delta_max + column, largest);
+    for (std::size_t i = 0; i < kLanes<T>; ++i) {
+        t.da_squared[column + i] = da_squared[i];
+        t.delta_squared[column + i] = delta_squared[i];
+    }
+}
+
+template <class T>
+GT_INLINE void backward_units(const BackwardTile<T>& t) {
+    Vec<T> largest{};
+    *t.da_squared = *t.delta_squared = 0;
+    for (std::size_t group = 0; group < t.rows; group += kGroup * kLanes<T>) {
+        const std::size_t left = t.rows - group, length = left < kGroup * kLanes<T> ? left : kGroup * kLanes<T>;
+        BackwardSums<T> sums;
+        for_each_strip<T>(
+            length, [&](std::size_t i, auto at) GT_INLINE_LAMBDA { backward_vector(t, group + i, at, sums, largest); });
+        *t.da_squared += reduce_add(sums.da_squared);
+        *t.delta_squared += reduce_add(sums.delta_squared);
+    }
+    *t.delta_max = largest_lane<T>(largest);
 }
 
 template <class T>
 void activation_backward(const BackwardTile<T>& t) {
-    for (std::size_t column = 0; column < t.columns; column += kLanes<T>) {
-        Vec<T> largest{};
-        double da_squared[kLanes<T>] = {}, delta_squared[kLanes<T>] = {};
-        for (std::size_t group = 0; group < t.rows; group += kGroup) {
-            const std::size_t end = group + kGroup < t.rows ? group + kGroup : t.rows;
-            Vec<T> da_group{}, delta_group{};
-            for (std::size_t row = group; row < end; ++row) {
-                const std::size_t at = row * t.ld + column;
-                const Vec<T> da = load(t.da + at), delta = load(t.delta + at) * da;
-                store(t.delta + at, delta);
-                da_group += da * da;
-                delta_group += delta * delta;
-                largest = max(abs(delta), largest);
-            }
-            accumulate(da_squared, da_group);
-            accumulate(delta_squared, delta_group);
-        }
-        store(t.delta_max + column, largest);
-        for (std::size_t i = 0; i < kLanes<T>; ++i) {
-            t.da_squared[column + i] = da_squared[i];
-            t.delta_squared[column + i] = delta_squared[i];
-        }
-    }
+    if (t.columns == 1) return backward_units(t);
+    for (std::size_t column = 0; column < t.columns; column += kLanes<T>) backward_samples(t, column);
 }
 
 template <class A>

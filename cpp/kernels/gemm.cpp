@@ -1,5 +1,9 @@
 // Matrix products for tiles whose columns (samples) are contiguous. Left operand: one broadcast per element; right
 // operand and result: whole vectors. `nn` broadcasts down rows of W (forward), `tn` down its columns (backward).
+//
+// The summed axis is cut into blocks whose part of the right operand stays in L1 while all rows pass by. Rows are
+// independent of each other: how many are computed in one call changes no bit.
+#include "kernels/gemv.h"
 #include "kernels/kernel_table.h"
 #include "simd/vec.h"
 
@@ -7,14 +11,16 @@ namespace gt {
 namespace GT_ISA {
 namespace {
 
-// Registers: kTileRows x 2 accumulators, 2 right vectors, 1 broadcast. 16 chains hide 4 cycles of latency on two FMA
-// units.
+// A tile of R rows x V vectors has about so many accumulators: twice what hides 4 cycles of latency on two FMA units,
+// so that with V right vectors and a broadcast the registers suffice, and no cycle needs more than two loads.
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr std::size_t kTileRows = 8;
+constexpr std::size_t kAccumulators = 16, kMostVectors = 4;
 #else
-constexpr std::size_t kTileRows = 6;
+constexpr std::size_t kAccumulators = 12, kMostVectors = 2;
 #endif
-constexpr std::size_t kTileVectors = 2;
+constexpr std::size_t rows_of_tile(std::size_t vectors) { return kAccumulators / vectors; }
+
+constexpr std::size_t kBlockBytes = 32 << 10;  // of the right operand, and of copied columns of the left
 
 template <class T>
 struct Product {
@@ -26,23 +32,27 @@ struct Product {
     T* c;
     std::size_t ldc;
     bool add;
+    Ahead* ahead;
 };
 
-// One R x V tile of accumulators: rows [row, row + R), columns [column, column + V vectors).
+// One R x V tile of accumulators: rows [row, row + R), the V vectors at p.b and p.c.
 template <class T, bool kTransposed, std::size_t R, std::size_t V>
-GT_INLINE void tile(const Product<T>& p, std::size_t row, std::size_t column) {
+GT_INLINE void tile(const Product<T>& p, std::size_t row) {
     Vec<T> acc[R][V];
     const T* a = kTransposed ? p.a + row : p.a + row * p.lda;
-    const T* b = p.b + column;
-    T* c = p.c + row * p.ldc + column;
+    T* c = p.c + row * p.ldc;
 #pragma GCC unroll 16
     for (std::size_t r = 0; r < R; ++r)
 #pragma GCC unroll 16
         for (std::size_t v = 0; v < V; ++v) acc[r][v] = p.add ? load(c + r * p.ldc + v * kLanes<T>) : Vec<T>{};
-    for (std::size_t k = 0; k < p.k; ++k) {
+    const char* ahead = p.ahead ? p.ahead->take(p.k) : nullptr;
+    const std::size_t step = ahead ? Ahead::kLine : 0;  // without anything to ask for, one line again and again
+    if (!ahead) ahead = reinterpret_cast<const char*>(p.b);
+    for (std::size_t k = 0; k < p.k; ++k, ahead += step) {
+        __builtin_prefetch(ahead);
         Vec<T> right[V];
 #pragma GCC unroll 16
-        for (std::size_t v = 0; v < V; ++v) right[v] = load(b + k * p.ldb + v * kLanes<T>);
+        for (std::size_t v = 0; v < V; ++v) right[v] = load(p.b + k * p.ldb + v * kLanes<T>);
 #pragma GCC unroll 16
         for (std::size_t r = 0; r < R; ++r) {
             const Vec<T> left = broadcast(kTransposed ? a[k * p.lda + r] : a[r * p.lda + k]);
@@ -56,60 +66,133 @@ GT_INLINE void tile(const Product<T>& p, std::size_t row, std::size_t column) {
         for (std::size_t v = 0; v < V; ++v) store(c + r * p.ldc + v * kLanes<T>, acc[r][v]);
 }
 
-// R rows against all columns: the rows stay in L1 while the right operand comes from L2.
-template <class T, bool kTransposed, std::size_t R>
-GT_INLINE void row_strip(const Product<T>& p, std::size_t row, std::size_t n) {
-    constexpr std::size_t kPanel = kTileVectors * kLanes<T>;
-    std::size_t column = 0;
-    for (; column + kPanel <= n; column += kPanel) tile<T, kTransposed, R, kTileVectors>(p, row, column);
-    for (; column < n; column += kLanes<T>) tile<T, kTransposed, R, 1>(p, row, column);
+template <class T, bool kTransposed, std::size_t V>
+GT_INLINE void all_rows(const Product<T>& p, std::size_t m) {
+    constexpr std::size_t R = rows_of_tile(V);
+    std::size_t row = 0;
+    for (; row + R <= m; row += R) tile<T, kTransposed, R, V>(p, row);
+    if (R > 4)
+        for (; row + 4 <= m; row += 4) tile<T, kTransposed, 4, V>(p, row);
+    for (; row < m; ++row) tile<T, kTransposed, 1, V>(p, row);
 }
 
 template <class T, bool kTransposed>
-GT_INLINE void all_rows(const Product<T>& p, std::size_t m, std::size_t n) {
-    std::size_t row = 0;
-    for (; row + kTileRows <= m; row += kTileRows) row_strip<T, kTransposed, kTileRows>(p, row, n);
-    for (; row + 4 <= m; row += 4) row_strip<T, kTransposed, 4>(p, row, n);
-    for (; row < m; ++row) row_strip<T, kTransposed, 1>(p, row, n);
+GT_INLINE void panel(const Product<T>& p, std::size_t m, std::size_t vectors) {
+    switch (vectors) {
+        case 1:
+            return all_rows<T, kTransposed, 1>(p, m);
+        case 2:
+            return all_rows<T, kTransposed, 2>(p, m);
+#if defined(__AVX512F__) || defined(__aarch64__)
+        case 3:
+            return all_rows<T, kTransposed, 3>(p, m);
+        case 4:
+            return all_rows<T, kTransposed, 4>(p, m);
+#endif
+        default:
+            return;
+    }
+}
+
+// All columns, panel by panel. `b` is the right operand itself if one panel holds it, else its copy, panel behind
+// panel.
+template <class T, bool kTransposed>
+GT_INLINE void all_panels(const Product<T>& p, std::size_t m, std::size_t n) {
+    constexpr std::size_t kWide = kMostVectors * kLanes<T>;
+    if (n <= kWide) return panel<T, kTransposed>(p, m, n / kLanes<T>);
+    for (std::size_t column = 0; column < n; column += kWide) {
+        const std::size_t columns = n - column < kWide ? n - column : kWide;
+        panel<T, kTransposed>({p.k, p.a, p.lda, p.b + p.k * column, columns, p.c + column, p.ldc, p.add, p.ahead}, m,
+                              columns / kLanes<T>);
+    }
+}
+
+// Panels of a wide right operand are copied: their rows would fall into a few sets of L1 and push each other out.
+template <class T>
+GT_INLINE void copy_panels(const Product<T>& p, std::size_t n, T* to) {
+    constexpr std::size_t kWide = kMostVectors * kLanes<T>;
+    for (std::size_t column = 0; column < n; column += kWide) {
+        const std::size_t columns = n - column < kWide ? n - column : kWide;
+        for (std::size_t k = 0; k < p.k; ++k, to += columns)
+            for (std::size_t j = 0; j < columns; j += kLanes<T>) store(to + j, load(p.b + k * p.ldb + column + j));
+    }
 }
 
 // Columns of a wide left operand lie a page apart: they fall into few sets of L1 and each line would be fetched once
-// per tile. A line's worth of them is therefore copied once, and all tiles read the copy.
-constexpr std::size_t kPackedColumns = 16, kPackedDepth = 256;
+// per tile. A few lines' worth of them is therefore copied once, while the next are on their way, and all tiles read
+// the copy.
+constexpr std::size_t kLine = 16, kCopiedColumns = 4 * kLine;
 
 template <class T>
-GT_INLINE void copy_line(const T* from, std::size_t count, T* to) {
-    if (count == kPackedColumns)
-        for (std::size_t i = 0; i < kPackedColumns; i += kLanes<T>) store(to + i, load(from + i));
-    else
-        for (std::size_t i = 0; i < count; ++i) to[i] = from[i];
+GT_INLINE void copy_columns(const T* from, std::size_t ld, std::size_t depth, std::size_t columns, T* to) {
+    for (std::size_t k = 0; k < depth; ++k) {
+        const T* line = from + k * ld;
+        for (std::size_t i = 0; i < columns; i += kLine) {
+            T* at = to + (i * depth + k * kLine);
+            __builtin_prefetch(line + kCopiedColumns + i);
+            if (i + kLine <= columns)
+                for (std::size_t j = 0; j < kLine; j += kLanes<T>) store(at + j, load(line + i + j));
+            else
+                for (std::size_t j = 0; i + j < columns; ++j) at[j] = line[i + j];
+        }
+    }
 }
 
 template <class T>
-void packed_columns(const Product<T>& p, std::size_t m, std::size_t n) {
-    T packed[kPackedDepth * kPackedColumns];
-    for (std::size_t row = 0; row < m; row += kPackedColumns) {
-        const std::size_t rows = m - row < kPackedColumns ? m - row : kPackedColumns;
-        for (std::size_t k = 0; k < p.k; k += kPackedDepth) {
-            const std::size_t depth = p.k - k < kPackedDepth ? p.k - k : kPackedDepth;
-            for (std::size_t i = 0; i < depth; ++i)
-                copy_line(p.a + (k + i) * p.lda + row, rows, packed + i * kPackedColumns);
-            const Product<T> part{depth, packed,        kPackedColumns, p.b + k * p.ldb, p.ldb, p.c + row * p.ldc,
-                                  p.ldc, p.add || k > 0};
-            all_rows<T, true>(part, rows, n);
+GT_INLINE void from_copied_columns(const Product<T>& p, std::size_t m, std::size_t n) {
+    T copy[kBlockBytes / sizeof(T)];
+    for (std::size_t row = 0; row < m; row += kCopiedColumns) {
+        const std::size_t rows = m - row < kCopiedColumns ? m - row : kCopiedColumns;
+        copy_columns(p.a + row, p.lda, p.k, rows, copy);
+        for (std::size_t i = 0; i < rows; i += kLine)
+            all_panels<T, true>(
+                {p.k, copy + i * p.k, kLine, p.b, p.ldb, p.c + (row + i) * p.ldc, p.ldc, p.add, p.ahead},
+                rows - i < kLine ? rows - i : kLine, n);
+    }
+}
+
+// Rows of the left operand that stay in L1 while all panels pass by.
+constexpr std::size_t kRowsOfBlock = 48;
+
+template <class T, bool kTransposed>
+GT_INLINE void all_blocks(const Product<T>& p, std::size_t m, std::size_t n) {
+    for (std::size_t row = 0; row < m; row += kRowsOfBlock)
+        all_panels<T, kTransposed>({p.k, kTransposed ? p.a + row : p.a + row * p.lda, p.lda, p.b, p.ldb,
+                                    p.c + row * p.ldc, p.ldc, p.add, p.ahead},
+                                   m - row < kRowsOfBlock ? m - row : kRowsOfBlock, n);
+}
+
+// At most kMaxColumns columns: their part of the right operand fits kBlockBytes.
+template <class T, bool kTransposed>
+GT_INLINE void columns_product(const Product<T>& whole, std::size_t m, std::size_t n) {
+    constexpr std::size_t kFarApart = 2048;  // bytes from column to column
+    constexpr std::size_t kDepth = kBlockBytes / sizeof(T) / kMaxColumns;
+    const bool copied = n > kMostVectors * kLanes<T>;
+    T right[kBlockBytes / sizeof(T)];
+    for (std::size_t first = 0; first < whole.k || first == 0; first += kDepth) {
+        Product<T> p = whole;
+        p.k = whole.k - first < kDepth ? whole.k - first : kDepth;
+        p.a += kTransposed ? first * p.lda : first;
+        p.b += first * p.ldb;
+        p.add |= first > 0;
+        if (copied) {
+            copy_panels(p, n, right);
+            p.b = right;
         }
+        if (kTransposed && p.lda * sizeof(T) >= kFarApart)
+            from_copied_columns(p, m, n);
+        else
+            all_blocks<T, kTransposed>(p, m, n);
     }
 }
 
 template <class T, bool kTransposed>
 void gemm(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda, const T* b, std::size_t ldb, T* c,
-          std::size_t ldc, bool add) {
-    constexpr std::size_t kFarApart = 2048;  // bytes from column to column
-    const Product<T> p{k, a, lda, b, ldb, c, ldc, add};
-    if (kTransposed && k > 0 && lda * sizeof(T) >= kFarApart)
-        packed_columns(p, m, n);
-    else
-        all_rows<T, kTransposed>(p, m, n);
+          std::size_t ldc, bool add, Ahead* ahead) {
+    if (n == 1) return kTransposed ? gemv_t(m, k, a, lda, b, c, add) : gemv_n(m, k, a, lda, b, c, add);
+    for (std::size_t column = 0; column < n; column += kMaxColumns)
+        columns_product<T, kTransposed>({k, a, lda, b + column, ldb, c + column, ldc, add, ahead}, m,
+                                        n - column < kMaxColumns ? n - column : kMaxColumns);
 }
 
 }  // namespace

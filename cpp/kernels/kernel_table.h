@@ -1,15 +1,17 @@
 // The seam between ops and kernels: plain tables of function pointers, one set per ISA and scalar type.
 //
 // A tile is a matrix of units x samples: row u holds unit u of all samples of a block, samples contiguous, row stride
-// `ld`. Columns always come in multiples of kColumnMultiple; the columns beyond the last sample are padding that
-// kernels may compute on and that ops never read. Kernels run on one thread, allocate nothing and throw nothing. All
-// outputs are written, never accumulated, unless the name says `add_`. Sums over units are float64 whatever T is.
+// `ld`. Columns come in multiples of kColumnMultiple, those beyond the last sample being padding that kernels may
+// compute on and that ops never read; or there is a single one with ld = 1, and vectors run over the units. Kernels run
+// on one thread, allocate nothing and throw nothing. All outputs are written, never accumulated, unless the name says
+// `add_`. Sums over units are float64 whatever T is.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 #include "core/activation_info.h"
+#include "core/ahead.h"
 #include "kernels/cell_table.h"
 
 namespace gt {
@@ -18,14 +20,15 @@ namespace gt {
 constexpr std::size_t kColumnMultiple = 16;
 constexpr std::size_t kMaxColumns = 64;  // of one block of samples
 
+// `ahead` (or null): what to ask for meanwhile.
 template <class T>
 struct GemmKernels {
-    // c (m, n) [+]= a (m, k) b (k, n); n a multiple of kColumnMultiple, as are ldb and ldc.
+    // c (m, n) [+]= a (m, k) b (k, n); n a multiple of kColumnMultiple, as are ldb and ldc, or all three 1.
     void (*nn)(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda, const T* b, std::size_t ldb,
-               T* c, std::size_t ldc, bool add);
+               T* c, std::size_t ldc, bool add, Ahead* ahead);
     // c (m, n) [+]= a^T b with a (k, m).
     void (*tn)(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda, const T* b, std::size_t ldb,
-               T* c, std::size_t ldc, bool add);
+               T* c, std::size_t ldc, bool add, Ahead* ahead);
 };
 
 // Per-sample sums over the units of a layer, each an array of kMaxColumns.
@@ -45,8 +48,8 @@ constexpr double kSaturatedShare = 0.05;
 template <class T>
 struct PreactivationScale {
     T scale[kMaxColumns];
-    T bias_scale[kMaxColumns];
-    T linear[kMaxColumns];  // 1 where the sample is so small that phi is its slope at 0 to rounding
+    T bias_scale[kMaxColumns];  // finite also without a bias
+    T linear[kMaxColumns];      // 1 where the sample is so small that phi is its slope at 0 to rounding
 };
 
 template <class T>

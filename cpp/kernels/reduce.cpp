@@ -11,8 +11,25 @@ namespace {
 constexpr std::size_t kGroup = 16;  // rows summed in T before the sum moves to float64
 
 template <class T>
+GT_INLINE void moments_of_row(std::size_t count, const T* x, T shift, double* sums, double* squares) {
+    *sums = *squares = 0;
+    for (std::size_t group = 0; group < count; group += kGroup * kLanes<T>) {
+        const std::size_t left = count - group, length = left < kGroup * kLanes<T> ? left : kGroup * kLanes<T>;
+        Vec<T> sum{}, square{};
+        for_each_strip<T>(length, [&](std::size_t i, auto at) GT_INLINE_LAMBDA {
+            const Vec<T> v = at.keep(at.load(x + group + i) - broadcast(shift));
+            sum += v;
+            square += v * v;
+        });
+        *sums += reduce_add(sum);
+        *squares += reduce_add(square);
+    }
+}
+
+template <class T>
 void column_moments(std::size_t rows, std::size_t columns, std::size_t ld, const T* x, T shift, double* sums,
                     double* squares) {
+    if (columns == 1) return moments_of_row(rows, x, shift, sums, squares);
     for (std::size_t column = 0; column < columns; column += kLanes<T>) {
         double sum[kLanes<T>] = {}, square[kLanes<T>] = {};
         for (std::size_t group = 0; group < rows; group += kGroup) {
@@ -35,6 +52,13 @@ void column_moments(std::size_t rows, std::size_t columns, std::size_t ld, const
 
 template <class T>
 void column_max(std::size_t rows, std::size_t columns, std::size_t ld, const T* x, T* largest) {
+    if (columns == 1) {
+        Vec<T> most{};
+        for_each_strip<T>(rows,
+                          [&](std::size_t i, auto at) GT_INLINE_LAMBDA { most = max(abs(at.load(x + i)), most); });
+        *largest = largest_lane<T>(most);
+        return;
+    }
     for (std::size_t column = 0; column < columns; column += kLanes<T>) {
         Vec<T> most{};
         for (std::size_t row = 0; row < rows; ++row) most = max(abs(load(x + row * ld + column)), most);
@@ -44,6 +68,11 @@ void column_max(std::size_t rows, std::size_t columns, std::size_t ld, const T* 
 
 template <class T>
 void scale_columns(std::size_t rows, std::size_t columns, std::size_t ld, T* x, const T* factor) {
+    if (columns == 1) {
+        for_each_strip<T>(rows, [&](std::size_t i, auto at)
+                                    GT_INLINE_LAMBDA { at.store(x + i, at.load(x + i) * broadcast(*factor)); });
+        return;
+    }
     for (std::size_t row = 0; row < rows; ++row)
         for (std::size_t column = 0; column < columns; column += kLanes<T>) {
             T* at = x + row * ld + column;
@@ -59,6 +88,10 @@ GT_INLINE VecF64 dot_step(const float* x, const double* weight, VecF64 sum) {
 
 template <class T>
 void row_dot(std::size_t rows, std::size_t columns, std::size_t ld, const T* x, const double* weight, double* sums) {
+    if (columns == 1) {
+        for (std::size_t row = 0; row < rows; ++row) sums[row] = static_cast<double>(x[row]) * *weight;
+        return;
+    }
     for (std::size_t row = 0; row < rows; ++row) {
         VecF64 sum{};
         for (std::size_t column = 0; column < columns; column += kLanes<T>)
@@ -67,29 +100,44 @@ void row_dot(std::size_t rows, std::size_t columns, std::size_t ld, const T* x, 
     }
 }
 
+// Several sums side by side: one alone would wait for each of its additions.
 template <class T>
-void flat_squares(std::size_t count, const T* x, double* squares, T* largest) {
+struct FlatSums {
+    static constexpr std::size_t kChains = 4;
     double total[kLanes<T>] = {};
-    Vec<T> most{};
-    for (std::size_t strip = 0; strip < count; strip += kGroup * kLanes<T>) {
-        const std::size_t left = count - strip, length = left < kGroup * kLanes<T> ? left : kGroup * kLanes<T>;
+    Vec<T> most[kChains] = {};
+
+    GT_INLINE void add_group(const T* x) {  // kGroup vectors
+        Vec<T> sum[kChains] = {};
+#pragma GCC unroll 4
+        for (std::size_t i = 0; i < kGroup; i += kChains)
+#pragma GCC unroll 4
+            for (std::size_t j = 0; j < kChains; ++j) {
+                const Vec<T> v = load(x + (i + j) * kLanes<T>);
+                sum[j] += v * v;
+                most[j] = max(abs(v), most[j]);
+            }
+        accumulate(total, (sum[0] + sum[1]) + (sum[2] + sum[3]));
+    }
+    GT_INLINE void add_rest(std::size_t count, const T* x) {
         Vec<T> sum{};
-        for_each_vector(length, x + strip, T(0), [&](Vec<T> v, std::size_t) GT_INLINE_LAMBDA {
+        for_each_vector(count, x, T(0), [&](Vec<T> v, std::size_t) GT_INLINE_LAMBDA {
             sum += v * v;
-            most = max(abs(v), most);
+            most[0] = max(abs(v), most[0]);
         });
         accumulate(total, sum);
     }
-    T lane[kLanes<T>];
-    store(lane, most);
-    T top = 0;
-    double all = 0;
-    for (std::size_t i = 0; i < kLanes<T>; ++i) {
-        top = lane[i] > top ? lane[i] : top;
-        all += total[i];
-    }
-    *squares = all;
-    *largest = top;
+};
+
+template <class T>
+void flat_squares(std::size_t count, const T* x, double* squares, T* largest) {
+    FlatSums<T> sums;
+    std::size_t i = 0;
+    for (; i + kGroup * kLanes<T> <= count; i += kGroup * kLanes<T>) sums.add_group(x + i);
+    sums.add_rest(count - i, x + i);
+    *squares = 0;
+    for (std::size_t lane = 0; lane < kLanes<T>; ++lane) *squares += sums.total[lane];
+    *largest = largest_lane<T>(max(max(sums.most[0], sums.most[1]), max(sums.most[2], sums.most[3])));
 }
 
 template <class T>

@@ -46,7 +46,7 @@ void StackPass<T>::redo_from_log_derivative(std::size_t l, const std::vector<std
     constexpr double kLog2e = 1.4426950408889634;
     ForwardSums sums{};
     Preactivation<T> z;
-    compute_layer(l, scratch_.spare_a.data(), scratch_.spare_derivative.data(), &sums, nullptr, &z);
+    compute_layer(l, scratch_.spare_a.data(), scratch_.spare_derivative.data(), &sums, nullptr, &z, nullptr);
     const std::size_t n = tile->rows, ld = tile->ld;
     double *row = scratch_.row.data(), *log2_delta = scratch_.log_magnitude.data(), *sign = scratch_.sign.data();
     for (const std::size_t b : samples) {
@@ -78,10 +78,11 @@ template <class T>
 void StackPass<T>::backward_layer(std::size_t l) {
     const DenseLayer<T>& layer = network_.layer(l);
     const std::size_t ld = block_.columns;
+    Ahead ahead;
     if (l > 0) {
-        network_.prefetch_weight(l - 1);
-        prefetch(block_.delta(l - 1), layer.inputs * ld);
-        prefetch(block_.a(l - 1), network_.units(l - 1) * ld);
+        ahead.add(block_.delta(l - 1), layer.inputs * ld);
+        network_.add_weight(l - 1, &ahead);
+        ahead.add(block_.a(l - 1), network_.units(l - 1) * ld);
     }
     double da_squared[kMaxColumns], delta_squared[kMaxColumns];
     T delta_max[kMaxColumns];
@@ -120,7 +121,7 @@ void StackPass<T>::backward_layer(std::size_t l) {
     rescale(layer.outputs, tile.delta, exponent, log2_max);
 
     kernels_.gemm->tn(layer.inputs, ld, layer.outputs, network_.weight(l), layer.inputs, tile.delta, ld, block_.da(),
-                      ld, false);
+                      ld, false, &ahead);
     for (std::size_t b = 0; b < kMaxColumns; ++b) da_exponent_[b] = exponent[b] + network_.weight_exponent(l);
 }
 

@@ -106,7 +106,7 @@ void StackPass<T>::plan_scale(std::size_t l, Preactivation<T>* z) const {
         // A homogeneous activation takes the mantissas as they are; beside a bias at the larger exponent of the two.
         z->exponent[b] = !homogeneous ? 0.0 : bias ? std::max(product, bias_exponent) : product;
         z->scale.scale[b] = power_of_two<T>(product - z->exponent[b]);
-        z->scale.bias_scale[b] = power_of_two<T>(bias_exponent - z->exponent[b]);
+        z->scale.bias_scale[b] = bias ? power_of_two<T>(bias_exponent - z->exponent[b]) : T(0);
         z->scale.linear[b] = 0;
     }
 }
@@ -131,7 +131,7 @@ void StackPass<T>::find_linear_samples(std::size_t l, Preactivation<T>* z) const
 // Product and activation of layer l from the kept a[l]: z stays in the scratch, `sums` are added to.
 template <class T>
 void StackPass<T>::compute_layer(std::size_t l, T* a, T* derivative, ForwardSums* sums, std::uint8_t* alive,
-                                 Preactivation<T>* z) {
+                                 Preactivation<T>* z, Ahead* ahead) {
     const DenseLayer<T>& layer = network_.layer(l);
     const std::size_t ld = block_.columns;
     T valid[kMaxColumns];  // for the count of dead units, which must not see padding
@@ -142,7 +142,7 @@ void StackPass<T>::compute_layer(std::size_t l, T* a, T* derivative, ForwardSums
         const std::size_t rows = std::min(strip, layer.outputs - row), at = row * ld;
         T* product = scratch_.z.data() + at;
         kernels_.gemm->nn(rows, ld, layer.inputs, network_.weight(l) + row * layer.inputs, layer.inputs, block_.a(l),
-                          ld, product, ld, false);
+                          ld, product, ld, false, ahead);
         if (z->scaled) find_linear_samples(l, z);
         kernels_.activation->forward[layer.activation](
             {rows, ld, ld, product, a + at, derivative + at, network_.bias(l) ? network_.bias(l) + row : nullptr,
@@ -153,11 +153,16 @@ void StackPass<T>::compute_layer(std::size_t l, T* a, T* derivative, ForwardSums
 template <class T>
 void StackPass<T>::forward_layer(std::size_t l) {
     const std::size_t outputs = network_.layer(l).outputs;
-    if (l + 1 < network_.depth()) network_.prefetch_weight(l + 1);
     ForwardSums sums{};
     Preactivation<T> z;
     T* a = block_.a(l + 1);
-    compute_layer(l, a, block_.delta(l), &sums, block_.alive.data() + block_.first_unit[l], &z);
+    Ahead ahead;
+    if (l + 1 < network_.depth()) {
+        network_.add_weight(l + 1, &ahead);
+        ahead.add(block_.a(l + 2), network_.units(l + 2) * block_.columns);
+        ahead.add(block_.delta(l + 1), network_.units(l + 2) * block_.columns);
+    }
+    compute_layer(l, a, block_.delta(l), &sums, block_.alive.data() + block_.first_unit[l], &z, &ahead);
 
     double log2_z[kMaxColumns], log2_a[kMaxColumns];  // of the mantissas
     norms(outputs, scratch_.z.data(), sums.z_squared, log2_z);

@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "core/aligned_buffer.h"
-#include "core/prefetch.h"
 #include "core/scaled.h"
 #include "isa/dispatch.h"
 #include "ops/loss.h"
@@ -44,7 +43,10 @@ class StackNetwork {
     void prepare(std::size_t l);  // once per layer, before its first use; different layers in any order or thread
     const T* weight(std::size_t l) const { return weights_[l].data(); }
     double weight_exponent(std::size_t l) const { return weights_[l].exponent(); }  // W = weight * 2^exponent
-    void prefetch_weight(std::size_t l) const { prefetch(weight(l), layers_[l].outputs * layers_[l].inputs); }
+    // What a pass will read of layer l; the caller's weights too where they are not yet prepared.
+    void add_weight(std::size_t l, Ahead* ahead) const {
+        ahead->add(weight(l) ? weight(l) : layers_[l].weight, layers_[l].outputs * layers_[l].inputs);
+    }
     const T* bias(std::size_t l) const { return biases_[l].is_zero() ? nullptr : biases_[l].data(); }
     double bias_exponent(std::size_t l) const { return biases_[l].exponent(); }
     double log2_weight(std::size_t l) const { return weights_[l].log2_norm(); }  // Frobenius
@@ -140,7 +142,8 @@ class StackPass {
     const double* exponent_of_da() const { return da_exponent_; }
 
   private:
-    void compute_layer(std::size_t l, T* a, T* derivative, ForwardSums* sums, std::uint8_t* alive, Preactivation<T>* z);
+    void compute_layer(std::size_t l, T* a, T* derivative, ForwardSums* sums, std::uint8_t* alive, Preactivation<T>* z,
+                       Ahead* ahead);
     void plan_scale(std::size_t l, Preactivation<T>* z) const;
     void find_linear_samples(std::size_t l, Preactivation<T>* z) const;
     void collect_statistics(std::size_t l, const Preactivation<T>& z, const ForwardSums& sums, const double* log2_z,

@@ -11,7 +11,6 @@ namespace {
 // The samples of a chunk with the power of two that brings each to the common exponent of the sum.
 struct Weights {
     double exponent = kNegativeInfinity;  // of the sum; -inf: all terms are zero
-    double size = 0;                      // sum of the terms' norms, at that exponent
     bool is_nan = false;
     std::vector<double> factor;  // per sample, blocks padded to kMaxColumns
 };
@@ -35,9 +34,22 @@ Weights align_terms(const std::vector<StackBlock<T>>& blocks, std::size_t block_
             const double norm = log2_norm(i, b);
             if (norm == kNegativeInfinity) continue;  // a zero row's exponent says nothing
             w.factor[i * kMaxColumns + b] = power_of_two<double>(mantissa_exponent(i, b) - w.exponent);
-            w.size += std::exp2(norm - w.exponent);
         }
     return w;
+}
+
+// Whether a sum of squares has cancelled against the squared sum of the terms' norms, each of which is at most 1 at the
+// common exponent: mostly their number decides, and the norms need not be added up.
+template <class T, class Norm>
+bool has_cancelled(double squares, const std::vector<StackBlock<T>>& blocks, std::size_t block_count, Norm log2_norm,
+                   double exponent) {
+    double most = 0;
+    for (std::size_t i = 0; i < block_count; ++i) most += static_cast<double>(blocks[i].samples);
+    if (squares >= kCancelled * most * most) return false;
+    double size = 0;
+    for (std::size_t i = 0; i < block_count; ++i)
+        for (std::size_t b = 0; b < blocks[i].samples; ++b) size += std::exp2(log2_norm(i, b) - exponent);
+    return !(squares >= kCancelled * size * size);
 }
 
 struct PairSums {
@@ -55,9 +67,9 @@ PairSums rectangle(const KernelTable<T>& kernels, const StackNetwork<T>& network
                    const double* bias_x, const double* bias_y, GradientScratch<T>& scratch) {
     const std::size_t ld = kMaxColumns;
     kernels.gemm->tn(range.rows, range.columns, network.layer(l).outputs, x.delta(l) + range.row, x.columns,
-                     y.delta(l) + range.column, y.columns, scratch.left.data(), ld, false);
+                     y.delta(l) + range.column, y.columns, scratch.left.data(), ld, false, nullptr);
     kernels.gemm->tn(range.rows, range.columns, network.layer(l).inputs, x.a(l) + range.row, x.columns,
-                     y.a(l) + range.column, y.columns, scratch.right.data(), ld, false);
+                     y.a(l) + range.column, y.columns, scratch.right.data(), ld, false, nullptr);
     double pair[2];
     kernels.reduce->pair_sums(range.rows, range.columns, ld, scratch.left.data(), scratch.right.data(),
                               weight_x + range.row, weight_y + range.column, bias_x + range.row, bias_y + range.column,
@@ -149,7 +161,7 @@ void form_weight(const KernelTable<T>& kernels, std::size_t inputs, std::size_t 
         const std::size_t rows = std::min(kGradientStripRows, outputs - row);
         for (std::size_t i = 0; i < block_count; ++i)
             kernels.gemm->nn(rows, ld, blocks[i].samples, blocks[i].delta(l) + row * blocks[i].columns,
-                             blocks[i].columns, right + first[i] * ld, ld, scratch.strip.data(), ld, i > 0);
+                             blocks[i].columns, right + first[i] * ld, ld, scratch.strip.data(), ld, i > 0, nullptr);
         for (std::size_t r = 0; r < rows; ++r) {
             const T* from = scratch.strip.data() + r * ld;
             if (keep) {
@@ -222,22 +234,30 @@ void layer_gradient(const KernelTable<T>& kernels, const StackNetwork<T>& networ
     const std::size_t block_samples = blocks[0].samples;
     const auto delta_norm = [&](std::size_t i, std::size_t b) { return log2_delta[i * block_samples + b]; };
     const auto delta_exponent = [&](std::size_t i, std::size_t b) { return blocks[i].exponent_of_delta(l)[b]; };
-    const Weights weight = align_terms(
-        blocks, block_count,
-        [&](std::size_t i, std::size_t b) { return delta_norm(i, b) + log2_activation[i * block_samples + b]; },
-        [&](std::size_t i, std::size_t b) { return delta_exponent(i, b) + blocks[i].exponent_of_a(l)[b]; });
+    const auto term_norm = [&](std::size_t i, std::size_t b) {
+        return delta_norm(i, b) + log2_activation[i * block_samples + b];
+    };
+    std::size_t samples = 0;
+    for (std::size_t i = 0; i < block_count; ++i) samples += blocks[i].samples;
+    if (samples == 1 && out.weight.value.size() == 0 && out.bias.value.size() == 0) {
+        out.log2_weight = term_norm(0, 0);  // one sample's gradient is an outer product
+        out.log2_bias = delta_norm(0, 0);
+        return;
+    }
+    const Weights weight = align_terms(blocks, block_count, term_norm, [&](std::size_t i, std::size_t b) {
+        return delta_exponent(i, b) + blocks[i].exponent_of_a(l)[b];
+    });
     const Weights bias = align_terms(blocks, block_count, delta_norm, delta_exponent);
 
     out.log2_weight = out.log2_bias = kNegativeInfinity;
-    std::size_t samples = 0;
-    for (std::size_t i = 0; i < block_count; ++i) samples += blocks[i].samples;
     bool form_w = out.weight.value.size() != 0 || !pairs_are_cheaper(samples, inputs, outputs), form_b = form_w;
     if (!form_w) {
         const bool finite = std::isfinite(weight.exponent) && !weight.is_nan && !bias.is_nan;
         const PairSums sums =
             finite ? sum_pairs(kernels, network, l, blocks, block_count, weight, bias, scratch) : PairSums{};
-        form_w = !finite || !(sums.weight >= kCancelled * weight.size * weight.size);
-        form_b = !finite || out.bias.value.size() != 0 || !(sums.bias >= kCancelled * bias.size * bias.size);
+        form_w = !finite || has_cancelled(sums.weight, blocks, block_count, term_norm, weight.exponent);
+        form_b = !finite || out.bias.value.size() != 0 ||
+                 has_cancelled(sums.bias, blocks, block_count, delta_norm, bias.exponent);
         if (!form_w) out.log2_weight = log2_of_sum(sums.weight, weight.exponent);
         if (!form_b) out.log2_bias = log2_of_sum(sums.bias, bias.exponent);
     }

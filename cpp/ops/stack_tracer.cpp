@@ -90,8 +90,7 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
             gradients_[l].bias.reset(layer.outputs);
     }
     for (std::size_t i = 0; i < per_chunk; ++i)
-        chunk.blocks.emplace_back(network_, std::min(shape.block_samples, round_up(batch, kColumnMultiple)),
-                                  Keep::all_layers);
+        chunk.blocks.emplace_back(network_, shape.block_samples, Keep::all_layers);
     const std::size_t block_elements = chunk.blocks[0].arena_size, columns = chunk.blocks[0].columns;
     Workspace arena(checked_multiply(checked_multiply(per_chunk, block_elements), sizeof(T)));
     for (std::size_t i = 0; i < chunk.over_blocks.workers(); ++i) chunk.scratch.emplace_back(network_, columns);

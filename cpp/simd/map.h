@@ -46,6 +46,10 @@ struct WholeVector {
     GT_INLINE V keep(V v) const {  // zero in the padding
         return v;
     }
+    template <class M>
+    GT_INLINE void mark(std::uint8_t* flags, M mask) const {  // set to 1 where the mask is set, else left
+        for (std::size_t i = 0; i < sizeof(M) / sizeof(mask[0]); ++i) flags[i] |= mask[i] != 0;
+    }
     template <class V>
     GT_INLINE void add_to(double* sums, V v) const {
         accumulate(sums, v);
@@ -71,6 +75,10 @@ struct PartVector {
         decltype(v[0] + v[0]) tail[sizeof(V) / sizeof(v[0])];
         GT_ISA::store(tail, v);
         return load(tail);
+    }
+    template <class M>
+    GT_INLINE void mark(std::uint8_t* flags, M mask) const {
+        for (std::size_t i = 0; i < count; ++i) flags[i] |= mask[i] != 0;
     }
     template <class V>
     GT_INLINE void add_to(double* sums, V v) const {

@@ -234,6 +234,16 @@ GT_INLINE double reduce_add(VecF64 v) {
 }
 GT_INLINE double reduce_add(VecF32 v) { return reduce_add(widen_low(v) + widen_high(v)); }
 
+// The largest lane of magnitudes; NaN may be missed.
+template <class T>
+GT_INLINE T largest_lane(Vec<T> v) {
+    T lane[kLanes<T>];
+    store(lane, v);
+    T top = 0;
+    for (std::size_t i = 0; i < kLanes<T>; ++i) top = lane[i] > top ? lane[i] : top;
+    return top;
+}
+
 }  // namespace
 }  // namespace GT_ISA
 }  // namespace gt

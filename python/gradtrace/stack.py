@@ -57,7 +57,7 @@ class Stack:
     True
     """
 
-    __slots__ = ("_core",)
+    __slots__ = ("_activation", "_core", "_dtype", "_sizes")
 
     def __init__(
         self,
@@ -66,6 +66,9 @@ class Stack:
         activation: str | Sequence[str] = "tanh",
     ) -> None:
         self._core = _core.DenseStack(weights, biases, activation)
+        # Asked for once: a thousand layers' worth of these would take as long as a trace.
+        self._activation, self._sizes = self._core.activation, self._core.sizes
+        self._dtype = np.dtype(weights[0].dtype)
 
     @classmethod
     def random(
@@ -133,32 +136,32 @@ class Stack:
     @property
     def weights(self) -> tuple[Array, ...]:
         """Weights, (n_l, n_{l-1}) each."""
-        return tuple(self._core.weights)
+        return self._core.weights
 
     @property
     def biases(self) -> tuple[Array | None, ...]:
         """Biases, (n_l,) each, or None."""
-        return tuple(self._core.biases)
+        return self._core.biases
 
     @property
     def activation(self) -> tuple[str, ...]:
         """Name of every layer's activation."""
-        return tuple(self._core.activation)
+        return self._activation
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Units n_0 to n_L."""
-        return tuple(self._core.sizes)
+        return self._sizes
 
     @property
     def depth(self) -> int:
         """Number of layers L."""
-        return len(self._core.weights)
+        return len(self._activation)
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """float32 or float64."""
-        return np.dtype(self._core.weights[0].dtype)
+        return self._dtype
 
     def forward(self, x: Array) -> Array:
         """Compute the outputs.

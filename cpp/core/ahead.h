@@ -1,0 +1,40 @@
+// Memory that will be needed soon. Deep stacks outgrow the caches, and their layers come in a known order: a product
+// asks for one line of the next layer's rows at every step along its summed axis. Asked for all at once, the lines
+// would stand in the way of what the product itself reads.
+#pragma once
+
+#include <cstddef>
+
+namespace gt {
+
+class Ahead {
+  public:
+    static constexpr std::size_t kLine = 64;
+
+    // Up to kMostBytes of an array; what is larger streams by itself.
+    template <class T>
+    void add(const T* from, std::size_t count) {
+        constexpr std::size_t kMostBytes = std::size_t{64} << 10;
+        const std::size_t bytes = count * sizeof(T);
+        if (ranges_ == kMostRanges || bytes > kMostBytes) return;
+        at_[ranges_] = reinterpret_cast<const char*>(from);
+        end_[ranges_] = at_[ranges_] + bytes;
+        ++ranges_;
+    }
+
+    // Where the next `lines` lines start, or null. A range may be overrun: asking for a line does no harm anywhere.
+    const char* take(std::size_t lines) {
+        if (next_ == ranges_) return nullptr;
+        const char* at = at_[next_];
+        at_[next_] += lines * kLine;
+        if (at_[next_] >= end_[next_]) ++next_;
+        return at;
+    }
+
+  private:
+    static constexpr std::size_t kMostRanges = 4;
+    const char *at_[kMostRanges] = {}, *end_[kMostRanges] = {};
+    std::size_t ranges_ = 0, next_ = 0;
+};
+
+}  // namespace gt
