@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "isa/dispatch.h"
+
 namespace gt {
 
 namespace py = pybind11;
@@ -111,9 +113,7 @@ inline std::string index_text(const py::array& array, py::ssize_t flat) {
 template <class T>
 void require_finite(const py::array& array, const std::string& name) {
     const T* data = static_cast<const T*>(array.data());
-    bool finite = true;
-    for (py::ssize_t i = 0; i < array.size(); ++i) finite &= data[i] - data[i] == T(0);
-    if (finite) return;
+    if (active_isa().get<T>().reduce->all_finite(static_cast<std::size_t>(array.size()), data)) return;
     for (py::ssize_t i = 0; i < array.size(); ++i)
         if (!std::isfinite(data[i]))
             fail_value(name, "finite values",

@@ -6,6 +6,7 @@
 
 #include "bindings/bind.h"
 #include "bindings/checked_recurrent.h"
+#include "bindings/result_array.h"
 #include "bindings/run_op.h"
 #include "ops/random.h"
 
@@ -181,7 +182,7 @@ class RecurrentTrace {
 
     // An array of NaN under `name`; what is never written is past a sample's end.
     static double* nan_array(py::dict* figures, const char* name, const std::vector<Size>& shape) {
-        py::array_t<double> array(shape);
+        py::array_t<double> array = result_array(shape);
         std::fill(array.mutable_data(), array.mutable_data() + array.size(), kNaN);
         (*figures)[name] = array;
         return array.mutable_data();

@@ -18,6 +18,10 @@ constexpr std::size_t panels_size(std::size_t k, std::size_t n) {
     return (n + kPanelColumns<T> - 1) / kPanelColumns<T> * kPanelColumns<T> * k;
 }
 
+// Which way a product runs through the panels; it changes no bit. Steps that alternate find the half of a large matrix
+// that they met last still in the cache.
+enum class PanelOrder { up, down };
+
 template <class T>
 struct PanelKernels {
     // panels of b * factor, b[i, j] = b[i * row + j * column], factor (k,) or null.
@@ -25,7 +29,7 @@ struct PanelKernels {
                  T* panels);
     // c (m, n) [+]= a b, a (m, k) with row stride lda.
     void (*multiply)(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda, const T* panels, T* c,
-                     std::size_t ldc, bool add);
+                     std::size_t ldc, bool add, PanelOrder order);
     // c (m, n) [+]= a^T b, a (k, m) with row stride lda.
     void (*multiply_transposed)(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda,
                                 const T* panels, T* c, std::size_t ldc, bool add);

@@ -102,6 +102,7 @@ struct ReduceKernels {
                     double* sums);
     // Sum of the squares, squared in T, and largest magnitude of a flat array. `largest` may miss a NaN, `squares` not.
     void (*flat_squares)(std::size_t count, const T* x, double* squares, T* largest);
+    bool (*all_finite)(std::size_t count, const T* x);
     // to[c, r] = from[r, c] * factor[c] (factor null: 1); any sizes.
     void (*transpose)(std::size_t rows, std::size_t columns, const T* from, std::size_t ld_from, T* to,
                       std::size_t ld_to, const T* factor);

@@ -33,28 +33,21 @@ struct Product {
     bool add;
 };
 
-template <class T>
-GT_INLINE void finish(const Product<T>& p, std::size_t row, std::size_t column, Vec<T> sum) {
-    T* to = p.c + row * p.ldc + column;
-    if (column + kLanes<T> <= p.n) {
-        store(to, p.add ? load(to) + sum : sum);
-        return;
-    }
-    T tail[kLanes<T>];
-    store(tail, sum);
-    for (std::size_t i = 0; column + i < p.n; ++i) to[i] = p.add ? to[i] + tail[i] : tail[i];
-}
-
-// Rows [row, row + R) against V vectors from `vector` on, counted over all panels. kStep: p.step, known when it is 1.
+// Rows [row, row + R) against V vectors from `vector` on, counted over all panels, to c. kStep: p.step, known when it
+// is 1.
 template <class T, std::size_t kStep, std::size_t R, std::size_t V>
-GT_INLINE void tile(const Product<T>& p, std::size_t row, std::size_t vector) {
+GT_INLINE void whole_tile(const Product<T>& p, std::size_t row, std::size_t vector, T* c, std::size_t ldc) {
     constexpr std::size_t kWide = kPanelVectors<T>;
     const T* right[V];
 #pragma GCC unroll 16
     for (std::size_t v = 0; v < V; ++v)
         right[v] = p.panels + (vector + v) / kWide * p.panel_stride + (vector + v) % kWide * kLanes<T>;
     const T* left = p.a + row * p.row;
-    Vec<T> acc[R][V] = {};
+    Vec<T> acc[R][V];
+#pragma GCC unroll 16
+    for (std::size_t r = 0; r < R; ++r)
+#pragma GCC unroll 16
+        for (std::size_t v = 0; v < V; ++v) acc[r][v] = p.add ? load(c + r * ldc + v * kLanes<T>) : Vec<T>{};
     for (std::size_t i = 0; i < p.k; ++i) {
         Vec<T> b[V];
 #pragma GCC unroll 16
@@ -69,38 +62,65 @@ GT_INLINE void tile(const Product<T>& p, std::size_t row, std::size_t vector) {
 #pragma GCC unroll 16
     for (std::size_t r = 0; r < R; ++r)
 #pragma GCC unroll 16
-        for (std::size_t v = 0; v < V; ++v)
-            if ((vector + v) * kLanes<T> < p.n) finish(p, row + r, (vector + v) * kLanes<T>, acc[r][v]);
+        for (std::size_t v = 0; v < V; ++v) store(c + r * ldc + v * kLanes<T>, acc[r][v]);
 }
 
-// Rows [row, row + R) against vectors [first, end), which start at a panel.
+// From or to the last columns of the result, `columns` of them.
+template <class T>
+GT_INLINE void copy_columns(std::size_t rows, std::size_t columns, const T* from, std::size_t ld_from, T* to,
+                            std::size_t ld_to) {
+    for (std::size_t r = 0; r < rows; ++r)
+        for (std::size_t j = 0; j < columns; ++j) to[r * ld_to + j] = from[r * ld_from + j];
+}
+
+// The same where the result may end within the tile: then by way of a copy.
+template <class T, std::size_t kStep, std::size_t R, std::size_t V>
+GT_INLINE void tile(const Product<T>& p, std::size_t row, std::size_t vector) {
+    constexpr std::size_t kColumns = V * kLanes<T>;
+    const std::size_t column = vector * kLanes<T>;
+    T* c = p.c + row * p.ldc + column;
+    if (column + kColumns <= p.n) return whole_tile<T, kStep, R, V>(p, row, vector, c, p.ldc);
+    T copy[R * kColumns] = {};
+    if (p.add) copy_columns(R, p.n - column, c, p.ldc, copy, kColumns);
+    whole_tile<T, kStep, R, V>(p, row, vector, copy, kColumns);
+    copy_columns(R, p.n - column, copy, kColumns, c, p.ldc);
+}
+
+// Rows [row, row + R) against vectors [first, end), which start at a panel; `down`: from the last to the first.
 template <class T, std::size_t kStep, std::size_t R>
-GT_INLINE void strip(const Product<T>& p, std::size_t row, std::size_t first, std::size_t end) {
+GT_INLINE void strip(const Product<T>& p, std::size_t row, std::size_t first, std::size_t end, bool down) {
     constexpr std::size_t kMost = kVectorsOf[R];
-    std::size_t vector = first;
-    for (; vector + kMost <= end; vector += kMost) tile<T, kStep, R, kMost>(p, row, vector);
-    for (; vector + 2 <= end; vector += 2) tile<T, kStep, R, 2>(p, row, vector);
-    if (vector < end) tile<T, kStep, R, 1>(p, row, vector);
+    const std::size_t groups = (end - first) / kMost;
+    const auto rest = [&]() GT_INLINE_LAMBDA {
+        std::size_t vector = first + groups * kMost;
+        for (; vector + 2 <= end; vector += 2) tile<T, kStep, R, 2>(p, row, vector);
+        if (vector < end) tile<T, kStep, R, 1>(p, row, vector);
+    };
+    if (down) rest();
+    for (std::size_t i = 0; i < groups; ++i)
+        tile<T, kStep, R, kMost>(p, row, first + (down ? groups - 1 - i : i) * kMost);
+    if (!down) rest();
 }
 
 template <class T, std::size_t kStep>
-GT_INLINE void last_rows(const Product<T>& p, std::size_t row, std::size_t rows, std::size_t first, std::size_t end) {
+GT_INLINE void last_rows(const Product<T>& p, std::size_t row, std::size_t rows, std::size_t first, std::size_t end,
+                         bool down) {
     switch (rows) {
         case 1:
-            return strip<T, kStep, 1>(p, row, first, end);
+            return strip<T, kStep, 1>(p, row, first, end, down);
         case 2:
-            return strip<T, kStep, 2>(p, row, first, end);
+            return strip<T, kStep, 2>(p, row, first, end, down);
         case 3:
-            return strip<T, kStep, 3>(p, row, first, end);
+            return strip<T, kStep, 3>(p, row, first, end, down);
         case 4:
-            return strip<T, kStep, 4>(p, row, first, end);
+            return strip<T, kStep, 4>(p, row, first, end, down);
         case 5:
-            return strip<T, kStep, 5>(p, row, first, end);
+            return strip<T, kStep, 5>(p, row, first, end, down);
 #if defined(__AVX512F__) || defined(__aarch64__)
         case 6:
-            return strip<T, kStep, 6>(p, row, first, end);
+            return strip<T, kStep, 6>(p, row, first, end, down);
         case 7:
-            return strip<T, kStep, 7>(p, row, first, end);
+            return strip<T, kStep, 7>(p, row, first, end, down);
 #endif
         default:
             return;
@@ -109,32 +129,35 @@ GT_INLINE void last_rows(const Product<T>& p, std::size_t row, std::size_t rows,
 
 // A few rows run through all panels; many rows take panel by panel, which then stays in L1.
 template <class T, std::size_t kStep>
-GT_INLINE void rows_by_panels(const Product<T>& p, std::size_t row, std::size_t rows) {
+GT_INLINE void rows_by_panels(const Product<T>& p, std::size_t row, std::size_t rows, bool down) {
     const std::size_t vectors = (p.n + kLanes<T> - 1) / kLanes<T>;
-    const std::size_t wide = rows < kTileRows ? vectors : kPanelVectors<T>;
-    for (std::size_t first = 0; first < vectors; first += wide) {
-        const std::size_t end = first + wide < vectors ? first + wide : vectors;
+    if (rows < kTileRows) return last_rows<T, kStep>(p, row, rows, 0, vectors, down);
+    const std::size_t panels = (vectors + kPanelVectors<T> - 1) / kPanelVectors<T>;
+    for (std::size_t i = 0; i < panels; ++i) {
+        const std::size_t first = (down ? panels - 1 - i : i) * kPanelVectors<T>;
+        const std::size_t end = first + kPanelVectors<T> < vectors ? first + kPanelVectors<T> : vectors;
         std::size_t done = 0;
-        for (; done + kTileRows <= rows; done += kTileRows) strip<T, kStep, kTileRows>(p, row + done, first, end);
-        last_rows<T, kStep>(p, row + done, rows - done, first, end);
+        for (; done + kTileRows <= rows; done += kTileRows) strip<T, kStep, kTileRows>(p, row + done, first, end, down);
+        last_rows<T, kStep>(p, row + done, rows - done, first, end, down);
     }
 }
 
-constexpr std::size_t kDepth = 512;  // of a panel at a time: 64 KB
+constexpr std::size_t kDepth = 256;  // of a panel at a time: 32 KB of float32
 
 template <class T>
 void multiply(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda, const T* panels, T* c,
-              std::size_t ldc, bool add) {
+              std::size_t ldc, bool add, PanelOrder order) {
     constexpr std::size_t kBlockBytes = 128 << 10;  // of the left operand, while all panels pass by
     const std::size_t stride = k * kPanelColumns<T>;
-    for (std::size_t first = 0; first < k || first == 0; first += kDepth) {
-        const std::size_t depth = k - first < kDepth ? k - first : kDepth;
+    const std::size_t most = m < kTileRows ? k : kDepth;  // a few rows meet each panel once
+    for (std::size_t first = 0; first < k || first == 0; first += most) {
+        const std::size_t depth = k - first < most ? k - first : most;
         const Product<T> p{n, depth, a + first,       lda, 1, panels + first * kPanelColumns<T>, stride,
                            c, ldc,   add || first > 0};
         const std::size_t fit = kBlockBytes / sizeof(T) / (depth + 1) / kTileRows * kTileRows;
         const std::size_t block = fit < 2 * kTileRows ? 2 * kTileRows : fit;
         for (std::size_t row = 0; row < m; row += block)
-            rows_by_panels<T, 1>(p, row, m - row < block ? m - row : block);
+            rows_by_panels<T, 1>(p, row, m - row < block ? m - row : block, order == PanelOrder::down);
     }
 }
 
@@ -168,7 +191,7 @@ void multiply_transposed(std::size_t m, std::size_t n, std::size_t k, const T* a
                                c + row * ldc,
                                ldc,
                                add || first > 0};
-            rows_by_panels<T, kPackedColumns>(p, 0, rows);
+            rows_by_panels<T, kPackedColumns>(p, 0, rows, false);
         }
     }
 }

@@ -141,6 +141,13 @@ void flat_squares(std::size_t count, const T* x, double* squares, T* largest) {
 }
 
 template <class T>
+bool all_finite(std::size_t count, const T* x) {
+    Vec<T> sum{};  // x - x is 0, or NaN for good
+    for_each_vector(count, x, T(0), [&](Vec<T> v, std::size_t) GT_INLINE_LAMBDA { sum += v - v; });
+    return !any(sum != T(0));
+}
+
+template <class T>
 void transpose(std::size_t rows, std::size_t columns, const T* from, std::size_t ld_from, T* to, std::size_t ld_to,
                const T* factor) {
     constexpr std::size_t kBlock = 16;  // one cache line of float32 on either side
@@ -193,8 +200,8 @@ void log2_norms(std::size_t count, const double* squares, double* out) {
 }
 
 template <class T>
-constexpr ReduceKernels<T> table{column_moments<T>, column_max<T>, scale_columns<T>, row_dot<T>,
-                                 flat_squares<T>,   transpose<T>,  pair_sums<T>,     log2_norms};
+constexpr ReduceKernels<T> table{column_moments<T>, column_max<T>, scale_columns<T>, row_dot<T>, flat_squares<T>,
+                                 all_finite<T>,     transpose<T>,  pair_sums<T>,     log2_norms};
 
 }  // namespace
 

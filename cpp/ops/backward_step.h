@@ -63,6 +63,7 @@ class BackwardStep {
     std::size_t hidden_, period_ = 1;
     bool split_;
     StepValues<T> values_{};
+    PanelOrder order_ = PanelOrder::up;  // of the next propagation
     AlignedBuffer<T> coefficients_, carry_, carry_direct_, carry_gated_;
     std::vector<CellScale<T>> scale_;
     std::vector<double> log2_, exponent_, p_log2_;

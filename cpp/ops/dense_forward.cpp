@@ -41,9 +41,11 @@ template <class T>
 void StackPass<T>::rescale(std::size_t units, T* tile, double* exponent, const double* log2_size) const {
     // Two steps at most: from the smallest subnormal one factor would overflow.
     constexpr double kLongestStep = sizeof(T) == 4 ? 100 : 1000;
+    const auto stays = [](double log2) { return !(std::fabs(log2) > kKeepBits) || !std::isfinite(log2); };
+    if (std::all_of(log2_size, log2_size + block_.columns, stays)) return;
     double left[kMaxColumns] = {};
     for (std::size_t b = 0; b < block_.columns; ++b)
-        if (std::isfinite(log2_size[b]) && std::fabs(log2_size[b]) > kKeepBits) left[b] = std::floor(log2_size[b]) + 1;
+        if (!stays(log2_size[b])) left[b] = std::floor(log2_size[b]) + 1;
     while (!all_zero(left, block_.columns)) {
         T factor[kMaxColumns];
         for (std::size_t b = 0; b < block_.columns; ++b) {
@@ -193,7 +195,7 @@ static void mean_and_spread(const KernelTable<T>& kernels, std::size_t units, st
     for (std::size_t b = 0; b < samples; ++b) {
         const double shift = exponent[b] - common;
         const bool trusted = shift == 0 && squares[b] >= Range<T>::norm_low && squares[b] <= Range<T>::norm_high;
-        first += scale_by(sum[b], shift);
+        first += shift == 0 ? sum[b] : scale_by(sum[b], shift);
         second += trusted ? squares[b] : std::exp2(2 * (log2_norm[b] + shift));
     }
     const double count = static_cast<double>(units) * static_cast<double>(samples);
@@ -217,8 +219,9 @@ static void mean_and_spread(const KernelTable<T>& kernels, std::size_t units, st
                 m2 += x * x;
             }
     }
-    *mean = scale_by(centre, common);
-    *spread = scale_by(m2 > 0 || std::isnan(m2) ? std::sqrt(m2) : 0.0, common);
+    const double root = m2 > 0 || std::isnan(m2) ? std::sqrt(m2) : 0.0;
+    *mean = common == 0 ? centre : scale_by(centre, common);
+    *spread = common == 0 ? root : scale_by(root, common);
 }
 
 template <class T>

@@ -81,6 +81,8 @@ std::size_t steps_per_chunk(const DirectionContext<T>& context) {
     return std::max<std::size_t>(1, rows / context.sequence.batch());
 }
 
+inline PanelOrder step_order(std::size_t step) { return step % 2 ? PanelOrder::down : PanelOrder::up; }
+
 // recurrent_forward.cpp. `input` (rows, inputs).
 template <class T>
 void direction_forward(const DirectionContext<T>& context, const CellWeights<T>& weights, const SequenceRows<T>& input,

@@ -79,19 +79,20 @@ class ForwardLoop {
         const std::size_t row_size = context_.row_size();
         T *z = state_.z + row * row_size, *to = z + context_.cell().ih_first * context_.hidden;
         context_.kernels().panel->multiply(rows, ih.outputs, ih.inputs, x, ih.inputs, ih.forward.data(), to, row_size,
-                                           false);
+                                           false, PanelOrder::up);
         multiply_rows(rows, ih.outputs, to, row_size, ih.exponent);
         if (ih.outputs == row_size) return;
         for (std::size_t r = 0; r < rows; ++r) std::fill(z + r * row_size + ih.outputs, z + (r + 1) * row_size, T(0));
     }
 
     // z += W_hh h
-    void recur(std::size_t rows, const T* h, T* z) {
+    void recur(std::size_t t, std::size_t rows, const T* h, T* z) {
         const PackedMatrix<T>& hh = weights_.hh;
         const std::size_t n = context_.hidden, row_size = context_.row_size();
         const PanelKernels<T>& panel = *context_.kernels().panel;
-        if (hh.exponent == 0) return panel.multiply(rows, hh.outputs, n, h, n, hh.forward.data(), z, row_size, true);
-        panel.multiply(rows, hh.outputs, n, h, n, hh.forward.data(), product_.data(), hh.outputs, false);
+        if (hh.exponent == 0)
+            return panel.multiply(rows, hh.outputs, n, h, n, hh.forward.data(), z, row_size, true, step_order(t));
+        panel.multiply(rows, hh.outputs, n, h, n, hh.forward.data(), product_.data(), hh.outputs, false, step_order(t));
         multiply_rows(rows, hh.outputs, product_.data(), hh.outputs, hh.exponent);
         for (std::size_t r = 0; r < rows; ++r)
             for (std::size_t i = 0; i < hh.outputs; ++i) z[r * row_size + i] += product_[r * hh.outputs + i];
@@ -118,7 +119,7 @@ class ForwardLoop {
             s.add_carry_log2_units = state_.carry_log2_units + first_ * n;
         }
         if (state_.h_exponent) return run_scaled(t, s, state_.h_exponent + before, state_.h_exponent + now);
-        recur(s.rows, s.h_previous, s.z + cell.hh_first * n);
+        recur(t, s.rows, s.h_previous, s.z + cell.hh_first * n);
         context_.cell_kernels().forward(s);
     }
 
@@ -130,7 +131,7 @@ class ForwardLoop {
         for (std::size_t r = 0; r < s.rows; ++r) plain &= before[r] == 0;
         std::fill(now, now + s.rows, 0.0);
         if (plain) {
-            recur(s.rows, s.h_previous, s.z);
+            recur(t, s.rows, s.h_previous, s.z);
         } else {
             scaled_h_.resize((end_ - first_) * n);
             for (std::size_t r = 0; r < s.rows; ++r) {
@@ -139,7 +140,7 @@ class ForwardLoop {
             }
             no_bias_.assign(n, T(0));
             s.bias = no_bias_.data();
-            recur(s.rows, scaled_h_.data(), s.z);
+            recur(t, s.rows, scaled_h_.data(), s.z);
         }
         context_.cell_kernels().forward(s);
         std::vector<double> norm(s.rows);

@@ -67,7 +67,8 @@ void RecurrentTracer<T>::input_gradient(const DirectionContext<T>& context, cons
         const std::size_t from = block * kRows, count = std::min(kRows, rows - from), row = start + from;
         T* dx = out->scratch.data() + worker * kRows * width;
         const T* dz = state.z + row * row_size + context.cell().ih_first * context.hidden;
-        context.kernels().panel->multiply(count, width, ih.outputs, dz, row_size, ih.backward.data(), dx, width, false);
+        context.kernels().panel->multiply(count, width, ih.outputs, dz, row_size, ih.backward.data(), dx, width, false,
+                                          PanelOrder::up);
         double norm[kRows];
         log2_row_norms(context.kernels(), count, width, dx, width, norm);
         for (std::size_t i = 0; i < count; ++i)
