@@ -11,29 +11,33 @@ class Ahead {
   public:
     static constexpr std::size_t kLine = 64;
 
-    // Up to kMostBytes of an array; what is larger streams by itself.
+    // An array up to kMostBytes; what is larger streams by itself.
     template <class T>
     void add(const T* from, std::size_t count) {
         constexpr std::size_t kMostBytes = std::size_t{64} << 10;
         const std::size_t bytes = count * sizeof(T);
         if (ranges_ == kMostRanges || bytes > kMostBytes) return;
-        at_[ranges_] = reinterpret_cast<const char*>(from);
-        end_[ranges_] = at_[ranges_] + bytes;
+        const char* at = reinterpret_cast<const char*>(from);
+        range_[ranges_] = {at, at + bytes};
         ++ranges_;
     }
 
-    // Where the next `lines` lines start, or null. A range may be overrun: asking for a line does no harm anywhere.
+    // Where the next `lines` lines start, or null. They may run past the end: asking for a line does no harm anywhere.
     const char* take(std::size_t lines) {
         if (next_ == ranges_) return nullptr;
-        const char* at = at_[next_];
-        at_[next_] += lines * kLine;
-        if (at_[next_] >= end_[next_]) ++next_;
+        Range& range = range_[next_];
+        const char* at = range.at;
+        range.at += lines * kLine;
+        if (range.at >= range.end) ++next_;
         return at;
     }
 
   private:
+    struct Range {
+        const char *at, *end;
+    };
     static constexpr std::size_t kMostRanges = 4;
-    const char *at_[kMostRanges] = {}, *end_[kMostRanges] = {};
+    Range range_[kMostRanges] = {};
     std::size_t ranges_ = 0, next_ = 0;
 };
 

@@ -12,6 +12,8 @@ constexpr std::size_t round_up(std::size_t value, std::size_t multiple) {
     return (value + multiple - 1) / multiple * multiple;
 }
 
+constexpr std::size_t divide_up(std::size_t value, std::size_t by) { return (value + by - 1) / by; }
+
 // `samples` cut into chunks of blocks: a block is what one thread carries through all layers, a chunk is what is held
 // in memory at a time.
 struct BatchShape {
@@ -19,8 +21,8 @@ struct BatchShape {
     std::size_t block_samples;
     std::size_t chunk_blocks;
 
-    std::size_t blocks() const { return (samples + block_samples - 1) / block_samples; }
-    std::size_t chunks() const { return (blocks() + chunk_blocks - 1) / chunk_blocks; }
+    std::size_t blocks() const { return divide_up(samples, block_samples); }
+    std::size_t chunks() const { return divide_up(blocks(), chunk_blocks); }
 };
 
 // `bytes_per_sample`: what one sample needs in the arena (activations and deltas of all layers). A single sample is not

@@ -47,7 +47,7 @@ GT_INLINE void tile(const Product<T>& p, std::size_t row) {
         for (std::size_t v = 0; v < V; ++v) acc[r][v] = p.add ? load(c + r * p.ldc + v * kLanes<T>) : Vec<T>{};
     const char* ahead = p.ahead ? p.ahead->take(p.k) : nullptr;
     const std::size_t step = ahead ? Ahead::kLine : 0;  // without anything to ask for, one line again and again
-    if (!ahead) ahead = reinterpret_cast<const char*>(p.b);
+    if (ahead == nullptr) ahead = reinterpret_cast<const char*>(p.b);
     for (std::size_t k = 0; k < p.k; ++k, ahead += step) {
         __builtin_prefetch(ahead);
         Vec<T> right[V];

@@ -9,14 +9,14 @@ namespace gt {
 template <class T>
 void StackPass<T>::load_cotangent(const Cotangent<T>& cotangent) {
     const SubnormalMode keep(Subnormals::keep);
-    const std::size_t depth = network_.depth(), n = network_.units(depth), ld = block_.columns;
-    T* da = block_.da();
-    std::fill(da, da + n * ld, T(0));
+    const std::size_t depth = network_.depth(), n = network_.units(depth), ld = part_.ld;
+    T* da = part_.da();
+    for (std::size_t j = 0; j < n; ++j) std::fill(da + j * ld, da + j * ld + part_.columns, T(0));
     std::fill(da_exponent_, da_exponent_ + kMaxColumns, 0.0);
-    double* row = scratch_.row.data();
-    for (std::size_t b = 0; b < block_.samples; ++b) {
-        const OutputRow<T> output{block_.a(depth) + b, ld, n, block_.exponent_of_a(depth)[b]};
-        double exponent = cotangent_row(isa_, cotangent, block_.first + b, output, row, &block_.loss);
+    double* row = scratch_->row.data();
+    for (std::size_t b = 0; b < part_.samples; ++b) {
+        const OutputRow<T> output{part_.a(depth) + b, ld, n, part_.exponent_of_a(depth)[b]};
+        double exponent = cotangent_row(isa_, cotangent, part_.first + b, output, row, part_.loss(b));
         double largest = 0;
         for (std::size_t j = 0; j < n; ++j) largest = std::max(largest, std::fabs(row[j]));
         const double shift = largest > 0 && std::isfinite(largest) ? exponent_of(largest) : 0.0;
@@ -30,8 +30,8 @@ void StackPass<T>::load_cotangent(const Cotangent<T>& cotangent) {
 // A sample that this layer's forward value overflowed has no derivative here, and none below.
 template <class T>
 void StackPass<T>::mark_nonfinite(std::size_t l, BackwardTile<T>* tile) {
-    for (std::size_t b = 0; b < block_.samples; ++b) {
-        if (block_.nonfinite[b] != l) continue;
+    for (std::size_t b = 0; b < part_.samples; ++b) {
+        if (part_.nonfinite(b) != l) continue;
         for (std::size_t u = 0; u < tile->rows; ++u) tile->delta[u * tile->ld + b] = static_cast<T>(kNaN);
         tile->delta_squared[b] = kNaN;
         tile->delta_max[b] = static_cast<T>(kNaN);
@@ -46,12 +46,12 @@ void StackPass<T>::redo_from_log_derivative(std::size_t l, const std::vector<std
     constexpr double kLog2e = 1.4426950408889634;
     ForwardSums sums{};
     Preactivation<T> z;
-    compute_layer(l, scratch_.spare_a.data(), scratch_.spare_derivative.data(), &sums, nullptr, &z, nullptr);
+    compute_layer(l, scratch_->spare_a.data(), scratch_->spare_derivative.data(), &sums, nullptr, &z, nullptr);
     const std::size_t n = tile->rows, ld = tile->ld;
-    double *row = scratch_.row.data(), *log2_delta = scratch_.log_magnitude.data(), *sign = scratch_.sign.data();
+    double *row = scratch_->row.data(), *log2_delta = scratch_->log_magnitude.data(), *sign = scratch_->sign.data();
     for (const std::size_t b : samples) {
         for (std::size_t u = 0; u < n; ++u)
-            row[u] = scale_by(static_cast<double>(scratch_.z[u * ld + b]), z.exponent[b]);
+            row[u] = scale_by(static_cast<double>(scratch_->z[u * ld + b]), z.exponent[b]);
         kernels_.activation->log_derivative[network_.layer(l).activation](n, row, log2_delta, sign);
         double top = kNegativeInfinity;
         for (std::size_t u = 0; u < n; ++u) {
@@ -70,26 +70,26 @@ void StackPass<T>::redo_from_log_derivative(std::size_t l, const std::vector<std
         }
         tile->delta_squared[b] = squares;
         tile->delta_max[b] = top == kNegativeInfinity ? T(0) : static_cast<T>(std::exp2(top - shift));
-        block_.exponent_of_delta(l)[b] += shift;
+        part_.exponent_of_delta(l)[b] += shift;
     }
 }
 
 template <class T>
 void StackPass<T>::backward_layer(std::size_t l) {
     const DenseLayer<T>& layer = network_.layer(l);
-    const std::size_t ld = block_.columns;
+    const std::size_t ld = part_.ld, columns = part_.columns;
     Ahead ahead;
     if (l > 0) {
-        ahead.add(block_.delta(l - 1), layer.inputs * ld);
+        part_.add_tile(part_.delta(l - 1), layer.inputs, &ahead);
         network_.add_weight(l - 1, &ahead);
-        ahead.add(block_.a(l - 1), network_.units(l - 1) * ld);
+        part_.add_tile(part_.a(l - 1), network_.units(l - 1), &ahead);
     }
     double da_squared[kMaxColumns], delta_squared[kMaxColumns];
     T delta_max[kMaxColumns];
-    BackwardTile<T> tile{layer.outputs, ld, ld, block_.da(), block_.delta(l), da_squared, delta_squared, delta_max};
+    BackwardTile<T> tile{layer.outputs, columns, ld, part_.da(), part_.delta(l), da_squared, delta_squared, delta_max};
     kernels_.activation->backward(tile);
-    double* exponent = block_.exponent_of_delta(l);
-    std::copy(da_exponent_, da_exponent_ + kMaxColumns, exponent);
+    double* exponent = part_.exponent_of_delta(l);
+    std::copy(da_exponent_, da_exponent_ + columns, exponent);
     double log2_da[kMaxColumns];
     norms(layer.outputs, tile.da, da_squared, log2_da);
     mark_nonfinite(l, &tile);
@@ -97,7 +97,7 @@ void StackPass<T>::backward_layer(std::size_t l) {
     const bool smooth = info(l).near_zero != NearZero::homogeneous && !info(l).can_die;
     if (smooth) {
         std::vector<std::size_t> lost;
-        for (std::size_t b = 0; b < block_.samples; ++b) {
+        for (std::size_t b = 0; b < part_.samples; ++b) {
             const double largest = delta_max[b];
             const bool kept = largest >= Range<T>::delta_low && largest <= Range<T>::delta_high;
             if (!kept && std::isfinite(log2_da[b]) && !std::isnan(delta_squared[b])) lost.push_back(b);
@@ -106,31 +106,31 @@ void StackPass<T>::backward_layer(std::size_t l) {
     }
 
     double log2_max[kMaxColumns];
-    std::copy(delta_max, delta_max + ld, log2_max);
-    kernels_.reduce->log2_norms(ld, log2_max, log2_max);  // half the log2: the maximum is no square
-    for (std::size_t b = 0; b < ld; ++b) log2_max[b] = std::isnan(delta_squared[b]) ? kNaN : 2 * log2_max[b];
+    std::copy(delta_max, delta_max + columns, log2_max);
+    kernels_.reduce->log2_norms(columns, log2_max, log2_max);  // half the log2: the maximum is no square
+    for (std::size_t b = 0; b < columns; ++b) log2_max[b] = std::isnan(delta_squared[b]) ? kNaN : 2 * log2_max[b];
     if (l + 1 == network_.depth())
         put(out_.log2_cotangent, 0, log2_da, da_exponent_);
     else
         put_gain(out_.weight_gain, l + 1, log2_da, da_exponent_, log2_delta_, delta_exponent_);
     norms(layer.outputs, tile.delta, delta_squared, log2_delta_);
-    std::copy(exponent, exponent + kMaxColumns, delta_exponent_);
+    std::copy(exponent, exponent + columns, delta_exponent_);
     put(out_.log2_delta, l, log2_delta_, exponent);
     put(out_.log2_delta_max, l, log2_max, exponent);
     put_gain(out_.activation_gain, l, log2_delta_, exponent, log2_da, da_exponent_);
     rescale(layer.outputs, tile.delta, exponent, log2_max);
 
-    kernels_.gemm->tn(layer.inputs, ld, layer.outputs, network_.weight(l), layer.inputs, tile.delta, ld, block_.da(),
-                      ld, false, &ahead);
-    for (std::size_t b = 0; b < kMaxColumns; ++b) da_exponent_[b] = exponent[b] + network_.weight_exponent(l);
+    kernels_.gemm->tn(layer.inputs, columns, layer.outputs, network_.weight(l), layer.inputs, tile.delta, ld,
+                      part_.da(), ld, false, &ahead);
+    for (std::size_t b = 0; b < columns; ++b) da_exponent_[b] = exponent[b] + network_.weight_exponent(l);
 }
 
 template <class T>
 void StackPass<T>::finish_backward() {
-    const std::size_t inputs = network_.units(0), ld = block_.columns;
+    const std::size_t inputs = network_.units(0), ld = part_.ld;
     double sums[kMaxColumns], squares[kMaxColumns], log2_dx[kMaxColumns];
-    kernels_.reduce->column_moments(inputs, ld, ld, block_.da(), T(0), sums, squares);
-    norms(inputs, block_.da(), squares, log2_dx);
+    kernels_.reduce->column_moments(inputs, part_.columns, ld, part_.da(), T(0), sums, squares);
+    norms(inputs, part_.da(), squares, log2_dx);
     put(out_.log2_grad_input, 0, log2_dx, da_exponent_);
     put_gain(out_.weight_gain, 0, log2_dx, da_exponent_, log2_delta_, delta_exponent_);
 }

@@ -24,14 +24,14 @@ bool all_zero(const double* exponent, std::size_t count) {
 
 template <class T>
 void StackPass<T>::norms(std::size_t units, const T* tile, const double* squares, double* log2_norm) const {
-    kernels_.reduce->log2_norms(block_.columns, squares, log2_norm);
-    const std::size_t ld = block_.columns;
+    kernels_.reduce->log2_norms(part_.columns, squares, log2_norm);
+    const std::size_t ld = part_.ld;
     T largest[kMaxColumns];
     bool have_largest = false;
-    for (std::size_t b = 0; b < block_.columns; ++b) {
+    for (std::size_t b = 0; b < part_.columns; ++b) {
         if (squares[b] >= Range<T>::norm_low && squares[b] <= Range<T>::norm_high) continue;
         if (std::isnan(squares[b])) continue;
-        if (!have_largest) kernels_.reduce->column_max(units, block_.columns, ld, tile, largest);
+        if (!have_largest) kernels_.reduce->column_max(units, part_.columns, ld, tile, largest);
         have_largest = true;
         log2_norm[b] = log2_norm_by_largest(units, ld, tile + b, static_cast<double>(largest[b]));
     }
@@ -42,27 +42,27 @@ void StackPass<T>::rescale(std::size_t units, T* tile, double* exponent, const d
     // Two steps at most: from the smallest subnormal one factor would overflow.
     constexpr double kLongestStep = sizeof(T) == 4 ? 100 : 1000;
     const auto stays = [](double log2) { return !(std::fabs(log2) > kKeepBits) || !std::isfinite(log2); };
-    if (std::all_of(log2_size, log2_size + block_.columns, stays)) return;
+    if (std::all_of(log2_size, log2_size + part_.columns, stays)) return;
     double left[kMaxColumns] = {};
-    for (std::size_t b = 0; b < block_.columns; ++b)
+    for (std::size_t b = 0; b < part_.columns; ++b)
         if (!stays(log2_size[b])) left[b] = std::floor(log2_size[b]) + 1;
-    while (!all_zero(left, block_.columns)) {
+    while (!all_zero(left, part_.columns)) {
         T factor[kMaxColumns];
-        for (std::size_t b = 0; b < block_.columns; ++b) {
+        for (std::size_t b = 0; b < part_.columns; ++b) {
             const double step = std::max(-kLongestStep, std::min(kLongestStep, left[b]));
             factor[b] = power_of_two<T>(-step);
             exponent[b] += step;
             left[b] -= step;
         }
-        kernels_.reduce->scale_columns(units, block_.columns, block_.columns, tile, factor);
+        kernels_.reduce->scale_columns(units, part_.columns, part_.ld, tile, factor);
     }
 }
 
 template <class T>
 void StackPass<T>::put(double* to, std::size_t l, const double* log2_mantissa, const double* exponent) const {
     if (to == nullptr) return;
-    double* row = to + l * out_.stride + block_.first;
-    for (std::size_t b = 0; b < block_.samples; ++b) row[b] = log2_mantissa[b] + exponent[b];
+    double* row = to + l * out_.stride + part_.first;
+    for (std::size_t b = 0; b < part_.samples; ++b) row[b] = log2_mantissa[b] + exponent[b];
 }
 
 // Mantissas and exponents apart: the difference of two log2 of 1,000 would cost ten bits of the gain.
@@ -70,24 +70,24 @@ template <class T>
 void StackPass<T>::put_gain(double* to, std::size_t l, const double* log2_after, const double* exponent_after,
                             const double* log2_before, const double* exponent_before) const {
     if (to == nullptr) return;
-    double* row = to + l * out_.stride + block_.first;
-    for (std::size_t b = 0; b < block_.samples; ++b)
+    double* row = to + l * out_.stride + part_.first;
+    for (std::size_t b = 0; b < part_.samples; ++b)
         row[b] = (log2_after[b] - log2_before[b]) + (exponent_after[b] - exponent_before[b]);
 }
 
 template <class T>
 void StackPass<T>::load_input(const T* x) {
     const SubnormalMode keep(Subnormals::keep);
-    const std::size_t inputs = network_.units(0), ld = block_.columns;
-    T* a = block_.a(0);
-    kernels_.reduce->transpose(block_.samples, inputs, x, inputs, a, ld, nullptr);
-    // Padding repeats the first sample: it never overflows where no sample does.
-    for (std::size_t b = block_.samples; b < ld; ++b)
-        kernels_.reduce->transpose(1, inputs, x, inputs, a + b, ld, nullptr);
-    double* exponent = block_.exponent_of_a(0);
-    std::fill(exponent, exponent + kMaxColumns, 0.0);
+    const std::size_t inputs = network_.units(0), ld = part_.ld;
+    T* a = part_.a(0);
+    kernels_.reduce->transpose(part_.samples, inputs, x + part_.first * inputs, inputs, a, ld, nullptr);
+    // Padding repeats the block's first sample: it never overflows where no sample does.
+    for (std::size_t b = part_.samples; b < part_.columns; ++b)
+        kernels_.reduce->transpose(1, inputs, x + part_.block_first() * inputs, inputs, a + b, ld, nullptr);
+    double* exponent = part_.exponent_of_a(0);
+    std::fill(exponent, exponent + part_.columns, 0.0);
     double sums[kMaxColumns], squares[kMaxColumns], log2_norm[kMaxColumns];
-    kernels_.reduce->column_moments(inputs, ld, ld, a, T(0), sums, squares);
+    kernels_.reduce->column_moments(inputs, part_.columns, ld, a, T(0), sums, squares);
     norms(inputs, a, squares, log2_norm);
     put(out_.log2_activation, 0, log2_norm, exponent);
     rescale(inputs, a, exponent, log2_norm);
@@ -96,14 +96,14 @@ void StackPass<T>::load_input(const T* x) {
 // Which samples' products must be multiplied, and which z keep an exponent.
 template <class T>
 void StackPass<T>::plan_scale(std::size_t l, Preactivation<T>* z) const {
-    const double* exponent = block_.exponent_of_a(l);
+    const double* exponent = part_.exponent_of_a(l);
     const double weight_exponent = network_.weight_exponent(l);
-    z->scaled = weight_exponent != 0 || network_.bias_exponent(l) != 0 || !all_zero(exponent, block_.columns);
+    z->scaled = weight_exponent != 0 || network_.bias_exponent(l) != 0 || !all_zero(exponent, part_.columns);
     std::fill(z->exponent, z->exponent + kMaxColumns, 0.0);
     if (!z->scaled) return;
     const bool homogeneous = info(l).near_zero == NearZero::homogeneous, bias = network_.bias(l) != nullptr;
     const double bias_exponent = network_.bias_exponent(l);
-    for (std::size_t b = 0; b < block_.columns; ++b) {
+    for (std::size_t b = 0; b < part_.columns; ++b) {
         const double product = exponent[b] + weight_exponent;
         // A homogeneous activation takes the mantissas as they are; beside a bias at the larger exponent of the two.
         z->exponent[b] = !homogeneous ? 0.0 : bias ? std::max(product, bias_exponent) : product;
@@ -119,9 +119,9 @@ void StackPass<T>::find_linear_samples(std::size_t l, Preactivation<T>* z) const
     if (info(l).near_zero != NearZero::linear || network_.bias(l)) return;
     const double limit = sizeof(T) == 4 ? info(l).linear_below_log2_f32 : info(l).linear_below_log2_f64;
     T largest[kMaxColumns];
-    kernels_.reduce->column_max(network_.layer(l).outputs, block_.columns, block_.columns, scratch_.z.data(), largest);
-    const double* exponent = block_.exponent_of_a(l);
-    for (std::size_t b = 0; b < block_.columns; ++b) {
+    kernels_.reduce->column_max(network_.layer(l).outputs, part_.columns, part_.ld, scratch_->z.data(), largest);
+    const double* exponent = part_.exponent_of_a(l);
+    for (std::size_t b = 0; b < part_.columns; ++b) {
         const double product = exponent[b] + network_.weight_exponent(l);
         if (!(product < 0) || !(std::log2(static_cast<double>(largest[b])) + product < limit)) continue;
         z->exponent[b] = product;
@@ -135,19 +135,19 @@ template <class T>
 void StackPass<T>::compute_layer(std::size_t l, T* a, T* derivative, ForwardSums* sums, std::uint8_t* alive,
                                  Preactivation<T>* z, Ahead* ahead) {
     const DenseLayer<T>& layer = network_.layer(l);
-    const std::size_t ld = block_.columns;
+    const std::size_t ld = part_.ld, columns = part_.columns;
     T valid[kMaxColumns];  // for the count of dead units, which must not see padding
-    for (std::size_t b = 0; b < kMaxColumns; ++b) valid[b] = b < block_.samples ? T(1) : T(0);
+    for (std::size_t b = 0; b < kMaxColumns; ++b) valid[b] = b < part_.samples ? T(1) : T(0);
     plan_scale(l, z);
-    const std::size_t strip = z->scaled ? layer.outputs : round_up(kStripElements / ld, 16);
+    const std::size_t strip = z->scaled ? layer.outputs : round_up(kStripElements / columns, 16);
     for (std::size_t row = 0; row < layer.outputs; row += strip) {
         const std::size_t rows = std::min(strip, layer.outputs - row), at = row * ld;
-        T* product = scratch_.z.data() + at;
-        kernels_.gemm->nn(rows, ld, layer.inputs, network_.weight(l) + row * layer.inputs, layer.inputs, block_.a(l),
-                          ld, product, ld, false, ahead);
+        T* product = scratch_->z.data() + at;
+        kernels_.gemm->nn(rows, columns, layer.inputs, network_.weight(l) + row * layer.inputs, layer.inputs,
+                          part_.a(l), ld, product, ld, false, ahead);
         if (z->scaled) find_linear_samples(l, z);
         kernels_.activation->forward[layer.activation](
-            {rows, ld, ld, product, a + at, derivative + at, network_.bias(l) ? network_.bias(l) + row : nullptr,
+            {rows, columns, ld, product, a + at, derivative + at, network_.bias(l) ? network_.bias(l) + row : nullptr,
              z->scaled ? &z->scale : nullptr, valid, sums, alive ? alive + row : nullptr});
     }
 }
@@ -157,34 +157,34 @@ void StackPass<T>::forward_layer(std::size_t l) {
     const std::size_t outputs = network_.layer(l).outputs;
     ForwardSums sums{};
     Preactivation<T> z;
-    T* a = block_.a(l + 1);
+    T* a = part_.a(l + 1);
     Ahead ahead;
     if (l + 1 < network_.depth()) {
         network_.add_weight(l + 1, &ahead);
-        ahead.add(block_.a(l + 2), network_.units(l + 2) * block_.columns);
-        ahead.add(block_.delta(l + 1), network_.units(l + 2) * block_.columns);
+        part_.add_tile(part_.a(l + 2), network_.units(l + 2), &ahead);
+        part_.add_tile(part_.delta(l + 1), network_.units(l + 2), &ahead);
     }
-    compute_layer(l, a, block_.delta(l), &sums, block_.alive.data() + block_.first_unit[l], &z, &ahead);
+    compute_layer(l, a, part_.delta(l), &sums, part_.alive(l), &z, &ahead);
 
     double log2_z[kMaxColumns], log2_a[kMaxColumns];  // of the mantissas
-    norms(outputs, scratch_.z.data(), sums.z_squared, log2_z);
+    norms(outputs, scratch_->z.data(), sums.z_squared, log2_z);
     norms(outputs, a, sums.a_squared, log2_a);
-    for (std::size_t b = 0; b < block_.columns; ++b) {
+    for (std::size_t b = 0; b < part_.columns; ++b) {
         const double most = std::max(log2_z[b], log2_a[b]);
         if (std::isnan(log2_z[b]) || std::isnan(log2_a[b]) || (std::isinf(most) && most > 0))
-            block_.nonfinite[b] = std::min(block_.nonfinite[b], l);
+            part_.nonfinite(b) = std::min(part_.nonfinite(b), l);
     }
     collect_statistics(l, z, sums, log2_z, log2_a);
     put(out_.log2_preactivation, l, log2_z, z.exponent);
     put(out_.log2_activation, l + 1, log2_a, z.exponent);
-    std::copy(z.exponent, z.exponent + kMaxColumns, block_.exponent_of_a(l + 1));
-    rescale(outputs, a, block_.exponent_of_a(l + 1), log2_a);
+    std::copy(z.exponent, z.exponent + part_.columns, part_.exponent_of_a(l + 1));
+    rescale(outputs, a, part_.exponent_of_a(l + 1), log2_a);
 }
 
-// Mean, and root of the sum of squared distances, of one of the layer's two tiles over the block's samples and units.
-// All sums are taken at the block's largest exponent, where nothing that counts leaves float64.
+// Mean, and root of the sum of squared distances, of one of the layer's two tiles over a quantum's samples and units.
+// All sums are taken at the quantum's largest exponent, where nothing that counts leaves float64.
 template <class T>
-static void mean_and_spread(const KernelTable<T>& kernels, std::size_t units, std::size_t samples, std::size_t columns,
+static void mean_and_spread(const KernelTable<T>& kernels, std::size_t units, std::size_t samples, std::size_t ld,
                             const T* tile, const double* sum, const double* squares, const double* exponent,
                             const double* log2_norm, double* mean, double* spread) {
     double top = kNegativeInfinity;
@@ -203,7 +203,7 @@ static void mean_and_spread(const KernelTable<T>& kernels, std::size_t units, st
     if (m2 < kCancelled<T> * second && plain) {
         const T shift = static_cast<T>(centre);
         double centred[kMaxColumns], centred_squares[kMaxColumns];
-        kernels.reduce->column_moments(units, columns, columns, tile, shift, centred, centred_squares);
+        kernels.reduce->column_moments(units, ld == 1 ? 1 : kColumnMultiple, ld, tile, shift, centred, centred_squares);
         first = second = 0;
         for (std::size_t b = 0; b < samples; ++b) {
             first += centred[b];
@@ -215,7 +215,7 @@ static void mean_and_spread(const KernelTable<T>& kernels, std::size_t units, st
         m2 = 0;
         for (std::size_t u = 0; u < units; ++u)
             for (std::size_t b = 0; b < samples; ++b) {
-                const double x = scale_by(static_cast<double>(tile[u * columns + b]), exponent[b] - common) - centre;
+                const double x = scale_by(static_cast<double>(tile[u * ld + b]), exponent[b] - common) - centre;
                 m2 += x * x;
             }
     }
@@ -227,30 +227,34 @@ static void mean_and_spread(const KernelTable<T>& kernels, std::size_t units, st
 template <class T>
 void StackPass<T>::collect_statistics(std::size_t l, const Preactivation<T>& z, const ForwardSums& sums,
                                       const double* log2_z, const double* log2_a) {
-    LayerStatistics& s = block_.statistics[l];
-    const std::size_t units = network_.layer(l).outputs;
-    s.count = static_cast<double>(units) * static_cast<double>(block_.samples);
-    mean_and_spread(kernels_, units, block_.samples, block_.columns, scratch_.z.data(), sums.z, sums.z_squared,
-                    z.exponent, log2_z, &s.z_mean, &s.z_spread);
-    mean_and_spread(kernels_, units, block_.samples, block_.columns, block_.a(l + 1), sums.a, sums.a_squared,
-                    z.exponent, log2_a, &s.a_mean, &s.a_spread);
-    for (std::size_t b = 0; b < block_.samples; ++b) {
-        s.derivative += sums.derivative[b];
-        s.saturated += sums.saturated[b];
-        s.dead_samples += info(l).can_die && sums.on[b] == 0;
+    const std::size_t units = network_.layer(l).outputs, ld = part_.ld;
+    for (std::size_t b = 0; b < part_.samples; b += kColumnMultiple) {
+        const std::size_t samples = std::min(kColumnMultiple, part_.samples - b);
+        LayerStatistics& s = part_.statistics(l, b);
+        s.count = static_cast<double>(units) * static_cast<double>(samples);
+        mean_and_spread(kernels_, units, samples, ld, scratch_->z.data() + b, sums.z + b, sums.z_squared + b,
+                        z.exponent + b, log2_z + b, &s.z_mean, &s.z_spread);
+        mean_and_spread(kernels_, units, samples, ld, part_.a(l + 1) + b, sums.a + b, sums.a_squared + b,
+                        z.exponent + b, log2_a + b, &s.a_mean, &s.a_spread);
+        for (std::size_t i = b; i < b + samples; ++i) {
+            s.derivative += sums.derivative[i];
+            s.saturated += sums.saturated[i];
+            s.dead_samples += info(l).can_die && sums.on[i] == 0;
+        }
     }
 }
 
 template <class T>
 void StackPass<T>::store_output(T* y) {
-    const std::size_t outputs = network_.layer(network_.depth() - 1).outputs, ld = block_.columns;
-    const T* a = block_.a(network_.depth());
-    const double* exponent = block_.exponent_of_a(network_.depth());
-    if (all_zero(exponent, block_.samples)) {
-        kernels_.reduce->transpose(outputs, block_.samples, a, ld, y, outputs, nullptr);
+    const std::size_t outputs = network_.layer(network_.depth() - 1).outputs, ld = part_.ld;
+    const T* a = part_.a(network_.depth());
+    const double* exponent = part_.exponent_of_a(network_.depth());
+    y += part_.first * outputs;
+    if (all_zero(exponent, part_.samples)) {
+        kernels_.reduce->transpose(outputs, part_.samples, a, ld, y, outputs, nullptr);
         return;
     }
-    for (std::size_t b = 0; b < block_.samples; ++b)
+    for (std::size_t b = 0; b < part_.samples; ++b)
         for (std::size_t u = 0; u < outputs; ++u)
             y[b * outputs + u] = static_cast<T>(scale_by(static_cast<double>(a[u * ld + b]), exponent[b]));
 }

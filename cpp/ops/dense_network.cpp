@@ -66,8 +66,9 @@ StackBlock<T>::StackBlock(const StackNetwork<T>& network, std::size_t columns_, 
     arena_size = keep == Keep::all_layers ? arena_size + most : 3 * most;
     a_exponent.resize((depth + 1) * kMaxColumns);
     delta_exponent.resize(depth * kMaxColumns);
-    statistics.resize(depth);
-    alive.resize(units);
+    statistics.resize(quanta() * depth);
+    alive.resize(quanta() * units);
+    loss.resize(quanta());
 }
 
 template <class T>
@@ -75,16 +76,20 @@ void StackBlock<T>::start(T* arena_, std::size_t first_, std::size_t samples_) {
     arena = arena_;
     first = first_;
     samples = samples_;
-    nonfinite.assign(kMaxColumns, statistics.size());
+    nonfinite.assign(kMaxColumns, depth());
     std::fill(statistics.begin(), statistics.end(), LayerStatistics{});
     std::fill(alive.begin(), alive.end(), std::uint8_t{0});
-    loss = 0;
+    std::fill(loss.begin(), loss.end(), 0.0);
 }
 
 // Parallel form of mean and sum of squared distances: Chan, Golub and LeVeque 1983. As roots: the squares may leave
 // float64 where the deviation does not.
 void LayerStatistics::merge(const LayerStatistics& other) {
     if (other.count == 0) return;
+    if (count == 0) {
+        *this = other;
+        return;
+    }
     const double total = count + other.count, apart = std::sqrt(count * other.count / total);
     const auto join = [&](double& mean, double& spread, double other_mean, double other_spread) {
         const double distance = other_mean - mean;

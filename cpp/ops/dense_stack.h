@@ -86,8 +86,9 @@ struct StackScratch {
 
 enum class Keep { all_layers, last_layer };  // what of the tiles a block must hold: a trace needs all
 
-// One block of samples. Tiles are (units, columns), samples contiguous; columns beyond `samples` are
-// padding: copies of the first sample forward, zero backward.
+// One block of samples. Tiles are (units, columns), samples contiguous; columns beyond `samples` are padding: copies of
+// the first sample forward, zero backward. Workers may share its columns, in quanta of kColumnMultiple; sums over
+// samples are kept for every quantum, so that they do not depend on the cut.
 template <class T>
 struct StackBlock {
     StackBlock(const StackNetwork<T>& network, std::size_t columns, Keep keep);
@@ -100,11 +101,15 @@ struct StackBlock {
     std::size_t da_offset = 0;
     std::vector<double> a_exponent, delta_exponent;  // [l * kMaxColumns + sample]
     std::vector<std::size_t> nonfinite;              // per sample: first layer with an infinite or NaN value, or depth
-    std::vector<std::uint8_t> alive;                 // [first_unit[l] + unit]: phi' != 0 for some sample
-    std::vector<std::size_t> first_unit;
-    std::vector<LayerStatistics> statistics;
-    double loss = 0;
+    std::vector<std::size_t> first_unit;             // of each layer in a list of all units
+    // Of quantum q:
+    std::vector<std::uint8_t> alive;          // [q * units + first_unit[l] + unit]: phi' != 0 for some sample
+    std::vector<LayerStatistics> statistics;  // [q * depth + l]
+    std::vector<double> loss;                 // [q]
 
+    std::size_t quanta() const { return (columns + kColumnMultiple - 1) / kColumnMultiple; }
+    std::size_t depth() const { return first_unit.size(); }
+    std::size_t units() const { return alive.size() / quanta(); }
     T* a(std::size_t l) const { return arena + a_offset[l]; }
     T* delta(std::size_t l) const { return arena + delta_offset[l]; }
     T* da() const { return arena + da_offset; }  // dL/da between two layers of the backward pass
@@ -112,6 +117,48 @@ struct StackBlock {
     const double* exponent_of_delta(std::size_t l) const { return delta_exponent.data() + l * kMaxColumns; }
     double* exponent_of_a(std::size_t l) { return a_exponent.data() + l * kMaxColumns; }
     double* exponent_of_delta(std::size_t l) { return delta_exponent.data() + l * kMaxColumns; }
+};
+
+// The columns [column, column + columns) of a block, whole quanta of them: what one worker carries.
+template <class T>
+class BlockPart {
+  public:
+    explicit BlockPart(StackBlock<T>& block) : BlockPart(block, 0, block.columns) {}
+    BlockPart(StackBlock<T>& block, std::size_t column, std::size_t columns)
+        : columns(columns),
+          ld(block.columns),
+          samples(block.samples > column ? std::min(columns, block.samples - column) : 0),
+          first(block.first + column),
+          block_(&block),
+          column_(column) {}
+
+    std::size_t columns, ld, samples, first;  // `first`: of the batch
+
+    std::size_t block_first() const { return block_->first; }
+    T* a(std::size_t l) const { return block_->a(l) + column_; }
+    T* delta(std::size_t l) const { return block_->delta(l) + column_; }
+    T* da() const { return block_->da() + column_; }
+    double* exponent_of_a(std::size_t l) const { return block_->exponent_of_a(l) + column_; }
+    double* exponent_of_delta(std::size_t l) const { return block_->exponent_of_delta(l) + column_; }
+    std::size_t& nonfinite(std::size_t b) const { return block_->nonfinite[column_ + b]; }
+    std::uint8_t* alive(std::size_t l) const {
+        return block_->alive.data() + quantum(0) * block_->units() + block_->first_unit[l];
+    }
+    LayerStatistics& statistics(std::size_t l, std::size_t b) const {
+        return block_->statistics[quantum(b) * block_->depth() + l];
+    }
+    double* loss(std::size_t b) const { return &block_->loss[quantum(b)]; }
+    // What will be needed of a tile; a shared one not at all: lines come in pairs, and another worker is writing the
+    // other half.
+    void add_tile(const T* tile, std::size_t units, Ahead* ahead) const {
+        if (columns == ld) ahead->add(tile, units * ld);
+    }
+
+  private:
+    std::size_t quantum(std::size_t b) const { return (column_ + b) / kColumnMultiple; }
+
+    StackBlock<T>* block_;
+    std::size_t column_;
 };
 
 // What the product of a layer became: z times 2^exponent is the true preactivation.
@@ -122,24 +169,27 @@ struct Preactivation {
     double exponent[kMaxColumns] = {};
 };
 
-// The passes of one block; borrows everything.
+// The passes of one part of a block; borrows everything.
 template <class T>
 class StackPass {
   public:
-    StackPass(const IsaKernels& isa, StackNetwork<T>& network, StackBlock<T>& block, StackScratch<T>& scratch,
-              const SampleOutputs& out)
-        : isa_(isa), kernels_(isa.get<T>()), network_(network), block_(block), scratch_(scratch), out_(out) {}
+    StackPass(const IsaKernels& isa, StackNetwork<T>& network, const BlockPart<T>& part, const SampleOutputs& out)
+        : isa_(isa), kernels_(isa.get<T>()), network_(network), part_(part), out_(out) {}
+
+    // Whoever carries on lends its memory; nothing stays there between two calls.
+    void use(StackScratch<T>& scratch) { scratch_ = &scratch; }
 
     // dense_forward.cpp
-    void load_input(const T* x);  // (samples, n_0)
+    void load_input(const T* x);  // (batch, n_0)
     void forward_layer(std::size_t l);
-    void store_output(T* y);  // (samples, n_L), plain values
+    void store_output(T* y);  // (batch, n_L), plain values
 
     // dense_backward.cpp
     void load_cotangent(const Cotangent<T>& cotangent);
     void backward_layer(std::size_t l);  // from dL/da of the layer's output to delta, and on to dL/da of its input
-    void finish_backward();              // the norm of dL/dx, whose rows are left in block.da()
+    void finish_backward();              // the norm of dL/dx, whose rows are left in part().da()
     const double* exponent_of_da() const { return da_exponent_; }
+    const BlockPart<T>& part() const { return part_; }
 
   private:
     void compute_layer(std::size_t l, T* a, T* derivative, ForwardSums* sums, std::uint8_t* alive, Preactivation<T>* z,
@@ -164,10 +214,10 @@ class StackPass {
     const IsaKernels& isa_;
     const KernelTable<T>& kernels_;
     StackNetwork<T>& network_;
-    StackBlock<T>& block_;
-    StackScratch<T>& scratch_;
+    BlockPart<T> part_;
+    StackScratch<T>* scratch_ = nullptr;
     const SampleOutputs& out_;
-    double da_exponent_[kMaxColumns] = {};  // of block_.da()
+    double da_exponent_[kMaxColumns] = {};  // of part_.da()
     double log2_delta_[kMaxColumns] = {};   // of the layer above, with its exponent before it was rescaled
     double delta_exponent_[kMaxColumns] = {};
 };

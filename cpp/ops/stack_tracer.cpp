@@ -20,8 +20,8 @@ BatchShape shape_of(const StackNetwork<T>& network, std::size_t batch) {
 
 // Two operations for each weight and sample, and of that about three times in a trace.
 template <class T>
-Loop loop_over_blocks(const StackNetwork<T>& network, std::size_t blocks, std::size_t samples) {
-    return {blocks, 4 * network.total_weights() * static_cast<double>(samples)};
+Loop loop_over_samples(const StackNetwork<T>& network, std::size_t items, std::size_t samples) {
+    return {items, 4 * network.total_weights() * static_cast<double>(samples)};
 }
 
 template <class T>
@@ -32,6 +32,27 @@ Loop loop_over_layers(const StackNetwork<T>& network, std::size_t samples) {
 template <class T>
 void prepare_layers(StackNetwork<T>& network) {
     parallel_for(loop_over_layers(network, 1), [&](std::size_t l, std::size_t) { network.prepare(l); });
+}
+
+// As parallel_for, but for one worker a plain loop: a deep stack would feel the start of a loop at every layer. The
+// caller has subnormals flushed.
+template <class F>
+void for_each(const Loop& loop, F&& body) {
+    if (loop.workers() > 1) return parallel_for(loop, body);
+    for (std::size_t i = 0; i < loop.items(); ++i) body(i, 0);
+}
+
+// Part `index` of `count` of a block's columns.
+struct Share {
+    std::size_t index, count;
+};
+
+template <class T>
+BlockPart<T> part_of(StackBlock<T>& block, const Share& share) {
+    if (share.count == 1) return BlockPart<T>(block);
+    const std::size_t first = share.index * block.quanta() / share.count,
+                      end = (share.index + 1) * block.quanta() / share.count;
+    return {block, first * kColumnMultiple, (end - first) * kColumnMultiple};
 }
 
 std::size_t samples_of_block(const BatchShape& shape, std::size_t block) {
@@ -51,8 +72,7 @@ struct StackTracer<T>::Chunk {
     std::vector<StackScratch<T>> scratch;
     std::vector<GradientScratch<T>> gradient_scratch;
     std::size_t block_count = 0;
-    Loop over_blocks, over_layers;
-    bool fused = false;  // gradients at once, while the rows are warm
+    Loop over_samples, over_layers;
     std::atomic<bool> exponent_lost{false};
 };
 
@@ -80,7 +100,7 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
                 {},
                 {},
                 0,
-                loop_over_blocks(network_, per_chunk, batch),
+                loop_over_samples(network_, per_chunk * divide_up(shape.block_samples, kColumnMultiple), batch),
                 loop_over_layers(network_, batch)};
     for (std::size_t l = 0; l < depth; ++l) {
         const DenseLayer<T>& layer = network_.layer(l);
@@ -93,104 +113,136 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
         chunk.blocks.emplace_back(network_, shape.block_samples, Keep::all_layers);
     const std::size_t block_elements = chunk.blocks[0].arena_size, columns = chunk.blocks[0].columns;
     Workspace arena(checked_multiply(checked_multiply(per_chunk, block_elements), sizeof(T)));
-    for (std::size_t i = 0; i < chunk.over_blocks.workers(); ++i) chunk.scratch.emplace_back(network_, columns);
+    for (std::size_t i = 0; i < chunk.over_samples.workers(); ++i) chunk.scratch.emplace_back(network_, columns);
     chunk.gradient_scratch.resize(chunk.over_layers.workers());
     const std::size_t widest = round_up(network_.max_units(), kColumnMultiple);
     for (GradientScratch<T>& scratch : chunk.gradient_scratch)
         scratch.reserve(columns * kMaxColumns,
                         std::max(columns * kMaxColumns, checked_multiply(per_chunk * columns, widest)),
                         kGradientStripRows * widest);
-    // A single block prepares each layer right before it needs it, while it waits in the cache.
-    if (!prepared_ && shape.blocks() > 1) {
-        prepare_layers(network_);
-        prepared_ = true;
-    }
-
     for (std::size_t first = 0; first < shape.blocks(); first += per_chunk) {
         chunk.block_count = std::min(per_chunk, shape.blocks() - first);
         for (std::size_t i = 0; i < chunk.block_count; ++i)
             chunk.blocks[i].start(arena.as<T>() + i * block_elements, (first + i) * shape.block_samples,
                                   samples_of_block(shape, first + i));
         trace_chunk(chunk);
+        prepared_ = true;
         if (interrupt.stopped()) throw Interrupted{};
         if (chunk.exponent_lost) throw std::overflow_error("keep: an exponent of the kept rows is beyond int64");
     }
-    prepared_ = true;
     samples_ += batch;
+}
+
+// What one worker carries through the layers: shares of some blocks, side by side, so that each layer's weights come
+// from memory once for all of them. Neither how many go side by side nor how a block's columns are shared changes a
+// bit: every worker gets some, and none more than the caches like.
+template <class T>
+auto StackTracer<T>::cut(Chunk& chunk) -> std::vector<Passes> {
+    constexpr std::size_t kSideBySide = 4;
+    const std::size_t workers = chunk.over_samples.workers(), count = chunk.block_count,
+                      group = std::min(kSideBySide, divide_up(count, workers)), groups = divide_up(count, group),
+                      parts = std::min(divide_up(workers, groups), chunk.blocks[0].quanta());
+    std::vector<Passes> items;
+    for (std::size_t first = 0; first < count; first += group)
+        for (std::size_t part = 0; part < parts; ++part) {
+            items.emplace_back();
+            for (std::size_t i = first; i < std::min(first + group, count); ++i)
+                items.back().emplace_back(isa_, network_, part_of(chunk.blocks[i], {part, parts}), chunk.out.samples);
+        }
+    return items;
+}
+
+// Layers that all workers pass before any goes on, so that what follows a pass over them finds weights and tiles in the
+// cache: the first layer of each, and the depth. Workers meet at each; one alone has nobody to wait for.
+template <class T>
+std::vector<std::size_t> StackTracer<T>::segments(bool alone, std::size_t workers) const {
+    constexpr std::size_t kWeightBytes = std::size_t{512} << 10;
+    const std::size_t fewest = workers > 1 ? 2 * workers : 1;  // the gradients of a segment are shared layer by layer
+    std::vector<std::size_t> starts{0};
+    std::size_t bytes = 0;
+    for (std::size_t l = 0; l < network_.depth(); ++l) {
+        const std::size_t layer = network_.layer(l).inputs * network_.layer(l).outputs * sizeof(T);
+        if (l > starts.back() && (alone || (bytes + layer > kWeightBytes && l - starts.back() >= fewest))) {
+            starts.push_back(l);
+            bytes = 0;
+        }
+        bytes += layer;
+    }
+    starts.push_back(network_.depth());
+    return starts;
 }
 
 template <class T>
 void StackTracer<T>::trace_chunk(Chunk& chunk) {
-    chunk.fused = chunk.block_count == 1 && chunk.over_layers.workers() == 1;
-    // How many blocks go side by side changes no bit: every worker gets some, and none more than the caches like.
-    constexpr std::size_t kSideBySide = 4;
-    const std::size_t workers = chunk.over_blocks.workers(), share = (chunk.block_count + workers - 1) / workers;
-    const std::size_t group = std::min(kSideBySide, share), groups = (chunk.block_count + group - 1) / group;
-    parallel_for(chunk.over_blocks.of(groups), [&](std::size_t i, std::size_t worker) {
-        trace_blocks(chunk, i * group, std::min((i + 1) * group, chunk.block_count), worker);
-    });
-    if (!chunk.fused)
-        parallel_for(chunk.over_layers, [&](std::size_t l, std::size_t worker) {
-            if (!chunk.interrupt.requested(worker)) gradients_of(chunk, l, worker);
+    const SubnormalMode flush(Subnormals::flush);
+    std::vector<Passes> items = cut(chunk);
+    const Loop over_items = chunk.over_samples.of(items.size());
+    const std::vector<std::size_t> starts = segments(items.size() == 1, over_items.workers());
+    const auto for_each_pass = [&](auto&& body) {
+        for_each(over_items, [&](std::size_t i, std::size_t worker) {
+            for (StackPass<T>& pass : items[i]) {
+                if (chunk.interrupt.requested(worker)) return;
+                pass.use(chunk.scratch[worker]);
+                body(pass);
+            }
         });
+        return !chunk.interrupt.stopped();
+    };
+    const auto for_each_layer = [&](std::size_t first, std::size_t end, auto&& body) {
+        for_each(chunk.over_layers.of(end - first),
+                 [&](std::size_t i, std::size_t worker) { body(first + i, worker); });
+    };
+    for_each_pass([&](StackPass<T>& pass) { pass.load_input(chunk.x); });
+    for (std::size_t s = 0; s + 1 < starts.size(); ++s) {
+        if (!prepared_)
+            for_each_layer(starts[s], starts[s + 1], [&](std::size_t l, std::size_t) { network_.prepare(l); });
+        if (!for_each_pass([&](StackPass<T>& pass) {
+                for (std::size_t l = starts[s]; l < starts[s + 1]; ++l) pass.forward_layer(l);
+            }))
+            return;
+    }
+    for_each_pass([&](StackPass<T>& pass) { pass.load_cotangent(chunk.cotangent); });
+    for (std::size_t s = starts.size() - 1; s-- > 0;) {
+        if (!for_each_pass([&](StackPass<T>& pass) {
+                for (std::size_t l = starts[s + 1]; l-- > starts[s];) {
+                    pass.backward_layer(l);
+                    keep_rows(chunk, pass.part(), l);
+                }
+            }))
+            return;
+        for_each_layer(starts[s], starts[s + 1],
+                       [&](std::size_t l, std::size_t worker) { gradients_of(chunk, l, worker); });
+    }
+    for_each_pass([&](StackPass<T>& pass) { finish(chunk, pass); });
     merge(chunk);
 }
 
 // One tile's valid samples as rows normalised to largest magnitude in [1/2, 1).
 template <class T>
-static bool keep_tile(const KernelTable<T>& kernels, const StackBlock<T>& block, std::size_t units, const T* tile,
+static bool keep_tile(const KernelTable<T>& kernels, const BlockPart<T>& part, std::size_t units, const T* tile,
                       const double* exponent, const KeptRows<T>& to) {
     constexpr double kInt64 = 9.2e18;
     bool fits = true;
     T largest[kMaxColumns], factor[kMaxColumns];
-    kernels.reduce->column_max(units, block.columns, block.columns, tile, largest);
-    for (std::size_t b = 0; b < block.samples; ++b) {
+    kernels.reduce->column_max(units, part.columns, part.ld, tile, largest);
+    for (std::size_t b = 0; b < part.samples; ++b) {
         const double top = largest[b];
         const bool plain = !(top > 0) || !std::isfinite(top);
         const double shift = plain ? 0 : exponent_of(top), kept = plain ? 0 : exponent[b] + shift;
         fits &= std::fabs(kept) < kInt64;
         factor[b] = power_of_two<T>(-shift);
-        to.exponent[block.first + b] = std::fabs(kept) < kInt64 ? static_cast<std::int64_t>(kept) : 0;
+        to.exponent[part.first + b] = std::fabs(kept) < kInt64 ? static_cast<std::int64_t>(kept) : 0;
     }
-    kernels.reduce->transpose(units, block.samples, tile, block.columns, to.mantissa + block.first * units, units,
-                              factor);
+    kernels.reduce->transpose(units, part.samples, tile, part.ld, to.mantissa + part.first * units, units, factor);
     return fits;
 }
 
-// Blocks [first, end) side by side, so that each layer's weights come from memory once for all of them.
 template <class T>
-void StackTracer<T>::trace_blocks(Chunk& chunk, std::size_t first, std::size_t end, std::size_t worker) {
-    const std::size_t depth = network_.depth();
-    std::vector<StackPass<T>> passes;
-    for (std::size_t i = first; i < end; ++i) {
-        StackBlock<T>& block = chunk.blocks[i];
-        passes.emplace_back(isa_, network_, block, chunk.scratch[worker], chunk.out.samples);
-        passes.back().load_input(chunk.x + block.first * network_.units(0));
-    }
-    for (std::size_t l = 0; l < depth; ++l) {
-        if (!prepared_) network_.prepare(l);
-        for (StackPass<T>& pass : passes) {
-            if (chunk.interrupt.requested(worker)) return;
-            pass.forward_layer(l);
-        }
-    }
-    for (StackPass<T>& pass : passes) pass.load_cotangent(chunk.cotangent);
-    for (std::size_t l = depth; l-- > 0;) {
-        for (std::size_t i = first; i < end; ++i) {
-            if (chunk.interrupt.requested(worker)) return;
-            passes[i - first].backward_layer(l);
-            keep_rows(chunk, chunk.blocks[i], l);
-        }
-        if (chunk.fused) gradients_of(chunk, l, worker);
-    }
-    for (std::size_t i = first; i < end; ++i) {
-        passes[i - first].finish_backward();
-        if (!chunk.out.grad_input) continue;
-        const StackBlock<T>& block = chunk.blocks[i];
-        if (!keep_tile(isa_.get<T>(), block, network_.units(0), block.da(), passes[i - first].exponent_of_da(),
-                       chunk.out.grad_input))
-            chunk.exponent_lost = true;
-    }
+void StackTracer<T>::finish(Chunk& chunk, StackPass<T>& pass) {
+    pass.finish_backward();
+    if (chunk.out.grad_input && !keep_tile(isa_.get<T>(), pass.part(), network_.units(0), pass.part().da(),
+                                           pass.exponent_of_da(), chunk.out.grad_input))
+        chunk.exponent_lost = true;
 }
 
 template <class T>
@@ -202,25 +254,28 @@ void StackTracer<T>::gradients_of(Chunk& chunk, std::size_t l, std::size_t worke
 }
 
 template <class T>
-void StackTracer<T>::keep_rows(Chunk& chunk, StackBlock<T>& block, std::size_t l) {
+void StackTracer<T>::keep_rows(Chunk& chunk, const BlockPart<T>& part, std::size_t l) {
     const std::size_t units = network_.layer(l).outputs;
     bool fits = true;
     if (!chunk.out.deltas.empty())
-        fits &= keep_tile(isa_.get<T>(), block, units, block.delta(l), block.exponent_of_delta(l), chunk.out.deltas[l]);
+        fits &= keep_tile(isa_.get<T>(), part, units, part.delta(l), part.exponent_of_delta(l), chunk.out.deltas[l]);
     if (!chunk.out.activations.empty())
-        fits &= keep_tile(isa_.get<T>(), block, units, block.a(l + 1), block.exponent_of_a(l + 1),
-                          chunk.out.activations[l]);
+        fits &=
+            keep_tile(isa_.get<T>(), part, units, part.a(l + 1), part.exponent_of_a(l + 1), chunk.out.activations[l]);
     if (!fits) chunk.exponent_lost = true;
 }
 
-// In block order, so that the sums do not depend on who computed what when.
+// In the samples' order, so that the sums do not depend on who computed what when.
 template <class T>
 void StackTracer<T>::merge(const Chunk& chunk) {
     for (std::size_t i = 0; i < chunk.block_count; ++i) {
         const StackBlock<T>& block = chunk.blocks[i];
-        loss_ += block.loss;
-        for (std::size_t l = 0; l < network_.depth(); ++l) statistics_[l].merge(block.statistics[l]);
-        for (std::size_t u = 0; u < block.alive.size(); ++u) alive_[u] |= block.alive[u];
+        for (std::size_t q = 0; q < block.quanta(); ++q) {
+            loss_ += block.loss[q];
+            for (std::size_t l = 0; l < network_.depth(); ++l)
+                statistics_[l].merge(block.statistics[q * network_.depth() + l]);
+            for (std::size_t u = 0; u < block.units(); ++u) alive_[u] |= block.alive[q * block.units() + u];
+        }
         for (std::size_t b = 0; b < block.samples; ++b) nonfinite_ = std::min(nonfinite_, block.nonfinite[b]);
     }
 }
@@ -253,7 +308,7 @@ void stack_forward(const IsaKernels& isa, std::vector<DenseLayer<T>> layers, con
     const BatchShape shape = shape_of(network, batch);
     std::vector<StackBlock<T>> blocks;
     std::vector<StackScratch<T>> scratch;
-    const Loop over_blocks = loop_over_blocks(network, shape.blocks(), batch);
+    const Loop over_blocks = loop_over_samples(network, shape.blocks(), batch);
     for (std::size_t i = 0; i < over_blocks.workers(); ++i) {
         blocks.emplace_back(network, shape.block_samples, Keep::last_layer);
         scratch.emplace_back(network, shape.block_samples);
@@ -264,10 +319,11 @@ void stack_forward(const IsaKernels& isa, std::vector<DenseLayer<T>> layers, con
     parallel_for(over_blocks, [&](std::size_t i, std::size_t worker) {
         StackBlock<T>& block = blocks[worker];
         block.start(arena.as<T>() + worker * block.arena_size, i * shape.block_samples, samples_of_block(shape, i));
-        StackPass<T> pass(isa, network, block, scratch[worker], nothing);
-        pass.load_input(x + block.first * network.units(0));
+        StackPass<T> pass(isa, network, BlockPart<T>(block), nothing);
+        pass.use(scratch[worker]);
+        pass.load_input(x);
         for (std::size_t l = 0; l < depth && !interrupt.requested(worker); ++l) pass.forward_layer(l);
-        pass.store_output(y + block.first * network.units(depth));
+        pass.store_output(y);
     });
     if (interrupt.stopped()) throw Interrupted{};
 }

@@ -48,10 +48,13 @@ class StackTracer {
 
   private:
     struct Chunk;
+    using Passes = std::vector<StackPass<T>>;
     void trace_chunk(Chunk& chunk);
-    void trace_blocks(Chunk& chunk, std::size_t first, std::size_t end, std::size_t worker);
+    std::vector<Passes> cut(Chunk& chunk);
+    std::vector<std::size_t> segments(bool alone, std::size_t workers) const;
+    void finish(Chunk& chunk, StackPass<T>& pass);
     void gradients_of(Chunk& chunk, std::size_t l, std::size_t worker);
-    void keep_rows(Chunk& chunk, StackBlock<T>& block, std::size_t l);
+    void keep_rows(Chunk& chunk, const BlockPart<T>& part, std::size_t l);
     void merge(const Chunk& chunk);
 
     const IsaKernels& isa_;
