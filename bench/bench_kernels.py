@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.machine import blas_gflops
+from bench.limits import fma_gflops
 from bench.workloads import oracle
 from gradtrace._core import kernels
 
@@ -29,7 +29,7 @@ def test_matrix_product(benchmark, record, isa, dtype, transposed, m, n, k) -> N
     assert (abs(out - left @ right) <= PRODUCT_TOLERANCE[dtype] * (abs(left) @ abs(right))).all()
     if benchmark.enabled:
         gflops = 2 * m * n * k / benchmark.stats.stats.median / 1e9
-        record(gflops=gflops, share_of_blas=gflops / blas_gflops(dtype))
+        record(gflops=gflops, share_of_fma_limit=gflops / fma_gflops(dtype))
 
 
 @pytest.mark.parametrize("name", [row["name"] for row in kernels.activation_table()])

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import gradtrace as gt
-from bench.machine import blas_gflops
+from bench.floors import floor_of
+from bench.limits import fma_gflops
 from bench.pairs import in_pairs, rounds, seconds
 from bench.recurrent import (
     LSTM_WORKLOADS,
@@ -40,6 +41,8 @@ def test_trace(benchmark, record, isa, workload, dtype) -> None:
     if pair:
         healthy_ms, vanished_ms = pair.milliseconds
         rate = rates(workload.flops, healthy_ms, dtype)
+        if dtype == "float32":
+            rate["share_of_floor"] = floor_of(workload).milliseconds / healthy_ms
         record(healthy_ms=healthy_ms, vanished_ms=vanished_ms, ratio=pair.ratio, **rate)
         assert pair.ratio <= DEAREST_VANISHED, f"a vanished trace takes {pair.ratio:.2f} times a healthy one"
 
@@ -117,4 +120,4 @@ def against_plain(benchmark, record, plain, trace, dearest) -> None:
 def rates(flops: int, ms: float, dtype: str) -> dict[str, float]:
     """Operations of the products over the time."""
     gflops = flops / ms / 1e6
-    return {"gflops": gflops, "share_of_blas": gflops / blas_gflops(dtype)}
+    return {"gflops": gflops, "share_of_fma_limit": gflops / fma_gflops(dtype)}

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from bench.machine import blas_gflops
+from bench.floors import floor_of
+from bench.limits import fma_gflops
 from bench.pairs import in_pairs
 from bench.workloads import WORKLOADS, Case, exact, healthy, network, vanished
 
@@ -47,6 +48,7 @@ def report(record, workload, pair) -> None:
         vanished_ms=vanished_ms,
         ratio=pair.ratio,
         gflops=gflops,
-        share_of_blas=gflops / blas_gflops("float32"),
+        share_of_fma_limit=gflops / fma_gflops(),
+        share_of_floor=floor_of(workload).milliseconds / healthy_ms,
     )
     assert pair.ratio <= DEAREST, f"a vanished trace takes {pair.ratio:.2f} times a healthy one"

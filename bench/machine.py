@@ -1,26 +1,38 @@
-"""One core, one thread, and what a BLAS makes of it. Imports no numerical library by itself."""
+"""One core and one thread, or a few. Imports no numerical library by itself."""
 
 import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NPROC")
 # Whoever sets these makes NumPy slower: AVX2 kernels on an AVX-512 core run at half speed. OpenBLAS chooses for itself.
 KERNEL_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 
-def pin() -> None:
-    """Bind this process to one core, and numerical libraries that are imported later to one thread."""
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+# What keeps a library that is imported later from AVX-512. JAX 0.10 takes its flag and is as fast as before.
+AVX2_VARIABLES = {
+    "GRADTRACE_ISA": "avx2",
+    "OPENBLAS_CORETYPE": "Haswell",
+    "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
+}
+
+
+def pin(threads: int = 1) -> None:
+    """Bind this process to so many cores, and numerical libraries that are imported later to as many threads."""
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     for name in KERNEL_VARIABLES:
         os.environ.pop(name, None)
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[-threads:]))
+
+
+def hold_to_avx2() -> None:
+    """Keep every library that is imported later to AVX2."""
+    os.environ.update(AVX2_VARIABLES)
 
 
 @contextmanager
@@ -39,32 +51,3 @@ def one_core() -> Iterator[None]:
     gt.set_num_threads(None)
     if cores:
         os.sched_setaffinity(0, cores)
-
-
-@cache
-def blas_gflops(dtype: str) -> float:
-    """GFLOP/s of NumPy's own product of two 1,024 x 1,024 matrices on this core: the yardstick.
-
-    Measured in a process of its own, because a BLAS settles its kernels and threads when it is imported.
-    """
-    command = [sys.executable, "-m", "bench.machine", dtype]
-    root = Path(__file__).resolve().parent.parent
-    return float(subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout)
-
-
-def _measure_blas(dtype: str) -> float:
-    import numpy as np
-
-    a = np.random.default_rng(0).standard_normal((1024, 1024)).astype(dtype)
-    out = np.empty_like(a)
-    seconds = []
-    for _ in range(30):
-        start = time.perf_counter()
-        np.matmul(a, a, out=out)
-        seconds.append(time.perf_counter() - start)
-    return 2 * 1024**3 / min(seconds) / 1e9
-
-
-if __name__ == "__main__":
-    pin()
-    print(_measure_blas(sys.argv[1]))

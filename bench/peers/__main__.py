@@ -1,9 +1,9 @@
-"""`python -m bench.peers`: gradtrace beside NumPy, PyTorch and JAX, on one pinned core."""
+"""`python -m bench.peers`: gradtrace beside NumPy, PyTorch and JAX, on pinned cores."""
 
 import argparse
 import os
 
-from bench.machine import pin
+from bench.machine import hold_to_avx2, pin
 
 NAMES = ("deep", "mid", "wide", "single", "lstm", "lstm_wide", "lstm_one", "lstm_small")
 
@@ -28,6 +28,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
     parser.add_argument("--workload", type=names, default=list(NAMES), help=f"some of {','.join(NAMES)}")
     parser.add_argument("--repeat", type=count, default=15, help="turns of every contender (default 15)")
+    parser.add_argument("--threads", type=count, default=1, help="cores and threads of every contender (default 1)")
+    parser.add_argument("--avx2", action="store_true", help="gradtrace and all peers without AVX-512")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     return parser.parse_args()
 
@@ -35,7 +37,9 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     chosen = arguments()
     load = os.getloadavg()[0]
-    pin()  # before any library counts the cores
+    pin(chosen.threads)  # before any library counts the cores
+    if chosen.avx2:
+        hold_to_avx2()
 
     from rich.console import Console
 
@@ -47,12 +51,14 @@ def main() -> None:
     contenders, versions = compare.load()
     console, measured = Console(), {}
     if not chosen.json:
-        show.machine(console, versions, load)
+        show.machine(console, versions, load, chosen.threads)
     for name in chosen.workload:
         workload = workloads[name]
-        measured[name] = compare.compare(workload, contenders[workload.kind], chosen.repeat)
+        measured[name] = compare.compare(workload, contenders[workload.kind], chosen.repeat, chosen.threads)
         if not chosen.json:
             console.print(show.table(workload, measured[name], versions))
+    if not chosen.json:
+        console.print(show.summary({name: workloads[name] for name in measured}, measured, chosen.threads))
     if chosen.json:
         print(show.as_json(measured, versions, load))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+import gradtrace as gt
 from bench.peers.contender import Contender
 from bench.recurrent import LstmWorkload
 from bench.workloads import Workload
@@ -50,8 +51,9 @@ def load() -> tuple[Contenders, dict[str, str | None]]:
     return contenders, versions
 
 
-def compare(workload: Workload | LstmWorkload, contenders: list[Contender], repeat: int) -> list[Row]:
+def compare(workload: Workload | LstmWorkload, contenders: list[Contender], repeat: int, threads: int = 1) -> list[Row]:
     """One row for each contender; the first is what the others are measured by."""
+    gt.set_num_threads(threads)
     calls = [contender.prepare(workload.network()) for contender in contenders]
     errors = [check(contender, call, workload) for contender, call in zip(contenders, calls, strict=True)]
     turns = np.array(take_turns(calls, repeat))

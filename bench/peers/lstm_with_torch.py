@@ -1,5 +1,7 @@
 """PyTorch's autograd on a loop of cells, the gradients of every h and c retained; or nn.LSTM, which tells none."""
 
+import os
+
 import torch
 
 from bench.peers.contender import Contender, log2_lstm_norms
@@ -8,7 +10,7 @@ from bench.recurrent import LstmNetwork
 
 def tensors(network: LstmNetwork) -> list[torch.Tensor]:
     """They share memory with NumPy's."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     return [torch.from_numpy(array) for array in network]
 
 

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_info
 
+from bench.floors import floor_of
+from bench.limits import fma_gflops, read_gbytes
 from bench.peers.compare import Row
 from bench.recurrent import LstmWorkload
 from bench.workloads import Workload
@@ -20,11 +22,17 @@ def blas() -> str:
     return ", ".join(str(pool.get("architecture")) for pool in pools) or "unknown"
 
 
-def machine(console: Console, versions: dict[str, str | None], load: float) -> None:
+def machine(console: Console, versions: dict[str, str | None], load: float, threads: int) -> None:
     """Say what ran where, in a few lines."""
     facts = config.collect()
     console.print(f"{facts['cpu']}, {facts['platform']}")
-    console.print(f"one core, one thread, float32; gradtrace on {facts['isa_active']}, NumPy's BLAS on {blas()}")
+    console.print(
+        f"{threads} pinned core(s), as many threads, float32; gradtrace on {facts['isa_active']}, BLAS on {blas()}"
+    )
+    levels = ", ".join(
+        f"{size} {read_gbytes(float(size.split()[0]) * 2**20):.0f}" for size in ("0.25 MB", "8 MB", "128 MB")
+    )
+    console.print(f"limits of a core: {fma_gflops():.0f} GFLOP/s multiply-add, reading GB/s: {levels}")
     console.print(", ".join(f"{name} {version or 'not installed'}" for name, version in versions.items()))
     if load > 0.5:
         console.print(f"Load average {load:.1f}: other work is running here, these figures are rough.", style="yellow")
@@ -45,6 +53,29 @@ def table(workload: Workload | LstmWorkload, rows: list[Row], versions: dict[str
         result.caption = f"best peer with the same trace: {best.name}, {best.ratio:.2f}"
     for name in (name for name, version in versions.items() if version is None):
         result.add_row(name, "not installed", style="dim")
+    return result
+
+
+def summary(workloads: dict[str, Workload | LstmWorkload], measured: dict[str, list[Row]], threads: int) -> Table:
+    """The best peer that yields the same trace, and how near gradtrace is to what this machine allows."""
+    result = Table(title="summary", title_justify="left", title_style="bold", box=box.SIMPLE)
+    for heading in ("workload", "best peer"):
+        result.add_column(heading, no_wrap=True)
+    for heading in ("ms", "ours", "ratio", "GFLOP/s", "floor", "share"):
+        result.add_column(heading, justify="right", no_wrap=True)
+    for name, rows in measured.items():
+        own, floor = rows[0], floor_of(workloads[name])
+        best = min((row for row in rows[1:] if row.error_gradient is not None), key=lambda row: row.ratio, default=own)
+        result.add_row(
+            name,
+            best.name,
+            f"{best.milliseconds:.2f}",
+            f"{own.milliseconds:.2f}",
+            f"{best.ratio:.2f}",
+            f"{floor.operations / own.milliseconds / 1e6:.0f}",
+            f"{floor.milliseconds / threads:.2f}",
+            f"{floor.milliseconds / threads / own.milliseconds:.0%}",
+        )
     return result
 
 

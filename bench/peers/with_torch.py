@@ -1,5 +1,7 @@
 """PyTorch's autograd: the gradients of every pre-activation and weight retained, then their norms; or none of that."""
 
+import os
+
 import torch
 
 from bench.peers.contender import Contender
@@ -8,7 +10,7 @@ from bench.workloads import Network
 
 def tensors(network: Network):
     """Weights that require a gradient, inputs and cotangent; they share memory with NumPy's."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     weights = [torch.from_numpy(weight).requires_grad_() for weight in network.weights]
     return weights, torch.from_numpy(network.x), torch.from_numpy(network.cotangent)
 

@@ -97,6 +97,31 @@ void matrix_product(const py::array& a, const py::array& b, const py::array& out
     });
 }
 
+// Operations done: multiply-adds in registers, nothing else.
+double multiply_add(const std::string& dtype, std::size_t rounds) {
+    if (dtype != "float32" && dtype != "float64")
+        fail_value("dtype", "float32 or float64", "'" + shortened(dtype) + "'");
+    const auto run = [&](const auto& kernels) {
+        // The fixed point of x -> x / 2 + 1 is 2: no overflow, no subnormal.
+        kernels.multiply_add(rounds, 0.5, 1.0);
+        return static_cast<double>(kernels.operations) * static_cast<double>(rounds);
+    };
+    return dtype == "float32" ? run(*active_isa().f32.peak) : run(*active_isa().f64.peak);
+}
+
+// Reads an array so many times; its sum, as often.
+double read_array(const py::array& x, std::size_t times) {
+    return with_dtype(x, "x", [&](auto zero) {
+        using T = decltype(zero);
+        const py::array in = checked_array<T>(x, "x", "");
+        double total = 0;
+        for (std::size_t i = 0; i < times; ++i)
+            total +=
+                active_isa().get<T>().peak->read(static_cast<std::size_t>(in.size()), static_cast<const T*>(in.data()));
+        return total;
+    });
+}
+
 }  // namespace
 
 void bind_math(py::module_& module) {
@@ -107,6 +132,8 @@ void bind_math(py::module_& module) {
     kernels.def("log_derivative", &log_derivative, py::arg("name"), py::arg("z"));
     kernels.def("matrix_product", &matrix_product, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("transposed"),
                 py::arg("add"));
+    kernels.def("multiply_add", &multiply_add, py::arg("dtype"), py::arg("rounds"));
+    kernels.def("read", &read_array, py::arg("x"), py::arg("times"));
 }
 
 }  // namespace gt

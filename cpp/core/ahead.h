@@ -14,7 +14,7 @@ class Ahead {
     // An array up to kMostBytes; what is larger streams by itself.
     template <class T>
     void add(const T* from, std::size_t count) {
-        constexpr std::size_t kMostBytes = std::size_t{64} << 10;
+        constexpr std::size_t kMostBytes = std::size_t{256} << 10;
         const std::size_t bytes = count * sizeof(T);
         if (ranges_ == kMostRanges || bytes > kMostBytes) return;
         const char* at = reinterpret_cast<const char*>(from);

@@ -15,6 +15,7 @@ set(GT_KERNEL_SOURCES
   cpp/kernels/lstm_pointwise.cpp
   cpp/kernels/math.cpp
   cpp/kernels/panel.cpp
+  cpp/kernels/peak.cpp
   cpp/kernels/random.cpp
   cpp/kernels/reduce.cpp
   cpp/kernels/rnn_pointwise.cpp

@@ -11,9 +11,6 @@ namespace gt {
 namespace GT_ISA {
 namespace {
 
-GT_INLINE VecF64 widened(VecF64 v) { return v; }
-GT_INLINE VecF64 widened(VecF32 v) { return widen_low(v) + widen_high(v); }
-
 // N sums over the units of one row: a few vectors in T, the groups of them in float64.
 template <class T, std::size_t N>
 struct RowSums {

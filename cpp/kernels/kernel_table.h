@@ -137,6 +137,14 @@ struct MathKernels {
     std::size_t count;
 };
 
+// The limits of a core, for benchmarks.
+template <class T>
+struct PeakKernels {
+    std::size_t operations;  // of a round; a multiplication and an addition are two
+    double (*multiply_add)(std::size_t rounds, T factor, T term);
+    double (*read)(std::size_t count, const T* x);
+};
+
 template <class T>
 struct KernelTable {
     const GemmKernels<T>* gemm;
@@ -147,6 +155,7 @@ struct KernelTable {
     const PanelKernels<T>* panel;
     const RowKernels<T>* rows;
     RecurrentKernels<T> recurrent;
+    const PeakKernels<T>* peak;
 };
 
 // One ISA: its name and both tables.

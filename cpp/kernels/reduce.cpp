@@ -104,7 +104,7 @@ void row_dot(std::size_t rows, std::size_t columns, std::size_t ld, const T* x, 
 template <class T>
 struct FlatSums {
     static constexpr std::size_t kChains = 4;
-    double total[kLanes<T>] = {};
+    VecF64 total{};
     Vec<T> most[kChains] = {};
 
     GT_INLINE void add_group(const T* x) {  // kGroup vectors
@@ -117,7 +117,7 @@ struct FlatSums {
                 sum[j] += v * v;
                 most[j] = max(abs(v), most[j]);
             }
-        accumulate(total, (sum[0] + sum[1]) + (sum[2] + sum[3]));
+        total += widened((sum[0] + sum[1]) + (sum[2] + sum[3]));
     }
     GT_INLINE void add_rest(std::size_t count, const T* x) {
         Vec<T> sum{};
@@ -125,7 +125,7 @@ struct FlatSums {
             sum += v * v;
             most[0] = max(abs(v), most[0]);
         });
-        accumulate(total, sum);
+        total += widened(sum);
     }
 };
 
@@ -135,8 +135,7 @@ void flat_squares(std::size_t count, const T* x, double* squares, T* largest) {
     std::size_t i = 0;
     for (; i + kGroup * kLanes<T> <= count; i += kGroup * kLanes<T>) sums.add_group(x + i);
     sums.add_rest(count - i, x + i);
-    *squares = 0;
-    for (std::size_t lane = 0; lane < kLanes<T>; ++lane) *squares += sums.total[lane];
+    *squares = reduce_add(sums.total);
     *largest = largest_lane<T>(max(max(sums.most[0], sums.most[1]), max(sums.most[2], sums.most[3])));
 }
 

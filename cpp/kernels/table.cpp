@@ -17,6 +17,8 @@ extern const PanelKernels<float> panel_f32;
 extern const PanelKernels<double> panel_f64;
 extern const RowKernels<float> rows_f32;
 extern const RowKernels<double> rows_f64;
+extern const PeakKernels<float> peak_f32;
+extern const PeakKernels<double> peak_f64;
 extern const CellKernels<float> lstm_f32, gru_f32, rnn_tanh_f32, rnn_relu_f32;
 extern const CellKernels<double> lstm_f64, gru_f64, rnn_tanh_f64, rnn_relu_f64;
 
@@ -32,7 +34,8 @@ const IsaKernels kernels{GT_NAME(GT_ISA),
                           &math_f32,
                           &panel_f32,
                           &rows_f32,
-                          {&lstm_f32, &gru_f32, &rnn_tanh_f32, &rnn_relu_f32}},
+                          {&lstm_f32, &gru_f32, &rnn_tanh_f32, &rnn_relu_f32},
+                          &peak_f32},
                          {&gemm_f64,
                           &activation_f64,
                           &reduce_f64,
@@ -40,7 +43,8 @@ const IsaKernels kernels{GT_NAME(GT_ISA),
                           &math_f64,
                           &panel_f64,
                           &rows_f64,
-                          {&lstm_f64, &gru_f64, &rnn_tanh_f64, &rnn_relu_f64}}};
+                          {&lstm_f64, &gru_f64, &rnn_tanh_f64, &rnn_relu_f64},
+                          &peak_f64}};
 
 }  // namespace GT_ISA
 }  // namespace gt

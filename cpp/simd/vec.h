@@ -211,6 +211,10 @@ GT_INLINE VecF64 widen_low(VecF32 v) { return VecF64{v[0], v[1]}; }
 GT_INLINE VecF64 widen_high(VecF32 v) { return VecF64{v[2], v[3]}; }
 #endif
 
+// For sums over lanes, where it does not matter which lane holds what.
+GT_INLINE VecF64 widened(VecF64 v) { return v; }
+GT_INLINE VecF64 widened(VecF32 v) { return widen_low(v) + widen_high(v); }
+
 // sums[i] += v[i], kept in float64 whatever T is.
 GT_INLINE void accumulate(double* sums, VecF64 v) { store(sums, load(sums) + v); }
 GT_INLINE void accumulate(double* sums, VecF32 v) {
@@ -232,7 +236,7 @@ GT_INLINE double reduce_add(VecF64 v) {
 #endif
     return v[0];
 }
-GT_INLINE double reduce_add(VecF32 v) { return reduce_add(widen_low(v) + widen_high(v)); }
+GT_INLINE double reduce_add(VecF32 v) { return reduce_add(widened(v)); }
 
 // The largest lane of magnitudes; NaN may be missed.
 template <class T>

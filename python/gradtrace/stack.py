@@ -251,7 +251,7 @@ class Stack:
             builder.add(tracer.add(batch, batch_target, loss or "", batch_cotangent, cotangent_seed, label))
         if builder.empty:
             raise ValueError("x: expected at least one batch, got none")
-        return builder.finish(tracer.finish(), self.activation, self.sizes, str(self.dtype), loss)
+        return builder.finish(tracer.finish(), self.activation, self.sizes, self._dtype.name, loss)
 
     def trace_rows(self, x: Array, target: Array, loss: LossName) -> tuple[StackTrace, ScaledArray]:
         """Trace as the readout of another network.
@@ -273,7 +273,7 @@ class Stack:
         rows = ScaledArray(*arrays.pop("grad_input"))
         builder = TraceBuilder(True)
         builder.add(arrays)
-        trace = builder.finish(tracer.finish(), self.activation, self.sizes, str(self.dtype), loss)
+        trace = builder.finish(tracer.finish(), self.activation, self.sizes, self._dtype.name, loss)
         return trace, rows.times(LOSSES[loss].gradient_factor(len(x), self.sizes[-1]))
 
     def _check_memory(self, batch: int, keep: Sequence[str], per_sample: bool) -> None:

@@ -176,7 +176,7 @@ class TraceBuilder:
     def __init__(self, per_sample: bool) -> None:
         self._per_sample = per_sample
         self._batches: list[dict[str, Any]] = []
-        self._quantiles = {name: StreamingQuantiles() for name in _PER_SAMPLE}
+        self._quantiles = {} if per_sample else {name: StreamingQuantiles() for name in _PER_SAMPLE}
         self.empty = True
 
     def add(self, arrays: dict[str, Any]) -> None:
