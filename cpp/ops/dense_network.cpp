@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/shape.h"
 #include "ops/dense_stack.h"
 
 namespace gt {
@@ -21,6 +22,13 @@ std::size_t StackNetwork<T>::max_units() const {
     std::size_t most = layers_[0].inputs;
     for (const DenseLayer<T>& layer : layers_) most = std::max(most, layer.outputs);
     return most;
+}
+
+template <class T>
+bool StackNetwork<T>::may_die() const {
+    const ActivationInfo* info = isa_.get<T>().activation->info;
+    return std::any_of(layers_.begin(), layers_.end(),
+                       [&](const DenseLayer<T>& l) { return info[l.activation].can_die; });
 }
 
 template <class T>
@@ -48,31 +56,33 @@ StackScratch<T>::StackScratch(const StackNetwork<T>& network, std::size_t column
       sign(network.max_units()) {}
 
 template <class T>
-StackBlock<T>::StackBlock(const StackNetwork<T>& network, std::size_t columns_, Keep keep)
-    : columns(columns_), arena_size(0) {
+StackBlock<T>::StackBlock(const StackNetwork<T>& network, std::size_t columns_, Keep keep) : columns(columns_) {
     const std::size_t depth = network.depth(), most = network.max_units() * columns;
-    std::size_t units = 0;
+    std::size_t units = 0, elements = 0;
     for (std::size_t l = 0; l <= depth; ++l) {
-        a_offset.push_back(keep == Keep::all_layers ? arena_size : l % 2 * most);
-        arena_size += network.units(l) * columns;
+        a_offset.push_back(keep == Keep::all_layers ? elements : l % 2 * most);
+        elements += network.units(l) * columns;
     }
     for (std::size_t l = 0; l < depth; ++l) {
-        delta_offset.push_back(keep == Keep::all_layers ? arena_size : 2 * most);
-        arena_size += network.units(l + 1) * columns;
+        delta_offset.push_back(keep == Keep::all_layers ? elements : 2 * most);
+        elements += network.units(l + 1) * columns;
         first_unit.push_back(units);
         units += network.units(l + 1);
     }
-    da_offset = arena_size;
-    arena_size = keep == Keep::all_layers ? arena_size + most : 3 * most;
-    a_exponent.resize((depth + 1) * kMaxColumns);
-    delta_exponent.resize(depth * kMaxColumns);
+    da_offset = elements;
+    elements = keep == Keep::all_layers ? elements + most : 3 * most;
+    constexpr std::size_t kLine = 64;
+    exponent_offset = round_up(elements * sizeof(T), kLine);
+    arena_bytes = exponent_offset + round_up((2 * depth + 1) * columns * sizeof(double), kLine);
     statistics.resize(quanta() * depth);
-    alive.resize(quanta() * units);
+    may_die = network.may_die();
+    total_units = units;
+    if (may_die) alive.resize(quanta() * units);
     loss.resize(quanta());
 }
 
 template <class T>
-void StackBlock<T>::start(T* arena_, std::size_t first_, std::size_t samples_) {
+void StackBlock<T>::start(unsigned char* arena_, std::size_t first_, std::size_t samples_) {
     arena = arena_;
     first = first_;
     samples = samples_;
@@ -80,6 +90,12 @@ void StackBlock<T>::start(T* arena_, std::size_t first_, std::size_t samples_) {
     std::fill(statistics.begin(), statistics.end(), LayerStatistics{});
     std::fill(alive.begin(), alive.end(), std::uint8_t{0});
     std::fill(loss.begin(), loss.end(), 0.0);
+}
+
+// std::hypot of three, whose care is needed only where a square may leave float64.
+static double norm_of_three(double x, double y, double z) {
+    const double squares = x * x + y * y + z * z;
+    return squares > 1e-250 && squares < 1e250 ? std::sqrt(squares) : std::hypot(std::hypot(x, y), z);
 }
 
 // Parallel form of mean and sum of squared distances: Chan, Golub and LeVeque 1983. As roots: the squares may leave
@@ -94,7 +110,7 @@ void LayerStatistics::merge(const LayerStatistics& other) {
     const auto join = [&](double& mean, double& spread, double other_mean, double other_spread) {
         const double distance = other_mean - mean;
         mean += distance * (other.count / total);
-        spread = std::hypot(std::hypot(spread, other_spread), distance * apart);
+        spread = norm_of_three(spread, other_spread, distance * apart);
     };
     join(z_mean, z_spread, other.z_mean, other.z_spread);
     join(a_mean, a_spread, other.a_mean, other.a_spread);

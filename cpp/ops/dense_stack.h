@@ -39,6 +39,7 @@ class StackNetwork {
     std::size_t total_units() const;  // inputs and all layers
     std::size_t max_units() const;
     double total_weights() const;
+    bool may_die() const;  // whether some layer's activation can be off for good
 
     void prepare(std::size_t l);  // once per layer, before its first use; different layers in any order or thread
     const T* weight(std::size_t l) const { return weights_[l].data(); }
@@ -92,31 +93,32 @@ enum class Keep { all_layers, last_layer };  // what of the tiles a block must h
 template <class T>
 struct StackBlock {
     StackBlock(const StackNetwork<T>& network, std::size_t columns, Keep keep);
-    void start(T* arena, std::size_t first, std::size_t samples);  // for a new set of samples
+    void start(unsigned char* arena, std::size_t first, std::size_t samples);  // for a new set of samples
 
-    std::size_t columns, arena_size;  // elements
+    std::size_t columns, arena_bytes;
     std::size_t first = 0, samples = 0;
-    T* arena = nullptr;
-    std::vector<std::size_t> a_offset, delta_offset;  // of each layer's tile in the arena
-    std::size_t da_offset = 0;
-    std::vector<double> a_exponent, delta_exponent;  // [l * kMaxColumns + sample]
-    std::vector<std::size_t> nonfinite;              // per sample: first layer with an infinite or NaN value, or depth
-    std::vector<std::size_t> first_unit;             // of each layer in a list of all units
-    // Of quantum q:
-    std::vector<std::uint8_t> alive;          // [q * units + first_unit[l] + unit]: phi' != 0 for some sample
-    std::vector<LayerStatistics> statistics;  // [q * depth + l]
-    std::vector<double> loss;                 // [q]
+    unsigned char* arena = nullptr;                   // tiles, then exponents
+    std::vector<std::size_t> a_offset, delta_offset;  // of each layer's tile
+    std::size_t da_offset = 0, exponent_offset = 0;
+    std::vector<std::size_t> nonfinite;   // per sample: first layer with an infinite or NaN value, or depth
+    std::vector<std::size_t> first_unit;  // of each layer in a list of all units
+    std::size_t total_units = 0;
+    bool may_die = false;
+    // phi' != 0 for some sample of quantum q: [q * total_units + first_unit[l] + unit]; empty where no layer may die.
+    std::vector<std::uint8_t> alive;
+    std::vector<LayerStatistics> statistics;  // of quantum q: [q * depth + l]
+    std::vector<double> loss;                 // of quantum q
 
     std::size_t quanta() const { return (columns + kColumnMultiple - 1) / kColumnMultiple; }
     std::size_t depth() const { return first_unit.size(); }
-    std::size_t units() const { return alive.size() / quanta(); }
-    T* a(std::size_t l) const { return arena + a_offset[l]; }
-    T* delta(std::size_t l) const { return arena + delta_offset[l]; }
-    T* da() const { return arena + da_offset; }  // dL/da between two layers of the backward pass
-    const double* exponent_of_a(std::size_t l) const { return a_exponent.data() + l * kMaxColumns; }
-    const double* exponent_of_delta(std::size_t l) const { return delta_exponent.data() + l * kMaxColumns; }
-    double* exponent_of_a(std::size_t l) { return a_exponent.data() + l * kMaxColumns; }
-    double* exponent_of_delta(std::size_t l) { return delta_exponent.data() + l * kMaxColumns; }
+    T* tile(std::size_t offset) const { return reinterpret_cast<T*>(arena) + offset; }
+    T* a(std::size_t l) const { return tile(a_offset[l]); }
+    T* delta(std::size_t l) const { return tile(delta_offset[l]); }
+    T* da() const { return tile(da_offset); }  // dL/da between two layers of the backward pass
+    double* exponent_of_a(std::size_t l) const {
+        return reinterpret_cast<double*>(arena + exponent_offset) + l * columns;
+    }
+    double* exponent_of_delta(std::size_t l) const { return exponent_of_a(depth() + 1 + l); }
 };
 
 // The columns [column, column + columns) of a block, whole quanta of them: what one worker carries.
@@ -142,7 +144,8 @@ class BlockPart {
     double* exponent_of_delta(std::size_t l) const { return block_->exponent_of_delta(l) + column_; }
     std::size_t& nonfinite(std::size_t b) const { return block_->nonfinite[column_ + b]; }
     std::uint8_t* alive(std::size_t l) const {
-        return block_->alive.data() + quantum(0) * block_->units() + block_->first_unit[l];
+        if (!block_->may_die) return nullptr;
+        return block_->alive.data() + quantum(0) * block_->total_units + block_->first_unit[l];
     }
     LayerStatistics& statistics(std::size_t l, std::size_t b) const {
         return block_->statistics[quantum(b) * block_->depth() + l];

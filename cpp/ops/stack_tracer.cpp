@@ -111,8 +111,8 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
     }
     for (std::size_t i = 0; i < per_chunk; ++i)
         chunk.blocks.emplace_back(network_, shape.block_samples, Keep::all_layers);
-    const std::size_t block_elements = chunk.blocks[0].arena_size, columns = chunk.blocks[0].columns;
-    Workspace arena(checked_multiply(checked_multiply(per_chunk, block_elements), sizeof(T)));
+    const std::size_t block_bytes = chunk.blocks[0].arena_bytes, columns = chunk.blocks[0].columns;
+    Workspace arena(checked_multiply(per_chunk, block_bytes));
     for (std::size_t i = 0; i < chunk.over_samples.workers(); ++i) chunk.scratch.emplace_back(network_, columns);
     chunk.gradient_scratch.resize(chunk.over_layers.workers());
     const std::size_t widest = round_up(network_.max_units(), kColumnMultiple);
@@ -123,7 +123,7 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
     for (std::size_t first = 0; first < shape.blocks(); first += per_chunk) {
         chunk.block_count = std::min(per_chunk, shape.blocks() - first);
         for (std::size_t i = 0; i < chunk.block_count; ++i)
-            chunk.blocks[i].start(arena.as<T>() + i * block_elements, (first + i) * shape.block_samples,
+            chunk.blocks[i].start(arena.as<unsigned char>() + i * block_bytes, (first + i) * shape.block_samples,
                                   samples_of_block(shape, first + i));
         trace_chunk(chunk);
         prepared_ = true;
@@ -274,7 +274,8 @@ void StackTracer<T>::merge(const Chunk& chunk) {
             loss_ += block.loss[q];
             for (std::size_t l = 0; l < network_.depth(); ++l)
                 statistics_[l].merge(block.statistics[q * network_.depth() + l]);
-            for (std::size_t u = 0; u < block.units(); ++u) alive_[u] |= block.alive[q * block.units() + u];
+            for (std::size_t u = 0; block.may_die && u < block.total_units; ++u)
+                alive_[u] |= block.alive[q * block.total_units + u];
         }
         for (std::size_t b = 0; b < block.samples; ++b) nonfinite_ = std::min(nonfinite_, block.nonfinite[b]);
     }
@@ -313,12 +314,13 @@ void stack_forward(const IsaKernels& isa, std::vector<DenseLayer<T>> layers, con
         blocks.emplace_back(network, shape.block_samples, Keep::last_layer);
         scratch.emplace_back(network, shape.block_samples);
     }
-    Workspace arena(checked_multiply(checked_multiply(blocks.size(), blocks[0].arena_size), sizeof(T)));
+    Workspace arena(checked_multiply(blocks.size(), blocks[0].arena_bytes));
     prepare_layers(network);
     const SampleOutputs nothing;
     parallel_for(over_blocks, [&](std::size_t i, std::size_t worker) {
         StackBlock<T>& block = blocks[worker];
-        block.start(arena.as<T>() + worker * block.arena_size, i * shape.block_samples, samples_of_block(shape, i));
+        block.start(arena.as<unsigned char>() + worker * block.arena_bytes, i * shape.block_samples,
+                    samples_of_block(shape, i));
         StackPass<T> pass(isa, network, BlockPart<T>(block), nothing);
         pass.use(scratch[worker]);
         pass.load_input(x);
