@@ -134,6 +134,7 @@ class Tracer {
         column("derivative_mean",
                [&](const R& r, std::size_t l) { return r.statistics.derivative / r.statistics.count / sup(l); });
         column("dead_units", [](const R& r, std::size_t) { return r.dead_units; });
+        column("dead_by_bias", [](const R& r, std::size_t) { return r.dead_by_bias; });
         column("dead_samples", [&](const R& r, std::size_t) { return r.statistics.dead_samples / samples; });
         result["loss"] = tracer_.loss();
         result["samples"] = tracer_.samples();
@@ -162,6 +163,11 @@ class Tracer {
         s.log2_delta = table("log2_delta", depth);
         s.log2_delta_max = table("log2_delta_max", depth);
         s.activation_gain = table("activation_gain", depth);
+        const std::vector<bool>& normalised = stack_->normalised;
+        if (std::find(normalised.begin(), normalised.end(), true) != normalised.end()) {
+            s.norm_gain = table("norm_gain", depth);
+            std::fill_n(s.norm_gain, depth * batch, 0.0);  // written for normalised layers only
+        }
         s.weight_gain = table("weight_gain", depth);
         s.log2_preactivation = table("log2_preactivation", depth);
         s.log2_activation = table("log2_activation", depth + 1);
@@ -236,7 +242,25 @@ void bind_stack(py::module_& module) {
     module.def("check_activation", &checked_activation, py::arg("activation"), py::arg("name"),
                "Index of an activation; TypeError or ValueError that names the argument.");
     py::class_<DenseStack, std::shared_ptr<DenseStack>>(module, "DenseStack")
-        .def(py::init(&make_stack), py::arg("weights"), py::arg("biases"), py::arg("activation"))
+        .def(py::init(&make_stack), py::arg("weights"), py::arg("biases"), py::arg("activation"), py::arg("residual"),
+             py::arg("layer_norm"))
+        .def_property_readonly(
+            "residual",
+            [](const DenseStack& s) {
+                py::list scales;
+                for (const double scale : s.residual)
+                    scales.append(scale == 0 ? py::object(py::none()) : py::object(py::float_(scale)));
+                return py::tuple(scales);
+            })
+        .def_property_readonly(
+            "layer_norm",
+            [](const DenseStack& s) {
+                py::list layers;
+                for (std::size_t l = 0; l < s.weights.size(); ++l)
+                    layers.append(s.normalised[l] ? py::object(py::make_tuple(s.norm_weights[l], s.norm_biases[l]))
+                                                  : py::object(py::none()));
+                return py::tuple(layers);
+            })
         .def_property_readonly("weights", [](const DenseStack& s) { return py::tuple(py::cast(s.weights)); })
         .def_property_readonly("biases", [](const DenseStack& s) { return py::tuple(py::cast(s.biases)); })
         .def_property_readonly("sizes", [](const DenseStack& s) { return py::tuple(py::cast(s.sizes)); })

@@ -1,5 +1,8 @@
 #include "bindings/checked_stack.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "isa/dispatch.h"
 
 namespace gt {
@@ -79,10 +82,104 @@ void check_activations(DenseStack& stack, const py::object& activation) {
         stack.activations.push_back(checked_activation(list[l], indexed("activation", l)));
 }
 
+bool is_off(const py::object& object) { return object.is_none() || object.is(py::bool_(false)); }
+bool is_on(const py::object& object) { return object.is(py::bool_(true)); }
+
+// The scale of the branch beside the skip connection; 0 for none.
+double checked_scale(const py::object& object, const std::string& name) {
+    if (is_off(object)) return 0;
+    if (is_on(object)) return 1;
+    if (!PyNumber_Check(object.ptr()) || py::isinstance<py::array>(object))
+        fail_type(name, "None, True or a number, the branch's scale", type_name(object));
+    const double scale = PyFloat_AsDouble(object.ptr());
+    if (PyErr_Occurred()) throw py::error_already_set();
+    if (!(std::fabs(scale) > 0 && std::isfinite(scale)))
+        fail_value(name, "a finite scale other than 0", shortened(py::str(object)), "None is no skip connection");
+    return scale;
+}
+
+std::size_t count_of(const DenseStack& stack) { return stack.weights.size(); }
+
+py::sequence checked_entries(const DenseStack& stack, const py::object& object, const std::string& name,
+                             const std::string& of) {
+    const py::sequence list = checked_list(object, name, of);
+    if (list.size() != count_of(stack))
+        fail_value(name, "a list of " + std::to_string(count_of(stack)) + ", one entry for each weight",
+                   "a list of " + std::to_string(list.size()), "an entry may be None");
+    return list;
+}
+
+// One value for all: the layers that have as many outputs as inputs. In a list every layer says for itself.
+void check_residual(DenseStack& stack, const py::object& residual) {
+    stack.residual.assign(count_of(stack), 0.0);
+    const auto square = [&](std::size_t l) { return stack.sizes[l] == stack.sizes[l + 1]; };
+    if (is_off(residual)) return;
+    if (!py::isinstance<py::list>(residual) && !py::isinstance<py::tuple>(residual)) {
+        const double scale = checked_scale(residual, "residual");
+        bool any = false;
+        for (std::size_t l = 0; l < count_of(stack); ++l) {
+            if (square(l)) stack.residual[l] = scale;
+            any |= square(l);
+        }
+        if (!any) fail_value("residual", "a layer with as many outputs as inputs", "none");
+        return;
+    }
+    const py::sequence list = checked_entries(stack, residual, "residual", "scales, True or None");
+    for (std::size_t l = 0; l < list.size(); ++l) {
+        stack.residual[l] = checked_scale(py::object(list[l]), indexed("residual", l));
+        if (stack.residual[l] != 0 && !square(l))
+            fail_value(
+                indexed("residual", l), "None where a layer has not as many outputs as inputs",
+                std::to_string(stack.sizes[l]) + " inputs and " + std::to_string(stack.sizes[l + 1]) + " outputs");
+    }
+}
+
+template <class T>
+py::object checked_parameter(const DenseStack& stack, std::size_t l, const py::object& object,
+                             const std::string& name) {
+    if (object.is_none()) return object;
+    const std::string units = std::to_string(stack.sizes[l + 1]);
+    const py::array array = checked_array<T>(object, name, " (the weights')");
+    require_shape(array, name, {stack.sizes[l + 1]}, "(" + units + ",)");
+    return array;
+}
+
+// True for all: the hidden layers. In a list every layer says for itself.
+void check_layer_norm(DenseStack& stack, const py::object& layer_norm) {
+    const std::size_t depth = count_of(stack);
+    stack.normalised.assign(depth, false);
+    stack.norm_weights.assign(depth, py::none());
+    stack.norm_biases.assign(depth, py::none());
+    if (is_off(layer_norm)) return;
+    if (is_on(layer_norm)) {
+        if (depth == 1) fail_value("layer_norm", "a hidden layer", "none", "layer_norm=[True] takes the only one");
+        std::fill(stack.normalised.begin(), stack.normalised.end() - 1, true);
+        return;
+    }
+    const py::sequence list = checked_entries(stack, layer_norm, "layer_norm", "True, pairs (weight, bias) or None");
+    for (std::size_t l = 0; l < depth; ++l) {
+        const py::object entry = list[l];
+        const std::string name = indexed("layer_norm", l);
+        stack.normalised[l] = !is_off(entry);
+        if (is_off(entry) || is_on(entry)) continue;
+        const py::sequence pair = checked_list(entry, name, "two, weight and bias; or True or None");
+        if (pair.size() != 2)
+            fail_value(name, "a pair (weight, bias)", "a list of " + std::to_string(pair.size()), "either may be None");
+        const auto parameter = [&](std::size_t i, const char* part) {
+            const std::string part_name = name + "[" + std::to_string(i) + "] (" + part + ")";
+            return stack.is_float32 ? checked_parameter<float>(stack, l, py::object(pair[i]), part_name)
+                                    : checked_parameter<double>(stack, l, py::object(pair[i]), part_name);
+        };
+        stack.norm_weights[l] = parameter(0, "weight");
+        stack.norm_biases[l] = parameter(1, "bias");
+    }
+}
+
 }  // namespace
 
 std::shared_ptr<DenseStack> make_stack(const py::object& weights, const py::object& biases,
-                                       const py::object& activation) {
+                                       const py::object& activation, const py::object& residual,
+                                       const py::object& layer_norm) {
     auto stack = std::make_shared<DenseStack>();
     const py::sequence list = checked_list(weights, "weights", "arrays, one (outputs, inputs) for each layer");
     if (list.size() == 0) fail_value("weights", "at least one array", "none");
@@ -94,6 +191,8 @@ std::shared_ptr<DenseStack> make_stack(const py::object& weights, const py::obje
     stack->is_float32 ? check_weights<float>(*stack, list) : check_weights<double>(*stack, list);
     stack->is_float32 ? check_biases<float>(*stack, biases) : check_biases<double>(*stack, biases);
     check_activations(*stack, activation);
+    check_residual(*stack, residual);
+    check_layer_norm(*stack, layer_norm);
     return stack;
 }
 

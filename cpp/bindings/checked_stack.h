@@ -13,6 +13,9 @@ struct DenseStack {
     std::vector<py::array> weights;
     std::vector<py::object> biases;  // arrays or None
     std::vector<std::size_t> activations;
+    std::vector<double> residual;  // of every layer; 0: no skip connection
+    std::vector<bool> normalised;
+    std::vector<py::object> norm_weights, norm_biases;  // arrays or None
     std::vector<py::ssize_t> sizes;
     bool is_float32 = true;
 
@@ -21,19 +24,26 @@ struct DenseStack {
         std::vector<DenseLayer<T>> all;
         for (std::size_t l = 0; l < weights.size(); ++l)
             all.push_back({static_cast<std::size_t>(sizes[l]), static_cast<std::size_t>(sizes[l + 1]),
-                           static_cast<const T*>(weights[l].data()),
-                           biases[l].is_none() ? nullptr : static_cast<const T*>(py::array(biases[l]).data()),
-                           activations[l]});
+                           static_cast<const T*>(weights[l].data()), data<T>(biases[l]), activations[l], residual[l],
+                           normalised[l], data<T>(norm_weights[l]), data<T>(norm_biases[l])});
         return all;
+    }
+
+  private:
+    template <class T>
+    static const T* data(const py::object& array) {
+        return array.is_none() ? nullptr : static_cast<const T*>(py::array(array).data());
     }
 };
 
 // The activation's index; TypeError or ValueError that names the argument.
 std::size_t checked_activation(const py::object& object, const std::string& name);
 
-// Throws TypeError or ValueError that names the array. `biases`: None, or a list with arrays or None; `activation`: one
-// name or a list.
+// Throws TypeError or ValueError that names the argument. `biases`: None, or a list with arrays or None; `activation`:
+// one name or a list; `residual`: None, True, a number, or a list of these; `layer_norm`: None, True, or a list of
+// these and pairs (weight, bias) of arrays or None.
 std::shared_ptr<DenseStack> make_stack(const py::object& weights, const py::object& biases,
-                                       const py::object& activation);
+                                       const py::object& activation, const py::object& residual,
+                                       const py::object& layer_norm);
 
 }  // namespace gt

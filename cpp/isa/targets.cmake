@@ -12,6 +12,7 @@ set(GT_KERNEL_SOURCES
   cpp/kernels/activation.cpp
   cpp/kernels/gemm.cpp
   cpp/kernels/gru_pointwise.cpp
+  cpp/kernels/layer_norm.cpp
   cpp/kernels/lstm_pointwise.cpp
   cpp/kernels/math.cpp
   cpp/kernels/panel.cpp

@@ -69,6 +69,14 @@ GT_INLINE Activated<T> activate(Vec<T> product, Vec<T> bias, const VectorScale<T
     return v;
 }
 
+// Which samples the unit would be on for without its bias.
+template <class T, class A>
+GT_INLINE auto on_without_bias(Vec<T> product) {
+    Vec<T> value, derivative;
+    A::forward(product, value, derivative);
+    return derivative != T(0);
+}
+
 // Many samples: one vector of them down all rows.
 template <class T, class A, bool kScaled>
 GT_INLINE void forward_samples(const ForwardTile<T>& t, std::size_t column) {
@@ -82,13 +90,16 @@ GT_INLINE void forward_samples(const ForwardTile<T>& t, std::size_t column) {
         LayerSums<T> sums;
         for (std::size_t row = group; row < end; ++row) {
             const std::size_t at = row * t.ld + column;
-            const Vec<T> bias = t.bias ? broadcast(t.bias[row]) : Vec<T>{};
-            const Activated<T> v = activate<T, A, kScaled>(load(t.z + at), bias, scale);
+            const Vec<T> bias = t.bias ? broadcast(t.bias[row]) : Vec<T>{}, product = load(t.z + at);
+            const Activated<T> v = activate<T, A, kScaled>(product, bias, scale);
             store(t.z + at, v.z);
             store(t.a + at, v.a);
             store(t.derivative + at, v.derivative);
             sums.template add<A>(v, WholeVector{});
-            if (A::info.can_die && any((v.size != T(0)) & valid)) t.alive[row] = 1;
+            if (!A::info.can_die) continue;
+            if (any((v.size != T(0)) & valid)) t.alive[row] |= kOn;
+            if (t.bias && any(on_without_bias<T, A>(kScaled ? product * scale.scale : product) & valid))
+                t.alive[row] |= kOnWithoutBias;
         }
         sums.template put<A>(*t.add_sums,
                              [&](double* to, Vec<T> sum) GT_INLINE_LAMBDA { accumulate(to + column, sum); });
@@ -107,13 +118,17 @@ GT_INLINE void forward_units(const ForwardTile<T>& t) {
         LayerSums<T> sums;
         for_each_strip<T>(length, [&](std::size_t i, auto at) GT_INLINE_LAMBDA {
             const std::size_t row = group + i;
-            const Vec<T> bias = t.bias ? at.load(t.bias + row) : Vec<T>{};
-            const Activated<T> v = activate<T, A, kScaled>(at.load(t.z + row), bias, scale);
+            const Vec<T> bias = t.bias ? at.load(t.bias + row) : Vec<T>{}, product = at.load(t.z + row);
+            const Activated<T> v = activate<T, A, kScaled>(product, bias, scale);
             at.store(t.z + row, v.z);
             at.store(t.a + row, v.a);
             at.store(t.derivative + row, v.derivative);
             sums.template add<A>(v, at);
-            if (A::info.can_die) at.mark(t.alive + row, v.size != T(0));
+            if (!A::info.can_die) return;
+            at.mark(t.alive + row, v.size != T(0), kOn);
+            if (t.bias)
+                at.mark(t.alive + row, on_without_bias<T, A>(kScaled ? product * scale.scale : product),
+                        kOnWithoutBias);
         });
         sums.template put<A>(*t.add_sums, [](double* to, Vec<T> sum) GT_INLINE_LAMBDA { *to += reduce_add(sum); });
     }

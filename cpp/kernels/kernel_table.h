@@ -52,6 +52,9 @@ struct PreactivationScale {
     T linear[kMaxColumns];      // 1 where the sample is so small that phi is its slope at 0 to rounding
 };
 
+// What some sample has shown of a unit; together: on, and (where there is a bias) it would be on without it.
+enum UnitLife : std::uint8_t { kOn = 1, kOnWithoutBias = 2 };
+
 template <class T>
 struct ForwardTile {
     std::size_t rows, columns, ld;
@@ -62,8 +65,7 @@ struct ForwardTile {
     const PreactivationScale<T>* scale;  // null: z = product + bias
     const T* valid;                      // (columns,): 1 for a sample, 0 for padding
     ForwardSums* add_sums;               // added to, so that a layer may come in strips of rows
-    std::uint8_t*
-        alive;  // (rows,): set to 1 where phi' != 0 for a valid sample, else left; activations that can die only
+    std::uint8_t* alive;  // (rows,): UnitLife flags set where a valid sample shows them; activations that can die only
 };
 
 template <class T>
@@ -86,6 +88,46 @@ struct ActivationKernels {
     void (*const* log_derivative)(std::size_t count, const double* z, double* log_magnitude, double* sign);
     // phi and phi' of a flat array of any length, for the tests of the mathematics.
     void (*const* evaluate)(std::size_t count, const T* z, T* a, T* derivative);
+};
+
+// z = product * scale + bias * bias_scale, then less its mean over the units.
+template <class T>
+struct CentreTile {
+    std::size_t rows, columns, ld;
+    T* z;                         // in: the product W a; out: centred
+    const T* bias;                // (rows,) or null
+    const T *scale, *bias_scale;  // (columns,)
+    double *mean, *squares;       // out (columns,): mean, and sum of the centred squares
+};
+
+// normal = z * factor, z = normal * weight.
+template <class T>
+struct LayerNormForward {
+    std::size_t rows, columns, ld;
+    T* z;             // in: centred; out: normalised, times the weight
+    T* normal;        // out: normalised
+    const T* weight;  // (rows,) or null
+    const T* factor;  // (columns,)
+};
+
+template <class T>
+struct LayerNormBackward {
+    std::size_t rows, columns, ld;
+    T* delta;  // in: dL/dz of the forward pass's output; out: of its input
+    const T *normal, *weight;
+    const T* factor;        // (columns,)
+    double* delta_squared;  // out (columns,)
+    T* delta_max;           // out (columns,): largest |delta|; NaN may be missed
+};
+
+template <class T>
+struct LayerNormKernels {
+    void (*centre)(const CentreTile<T>&);
+    void (*forward)(const LayerNormForward<T>&);
+    void (*backward)(const LayerNormBackward<T>&);
+    // x[r, c] = x[r, c] * x_factor[c] + y[r, c] * y_factor[c]
+    void (*add_tiles)(std::size_t rows, std::size_t columns, std::size_t ld, T* x, const T* x_factor, const T* y,
+                      const T* y_factor);
 };
 
 template <class T>
@@ -156,6 +198,7 @@ struct KernelTable {
     const RowKernels<T>* rows;
     RecurrentKernels<T> recurrent;
     const PeakKernels<T>* peak;
+    const LayerNormKernels<T>* layer_norm;
 };
 
 // One ISA: its name and both tables.

@@ -19,6 +19,8 @@ extern const RowKernels<float> rows_f32;
 extern const RowKernels<double> rows_f64;
 extern const PeakKernels<float> peak_f32;
 extern const PeakKernels<double> peak_f64;
+extern const LayerNormKernels<float> layer_norm_f32;
+extern const LayerNormKernels<double> layer_norm_f64;
 extern const CellKernels<float> lstm_f32, gru_f32, rnn_tanh_f32, rnn_relu_f32;
 extern const CellKernels<double> lstm_f64, gru_f64, rnn_tanh_f64, rnn_relu_f64;
 
@@ -35,7 +37,8 @@ const IsaKernels kernels{GT_NAME(GT_ISA),
                           &panel_f32,
                           &rows_f32,
                           {&lstm_f32, &gru_f32, &rnn_tanh_f32, &rnn_relu_f32},
-                          &peak_f32},
+                          &peak_f32,
+                          &layer_norm_f32},
                          {&gemm_f64,
                           &activation_f64,
                           &reduce_f64,
@@ -44,7 +47,8 @@ const IsaKernels kernels{GT_NAME(GT_ISA),
                           &panel_f64,
                           &rows_f64,
                           {&lstm_f64, &gru_f64, &rnn_tanh_f64, &rnn_relu_f64},
-                          &peak_f64}};
+                          &peak_f64,
+                          &layer_norm_f64}};
 
 }  // namespace GT_ISA
 }  // namespace gt

@@ -10,7 +10,7 @@ template <class T>
 void StackPass<T>::load_cotangent(const Cotangent<T>& cotangent) {
     const SubnormalMode keep(Subnormals::keep);
     const std::size_t depth = network_.depth(), n = network_.units(depth), ld = part_.ld;
-    T* da = part_.da();
+    T* da = part_.da(depth);
     for (std::size_t j = 0; j < n; ++j) std::fill(da + j * ld, da + j * ld + part_.columns, T(0));
     std::fill(da_exponent_, da_exponent_ + kMaxColumns, 0.0);
     double* row = scratch_->row.data();
@@ -86,7 +86,8 @@ void StackPass<T>::backward_layer(std::size_t l) {
     }
     double da_squared[kMaxColumns], delta_squared[kMaxColumns];
     T delta_max[kMaxColumns];
-    BackwardTile<T> tile{layer.outputs, columns, ld, part_.da(), part_.delta(l), da_squared, delta_squared, delta_max};
+    BackwardTile<T> tile{layer.outputs, columns,       ld,       part_.da(l + 1), part_.delta(l),
+                         da_squared,    delta_squared, delta_max};
     kernels_.activation->backward(tile);
     double* exponent = part_.exponent_of_delta(l);
     std::copy(da_exponent_, da_exponent_ + columns, exponent);
@@ -104,33 +105,46 @@ void StackPass<T>::backward_layer(std::size_t l) {
         }
         if (!lost.empty()) redo_from_log_derivative(l, lost, &tile);
     }
-
-    double log2_max[kMaxColumns];
-    std::copy(delta_max, delta_max + columns, log2_max);
-    kernels_.reduce->log2_norms(columns, log2_max, log2_max);  // half the log2: the maximum is no square
-    for (std::size_t b = 0; b < columns; ++b) log2_max[b] = std::isnan(delta_squared[b]) ? kNaN : 2 * log2_max[b];
+    if (layer.residual != 0 && layer.residual != 1) scale_branch(l, &tile);
     if (l + 1 == network_.depth())
         put(out_.log2_cotangent, 0, log2_da, da_exponent_);
     else
         put_gain(out_.weight_gain, l + 1, log2_da, da_exponent_, log2_delta_, delta_exponent_);
     norms(layer.outputs, tile.delta, delta_squared, log2_delta_);
     std::copy(exponent, exponent + columns, delta_exponent_);
+    put_gain(out_.activation_gain, l, log2_delta_, exponent, log2_da, da_exponent_);
+    if (layer.normalised) {
+        double log2_dz[kMaxColumns], dz_exponent[kMaxColumns];
+        std::copy(log2_delta_, log2_delta_ + columns, log2_dz);
+        std::copy(exponent, exponent + columns, dz_exponent);
+        normalise_backward(l, &tile);
+        norms(layer.outputs, tile.delta, delta_squared, log2_delta_);
+        std::copy(exponent, exponent + columns, delta_exponent_);
+        put_gain(out_.norm_gain, l, log2_delta_, exponent, log2_dz, dz_exponent);
+    }
+
+    double log2_max[kMaxColumns];
+    std::copy(delta_max, delta_max + columns, log2_max);
+    kernels_.reduce->log2_norms(columns, log2_max, log2_max);  // half the log2: the maximum is no square
+    for (std::size_t b = 0; b < columns; ++b) log2_max[b] = std::isnan(delta_squared[b]) ? kNaN : 2 * log2_max[b];
     put(out_.log2_delta, l, log2_delta_, exponent);
     put(out_.log2_delta_max, l, log2_max, exponent);
-    put_gain(out_.activation_gain, l, log2_delta_, exponent, log2_da, da_exponent_);
     rescale(layer.outputs, tile.delta, exponent, log2_max);
 
     kernels_.gemm->tn(layer.inputs, columns, layer.outputs, network_.weight(l), layer.inputs, tile.delta, ld,
-                      part_.da(), ld, false, &ahead);
+                      part_.da(l), ld, false, &ahead);
+    double above[kMaxColumns];  // the exponent of part_.da(l + 1)
+    std::copy(da_exponent_, da_exponent_ + columns, above);
     for (std::size_t b = 0; b < columns; ++b) da_exponent_[b] = exponent[b] + network_.weight_exponent(l);
+    if (layer.residual != 0) add_skipped_gradient(l, log2_da, above);
 }
 
 template <class T>
 void StackPass<T>::finish_backward() {
     const std::size_t inputs = network_.units(0), ld = part_.ld;
     double sums[kMaxColumns], squares[kMaxColumns], log2_dx[kMaxColumns];
-    kernels_.reduce->column_moments(inputs, part_.columns, ld, part_.da(), T(0), sums, squares);
-    norms(inputs, part_.da(), squares, log2_dx);
+    kernels_.reduce->column_moments(inputs, part_.columns, ld, part_.da(0), T(0), sums, squares);
+    norms(inputs, part_.da(0), squares, log2_dx);
     put(out_.log2_grad_input, 0, log2_dx, da_exponent_);
     put_gain(out_.weight_gain, 0, log2_dx, da_exponent_, log2_delta_, delta_exponent_);
 }

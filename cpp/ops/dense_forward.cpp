@@ -139,16 +139,20 @@ void StackPass<T>::compute_layer(std::size_t l, T* a, T* derivative, ForwardSums
     T valid[kMaxColumns];  // for the count of dead units, which must not see padding
     for (std::size_t b = 0; b < kMaxColumns; ++b) valid[b] = b < part_.samples ? T(1) : T(0);
     plan_scale(l, z);
-    const std::size_t strip = z->scaled ? layer.outputs : round_up(kStripElements / columns, 16);
+    const std::size_t strip = z->scaled || layer.normalised ? layer.outputs : round_up(kStripElements / columns, 16);
     for (std::size_t row = 0; row < layer.outputs; row += strip) {
         const std::size_t rows = std::min(strip, layer.outputs - row), at = row * ld;
         T* product = scratch_->z.data() + at;
         kernels_.gemm->nn(rows, columns, layer.inputs, network_.weight(l) + row * layer.inputs, layer.inputs,
                           part_.a(l), ld, product, ld, false, ahead);
-        if (z->scaled) find_linear_samples(l, z);
-        kernels_.activation->forward[layer.activation](
-            {rows, columns, ld, product, a + at, derivative + at, network_.bias(l) ? network_.bias(l) + row : nullptr,
-             z->scaled ? &z->scale : nullptr, valid, sums, alive ? alive + row : nullptr});
+        if (layer.normalised)
+            normalise(l, z);
+        else if (z->scaled)
+            find_linear_samples(l, z);
+        const T* bias = layer.normalised ? layer.norm_bias : network_.bias(l);
+        kernels_.activation->forward[layer.activation]({rows, columns, ld, product, a + at, derivative + at,
+                                                        bias ? bias + row : nullptr, z->scaled ? &z->scale : nullptr,
+                                                        valid, sums, alive ? alive + row : nullptr});
     }
 }
 
@@ -169,16 +173,21 @@ void StackPass<T>::forward_layer(std::size_t l) {
     double log2_z[kMaxColumns], log2_a[kMaxColumns];  // of the mantissas
     norms(outputs, scratch_->z.data(), sums.z_squared, log2_z);
     norms(outputs, a, sums.a_squared, log2_a);
+    double* exponent = part_.exponent_of_a(l + 1);
+    std::copy(z.exponent, z.exponent + part_.columns, exponent);
+    if (network_.layer(l).residual != 0) {
+        add_input(l, log2_a, exponent, &sums);
+        norms(outputs, a, sums.a_squared, log2_a);
+    }
     for (std::size_t b = 0; b < part_.columns; ++b) {
         const double most = std::max(log2_z[b], log2_a[b]);
         if (std::isnan(log2_z[b]) || std::isnan(log2_a[b]) || (std::isinf(most) && most > 0))
             part_.nonfinite(b) = std::min(part_.nonfinite(b), l);
     }
-    collect_statistics(l, z, sums, log2_z, log2_a);
+    collect_statistics(l, z.exponent, exponent, sums, log2_z, log2_a);
     put(out_.log2_preactivation, l, log2_z, z.exponent);
-    put(out_.log2_activation, l + 1, log2_a, z.exponent);
-    std::copy(z.exponent, z.exponent + part_.columns, part_.exponent_of_a(l + 1));
-    rescale(outputs, a, part_.exponent_of_a(l + 1), log2_a);
+    put(out_.log2_activation, l + 1, log2_a, exponent);
+    rescale(outputs, a, exponent, log2_a);
 }
 
 // Mean, and root of the sum of squared distances, of one of the layer's two tiles over a quantum's samples and units.
@@ -225,17 +234,17 @@ static void mean_and_spread(const KernelTable<T>& kernels, std::size_t units, st
 }
 
 template <class T>
-void StackPass<T>::collect_statistics(std::size_t l, const Preactivation<T>& z, const ForwardSums& sums,
-                                      const double* log2_z, const double* log2_a) {
+void StackPass<T>::collect_statistics(std::size_t l, const double* z_exponent, const double* a_exponent,
+                                      const ForwardSums& sums, const double* log2_z, const double* log2_a) {
     const std::size_t units = network_.layer(l).outputs, ld = part_.ld;
     for (std::size_t b = 0; b < part_.samples; b += kColumnMultiple) {
         const std::size_t samples = std::min(kColumnMultiple, part_.samples - b);
         LayerStatistics& s = part_.statistics(l, b);
         s.count = static_cast<double>(units) * static_cast<double>(samples);
         mean_and_spread(kernels_, units, samples, ld, scratch_->z.data() + b, sums.z + b, sums.z_squared + b,
-                        z.exponent + b, log2_z + b, &s.z_mean, &s.z_spread);
+                        z_exponent + b, log2_z + b, &s.z_mean, &s.z_spread);
         mean_and_spread(kernels_, units, samples, ld, part_.a(l + 1) + b, sums.a + b, sums.a_squared + b,
-                        z.exponent + b, log2_a + b, &s.a_mean, &s.a_spread);
+                        a_exponent + b, log2_a + b, &s.a_mean, &s.a_spread);
         for (std::size_t i = b; i < b + samples; ++i) {
             s.derivative += sums.derivative[i];
             s.saturated += sums.saturated[i];

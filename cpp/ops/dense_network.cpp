@@ -32,6 +32,11 @@ bool StackNetwork<T>::may_die() const {
 }
 
 template <class T>
+bool StackNetwork<T>::has_skip() const {
+    return std::any_of(layers_.begin(), layers_.end(), [](const DenseLayer<T>& l) { return l.residual != 0; });
+}
+
+template <class T>
 double StackNetwork<T>::total_weights() const {
     double total = 0;
     for (const DenseLayer<T>& layer : layers_) total += static_cast<double>(layer.inputs * layer.outputs);
@@ -69,11 +74,19 @@ StackBlock<T>::StackBlock(const StackNetwork<T>& network, std::size_t columns_, 
         first_unit.push_back(units);
         units += network.units(l + 1);
     }
-    da_offset = elements;
-    elements = keep == Keep::all_layers ? elements + most : 3 * most;
+    if (keep == Keep::last_layer) elements = 3 * most;
+    for (std::size_t l = 0; l < depth; ++l) {  // a pass that keeps nothing still needs room for one
+        normal_offset.push_back(keep == Keep::all_layers ? elements : 3 * most);
+        if (keep == Keep::all_layers && network.layer(l).normalised) elements += network.units(l + 1) * columns;
+    }
+    if (keep == Keep::last_layer) elements += most;
+    for (std::size_t& offset : da_offset) {
+        offset = elements;  // a skip connection needs dL/da on both of its sides
+        if (keep == Keep::all_layers && (network.has_skip() || &offset != da_offset)) elements += most;
+    }
     constexpr std::size_t kLine = 64;
     exponent_offset = round_up(elements * sizeof(T), kLine);
-    arena_bytes = exponent_offset + round_up((2 * depth + 1) * columns * sizeof(double), kLine);
+    arena_bytes = exponent_offset + round_up((3 * depth + 1) * columns * sizeof(double), kLine);
     statistics.resize(quanta() * depth);
     may_die = network.may_die();
     total_units = units;

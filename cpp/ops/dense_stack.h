@@ -3,9 +3,13 @@
 //
 //   z_l = W_l a_{l-1} + b_l,  a_l = phi_l(z_l);  delta_l = phi_l'(z_l) * da_l,  da_{l-1} = W_l^T delta_l
 //
+// A layer may normalise z over its units before phi (dense_layer_norm.cpp), and may add its input to s * phi(z), a skip
+// connection (dense_residual.cpp). delta is always the gradient of W a + b, so that delta a^T is that of W.
+//
 // Layers count from 0 here, so a[0] is the input and a[l + 1] the output of layer l.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -21,10 +25,15 @@ namespace gt {
 template <class T>
 struct DenseLayer {
     std::size_t inputs, outputs;
-    const T* weight;         // (outputs, inputs), the caller's
-    const T* bias;           // (outputs,), or null
-    std::size_t activation;  // index into ActivationKernels
+    const T* weight;                   // (outputs, inputs), the caller's
+    const T* bias;                     // (outputs,), or null
+    std::size_t activation;            // index into ActivationKernels
+    double residual;                   // a_l = a_{l-1} + residual * phi(z_l); 0: a_l = phi(z_l)
+    bool normalised;                   // phi takes norm_weight * normal(z_l) + norm_bias
+    const T *norm_weight, *norm_bias;  // (outputs,), or null
 };
+
+constexpr double kLayerNormEpsilon = 1e-5;  // added to the variance, as PyTorch has it
 
 // The layers with what one pass over each matrix tells: its norm, and a scaled copy where its entries are extreme.
 // Biases likewise; all-zero ones count as none.
@@ -39,7 +48,8 @@ class StackNetwork {
     std::size_t total_units() const;  // inputs and all layers
     std::size_t max_units() const;
     double total_weights() const;
-    bool may_die() const;  // whether some layer's activation can be off for good
+    bool may_die() const;   // whether some layer's activation can be off for good
+    bool has_skip() const;  // whether some layer adds its input
 
     void prepare(std::size_t l);  // once per layer, before its first use; different layers in any order or thread
     const T* weight(std::size_t l) const { return weights_[l].data(); }
@@ -71,8 +81,8 @@ struct LayerStatistics {
 // Per-sample results of a block: entry [l * stride + sample].
 struct SampleOutputs {
     std::size_t stride = 0;  // samples of the whole call
-    double *log2_delta = nullptr, *log2_delta_max = nullptr, *activation_gain = nullptr, *weight_gain = nullptr,
-           *log2_preactivation = nullptr;
+    double *log2_delta = nullptr, *log2_delta_max = nullptr, *activation_gain = nullptr, *norm_gain = nullptr,
+           *weight_gain = nullptr, *log2_preactivation = nullptr;
     double* log2_activation = nullptr;                             // one row more: the input
     double *log2_cotangent = nullptr, *log2_grad_input = nullptr;  // (stride,)
 };
@@ -97,14 +107,14 @@ struct StackBlock {
 
     std::size_t columns, arena_bytes;
     std::size_t first = 0, samples = 0;
-    unsigned char* arena = nullptr;                   // tiles, then exponents
-    std::vector<std::size_t> a_offset, delta_offset;  // of each layer's tile
-    std::size_t da_offset = 0, exponent_offset = 0;
+    unsigned char* arena = nullptr;                                  // tiles, then exponents
+    std::vector<std::size_t> a_offset, delta_offset, normal_offset;  // of each layer's tile
+    std::size_t da_offset[2] = {}, exponent_offset = 0;
     std::vector<std::size_t> nonfinite;   // per sample: first layer with an infinite or NaN value, or depth
     std::vector<std::size_t> first_unit;  // of each layer in a list of all units
     std::size_t total_units = 0;
     bool may_die = false;
-    // phi' != 0 for some sample of quantum q: [q * total_units + first_unit[l] + unit]; empty where no layer may die.
+    // UnitLife flags of quantum q: [q * total_units + first_unit[l] + unit]; empty where no layer may die.
     std::vector<std::uint8_t> alive;
     std::vector<LayerStatistics> statistics;  // of quantum q: [q * depth + l]
     std::vector<double> loss;                 // of quantum q
@@ -114,11 +124,14 @@ struct StackBlock {
     T* tile(std::size_t offset) const { return reinterpret_cast<T*>(arena) + offset; }
     T* a(std::size_t l) const { return tile(a_offset[l]); }
     T* delta(std::size_t l) const { return tile(delta_offset[l]); }
-    T* da() const { return tile(da_offset); }  // dL/da between two layers of the backward pass
+    T* da(std::size_t l) const { return tile(da_offset[l % 2]); }  // dL/da[l], until the next layer but one
+    T* normal(std::size_t l) const { return tile(normal_offset[l]); }
     double* exponent_of_a(std::size_t l) const {
         return reinterpret_cast<double*>(arena + exponent_offset) + l * columns;
     }
     double* exponent_of_delta(std::size_t l) const { return exponent_of_a(depth() + 1 + l); }
+    // log2 of the deviation that a normalised layer divided by.
+    double* log2_deviation(std::size_t l) const { return exponent_of_a(2 * depth() + 1 + l); }
 };
 
 // The columns [column, column + columns) of a block, whole quanta of them: what one worker carries.
@@ -139,9 +152,11 @@ class BlockPart {
     std::size_t block_first() const { return block_->first; }
     T* a(std::size_t l) const { return block_->a(l) + column_; }
     T* delta(std::size_t l) const { return block_->delta(l) + column_; }
-    T* da() const { return block_->da() + column_; }
+    T* da(std::size_t l) const { return block_->da(l) + column_; }
+    T* normal(std::size_t l) const { return block_->normal(l) + column_; }
     double* exponent_of_a(std::size_t l) const { return block_->exponent_of_a(l) + column_; }
     double* exponent_of_delta(std::size_t l) const { return block_->exponent_of_delta(l) + column_; }
+    double* log2_deviation(std::size_t l) const { return block_->log2_deviation(l) + column_; }
     std::size_t& nonfinite(std::size_t b) const { return block_->nonfinite[column_ + b]; }
     std::uint8_t* alive(std::size_t l) const {
         if (!block_->may_die) return nullptr;
@@ -190,7 +205,7 @@ class StackPass {
     // dense_backward.cpp
     void load_cotangent(const Cotangent<T>& cotangent);
     void backward_layer(std::size_t l);  // from dL/da of the layer's output to delta, and on to dL/da of its input
-    void finish_backward();              // the norm of dL/dx, whose rows are left in part().da()
+    void finish_backward();              // the norm of dL/dx, whose rows are left in part().da(0)
     const double* exponent_of_da() const { return da_exponent_; }
     const BlockPart<T>& part() const { return part_; }
 
@@ -199,10 +214,19 @@ class StackPass {
                        Ahead* ahead);
     void plan_scale(std::size_t l, Preactivation<T>* z) const;
     void find_linear_samples(std::size_t l, Preactivation<T>* z) const;
-    void collect_statistics(std::size_t l, const Preactivation<T>& z, const ForwardSums& sums, const double* log2_z,
-                            const double* log2_a);  // norms of the mantissas
+    void collect_statistics(std::size_t l, const double* z_exponent, const double* a_exponent, const ForwardSums& sums,
+                            const double* log2_z, const double* log2_a);  // norms of the mantissas
     void redo_from_log_derivative(std::size_t l, const std::vector<std::size_t>& samples, BackwardTile<T>* tile);
     void mark_nonfinite(std::size_t l, BackwardTile<T>* tile);
+
+    // dense_layer_norm.cpp: z of the whole layer, and delta, in place
+    void normalise(std::size_t l, Preactivation<T>* z);
+    void normalise_backward(std::size_t l, BackwardTile<T>* tile);
+    // dense_residual.cpp
+    void add_input(std::size_t l, const double* log2_a, double* exponent, ForwardSums* sums);
+    void scale_branch(std::size_t l, BackwardTile<T>* tile) const;
+    void add_skipped_gradient(std::size_t l, const double* log2_da, const double* exponent);
+    std::array<double, kMaxColumns> log2_largest(std::size_t units, const T* tile) const;  // of the mantissas
 
     const ActivationInfo& info(std::size_t l) const { return kernels_.activation->info[network_.layer(l).activation]; }
     // log2 of the norm of every sample's mantissas, from their sums of squares where those can be trusted.
@@ -220,7 +244,7 @@ class StackPass {
     BlockPart<T> part_;
     StackScratch<T>* scratch_ = nullptr;
     const SampleOutputs& out_;
-    double da_exponent_[kMaxColumns] = {};  // of part_.da()
+    double da_exponent_[kMaxColumns] = {};  // of part_.da(l)
     double log2_delta_[kMaxColumns] = {};   // of the layer above, with its exponent before it was rescaled
     double delta_exponent_[kMaxColumns] = {};
 };

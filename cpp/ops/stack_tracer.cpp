@@ -11,10 +11,12 @@
 namespace gt {
 namespace {
 
-// What one sample occupies: activations of the input and all layers, deltas of all layers.
+// What one sample occupies: activations of the input and all layers, deltas of all layers, normalised values.
 template <class T>
 BatchShape shape_of(const StackNetwork<T>& network, std::size_t batch) {
-    const std::size_t bytes = checked_multiply(network.total_units(), 2 * sizeof(T));
+    std::size_t normalised = 0;
+    for (std::size_t l = 0; l < network.depth(); ++l) normalised += network.layer(l).normalised * network.units(l + 1);
+    const std::size_t bytes = checked_multiply(checked_multiply(network.total_units(), 2) + normalised, sizeof(T));
     return cut_batch(batch, bytes, kColumnMultiple, kMaxColumns);
 }
 
@@ -240,7 +242,7 @@ static bool keep_tile(const KernelTable<T>& kernels, const BlockPart<T>& part, s
 template <class T>
 void StackTracer<T>::finish(Chunk& chunk, StackPass<T>& pass) {
     pass.finish_backward();
-    if (chunk.out.grad_input && !keep_tile(isa_.get<T>(), pass.part(), network_.units(0), pass.part().da(),
+    if (chunk.out.grad_input && !keep_tile(isa_.get<T>(), pass.part(), network_.units(0), pass.part().da(0),
                                            pass.exponent_of_da(), chunk.out.grad_input))
         chunk.exponent_lost = true;
 }
@@ -293,10 +295,14 @@ std::vector<LayerResult> StackTracer<T>::results() {
         r.log2_grad_weight = gradient.weight.value.size() ? gradient.weight.log2_norm() : gradient.log2_weight;
         r.log2_grad_bias = gradient.bias.value.size() ? gradient.bias.log2_norm() : gradient.log2_bias;
         r.statistics = statistics_[l];
-        std::size_t dead = 0;
-        for (std::size_t u = 0; u < layer.outputs; ++u, ++unit) dead += alive_[unit] == 0;
-        const bool can_die = isa_.get<T>().activation->info[layer.activation].can_die;
-        r.dead_units = can_die ? static_cast<double>(dead) / static_cast<double>(layer.outputs) : 0.0;
+        std::size_t dead = 0, by_bias = 0;
+        for (std::size_t u = 0; u < layer.outputs; ++u, ++unit) {
+            dead += !(alive_[unit] & kOn);
+            by_bias += alive_[unit] == kOnWithoutBias;
+        }
+        if (!isa_.get<T>().activation->info[layer.activation].can_die) continue;
+        r.dead_units = static_cast<double>(dead) / static_cast<double>(layer.outputs);
+        r.dead_by_bias = static_cast<double>(by_bias) / static_cast<double>(layer.outputs);
     }
     return results;
 }

@@ -27,7 +27,7 @@ struct CallOutputs {
 struct LayerResult {
     double log2_weight = 0, log2_grad_weight = 0, log2_grad_bias = 0;
     LayerStatistics statistics;
-    double dead_units = 0;  // share
+    double dead_units = 0, dead_by_bias = 0;  // shares: dead, and of these such as are on without their bias
 };
 
 template <class T>

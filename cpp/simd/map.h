@@ -47,8 +47,8 @@ struct WholeVector {
         return v;
     }
     template <class M>
-    GT_INLINE void mark(std::uint8_t* flags, M mask) const {  // set to 1 where the mask is set, else left
-        for (std::size_t i = 0; i < sizeof(M) / sizeof(mask[0]); ++i) flags[i] |= mask[i] != 0;
+    GT_INLINE void mark(std::uint8_t* flags, M mask, std::uint8_t flag) const {  // set where the mask is, else left
+        for (std::size_t i = 0; i < sizeof(M) / sizeof(mask[0]); ++i) flags[i] |= mask[i] != 0 ? flag : 0;
     }
     template <class V>
     GT_INLINE void add_to(double* sums, V v) const {
@@ -77,8 +77,8 @@ struct PartVector {
         return load(tail);
     }
     template <class M>
-    GT_INLINE void mark(std::uint8_t* flags, M mask) const {
-        for (std::size_t i = 0; i < count; ++i) flags[i] |= mask[i] != 0;
+    GT_INLINE void mark(std::uint8_t* flags, M mask, std::uint8_t flag) const {
+        for (std::size_t i = 0; i < count; ++i) flags[i] |= mask[i] != 0 ? flag : 0;
     }
     template <class V>
     GT_INLINE void add_to(double* sums, V v) const {

@@ -20,6 +20,8 @@ __all__ = ["Stack"]
 
 LossName = Literal["cross_entropy", "mse"]
 Array = npt.NDArray[Any]
+Residual = bool | float | Sequence[bool | float | None] | None
+LayerNorm = bool | Sequence[bool | tuple[Array | None, Array | None] | None] | None
 
 # Samples traced at a time when only quantiles over them are wanted.
 _QUANTILE_BATCH = 4096
@@ -28,7 +30,8 @@ _QUANTILE_BATCH = 4096
 class Stack:
     """A stack of fully connected layers, ``z_l = W_l a_{l-1} + b_l`` and ``a_l = phi_l(z_l)``.
 
-    The arrays are kept as they are, not copied: change a weight in place and the next trace sees it.
+    Layers may be normalised and have skip connections. The arrays are kept as they are, not copied: change a weight in
+    place and the next trace sees it.
 
     Parameters
     ----------
@@ -40,6 +43,13 @@ class Stack:
     activation : str or list of str, default "tanh"
         One name, or one for each layer: ``linear``, ``sigmoid``, ``tanh``, ``relu``, ``leaky_relu``, ``elu``,
         ``selu``, ``softplus``, ``gelu``, ``silu``, ``erf``, ``hard_tanh``.
+    residual : bool, float or list, optional
+        Skip connections around layers, ``a_l = a_{l-1} + s phi_l(...)`` (He et al. 2016). True (s = 1) or a scale s:
+        at every layer with as many outputs as inputs. A list says it for each layer, None for no skip connection.
+    layer_norm : bool or list, optional
+        Layer normalisation (Ba, Kiros and Hinton 2016) between the weights and the activation,
+        ``phi_l(w * (z_l - mean) / sqrt(variance + 1e-5) + v)`` over the units of a sample. True: at every hidden
+        layer, without w and v. A list says it for each layer: None, True, or a pair (w, v), either (n_l,) or None.
 
     Raises
     ------
@@ -57,18 +67,26 @@ class Stack:
     True
     """
 
-    __slots__ = ("_activation", "_core", "_dtype", "_sizes")
+    __slots__ = ("_core", "_dtype", "_facts")
 
     def __init__(
         self,
         weights: Sequence[Array],
         biases: Sequence[Array | None] | None = None,
         activation: str | Sequence[str] = "tanh",
+        residual: Residual = None,
+        layer_norm: LayerNorm = None,
     ) -> None:
-        self._core = _core.DenseStack(weights, biases, activation)
+        self._core = _core.DenseStack(weights, biases, activation, residual, layer_norm)
         # Asked for once: a thousand layers' worth of these would take as long as a trace.
-        self._activation, self._sizes = self._core.activation, self._core.sizes
         self._dtype = np.dtype(weights[0].dtype)
+        self._facts: dict[str, Any] = {
+            "activation": self._core.activation,
+            "sizes": self._core.sizes,
+            "residual": self._core.residual,
+            "layer_norm": tuple(pair is not None for pair in self._core.layer_norm),
+            "dtype": self._dtype.name,
+        }
 
     @classmethod
     def random(
@@ -81,6 +99,8 @@ class Stack:
         bias_std: float | None = None,
         seed: int = 0,
         dtype: npt.DTypeLike = "float32",
+        residual: Residual = None,
+        layer_norm: LayerNorm = None,
     ) -> Stack:
         """Draw a random stack; the same arguments give the same bits on every machine.
 
@@ -106,6 +126,8 @@ class Stack:
             0 to 2**64 - 1.
         dtype : dtype, default "float32"
             float32 or float64; a float32 stack is the rounding of the float64 one.
+        residual, layer_norm
+            As `Stack` takes them.
 
         Returns
         -------
@@ -131,7 +153,7 @@ class Stack:
         names = activation
         if isinstance(activation, str) and output_activation is not None:
             names = [activation] * (len(weights) - 1) + [output_activation]
-        return cls(weights, biases, names)
+        return cls(weights, biases, names, residual, layer_norm)
 
     @property
     def weights(self) -> tuple[Array, ...]:
@@ -146,17 +168,27 @@ class Stack:
     @property
     def activation(self) -> tuple[str, ...]:
         """Name of every layer's activation."""
-        return self._activation
+        return tuple(self._facts["activation"])
+
+    @property
+    def residual(self) -> tuple[float | None, ...]:
+        """Scale of every layer's branch beside its skip connection, None where there is none."""
+        return tuple(self._facts["residual"])
+
+    @property
+    def layer_norm(self) -> tuple[tuple[Array | None, Array | None] | None, ...]:
+        """Weight and bias (each (n_l,) or None) of every layer's normalisation, None where there is none."""
+        return self._core.layer_norm
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Units n_0 to n_L."""
-        return self._sizes
+        return tuple(self._facts["sizes"])
 
     @property
     def depth(self) -> int:
         """Number of layers L."""
-        return len(self._activation)
+        return len(self._facts["activation"])
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -251,7 +283,7 @@ class Stack:
             builder.add(tracer.add(batch, batch_target, loss or "", batch_cotangent, cotangent_seed, label))
         if builder.empty:
             raise ValueError("x: expected at least one batch, got none")
-        return builder.finish(tracer.finish(), self.activation, self.sizes, self._dtype.name, loss)
+        return builder.finish(tracer.finish(), self._facts, loss)
 
     def trace_rows(self, x: Array, target: Array, loss: LossName) -> tuple[StackTrace, ScaledArray]:
         """Trace as the readout of another network.
@@ -273,7 +305,7 @@ class Stack:
         rows = ScaledArray(*arrays.pop("grad_input"))
         builder = TraceBuilder(True)
         builder.add(arrays)
-        trace = builder.finish(tracer.finish(), self.activation, self.sizes, self._dtype.name, loss)
+        trace = builder.finish(tracer.finish(), self._facts, loss)
         return trace, rows.times(LOSSES[loss].gradient_factor(len(x), self.sizes[-1]))
 
     def _check_memory(self, batch: int, keep: Sequence[str], per_sample: bool) -> None:
@@ -293,18 +325,28 @@ class Stack:
         if not isinstance(other, Stack):
             return NotImplemented
         mine, theirs = self._parts(), other._parts()
-        return self.activation == other.activation and len(mine) == len(theirs) and all(map(same_arrays, mine, theirs))
+        return self._kind() == other._kind() and len(mine) == len(theirs) and all(map(same_arrays, mine, theirs))
 
     __hash__ = None  # type: ignore[assignment]
 
     def _parts(self) -> tuple[Array | None, ...]:
-        return (*self.weights, *self.biases)
+        return (*self.weights, *self.biases, *(array for pair in self.layer_norm if pair for array in pair))
+
+    def _kind(self) -> tuple[Any, ...]:
+        return tuple(self._facts[name] for name in ("activation", "residual", "layer_norm"))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (list(self.weights), list(self.biases), list(self.activation))
+        parts = (self.weights, self.biases, self.activation, self.residual, self.layer_norm)
+        return type(self), tuple(list(part) for part in parts)
 
     def __repr__(self) -> str:
-        return f"Stack({_runs(self.sizes, 'x')}, activation={_runs(self.activation, ' x ')}, dtype={self.dtype})"
+        blocks = ""
+        if any(scale is not None for scale in self.residual):
+            blocks += f", residual={_runs(self.residual, ' x ')}"
+        if any(self._facts["layer_norm"]):
+            blocks += f", layer_norm={_runs(self._facts['layer_norm'], ' x ')}"
+        names = _runs(self.activation, " x ")
+        return f"Stack({_runs(self.sizes, 'x')}, activation={names}{blocks}, dtype={self.dtype})"
 
     def _repr_html_(self) -> str:
         return f"<code>{self!r}</code>"

@@ -28,6 +28,7 @@ _PER_SAMPLE = {
     "log2_grad_input": True,
     "log2_grad_weight_sample": True,
     "activation_gain": False,
+    "norm_gain": False,
     "weight_gain": False,
     "log2_preactivation": False,
     "log2_activation": False,
@@ -44,7 +45,9 @@ class StackTrace:
     quantiles over the samples instead, at the probabilities `quantiles`.
 
     ``log2_delta[l] = log2_delta[l+1] + weight_gain[l+1] + activation_gain[l]`` to rounding, wherever both norms are
-    nonzero; above the last layer stands `log2_cotangent`.
+    nonzero; above the last layer stands `log2_cotangent`. Where a layer is normalised, `norm_gain` joins the sum; where
+    it has a skip connection, its `weight_gain` tells what weights and skip connection together made of the norm, and
+    its `activation_gain` holds the branch's scale.
 
     Attributes
     ----------
@@ -52,6 +55,10 @@ class StackTrace:
         Name of every layer's activation.
     sizes : tuple of int
         Units n_0 to n_L.
+    residual : tuple of float or None
+        Scale of every layer's branch beside its skip connection, None where there is none.
+    layer_norm : tuple of bool
+        Whether a layer is normalised.
     dtype : str
         ``"float32"`` or ``"float64"``, of the network.
     samples : int
@@ -68,24 +75,29 @@ class StackTrace:
         (B,), norm of dL/dx.
     activation_gain, weight_gain : ndarray
         (L, B), log2 of what phi'(z_l), and W_l^T, multiplied the norm by.
+    norm_gain : ndarray
+        (L, B), log2 of what layer normalisation multiplied the norm by; 0 where there is none.
     log2_grad_weight, log2_grad_bias : ndarray
         (L,), Frobenius norm of the batch's dL/dW_l, norm of its dL/db_l (what a bias would get where there is none).
     log2_grad_weight_sample : ndarray
         (L, B), norm of a single sample's dL/dW_l: the product of the norms of dL/dz_l and a_{l-1}.
     log2_preactivation : ndarray
-        (L, B), norm of z_l.
+        (L, B), norm of what enters phi: z_l, or its normalised form.
     log2_activation : ndarray
         (L+1, B), norm of a_l; index 0 is the input.
     log2_weight : ndarray
         (L,), Frobenius norm of W_l.
     preactivation_mean, preactivation_std, activation_mean, activation_std : ndarray
-        (L,), over samples and units; plain floats, which may read 0 or inf at the end of float64.
+        (L,), over samples and units, of what enters phi and of the layer's output; plain floats, which may read 0 or
+        inf at the end of float64.
     saturated : ndarray
         (L,), share of entries with abs(phi') under 5 % of its largest.
     derivative_mean : ndarray
         (L,), mean of abs(phi') over its largest; 1 minus it is Kaldi's saturation.
     dead_units : ndarray
         (L,), share of units whose derivative is 0 for every sample.
+    dead_by_bias : ndarray
+        (L,), share of units that are dead with their bias and would not be without it.
     dead_samples : ndarray
         (L,), share of samples for which the whole layer is off.
     loss : float or None
@@ -98,6 +110,8 @@ class StackTrace:
 
     activation: tuple[str, ...]
     sizes: tuple[int, ...]
+    residual: tuple[float | None, ...]
+    layer_norm: tuple[bool, ...]
     dtype: str
     samples: int
     quantiles: tuple[float, ...] | None
@@ -106,6 +120,7 @@ class StackTrace:
     log2_delta_max: Floats
     log2_grad_input: Floats
     activation_gain: Floats
+    norm_gain: Floats
     weight_gain: Floats
     log2_grad_weight: Floats
     log2_grad_bias: Floats
@@ -120,6 +135,7 @@ class StackTrace:
     saturated: Floats
     derivative_mean: Floats
     dead_units: Floats
+    dead_by_bias: Floats
     dead_samples: Floats
     loss: float | None
     first_nonfinite: int | None
@@ -182,6 +198,8 @@ class TraceBuilder:
     def add(self, arrays: dict[str, Any]) -> None:
         """Take the per-sample arrays of one batch."""
         self.empty = False
+        if "norm_gain" not in arrays:  # no layer has one: a single number seen as an array
+            arrays["norm_gain"] = np.broadcast_to(0.0, arrays["weight_gain"].shape)
         arrays["log2_grad_weight_sample"] = arrays["log2_delta"] + arrays["log2_activation"][:-1]
         if self._per_sample:
             self._batches.append(arrays)
@@ -189,11 +207,9 @@ class TraceBuilder:
         for name, quantiles in self._quantiles.items():
             quantiles.add(np.atleast_2d(arrays[name]))
 
-    def finish(
-        self, totals: dict[str, Any], activation: tuple[str, ...], sizes: tuple[int, ...], dtype: str, loss: str | None
-    ) -> StackTrace:
-        """Make the trace from the sums over all samples."""
-        samples = totals.pop("samples")
+    def finish(self, totals: dict[str, Any], facts: dict[str, Any], loss: str | None) -> StackTrace:
+        """Make the trace from the sums over all samples, and the facts of its network."""
+        samples, sizes = totals.pop("samples"), facts["sizes"]
         value, factor = totals.pop("loss"), 1.0
         if loss is not None:
             value *= LOSSES[loss].value_factor(samples, sizes[-1])
@@ -207,9 +223,7 @@ class TraceBuilder:
             if isinstance(array, np.ndarray):
                 array.flags.writeable = False
         return StackTrace(
-            activation=activation,
-            sizes=sizes,
-            dtype=dtype,
+            **facts,
             samples=samples,
             quantiles=None if self._per_sample else PROBABILITIES,
             loss=None if loss is None else float(value),

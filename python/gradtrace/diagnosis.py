@@ -1,0 +1,188 @@
+"""What a diagnosis is made of, and how it prints."""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradtrace.summary import json_ready
+
+__all__ = ["KINDS", "SEVERITIES", "Diagnosis", "Finding"]
+
+#: Weakest first.
+SEVERITIES = ("information", "warning", "critical")
+
+#: What a finding may be, and what it says in a few words.
+KINDS = {
+    "vanishing": "the gradient vanishes",
+    "exploding": "the gradient explodes",
+    "saturation": "units are saturated",
+    "dead_units": "units are dead",
+    "bias_shift": "activations are mostly a constant",
+    "forgetting": "the gates forget",
+    "forward_underflow": "the forward signal underflows",
+    "forward_overflow": "the forward signal overflows",
+    "sensitive": "small changes of the input grow",
+    "subnormal": "float32 loses the gradient",
+}
+
+_WIDTH = 96
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, or worth knowing.
+
+    Attributes
+    ----------
+    kind : str
+        One of `KINDS`.
+    severity : {"information", "warning", "critical"}
+    cause : str
+        Why, in a sentence.
+    evidence : dict of float
+        The numbers behind it; units are in the names or in docs/diagnosis.md.
+    layers : tuple of int
+        Indices of the layers concerned; of a recurrent network on the axis K.
+    steps : tuple of int or None
+        First and last state concerned, recurrent networks only.
+    remedies : tuple of str
+        What to try, by the names that ``network.remedies(..., only=...)`` takes; best guess first.
+    part : str
+        ``"readout"`` for a finding in the readout of a recurrent network, else ``""``.
+    """
+
+    kind: str
+    severity: str
+    cause: str
+    evidence: Mapping[str, float] = field(default_factory=dict)
+    layers: tuple[int, ...] = ()
+    steps: tuple[int, int] | None = None
+    remedies: tuple[str, ...] = ()
+    part: str = ""
+
+    @property
+    def where(self) -> str:
+        """The layers and steps concerned, in words."""
+        places = [self.part] if self.part else []
+        if self.layers:
+            places.append(f"layer{'s' if len(self.layers) > 1 else ''} {runs(self.layers)}")
+        if self.steps is not None:
+            places.append(f"states {self.steps[0]} to {self.steps[1]}")
+        return ", ".join(places)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all fields, fit for strict JSON."""
+        facts = {name: getattr(self, name) for name in ("kind", "severity", "cause", "layers", "steps", "remedies")}
+        ready: dict[str, Any] = json_ready({**facts, "evidence": dict(self.evidence), "part": self.part})
+        return ready
+
+    def __str__(self) -> str:
+        head = f"{self.severity}: {self.kind}" + (f" ({self.where})" if self.where else "")
+        lines = [head, *textwrap.wrap(self.cause, _WIDTH, initial_indent="  ", subsequent_indent="  ")]
+        numbers = ", ".join(f"{name} {shown(value)}" for name, value in self.evidence.items())
+        lines += textwrap.wrap(numbers, _WIDTH, initial_indent="  ", subsequent_indent="  ")
+        if self.remedies:
+            tried = "try: " + "; ".join(self.remedies)
+            lines += textwrap.wrap(tried, _WIDTH, initial_indent="  ", subsequent_indent="  ")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Diagnosis(Sequence[Finding]):
+    """The findings of a trace, worst first; an empty one is a clean bill.
+
+    Attributes
+    ----------
+    findings : tuple of Finding
+    subject : str
+        What was looked at, in a few words.
+    """
+
+    findings: tuple[Finding, ...]
+    subject: str = ""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of the findings, worst first."""
+        return tuple(finding.kind for finding in self.findings)
+
+    @property
+    def severity(self) -> str | None:
+        """The worst severity, None without findings."""
+        return self.findings[0].severity if self.findings else None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing is above information."""
+        return self.severity in (None, "information")
+
+    def find(self, kind: str) -> Finding | None:
+        """Give the worst finding of a kind, or None."""
+        return next((finding for finding in self.findings if finding.kind == kind), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all findings, fit for strict JSON."""
+        return {"subject": self.subject, "findings": [finding.to_dict() for finding in self.findings]}
+
+    def __len__(self) -> int:
+        return len(self.findings)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.findings[index]
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self.findings)
+
+    def __contains__(self, item: object) -> bool:
+        return item in self.findings or item in self.kinds
+
+    def __str__(self) -> str:
+        if not self.findings:
+            return f"{self.subject}: nothing to report."
+        count = f"{len(self.findings)} finding{'s' if len(self.findings) > 1 else ''}"
+        return "\n".join([f"{self.subject}: {count}", *map(str, self.findings)])
+
+    def _repr_html_(self) -> str:
+        if not self.findings:
+            return f"<p><b>{html.escape(self.subject)}</b>: nothing to report.</p>"
+        rows = "".join(_html_row(finding) for finding in self.findings)
+        head = "".join(f"<th>{title}</th>" for title in ("", "finding", "why", "evidence", "try"))
+        return (
+            f"<table><caption>{html.escape(self.subject)}</caption><thead><tr>{head}</tr></thead>"
+            f"<tbody>{rows}</tbody></table>"
+        )
+
+
+def ranked(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Put the worst first; equals keep their order."""
+    return tuple(sorted(findings, key=lambda finding: -SEVERITIES.index(finding.severity)))
+
+
+def shown(value: float) -> str:
+    """Write a number of the evidence: four digits at most, whole numbers whole."""
+    if isinstance(value, int) or (abs(value) < 1e6 and value == int(value)):
+        return f"{int(value):,}"
+    return f"{value:.3g}"
+
+
+def runs(indices: Sequence[int]) -> str:
+    """Write ``0-3, 7``."""
+    parts: list[list[int]] = []
+    for index in sorted(indices):
+        if parts and parts[-1][-1] == index - 1:
+            parts[-1] = [parts[-1][0], index]
+        else:
+            parts.append([index, index])
+    return ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in parts)
+
+
+def _html_row(finding: Finding) -> str:
+    evidence = "<br>".join(html.escape(f"{name}: {shown(value)}") for name, value in finding.evidence.items())
+    remedies = "<br>".join(html.escape(remedy) for remedy in finding.remedies)
+    kind = f"{html.escape(finding.kind)}<br><small>{html.escape(finding.where)}</small>"
+    cells = (finding.severity, kind, html.escape(finding.cause), evidence, remedies)
+    return "<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in cells) + "</tr>"
