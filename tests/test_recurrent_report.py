@@ -116,7 +116,7 @@ def test_plots_draw_the_medians(part):
     axes = [
         recurrent_plot.plot_gradient_lag(named),
         recurrent_plot.plot_retention(named),
-        recurrent_plot.plot_direct_gated(part.traced[1].trace),
+        recurrent_plot.plot_parts(part.traced[1].trace),
         recurrent_plot.plot_influence(part.influence),
     ]
     for line, one in zip(axes[0].get_lines(), part.traced, strict=True):

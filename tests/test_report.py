@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from gradtrace import Stack, datasets, plot, report, sentences
-from gradtrace.summary import decimal, json_ready, layer_figures, mean_over_samples, spread, summarise
+from gradtrace.json_ready import json_ready
+from gradtrace.summary import decimal, layer_figures, mean_over_samples, spread, summarise
 
 SETTINGS = report.Settings(depth=90, width=32)
 VOID = {"meta", "br", "link", "img", "input", "hr", "line", "path", "use"}

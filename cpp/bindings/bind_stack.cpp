@@ -88,6 +88,7 @@ class Tracer {
         : stack_(std::move(stack)),
           keep_deltas_(wants(keep, "deltas")),
           keep_activations_(wants(keep, "activations")),
+          keep_derivatives_(wants(keep, "derivatives")),
           keep_weights_(wants(keep, "grad_weights")),
           keep_biases_(wants(keep, "grad_biases")),
           keep_input_(wants(keep, "grad_input")),
@@ -185,6 +186,7 @@ class Tracer {
         };
         if (keep_deltas_) rows("deltas", &out->deltas);
         if (keep_activations_) rows("activations", &out->activations);
+        if (keep_derivatives_) rows("derivatives", &out->derivatives);
         if (keep_input_) {
             py::array_t<T> mantissa({batch, stack_->sizes[0]});
             py::array_t<std::int64_t> exponent(batch);
@@ -213,7 +215,7 @@ class Tracer {
     }
 
     std::shared_ptr<DenseStack> stack_;
-    bool keep_deltas_, keep_activations_, keep_weights_, keep_biases_, keep_input_;
+    bool keep_deltas_, keep_activations_, keep_derivatives_, keep_weights_, keep_biases_, keep_input_;
     StackTracer<T> tracer_;
 };
 
@@ -241,6 +243,12 @@ py::object make_tracer(const std::shared_ptr<DenseStack>& stack, const std::vect
 void bind_stack(py::module_& module) {
     module.def("check_activation", &checked_activation, py::arg("activation"), py::arg("name"),
                "Index of an activation; TypeError or ValueError that names the argument.");
+    module.def(
+        "derivative_sup",
+        [](const py::object& activation) {
+            return active_isa().f32.activation->info[checked_activation(activation, "activation")].derivative_sup;
+        },
+        py::arg("activation"), "Largest |phi'|.");
     py::class_<DenseStack, std::shared_ptr<DenseStack>>(module, "DenseStack")
         .def(py::init(&make_stack), py::arg("weights"), py::arg("biases"), py::arg("activation"), py::arg("residual"),
              py::arg("layer_norm"))

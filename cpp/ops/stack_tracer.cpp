@@ -199,7 +199,10 @@ void StackTracer<T>::trace_chunk(Chunk& chunk) {
         if (!prepared_)
             for_each_layer(starts[s], starts[s + 1], [&](std::size_t l, std::size_t) { network_.prepare(l); });
         if (!for_each_pass([&](StackPass<T>& pass) {
-                for (std::size_t l = starts[s]; l < starts[s + 1]; ++l) pass.forward_layer(l);
+                for (std::size_t l = starts[s]; l < starts[s + 1]; ++l) {
+                    pass.forward_layer(l);
+                    keep_derivative(chunk, pass.part(), l);
+                }
             }))
             return;
     }
@@ -265,6 +268,14 @@ void StackTracer<T>::keep_rows(Chunk& chunk, const BlockPart<T>& part, std::size
         fits &=
             keep_tile(isa_.get<T>(), part, units, part.a(l + 1), part.exponent_of_a(l + 1), chunk.out.activations[l]);
     if (!fits) chunk.exponent_lost = true;
+}
+
+// phi' waits for the backward pass where delta will stand; it has no exponent.
+template <class T>
+void StackTracer<T>::keep_derivative(Chunk& chunk, const BlockPart<T>& part, std::size_t l) {
+    if (chunk.out.derivatives.empty()) return;
+    const double none[kMaxColumns] = {};
+    keep_tile(isa_.get<T>(), part, network_.layer(l).outputs, part.delta(l), none, chunk.out.derivatives[l]);
 }
 
 // In the samples' order, so that the sums do not depend on who computed what when.

@@ -20,8 +20,8 @@ struct TraceOptions {
 template <class T>
 struct CallOutputs {
     SampleOutputs samples;
-    std::vector<KeptRows<T>> deltas, activations;  // depth entries, or empty
-    KeptRows<T> grad_input;                        // (batch, n_0), or null
+    std::vector<KeptRows<T>> deltas, activations, derivatives;  // depth entries, or empty
+    KeptRows<T> grad_input;                                     // (batch, n_0), or null
 };
 
 struct LayerResult {
@@ -55,6 +55,7 @@ class StackTracer {
     void finish(Chunk& chunk, StackPass<T>& pass);
     void gradients_of(Chunk& chunk, std::size_t l, std::size_t worker);
     void keep_rows(Chunk& chunk, const BlockPart<T>& part, std::size_t l);
+    void keep_derivative(Chunk& chunk, const BlockPart<T>& part, std::size_t l);
     void merge(const Chunk& chunk);
 
     const IsaKernels& isa_;

@@ -9,6 +9,8 @@
 from gradtrace import config, isa
 from gradtrace._core import build_facts as _build_facts
 from gradtrace.config import get_num_threads, set_num_threads, show_config
+from gradtrace.diagnosis import Diagnosis, Finding
+from gradtrace.export import load_trace
 from gradtrace.influence import Influence
 from gradtrace.recurrent import GRU, LSTM, RNN
 from gradtrace.recurrent_trace import RecurrentTrace
@@ -22,6 +24,8 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Diagnosis",
+    "Finding",
     "Influence",
     "RecurrentTrace",
     "ScaledArray",
@@ -31,6 +35,7 @@ __all__ = [
     "config",
     "get_num_threads",
     "isa",
+    "load_trace",
     "set_num_threads",
     "show_config",
 ]

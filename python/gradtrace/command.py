@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from gradtrace.summary import json_ready
+from gradtrace.json_ready import json_ready
 
 __all__ = ["JSON_HELP", "bad_input", "print_json"]
 

@@ -202,7 +202,8 @@ def _subnormal(trace: StackTrace) -> Finding | None:
         f"It has vanished: {text}. Many processors take 10 to 100 times as long for every operation on subnormal "
         "numbers; flushing them (in PyTorch torch.set_flush_denormal) cures the time, not the gradient."
     )
-    return Finding("subnormal", "warning", cause, evidence, tuple(map(int, lost)), remedies=("flush_subnormals",))
+    remedies = ("critical_initialisation", "residual_layer_norm", "relu_he")
+    return Finding("subnormal", "warning", cause, evidence, tuple(map(int, lost)), remedies=remedies)
 
 
 def _sensitive(trace: StackTrace) -> Finding | None:
@@ -347,7 +348,9 @@ def _bias_shift(trace: StackTrace) -> Finding | None:
     squared = trace.activation_mean[:-1] ** 2
     with np.errstate(invalid="ignore", divide="ignore"):
         share = squared / (squared + trace.activation_std[:-1] ** 2)
-    layers = np.flatnonzero(share >= limit.BIAS_SHIFT)
+    # A skip connection carries the samples' own part past the constant, which only adds up beside it.
+    plain = np.array([scale is None for scale in trace.residual[:-1]], dtype=bool)
+    layers = np.flatnonzero(plain & (share >= limit.BIAS_SHIFT))
     if layers.size < limit.BIAS_SHIFT_LAYERS:
         return None
     worst = int(layers[np.argmax(share[layers])])

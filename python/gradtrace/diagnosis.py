@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gradtrace.summary import json_ready
+from gradtrace.json_ready import json_ready
 
 __all__ = ["KINDS", "SEVERITIES", "Diagnosis", "Finding"]
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from gradtrace.trace_files import draw
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["Influence"]
 
@@ -35,6 +40,21 @@ class Influence:
         for array in (self.log2_dh, self.log2_dc):
             if array is not None:
                 array.flags.writeable = False
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the map; `gradtrace.recurrent_plot.plot_influence`.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib Axes
+            Colour: median over samples, bits; nothing where t > s.
+        """
+        return draw("recurrent_plot", "plot_influence", self, ax)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from gradtrace._core import derivative_sup
 from gradtrace.summary import mean_over_samples, spread
 from gradtrace.table import median
 from gradtrace.trace import StackTrace
@@ -25,6 +26,7 @@ __all__ = [
     "SERIES_COLORS",
     "SERIES_DASHES",
     "plot_dead_units",
+    "plot_derivatives",
     "plot_gain_split",
     "plot_gradient_norm",
     "plot_saturation",
@@ -109,6 +111,41 @@ def plot_gain_split(trace: StackTrace, ax: Axes | None = None) -> Axes:
     ax.set_ylabel("bits per layer")
     _say_if_dead(ax, trace)
     _legend(ax, True)
+    return ax
+
+
+def plot_derivatives(trace: StackTrace, ax: Axes | None = None) -> Axes:
+    """Draw the histogram of the activation derivative over its largest, layer by layer.
+
+    Parameters
+    ----------
+    trace : StackTrace
+        Made with ``keep=("derivatives",)``.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib Axes
+        Colour: share of a layer's entries, over samples and units, in each of 25 bins; the dotted line is at 5 %, under
+        which an entry counts as saturated.
+    """
+    ax = _axes(ax)
+    derivatives = trace.derivatives  # AttributeError that says how to keep them
+    layers = _drawn_layers(trace.depth)
+    edges = np.linspace(0.0, 1.0, 26)
+    shares = np.empty((25, len(layers)))
+    for column, layer in enumerate(layers):
+        values = np.abs(derivatives[layer].to_numpy(np.float64)) / derivative_sup(trace.activation[layer])
+        shares[:, column] = np.histogram(np.clip(values, 0.0, 1.0), edges)[0] / values.size
+    image = ax.pcolormesh(layers, 0.5 * (edges[1:] + edges[:-1]), 100 * shares, cmap="viridis", shading="nearest")
+    bar = ax.figure.colorbar(image, ax=ax)
+    bar.set_label("entries, %")
+    bar.outline.set_visible(False)
+    ax.axhline(0.05, color="white", linewidth=0.9, linestyle=(0, (2, 2)))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    ax.set_xlabel("layer (0 is the first)")
+    ax.set_ylabel("derivative over its largest")
     return ax
 
 

@@ -119,6 +119,8 @@ class Recurrent:
             "hidden_size": self.hidden_size,
             "num_layers": self.num_layers,
             "bidirectional": self.bidirectional,
+            "bounded": getattr(self, "activation", "tanh") == "tanh",
+            "cotangent_at": "all" if at == "all" or (cotangent is not None and cotangent.ndim == 3) else "last",
             "loss": None if readout_trace is None else readout_trace.loss,
             "readout": readout_trace,
         }

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from gradtrace.influence import Influence
@@ -16,13 +17,20 @@ from gradtrace.plot import ROLE_COLORS, SERIES_COLORS, SERIES_DASHES
 from gradtrace.recurrent_table import state_medians
 from gradtrace.recurrent_trace import RecurrentTrace
 
-__all__ = ["plot_direct_gated", "plot_gradient_lag", "plot_influence", "plot_retention"]
+__all__ = [
+    "plot_gates",
+    "plot_gradient_lag",
+    "plot_influence",
+    "plot_parts",
+    "plot_retention",
+    "plot_retention_map",
+]
 
 Floats = npt.NDArray[np.float64]
 
 
-def plot_gradient_lag(traces: Mapping[str, RecurrentTrace], ax: Axes | None = None) -> Axes:
-    """Draw the norm of dL/dh of the first layer against the time lag.
+def plot_gradient_lag(traces: Mapping[str, RecurrentTrace], ax: Axes | None = None, layer: int = 0) -> Axes:
+    """Draw the norm of dL/dh of a layer against the time lag.
 
     Parameters
     ----------
@@ -30,6 +38,8 @@ def plot_gradient_lag(traces: Mapping[str, RecurrentTrace], ax: Axes | None = No
         By the name that the legend gives them.
     ax : matplotlib Axes, optional
         Where to draw; a new figure by default.
+    layer : int, default 0
+        Index on the layer axis K.
 
     Returns
     -------
@@ -38,36 +48,105 @@ def plot_gradient_lag(traces: Mapping[str, RecurrentTrace], ax: Axes | None = No
     """
     ax = _axes(ax)
     for (name, trace), color, dash in zip(traces.items(), cycle(SERIES_COLORS), cycle(SERIES_DASHES)):
-        low, high = np.nanquantile(trace.log2_dh[0], [0.05, 0.95], axis=1, method="nearest")
+        low, high = np.nanquantile(trace.log2_dh[layer], [0.05, 0.95], axis=1, method="nearest")
         ax.fill_between(_lags(trace), _finite(low), _finite(high), color=color, alpha=0.18, linewidth=0)
-        ax.plot(_lags(trace), _finite(state_medians(trace, "log2_dh", 0)), color=color, linestyle=dash, label=name)
+        ax.plot(_lags(trace), _finite(state_medians(trace, "log2_dh", layer)), color=color, linestyle=dash, label=name)
     _lag_axis(ax, "norm of dL/dh, bits (log2)")
     return ax
 
 
-def plot_direct_gated(trace: RecurrentTrace, ax: Axes | None = None) -> Axes:
-    """Draw dL/dc of an LSTM's first layer and its two parts against the time lag.
+# What the gradient of the state is made of: label, figure. An RNN has gains instead.
+_PARTS = {
+    "lstm": (("direct", "log2_dc_direct"), ("gated", "log2_dc_gated"), ("dL/dc", "log2_dc")),
+    "gru": (("direct", "log2_dh_direct"), ("gated", "log2_dh_gated"), ("dL/dh", "log2_dh")),
+    "rnn": (("activation", "activation_gain"), ("weights", "weight_gain")),
+}
+
+
+def plot_parts(trace: RecurrentTrace, ax: Axes | None = None, layer: int = 0) -> Axes:
+    """Draw what the gradient of the state is made of, against the time lag.
 
     Parameters
     ----------
     trace : RecurrentTrace
     ax : matplotlib Axes, optional
         Where to draw; a new figure by default.
+    layer : int, default 0
+        Index on the layer axis K.
 
     Returns
     -------
     matplotlib Axes
-        Medians over samples in log2 units: the whole, what stayed on the cell line, what went through the gates.
+        Medians over samples in log2 units. LSTM: dL/dc, what stayed on the cell line, what went through the gates. GRU:
+        dL/dh likewise. RNN: what activation and weights did at every step.
     """
     ax = _axes(ax)
-    series = [
-        ("direct", "log2_dc_direct", {"color": ROLE_COLORS["activation"], "linewidth": 2.6}),
-        ("gated", "log2_dc_gated", {"color": ROLE_COLORS["weight"], "linewidth": 2.6}),
-        ("dL/dc", "log2_dc", {"color": plt.rcParams["text.color"], "linewidth": 1.1}),
+    looks = [
+        {"color": ROLE_COLORS["activation"], "linewidth": 2.6},
+        {"color": ROLE_COLORS["weight"], "linewidth": 2.6},
+        {"color": plt.rcParams["text.color"], "linewidth": 1.1},
     ]
-    for label, name, look in series:
-        ax.plot(_lags(trace), _finite(state_medians(trace, name, 0)), label=label, **look)
-    _lag_axis(ax, "norm, bits (log2)")
+    for (label, name), look in zip(_PARTS[trace.cell], looks, strict=False):
+        values = _finite(state_medians(trace, name, layer))
+        ax.plot(_lags(trace)[-len(values) :], values, label=label, **look)
+    _lag_axis(ax, "bits per step" if trace.cell == "rnn" else "norm, bits (log2)")
+    return ax
+
+
+def plot_gates(trace: RecurrentTrace, ax: Axes | None = None, layer: int = 0) -> Axes:
+    """Draw the gates' means as a map over the steps.
+
+    Parameters
+    ----------
+    trace : RecurrentTrace
+        LSTM or GRU.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+    layer : int, default 0
+        Index on the layer axis K.
+
+    Returns
+    -------
+    matplotlib Axes
+        Rows: gates, the candidate (tanh) last but one in an LSTM. Colour: mean over units and samples, -1 to 1.
+    """
+    ax = _axes(ax)
+    means = trace.gate_mean[layer]  # AttributeError for an RNN says why
+    names = {"lstm": ("input i", "forget f", "candidate g", "output o"), "gru": ("reset r", "update z", "candidate n")}
+    image = ax.imshow(means.T, cmap="cividis", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
+    _color_bar(ax, image, "mean")
+    ax.set_yticks(range(means.shape[1]), names[trace.cell])
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    ax.set_xlabel("step")
+    return ax
+
+
+def plot_retention_map(trace: RecurrentTrace, ax: Axes | None = None, layer: int = 0) -> Axes:
+    """Draw what the gates keep of the state, as a map over states and samples.
+
+    Parameters
+    ----------
+    trace : RecurrentTrace
+        LSTM or GRU.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+    layer : int, default 0
+        Index on the layer axis K.
+
+    Returns
+    -------
+    matplotlib Axes
+        Rows: samples, by length. Colour: mean over units of log2 of the product of the gates from that state on.
+    """
+    ax = _axes(ax)
+    order = np.argsort(trace.lengths, kind="stable")
+    values = _finite(trace.log2_retention[layer])[:, order]  # AttributeError for an RNN says why
+    image = ax.imshow(values.T, cmap="viridis", aspect="auto", interpolation="nearest")
+    _color_bar(ax, image, "kept, bits (log2)")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    ax.set_xlabel("state after t steps")
+    ax.set_ylabel("sample, shortest first" if len(set(trace.lengths.tolist())) > 1 else "sample")
     return ax
 
 
@@ -114,15 +193,20 @@ def plot_influence(influence: Influence, ax: Axes | None = None) -> Axes:
     ranked = np.sort(_finite(values), axis=2)
     middle = ranked[:, :, (ranked.shape[2] - 1) // 2]
     image = ax.imshow(middle, origin="lower", cmap="viridis", aspect="auto", interpolation="nearest")
-    bar = ax.figure.colorbar(image, ax=ax)
-    bar.set_label("bits (log2)")
-    bar.outline.set_visible(False)
+    _color_bar(ax, image, "bits (log2)")
     ax.set_xlabel("state after t steps")
     ax.set_ylabel("h after s steps")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     ax.spines[["top", "right"]].set_visible(False)
     return ax
+
+
+def _color_bar(ax: Axes, image: AxesImage, label: str) -> None:
+    bar = ax.figure.colorbar(image, ax=ax)
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+    ax.spines[["top", "right"]].set_visible(False)
 
 
 def _axes(ax: Axes | None) -> Axes:

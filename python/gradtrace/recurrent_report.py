@@ -11,12 +11,13 @@ import numpy.typing as npt
 
 from gradtrace.datasets import Dataset
 from gradtrace.influence import Influence
+from gradtrace.json_ready import json_ready
 from gradtrace.plain_float32 import framework_dh
 from gradtrace.recurrent import LSTM, RNN
 from gradtrace.recurrent_table import state_medians
 from gradtrace.recurrent_trace import RecurrentTrace
 from gradtrace.stack import Stack
-from gradtrace.summary import decimal, json_ready
+from gradtrace.summary import decimal
 from gradtrace.svg import INK, PANEL, css_colors, draw_svg
 from gradtrace.table import power_of_ten, shown_layers
 
@@ -313,7 +314,7 @@ def _figures(part: RecurrentPart, lstms: Sequence[TracedRecurrent]) -> dict[str,
         "retention": draw_svg("retention", plot.plot_retention, named, PANEL, "Forget-gate retention against lag"),
         "influence": draw_svg("influence", plot.plot_influence, part.influence, PANEL, "Influence map"),
         "parts": [
-            draw_svg(f"parts{i}", plot.plot_direct_gated, one.trace, PANEL, f"Direct and gated: {one.name}")
+            draw_svg(f"parts{i}", plot.plot_parts, one.trace, PANEL, f"Direct and gated: {one.name}")
             for i, one in enumerate(lstms)
         ],
     }

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace.diagnose_recurrent import diagnose_recurrent
+from gradtrace.diagnosis import Diagnosis
+from gradtrace.horizon import gradient_horizon
 from gradtrace.recurrent_table import html_table, text_table
 from gradtrace.scaled import ScaledArray
 from gradtrace.trace import StackTrace, equal_figures
+from gradtrace.trace_files import TraceFiles, draw
+from gradtrace.underflow import Underflow, lost_in
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["KEPT", "RecurrentTrace", "build_trace"]
 
@@ -50,7 +58,7 @@ _FIGURES = {
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class RecurrentTrace:
+class RecurrentTrace(TraceFiles):
     """How large the gradient is at every step of a recurrent network, and which way it came.
 
     K = layers times directions, PyTorch's layer axis; T steps, B samples. Axes of T+1 hold states: entry 0 is the
@@ -75,6 +83,10 @@ class RecurrentTrace:
         Of the network.
     bidirectional : bool
         Whether there are two directions.
+    bounded : bool
+        Whether h stays between -1 and 1, as it does but in an RNN of relu.
+    cotangent_at : {"last", "all"}
+        Whether the loss, or the cotangent, stands at each sample's last step only or at every step.
     loss : float or None
         Mean over samples, or over valid steps of samples; in nats for cross entropy.
     readout : StackTrace or None
@@ -123,6 +135,8 @@ class RecurrentTrace:
     hidden_size: int
     num_layers: int
     bidirectional: bool
+    bounded: bool
+    cotangent_at: str
     loss: float | None
     readout: StackTrace | None
     first_nonfinite: int | None
@@ -143,6 +157,123 @@ class RecurrentTrace:
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._figures, *self._kept]
+
+    def diagnose(self) -> Diagnosis:
+        """Say what is wrong, where, and why; docs/diagnosis.md has the rules.
+
+        Returns
+        -------
+        Diagnosis
+            Findings, worst first, a readout's among them; empty for a healthy network.
+        """
+        return diagnose_recurrent(self)
+
+    def underflow(self, dtype: str = "float32", layer: int = 0) -> Underflow:
+        """Say what a floating-point format would have lost of the gradient dL/dh, with the loss as it was.
+
+        Parameters
+        ----------
+        dtype : {"float32", "float16", "bfloat16", "float64"}, default "float32"
+        layer : int, default 0
+            Index on the layer axis K.
+
+        Returns
+        -------
+        Underflow
+            States and shares of rows that turn subnormal, read 0 or overflow, rows by their root mean square.
+        """
+        return lost_in(dtype, self.log2_dh[layer] - 0.5 * np.log2(self.hidden_size), "state")
+
+    def horizon(self, share: float = 0.99, per_sample: bool = False) -> int | npt.NDArray[np.int64]:
+        """Tell how many steps back hold a share of the squared gradient of the states: a truncation window.
+
+        Parameters
+        ----------
+        share : float, default 0.99
+            Of the sum over all lags of the squared norms of dL/dh (LSTM: and dL/dc).
+        per_sample : bool, default False
+            True gives every layer's and sample's own, (K, B).
+
+        Returns
+        -------
+        int or ndarray of int64
+            In steps: the window that is long enough for every layer and for 95 % of the samples.
+
+        Raises
+        ------
+        ValueError
+            If a cotangent stands at every step: such a gradient is renewed at each of them.
+        """
+        lags = gradient_horizon(self, share)
+        return lags if per_sample else int(np.quantile(lags, 0.95, axis=1, method="higher").max())
+
+    def plot(self, ax: Axes | None = None, layer: int = 0) -> Axes:
+        """Draw the norm of dL/dh against the lag; `gradtrace.recurrent_plot.plot_gradient_lag`.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; a new figure by default.
+        layer : int, default 0
+            Index on the layer axis K.
+
+        Returns
+        -------
+        matplotlib Axes
+            Line: median over samples; band: 5 % to 95 % of them; bits.
+        """
+        return draw("recurrent_plot", "plot_gradient_lag", {self.cell: self}, ax, layer)
+
+    def plot_parts(self, ax: Axes | None = None, layer: int = 0) -> Axes:
+        """Draw dL/dc (GRU: dL/dh) and its two parts, or an RNN's gains, against the lag.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; a new figure by default.
+        layer : int, default 0
+            Index on the layer axis K.
+
+        Returns
+        -------
+        matplotlib Axes
+            Medians over samples, bits.
+        """
+        return draw("recurrent_plot", "plot_parts", self, ax, layer)
+
+    def plot_gates(self, ax: Axes | None = None, layer: int = 0) -> Axes:
+        """Draw the gates' means as a map over the steps; `gradtrace.recurrent_plot.plot_gates`.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; a new figure by default.
+        layer : int, default 0
+            Index on the layer axis K.
+
+        Returns
+        -------
+        matplotlib Axes
+            Rows: gates. Colour: mean over units and samples.
+        """
+        return draw("recurrent_plot", "plot_gates", self, ax, layer)
+
+    def plot_retention(self, ax: Axes | None = None, layer: int = 0) -> Axes:
+        """Draw what the gates keep of the state, as a map over states and samples.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; a new figure by default.
+        layer : int, default 0
+            Index on the layer axis K.
+
+        Returns
+        -------
+        matplotlib Axes
+            Rows: samples, by length. Colour: mean over units of log2 of the product of the gates from there on.
+        """
+        return draw("recurrent_plot", "plot_retention_map", self, ax, layer)
 
     @property
     def figures(self) -> dict[str, npt.NDArray[np.float64]]:

@@ -10,9 +10,10 @@ from typing import Any
 from gradtrace import config
 from gradtrace import sentences as say
 from gradtrace.datasets import Dataset
+from gradtrace.json_ready import json_ready
 from gradtrace.recurrent_report import RecurrentPart, page_part, recurrent_figures
 from gradtrace.stack import Stack
-from gradtrace.summary import TraceSummary, json_ready, layer_figures, summarise
+from gradtrace.summary import TraceSummary, layer_figures, summarise
 from gradtrace.svg import INK, PANEL, css_colors, draw_svg
 from gradtrace.trace import StackTrace
 

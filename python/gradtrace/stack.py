@@ -243,7 +243,8 @@ class Stack:
         cotangent_seed : int, default 0
             Seed of the default cotangent.
         keep : list of str, default ()
-            Arrays to keep: ``"deltas"``, ``"activations"``, ``"grad_weights"``, ``"grad_biases"``.
+            Arrays to keep: ``"deltas"``, ``"activations"``, ``"derivatives"``, ``"grad_weights"``,
+            ``"grad_biases"``.
         per_sample : bool, default True
             False replaces every per-sample array by quantiles over the samples (`StackTrace.quantiles`), in memory
             that does not grow with their number.
@@ -311,7 +312,7 @@ class Stack:
     def _check_memory(self, batch: int, keep: Sequence[str], per_sample: bool) -> None:
         """Refuse what this machine could not even hold, before anything is computed."""
         limit, item = _core.physical_memory(), self.dtype.itemsize
-        rows = batch * sum(self.sizes[1:]) * item * sum(name in ("deltas", "activations") for name in keep)
+        rows = batch * sum(self.sizes[1:]) * item * sum(not name.startswith("grad") for name in keep)
         weights = sum(w.size for w in self.weights) * item if "grad_weights" in keep else 0
         if rows + weights > limit:
             raise MemoryError(

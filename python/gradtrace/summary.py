@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace.json_ready import json_ready
 from gradtrace.table import median, power_of_ten
 from gradtrace.trace import StackTrace
 
-__all__ = ["TraceSummary", "decimal", "json_ready", "layer_figures", "mean_over_samples", "spread", "summarise"]
+__all__ = ["TraceSummary", "decimal", "layer_figures", "mean_over_samples", "spread", "summarise"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -259,27 +260,3 @@ def decimal(log2: float, typographic: bool = False) -> str:
     if -3 <= int(exponent) <= 3:
         return f"{float(text):.{max(1 - int(exponent), 0)}f}"
     return f"{mantissa}\u00a0×\u00a010{str(int(exponent)).translate(_SUPERSCRIPT)}" if typographic else text
-
-
-def json_ready(value: Any) -> Any:
-    """Replace what strict JSON has no word for.
-
-    Parameters
-    ----------
-    value : object
-        Numbers, text, arrays, and lists and dicts of these.
-
-    Returns
-    -------
-    object
-        Zero norms read ``"-inf"``, overflown ones ``"inf"``, undefined figures (NaN) null.
-    """
-    if isinstance(value, dict):
-        return {key: json_ready(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [json_ready(item) for item in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return json_ready(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
-    return value

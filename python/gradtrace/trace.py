@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace.diagnose import dead_causes, diagnose_stack
+from gradtrace.diagnosis import Diagnosis
 from gradtrace.losses import LOSSES
 from gradtrace.quantiles import PROBABILITIES, StreamingQuantiles
 from gradtrace.scaled import ScaledArray
 from gradtrace.table import html_table, text_table
+from gradtrace.trace_files import TraceFiles, draw
+from gradtrace.underflow import Underflow, lost_in
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["KEPT", "StackTrace", "TraceBuilder", "equal_figures"]
 
 #: Names that ``keep=`` takes.
-KEPT = ("deltas", "activations", "grad_weights", "grad_biases")
+KEPT = ("deltas", "activations", "derivatives", "grad_weights", "grad_biases")
 
 Floats = npt.NDArray[np.float64]
 
@@ -36,7 +43,7 @@ _PER_SAMPLE = {
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class StackTrace:
+class StackTrace(TraceFiles):
     """How large the gradient is at every layer of a stack, and why.
 
     L layers, B samples; index 0 is the first layer. Everything named log2 is float64 in log2 units and reads -inf for
@@ -104,8 +111,9 @@ class StackTrace:
         Mean over the set, in nats for cross entropy.
     first_nonfinite : int or None
         First layer with an infinite or NaN value in the forward pass; samples that it reaches read NaN.
-    deltas, activations, grad_weights, grad_biases : list of ScaledArray
-        Only with ``keep=``: (B, n_l) rows of dL/dz_l and of the layers' outputs a_l; (n_l, n_{l-1}) and (n_l,).
+    deltas, activations, derivatives, grad_weights, grad_biases : list of ScaledArray
+        Only with ``keep=``: (B, n_l) rows of dL/dz_l, of the layers' outputs a_l and of phi'; (n_l, n_{l-1}) and
+        (n_l,).
     """
 
     activation: tuple[str, ...]
@@ -145,6 +153,88 @@ class StackTrace:
     def depth(self) -> int:
         """Number of layers L."""
         return len(self.activation)
+
+    def diagnose(self) -> Diagnosis:
+        """Say what is wrong, where, and why; docs/diagnosis.md has the rules.
+
+        Returns
+        -------
+        Diagnosis
+            Findings, worst first; empty for a healthy network. The same for every scale of the loss.
+        """
+        return diagnose_stack(self)
+
+    def underflow(self, dtype: str = "float32") -> Underflow:
+        """Say what a floating-point format would have lost of the gradient dL/dz, with the loss as it was.
+
+        Parameters
+        ----------
+        dtype : {"float32", "float16", "bfloat16", "float64"}, default "float32"
+
+        Returns
+        -------
+        Underflow
+            Layers and shares of rows that turn subnormal, read 0 or overflow.
+        """
+        return lost_in(dtype, self.log2_delta_max, "layer")
+
+    def dead_causes(self) -> dict[str, Floats]:
+        """Split the dead units by what killed them.
+
+        Returns
+        -------
+        dict of ndarray
+            Shares of the layer's units, (L,) each, which add up to `dead_units`: ``"bias"``, on for some sample but for
+            their bias; ``"layer_below"``, all of that is off; ``"forward_underflow"``, what reaches the layer is
+            exactly 0 though nothing is off; ``"weights"``, the incoming weights give no sample a positive sum.
+        """
+        causes = [dead_causes(self, layer) for layer in range(self.depth)]
+        return {name: np.array([of[name] for of in causes]) for name in causes[0]}
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the norm of dL/dz against the layer; `gradtrace.plot.plot_gradient_norm`.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib Axes
+            Line: median over samples; band: 5 % to 95 % of them. log2 at the left, powers of ten at the right.
+        """
+        return draw("plot", "plot_gradient_norm", self, ax)
+
+    def plot_gains(self, ax: Axes | None = None) -> Axes:
+        """Draw what each layer did to the gradient, split by cause; `gradtrace.plot.plot_gain_split`.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib Axes
+            Bits per layer, means over samples.
+        """
+        return draw("plot", "plot_gain_split", self, ax)
+
+    def plot_derivatives(self, ax: Axes | None = None) -> Axes:
+        """Draw the histogram of phi' over its largest, layer by layer; needs ``keep=("derivatives",)``.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib Axes
+            Colour: share of a layer's entries, over samples and units.
+        """
+        return draw("plot", "plot_derivatives", self, ax)
 
     def __getattr__(self, name: str) -> Any:
         # Reached only where there is no such field: the kept arrays, and mistakes.
@@ -244,7 +334,7 @@ class TraceBuilder:
     def _kept(self, name: str, totals: dict[str, Any], factor: float) -> list[ScaledArray]:
         pairs = totals.pop(name) if name in totals else self._rows(name)
         arrays = [ScaledArray(mantissa, exponent) for mantissa, exponent in pairs]
-        scaled = factor != 1.0 and name != "activations"
+        scaled = factor != 1.0 and name not in ("activations", "derivatives")
         return [array.times(factor) for array in arrays] if scaled else arrays
 
     def _rows(self, name: str) -> list[tuple[npt.NDArray[Any], npt.NDArray[np.int64]]]:

@@ -1,0 +1,281 @@
+"""The diagnosis of a recurrent network's trace. Thresholds and their reasons: `gradtrace.thresholds`."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from gradtrace import thresholds as limit
+from gradtrace.diagnose import diagnose_stack
+from gradtrace.diagnosis import Diagnosis, Finding, ranked
+from gradtrace.table import power_of_ten
+
+if TYPE_CHECKING:
+    from gradtrace.recurrent_trace import RecurrentTrace
+
+__all__ = ["diagnose_recurrent", "state_gradient"]
+
+Floats = npt.NDArray[np.float64]
+Where = tuple[tuple[int, ...], tuple[int, int]]  # layers, and first and last state
+
+# The gate that carries the state, and the ones whose saturation cuts the gradient off: an LSTM's forget and input gates
+# and a GRU's update gate are meant to be open or shut.
+_CARRIES = {"lstm": ("forget", 1), "gru": ("update", 1)}
+_CUTS = {"lstm": {"candidate": 2, "output": 3}, "gru": {"candidate": 2}, "rnn": {}}
+
+
+def diagnose_recurrent(trace: RecurrentTrace) -> Diagnosis:
+    """Say what is wrong with a recurrent network, and why.
+
+    Parameters
+    ----------
+    trace : RecurrentTrace
+
+    Returns
+    -------
+    Diagnosis
+        Worst finding first; those of a readout are marked.
+    """
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+        warnings.simplefilter("ignore", RuntimeWarning)  # medians over samples of which none is finite
+        found = [_forward_overflow(trace), *_over_time(trace), _saturation(trace), _subnormal(trace)]
+        if trace.readout is not None:
+            found += [replace(finding, part="readout") for finding in diagnose_stack(trace.readout)]
+    subject = f"{trace.cell}, {trace.hidden_size} units, {trace.steps} steps, {trace.samples} samples"
+    return Diagnosis(ranked([finding for finding in found if finding is not None]), subject)
+
+
+def state_gradient(trace: RecurrentTrace) -> Floats:
+    """Give log2 of the gradient's norm with respect to what carries the state: dc of an LSTM, else dh; (K, T+1, B)."""
+    values: Floats = trace.log2_dc if trace.cell == "lstm" else trace.log2_dh
+    return values
+
+
+def _over_time(trace: RecurrentTrace) -> list[Finding | None]:
+    """Follow every sample's gradient from its last step back: how far it falls and rises, in every layer."""
+    change = _changes(trace)
+    steps = np.arange(1, trace.steps + 1)
+    allowed = limit.LOST_BITS + np.array([limit.width_allowance([trace.hidden_size] * int(lag)) for lag in steps])
+    found: list[Finding | None] = []
+    for rises, sign in ((False, -1.0), (True, 1.0)):
+        with np.errstate(invalid="ignore"):
+            beyond = sign * change >= allowed[:, None]  # (K, lag, B); NaN past a sample's end
+        share = beyond.any(axis=1).mean(axis=1)
+        layers = np.flatnonzero(share >= limit.SAMPLES)
+        if layers.size == 0:
+            continue
+        farthest = np.nanmax(np.where(np.isnan(change), -np.inf, sign * change), axis=1)
+        bits = np.array([float(np.median(farthest[k][beyond[k].any(axis=0)])) for k in layers])
+        worst = int(layers[np.argmax(bits)])
+        found.append(_rising(trace, layers, worst, change) if rises else _falling(trace, layers, worst, change))
+        if rises:
+            found.append(_sensitive(trace, layers, float(bits.max())))
+    return found
+
+
+def _changes(trace: RecurrentTrace) -> Floats:
+    """Give log2 of the gradient's norm over that at the sample's end, (K, lag 1 to T, B); NaN before its start.
+
+    Where a loss stands at every step the norms are renewed at each of them; then it is what the direct path, or the
+    recurrence step by step, leaves of a gradient.
+    """
+    if trace.cotangent_at == "all":
+        return _propagated(trace)
+    gradient = state_gradient(trace)
+    lags = np.arange(1, trace.steps + 1)
+    state = trace.lengths[None, :] - lags[:, None]  # (lag, B)
+    inside = state >= 0
+    samples = np.arange(trace.samples)
+    end = gradient[:, trace.lengths, samples]
+    values = gradient[:, np.where(inside, state, 0), samples[None, :]]
+    return np.where(inside[None], values - end[:, None, :], np.nan)
+
+
+def _propagated(trace: RecurrentTrace) -> Floats:
+    lags = np.arange(1, trace.steps + 1, dtype=np.float64)
+    inside = lags[:, None] <= trace.lengths[None, :]
+    if trace.cell == "rnn":
+        step = np.nan_to_num(trace.activation_gain + trace.weight_gain, nan=0.0, neginf=-1074.0)
+        return np.where(inside[None], np.cumsum(step[:, ::-1], axis=1), np.nan)
+    # The slowest quarter of the units is what a network remembers with.
+    slow = np.quantile(trace.forget_half_life_unit, 0.75, axis=1)
+    return np.where(inside[None], -lags[None, :, None] / slow[:, None, None], np.nan)
+
+
+def _rate(change: Floats, layer: int, sign: float) -> tuple[float, int, float]:
+    """Tell the median change where it is farthest, at which lag, and the bits a step up to there."""
+    typical = np.nanmedian(change[layer], axis=1)
+    lag = int(np.nanargmax(sign * np.where(np.isinf(typical), sign * 1e300, typical))) + 1
+    return float(typical[lag - 1]), lag, float(typical[lag - 1]) / lag
+
+
+def _falling(trace: RecurrentTrace, layers: npt.NDArray[np.intp], worst: int, change: Floats) -> Finding:
+    bits, lag, rate = _rate(change, worst, -1.0)
+    evidence = {"log2_change": bits, "lag": float(lag), "bits_per_step": rate, "steps": float(trace.steps)}
+    if np.isfinite(rate) and rate < 0:
+        evidence["gradient_half_life"] = -1.0 / rate
+    severity = "critical" if -bits >= limit.HOPELESS_BITS else "warning"
+    where = tuple(map(int, layers)), (0, _last_lost(trace, change[worst]))
+    if trace.cell == "rnn":
+        return _rnn_vanishing(trace, worst, evidence, severity, where)
+    gate, index = _CARRIES[trace.cell]
+    half_life, mean = float(trace.forget_half_life[worst]), float(np.nanmean(trace.gate_mean[worst, :, index]))
+    evidence |= {"half_life": half_life, f"{gate}_gate": mean}
+    left = -lag / half_life
+    if left > -limit.LOST_BITS and trace.cotangent_at == "last":
+        cause = (
+            f"The {gate} gates keep {np.exp2(left):.2g} of the state over {lag} steps, so it is not they that lose the "
+            f"gradient: {_other_way(trace, worst)}."
+        )
+        return Finding(
+            "vanishing", severity, cause, evidence, where[0], where[1], ("output_open", "orthogonal_recurrent")
+        )
+    cause = (
+        f"The {gate} gates shut: they are {mean:.2f} on average, and what they keep of the state halves every "
+        f"{half_life:.3g} steps, where the sequence has {trace.steps}."
+    )
+    remedies = ("update_gate",) if trace.cell == "gru" else ("chrono", "forget_bias", "orthogonal_recurrent")
+    return Finding("forgetting", severity, cause, evidence, where[0], where[1], (*remedies, "truncation"))
+
+
+def _other_way(trace: RecurrentTrace, layer: int) -> str:
+    if trace.cell == "lstm" and float(np.nanmean(trace.gate_mean[layer, :, 3])) < 0.1:
+        return "the output gates are shut"
+    return "it is lost on the way from h to the state"
+
+
+def _rnn_vanishing(
+    trace: RecurrentTrace, layer: int, evidence: dict[str, float], severity: str, where: Where
+) -> Finding:
+    activation, weight = _mean(trace.activation_gain[layer]), _mean(trace.weight_gain[layer])
+    evidence |= {"activation_bits": activation, "weight_bits": weight}
+    if activation < weight:
+        cause = (
+            f"The activation derivative takes {-activation:.2f} bits a step, because the states are in the flat part "
+            f"of their curve; weight_hh {_give(weight)}."
+        )
+    else:
+        cause = (
+            f"weight_hh is too small: it multiplies the gradient by {np.exp2(weight):.3f} a step, the activation "
+            f"derivative by {np.exp2(activation):.3f}."
+        )
+    remedies = ("orthogonal_recurrent", "lstm", "identity_relu", "truncation")
+    return Finding("vanishing", severity, cause, evidence, where[0], where[1], remedies)
+
+
+def _mean(gains: Floats) -> float:
+    return float(np.nanmean(np.where(np.isfinite(gains), gains, np.nan)))
+
+
+def _give(weight: float) -> str:
+    if abs(weight) < 0.005:
+        return "neither takes nor gives"
+    return f"gives back {weight:.2f}" if weight > 0 else f"takes {-weight:.2f} more"
+
+
+def _last_lost(trace: RecurrentTrace, change: Floats) -> int:
+    """Last state whose gradient is under 2^-6 of the end's for half of the samples; counted for the longest sample."""
+    typical = np.nanmedian(change, axis=1)
+    lost = np.flatnonzero(typical <= -limit.LOST_BITS)
+    return max(trace.steps - (int(lost[0]) + 1), 0) if lost.size else 0
+
+
+def _rising(trace: RecurrentTrace, layers: npt.NDArray[np.intp], worst: int, change: Floats) -> Finding:
+    bits, lag, rate = _rate(change, worst, 1.0)
+    evidence = {"log2_change": bits, "lag": float(lag), "bits_per_step": rate, "factor_per_step": float(np.exp2(rate))}
+    severity = "critical" if bits >= limit.HOPELESS_BITS else "warning"
+    if trace.cell == "rnn":
+        weight = _mean(trace.weight_gain[worst])
+        evidence["weight_bits"] = weight
+        cause = (
+            f"weight_hh is too large: it multiplies the gradient by {np.exp2(weight):.3g} a step, more than the "
+            "activation derivative takes."
+        )
+    else:
+        gate, _ = _CARRIES[trace.cell]
+        cause = (
+            f"The way through the gates grows: weight_hh multiplies the gradient by more than the {gate} gates' "
+            "product can, which is never above 1."
+        )
+    remedies = ("orthogonal_recurrent", "smaller_recurrent", "gradient_clipping", "truncation")
+    return Finding("exploding", severity, cause, evidence, tuple(map(int, layers)), (0, trace.steps), remedies)
+
+
+def _sensitive(trace: RecurrentTrace, layers: npt.NDArray[np.intp], bits: float) -> Finding | None:
+    """States of tanh are bounded: where the gradient grows over time, a small change of the state outgrows them."""
+    if not trace.bounded:
+        return None
+    evidence = {"log2_noise_growth": bits}
+    cause = (
+        f"A small change of the first state grows {power_of_ten(bits)} times, while the states stay between -1 and 1: "
+        "two sequences that are nearly the same end anywhere (chaos)."
+    )
+    severity = "critical" if bits >= limit.HOPELESS_BITS else "warning"
+    remedies = ("orthogonal_recurrent", "smaller_recurrent")
+    return Finding("sensitive", severity, cause, evidence, tuple(map(int, layers)), (0, trace.steps), remedies)
+
+
+def _forward_overflow(trace: RecurrentTrace) -> Finding | None:
+    if trace.first_nonfinite is None:
+        return None
+    first = trace.first_nonfinite
+    cause = f"From state {first} on the forward pass is infinite or NaN: the state grows at every step."
+    remedies = ("orthogonal_recurrent", "smaller_recurrent")
+    evidence, steps = {"first_state": float(first)}, (first, trace.steps)
+    return Finding("forward_overflow", "critical", cause, evidence, (), steps, remedies)
+
+
+def _saturation(trace: RecurrentTrace) -> Finding | None:
+    """Gates that cut the gradient off where they are flat; those that carry are meant to be open or shut."""
+    worst: tuple[float, int, str] | None = None
+    layers: set[int] = set()
+    for name, index in _CUTS[trace.cell].items():
+        share = np.nanmean(trace.gate_saturated[:, :, index], axis=1)
+        layers |= {int(k) for k in np.flatnonzero(share >= limit.SATURATED)}
+        k = int(np.argmax(share))
+        if share[k] >= limit.SATURATED and (worst is None or share[k] > worst[0]):
+            worst = (float(share[k]), k, name)
+    if worst is None:
+        return None
+    share, layer, name = worst
+    evidence = {
+        "saturated": share,
+        f"{name}_mean": float(np.nanmean(trace.gate_mean[layer, :, _CUTS[trace.cell][name]])),
+    }
+    cause = (
+        f"{share:.0%} of the {name} gate's units are in the flat part of their curve: inputs, weights or biases are "
+        "too large."
+    )
+    severity = "critical" if share >= 0.95 else "warning"
+    remedies = ("standardised_inputs", "smaller_recurrent")
+    return Finding("saturation", severity, cause, evidence, tuple(sorted(layers)), remedies=remedies)
+
+
+def _subnormal(trace: RecurrentTrace) -> Finding | None:
+    """Find the state before which float32 has subnormals or zeros, for a loss whose gradient at the end has norm 1."""
+    if trace.cotangent_at == "all":
+        return None
+    gradient = trace.log2_dh
+    end = gradient[-1, trace.lengths, np.arange(trace.samples)]
+    typical = np.nanmedian(gradient - end, axis=2)  # (K, T+1)
+    lost = np.isfinite(typical) & (typical < limit.FLOAT32_NORMAL)
+    if not lost.any():
+        return None
+    first = int(np.flatnonzero(lost.any(axis=0))[-1])
+    evidence = {"first_subnormal_state": float(first)}
+    zero = np.flatnonzero((np.isfinite(typical) & (typical <= limit.FLOAT32_ZERO)).any(axis=0))
+    text = f"before state {first + 1} the gradient is under 2^-126 of the last one, where float32 has subnormal numbers"
+    if zero.size:
+        evidence["first_zero_state"] = float(zero[-1])
+        text += f" only, and before state {int(zero[-1]) + 1} it reads exactly 0"
+    cause = (
+        f"It has vanished: {text}. Many processors take 10 to 100 times as long for every operation on subnormal "
+        "numbers; flushing them (in PyTorch torch.set_flush_denormal) cures the time, not the gradient."
+    )
+    layers = tuple(int(k) for k in np.flatnonzero(lost.any(axis=1)))
+    remedies = ("truncation",)
+    return Finding("subnormal", "warning", cause, evidence, layers, (0, first), remedies)

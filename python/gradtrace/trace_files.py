@@ -1,0 +1,82 @@
+"""What every trace can do: be compared, saved, and handed on to other libraries."""
+
+from __future__ import annotations
+
+import importlib
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from gradtrace import export
+from gradtrace.comparison import Comparison, compare
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+    from matplotlib.axes import Axes
+
+__all__ = ["TraceFiles", "draw"]
+
+
+class TraceFiles:
+    """The methods that a stack's trace and a recurrent network's share."""
+
+    __slots__ = ()
+
+    def compare(self: Any, after: Any) -> Comparison:
+        """Set this trace beside the one after a change.
+
+        Parameters
+        ----------
+        after : StackTrace or RecurrentTrace
+            Of the same kind; depth and sizes may differ.
+
+        Returns
+        -------
+        Comparison
+            Figures before and after, findings resolved, remaining and new.
+        """
+        return compare(self, after)
+
+    def save(self: Any, path: str | PathLike[str]) -> None:
+        """Write the trace, kept arrays included, as one NPZ file without pickles; `gradtrace.load_trace` reads it.
+
+        Parameters
+        ----------
+        path : str or path
+            Written as it is named; an existing file is replaced.
+        """
+        export.save_trace(self, path)
+
+    def to_dataframe(self: Any) -> pandas.DataFrame:
+        """Give one tidy row for each layer (and state) and sample.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``layer``, ``state`` (recurrent) and ``sample`` (or ``quantile``), and one for each figure, repeated
+            over the axes that it lacks; figures of step t stand at state t + 1.
+        """
+        return export.to_dataframe(self)
+
+    def to_xarray(self: Any) -> xarray.Dataset:
+        """Give the figures as a dataset with named axes.
+
+        Returns
+        -------
+        xarray.Dataset
+            Dimensions ``layer``, ``sample`` (or ``quantile``), ``state``, ``step``, ``gate``, ``unit``.
+        """
+        dataset: xarray.Dataset = export.to_xarray(self)
+        return dataset
+
+
+def draw(room: str, figure: str, *arguments: Any) -> Axes:
+    """Draw with a function of a module that needs matplotlib; ImportError that says what to install without it."""
+    try:
+        function = getattr(importlib.import_module(f"gradtrace.{room}"), figure)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "matplotlib":
+            raise
+        raise ImportError("plots need matplotlib; pip install 'gradtrace[plot]'") from None
+    axes: Axes = function(*arguments)
+    return axes

@@ -1,0 +1,270 @@
+"""The diagnosis: the corpus of healthy and broken networks, and the numbers that a finding states."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from corpus import CORPUS, INPUTS, Case, lstm, rows, stack, steps, with_biases
+
+import gradtrace as gt
+from gradtrace import thresholds
+from gradtrace.diagnosis import KINDS, SEVERITIES, Finding, ranked, runs
+
+BY_NAME = {case.name: case for case in CORPUS}
+
+
+def test_the_corpus_is_large_and_knows_every_kind():
+    assert len(CORPUS) >= 40
+    assert len(BY_NAME) == len(CORPUS)
+    assert {case.kind for case in CORPUS} == {*KINDS, None}
+
+
+@pytest.mark.parametrize("case", CORPUS, ids=lambda case: case.name)
+def test_corpus(case: Case):
+    """No false alarm on a healthy network, no broken one missed."""
+    diagnosis = case.trace().diagnose()
+    if case.kind is None:
+        assert diagnosis.healthy, str(diagnosis)
+        assert len(diagnosis) == 0, "a healthy network gets no finding at all"
+    else:
+        assert case.kind in diagnosis
+        assert not diagnosis.healthy
+
+
+@pytest.mark.parametrize("factor", [1e5, 1e-9])
+@pytest.mark.parametrize("case", CORPUS, ids=lambda case: case.name)
+def test_verdict_does_not_depend_on_the_scale_of_the_loss(case, factor):
+    plain, scaled = case.trace(1.0).diagnose(), case.trace(factor).diagnose()
+    assert [(f.kind, f.severity, f.layers, f.steps) for f in plain] == [
+        (f.kind, f.severity, f.layers, f.steps) for f in scaled
+    ]
+
+
+@pytest.mark.parametrize("samples", [1, 2, 16, 1000])
+def test_verdict_does_not_depend_on_the_batch(samples):
+    for name in ("sigmoid, Glorot, 20 layers", "relu, Glorot, 40 layers", "relu, He times 2, 20 layers"):
+        case = BY_NAME[name]
+        trace = case.network().trace(rows(samples=samples)())
+        assert case.kind in trace.diagnose(), (name, samples)
+    assert stack(8, activation="relu", init="he_normal")().trace(rows(samples=samples)()).diagnose().healthy
+
+
+@pytest.mark.parametrize("width", [16, 64, 256, 1024])
+def test_verdict_does_not_depend_on_the_width(width):
+    x = rows()()
+    assert "vanishing" in stack(20, width, activation="sigmoid")().trace(x).diagnose()
+    assert stack(8, width, activation="relu", init="he_normal")().trace(x).diagnose().healthy
+
+
+def test_quantiles_give_the_same_verdict():
+    for name in ("sigmoid, Glorot, 20 layers", "relu, He, 8 layers", "relu, He times 2, 20 layers"):
+        network, x = BY_NAME[name].network(), rows()()
+        assert (
+            network.trace(x, per_sample=False).diagnose().kinds == network.trace(x).diagnose().kinds
+        ), name
+
+
+def test_samples_that_differ():
+    """A few samples a million times larger: saturated for them only, and no verdict over all."""
+    x = rows()()
+    x[:10] *= 1e6
+    network = stack(5, activation="tanh", init="orthogonal")()
+    assert network.trace(x).diagnose().healthy
+    x[:] *= 1e6
+    assert "saturation" in network.trace(x).diagnose()
+
+
+def test_deep_sigmoid_names_the_activation_derivative():
+    finding = BY_NAME["sigmoid, Glorot, 20 layers"].trace().diagnose().find("vanishing")
+    assert finding.severity == "critical"
+    assert finding.cause.startswith("The activation derivative")
+    assert finding.evidence["activation_share"] > 0.95
+    # theory.md, section A: 0.23605 a layer for weights of variance 1/n
+    assert abs(finding.evidence["factor_per_layer"] - 0.236) < 0.01
+    assert finding.remedies
+
+
+def test_evidence_is_the_trace():
+    trace = BY_NAME["tanh, torch default, 20 layers"].trace()
+    finding = trace.diagnose().find("vanishing")
+    change = np.median(trace.log2_delta[:-1] - trace.log2_delta[-1], axis=1)
+    assert finding.evidence["log2_change"] == change.min()
+    assert finding.layers == tuple(
+        layer
+        for layer in range(20)
+        if change[layer] <= -thresholds.LOST_BITS - thresholds.width_allowance([64] * (20 - layer))
+    )
+    # the weights' share: torch's default takes sqrt(3) a layer
+    assert finding.cause.startswith("The weights are too small")
+    assert abs(2 ** finding.evidence["weight_bits"] - 3**-0.5) < 0.02
+
+
+def test_dead_units_with_the_right_share_and_cause():
+    network = with_biases(6, -100.0, 0.4, width=128)()
+    trace = network.trace(rows()())
+    finding = trace.diagnose().find("dead_units")
+    assert finding.evidence["dead_units"] == trace.dead_units.max()
+    assert abs(finding.evidence["dead_by_bias"] - 0.4) < 0.05
+    assert "biases" in finding.cause
+    causes = trace.dead_causes()
+    assert np.allclose(sum(causes.values()), trace.dead_units)
+    assert abs(causes["bias"][:-1].mean() - 0.4) < 0.05
+
+
+def test_dead_layer_below_is_told_apart():
+    trace = with_biases(4, -1e4, 1.0)().trace(rows()())
+    causes = trace.dead_causes()
+    assert causes["bias"][0] > 0.99
+    network = stack(4, activation="relu", init="he_normal")()
+    weights = list(network.weights)
+    weights[1] = np.full_like(weights[1], -1.0)
+    causes = gt.Stack(weights, None, network.activation).trace(rows()()).dead_causes()
+    assert causes["weights"][1] == 1.0
+    assert causes["layer_below"][2] == 1.0
+
+
+def test_on_few_samples_more_units_look_dead():
+    """keras#7057: one batch of 64 against the whole data set."""
+    network = stack(6, activation="relu", init="he_normal")()
+    x = rows(samples=5000)()
+    few, all_of_them = network.trace(x[:64]), network.trace(x)
+    assert few.dead_units[5] > 2 * all_of_them.dead_units[5] > 0
+
+
+def test_forgetting_agrees_with_the_trace():
+    trace = BY_NAME["LSTM, forget bias -2, 200 steps"].trace()
+    finding = trace.diagnose().find("forgetting")
+    assert finding.evidence["half_life"] == trace.forget_half_life[0]
+    # forget gates near sigma(-2) = 0.119: half-life ln 2 / 2.127
+    assert abs(finding.evidence["half_life"] - np.log(2) / -np.log(0.119)) < 0.03
+    assert abs(finding.evidence["forget_gate"] - 0.119) < 0.01
+    change = np.median(trace.log2_dc[0, 0] - trace.log2_dc[0, -1])
+    assert finding.evidence["log2_change"] == change
+
+
+def test_lengths_count_from_each_sample_s_own_end():
+    x = steps(200)()
+    lengths = np.array([5] * 8 + [200] * 8)
+    assert "forgetting" in lstm(-2.0)().trace(x, lengths=lengths).diagnose()
+    short = lstm(1.0)().trace(x, lengths=np.full(16, 6))
+    assert short.diagnose().healthy
+
+
+def test_a_loss_at_every_step_does_not_hide_forgetting():
+    """dL/dh is renewed at every step and reads flat; what the gates keep does not."""
+    r = np.random.default_rng(0)
+    x = steps(200)()
+    cotangent = r.standard_normal((200, 16, 64)).astype("float32")
+    trace = lstm(-2.0)().trace(x, cotangent=cotangent)
+    assert abs(np.median(trace.log2_dh[0, 1] - trace.log2_dh[0, -1])) < 3
+    assert "forgetting" in trace.diagnose()
+    rnn = gt.RNN.random(8, 64, seed=3, recurrent_init="torch_default").trace(x, cotangent=cotangent)
+    assert "vanishing" in rnn.diagnose()
+    assert lstm(7.0)().trace(x, cotangent=cotangent).diagnose().healthy
+
+
+def test_findings_of_a_readout_are_marked():
+    readout = gt.Stack.random([16, *[32] * 20, 4], activation="sigmoid", seed=0)
+    x = np.random.default_rng(0).standard_normal((5, 12, 3)).astype("float32")
+    trace = gt.LSTM.random(3, 16, seed=0).trace(x, readout=readout, target=np.arange(12) % 4, loss="cross_entropy")
+    finding = trace.diagnose().find("vanishing")
+    assert finding.part == "readout"
+    assert finding.where.startswith("readout, layers 0-")
+
+
+def test_stacked_and_bidirectional_layers_are_named():
+    x = steps(200)()
+    network = gt.LSTM.random(8, 32, num_layers=2, bidirectional=True, forget_bias=-2.0, seed=0)
+    assert network.trace(x).diagnose().find("forgetting").layers == (0, 1, 2, 3)
+
+
+def test_subnormal_states_where_float32_ends():
+    trace = BY_NAME["sigmoid, Glorot, 100 layers"].trace()
+    finding = trace.diagnose().find("subnormal")
+    size = np.median(trace.log2_delta_max, axis=1) - np.median(trace.log2_cotangent)
+    assert finding.evidence["first_subnormal_layer"] == np.flatnonzero(size < -126)[-1]
+    assert finding.evidence["first_zero_layer"] == np.flatnonzero(size <= -150)[-1]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_networks_that_hold_no_numbers_are_reported(value):
+    network = stack(5, activation="tanh")()
+    weights = [w.copy() for w in network.weights]
+    weights[2][0, 0] = value
+    diagnosis = gt.Stack(weights, None, network.activation).trace(rows()()).diagnose()
+    assert diagnosis[0].kind == "forward_overflow"
+    assert diagnosis[0].evidence["first_layer"] == 2
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: gt.Stack([np.zeros((4, INPUTS), "float32"), np.zeros((3, 4), "float32")]),
+        lambda: gt.Stack([np.ones((1, INPUTS), "float32")], None, "linear"),
+        lambda: gt.Stack.random([INPUTS, 1, 1, 1], "relu"),
+    ],
+)
+def test_degenerate_networks_raise_nothing_and_warn_of_nothing(network):
+    for samples in (1, 5):
+        str(network().trace(rows(samples=samples)()).diagnose())
+
+
+def test_zero_cotangent_is_no_finding():
+    network = stack(3, activation="tanh", init="orthogonal")()
+    assert network.trace(rows()(), cotangent=np.zeros((128, 10), "float32")).diagnose().healthy
+
+
+def test_it_prints_well():
+    diagnosis = BY_NAME["sigmoid, Glorot, 100 layers"].trace().diagnose()
+    text = str(diagnosis)
+    assert text.splitlines()[0] == "101 layers, 128 samples: 3 findings"
+    assert max(map(len, text.splitlines())) <= 96
+    html = diagnosis._repr_html_()
+    assert html.count("<tr>") == 4
+    assert "<script" not in html
+    strict = json.loads(json.dumps(diagnosis.to_dict(), allow_nan=False))
+    assert [finding["kind"] for finding in strict["findings"]] == list(diagnosis.kinds)
+    healthy = BY_NAME["relu, He, 8 layers"].trace().diagnose()
+    assert str(healthy) == "9 layers, 128 samples: nothing to report."
+    assert "nothing to report" in healthy._repr_html_()
+
+
+def test_diagnosis_is_a_sequence_worst_first():
+    diagnosis = BY_NAME["sigmoid, Glorot, 100 layers"].trace().diagnose()
+    order = [SEVERITIES.index(finding.severity) for finding in diagnosis]
+    assert order == sorted(order, reverse=True)
+    assert diagnosis[0] in diagnosis
+    assert diagnosis.find("exploding") is None
+    assert diagnosis.severity == "critical"
+    assert ranked([Finding("sensitive", "information", ""), Finding("dead_units", "critical", "")])[0].kind == "dead_units"
+    assert runs((0, 1, 2, 5, 7, 8)) == "0-2, 5, 7-8"
+
+
+def test_every_remedy_named_is_one_that_is_tried():
+    from gradtrace.remedies import RECURRENT_REMEDIES, STACK_REMEDIES
+
+    for case in CORPUS:
+        trace = case.trace()
+        known = STACK_REMEDIES if isinstance(trace, gt.StackTrace) else RECURRENT_REMEDIES
+        for finding in trace.diagnose():
+            assert set(finding.remedies) <= set(known), (case.name, finding.remedies)
+
+
+def test_thresholds_are_the_ones_of_the_docs(request):
+    text = (request.config.rootpath / "docs" / "diagnosis.md").read_text(encoding="utf-8")
+    for name in ("LOST_BITS", "HOPELESS_BITS", "SAMPLES", "SATURATED", "DEAD_BY_BIAS", "BIAS_SHIFT", "BIAS_SHIFT_LAYERS"):
+        stated = re.search(rf"\| `{name}` \| ([\d.]+) \|", text)
+        assert stated, name
+        assert float(stated[1]) == getattr(thresholds, name), name
+
+
+def test_width_allowance_is_two_deviations_of_the_log_norm():
+    """Against 400 random He networks: their spread in bits, and that a narrow deep one is no alarm."""
+    x = np.random.default_rng(0).standard_normal((1, 32)).astype("float32")
+    change = []
+    for seed in range(400):
+        trace = gt.Stack.random([32] * 21, "relu", None, "he_normal", seed=seed).trace(x)
+        change.append(trace.log2_grad_input[0] - trace.log2_cotangent[0])
+    finite = np.array(change)[np.isfinite(change)]
+    assert abs(2 * finite.std() / thresholds.width_allowance([32] * 20) - 1) < 0.15
