@@ -60,9 +60,7 @@ def test_verdict_does_not_depend_on_the_width(width):
 def test_quantiles_give_the_same_verdict():
     for name in ("sigmoid, Glorot, 20 layers", "relu, He, 8 layers", "relu, He times 2, 20 layers"):
         network, x = BY_NAME[name].network(), rows()()
-        assert (
-            network.trace(x, per_sample=False).diagnose().kinds == network.trace(x).diagnose().kinds
-        ), name
+        assert network.trace(x, per_sample=False).diagnose().kinds == network.trace(x).diagnose().kinds, name
 
 
 def test_samples_that_differ():
@@ -237,7 +235,9 @@ def test_diagnosis_is_a_sequence_worst_first():
     assert diagnosis[0] in diagnosis
     assert diagnosis.find("exploding") is None
     assert diagnosis.severity == "critical"
-    assert ranked([Finding("sensitive", "information", ""), Finding("dead_units", "critical", "")])[0].kind == "dead_units"
+    assert (
+        ranked([Finding("sensitive", "information", ""), Finding("dead_units", "critical", "")])[0].kind == "dead_units"
+    )
     assert runs((0, 1, 2, 5, 7, 8)) == "0-2, 5, 7-8"
 
 
@@ -253,7 +253,15 @@ def test_every_remedy_named_is_one_that_is_tried():
 
 def test_thresholds_are_the_ones_of_the_docs(request):
     text = (request.config.rootpath / "docs" / "diagnosis.md").read_text(encoding="utf-8")
-    for name in ("LOST_BITS", "HOPELESS_BITS", "SAMPLES", "SATURATED", "DEAD_BY_BIAS", "BIAS_SHIFT", "BIAS_SHIFT_LAYERS"):
+    for name in (
+        "LOST_BITS",
+        "HOPELESS_BITS",
+        "SAMPLES",
+        "SATURATED",
+        "DEAD_BY_BIAS",
+        "BIAS_SHIFT",
+        "BIAS_SHIFT_LAYERS",
+    ):
         stated = re.search(rf"\| `{name}` \| ([\d.]+) \|", text)
         assert stated, name
         assert float(stated[1]) == getattr(thresholds, name), name

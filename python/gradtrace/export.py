@@ -72,12 +72,13 @@ def load_trace(path: str | PathLike[str]) -> Trace:
         If it is no such file; nothing in it is ever unpickled.
     """
     try:
-        with np.load(Path(path), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with Path(path).open("rb") as file:  # np.load would leave a broken one open
+            loaded = np.load(file, allow_pickle=False)
+            arrays = {name: loaded[name] for name in loaded.files}
         return _unpacked(arrays, "")
     except FileNotFoundError:
         raise
-    except (KeyError, OSError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (AttributeError, KeyError, OSError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
         text = " ".join(str(error).split())[:80]
         raise ValueError(f"path: expected a trace that save() wrote, got {str(path)!r}: {text}") from None
 

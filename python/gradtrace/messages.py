@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-__all__ = ["checked_flag", "checked_seed", "shown", "wrong_name"]
+__all__ = ["checked_count", "checked_flag", "checked_seed", "shown", "wrong_name"]
 
 
 def wrong_name(argument: str, known: Iterable[str], value: object) -> Exception:
@@ -37,6 +37,15 @@ def checked_seed(name: str, seed: object) -> int:
     if not 0 <= seed < 2**64:
         raise ValueError(f"{name}: expected 0 to 2**64 - 1, got {shown(seed)}")
     return int(seed)
+
+
+def checked_count(name: str, value: object) -> int:
+    """Give a positive integer; TypeError or ValueError that names the argument."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name}: expected at least 1, got {shown(value)}")
+    return int(value)
 
 
 def checked_flag(name: str, value: object) -> bool:

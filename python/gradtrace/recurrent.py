@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,14 @@ import numpy.typing as npt
 from gradtrace import _core
 from gradtrace.influence import Influence
 from gradtrace.losses import LOSSES
-from gradtrace.messages import checked_flag, checked_seed, shown, wrong_name
+from gradtrace.messages import checked_count, checked_flag, checked_seed, shown, wrong_name
 from gradtrace.recurrent_initialisation import random_recurrent
 from gradtrace.recurrent_trace import KEPT, RecurrentTrace, build_trace
 from gradtrace.stack import LossName, Stack, same_arrays
 from gradtrace.trace import StackTrace
+
+if TYPE_CHECKING:
+    from gradtrace.remedies import Remedies
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
@@ -80,6 +83,51 @@ class Recurrent:
     def dtype(self) -> np.dtype[Any]:
         """float32 or float64."""
         return np.dtype(self._core.weight_hh[0].dtype)
+
+    def remedies(
+        self,
+        x: Array,
+        readout: Stack | None = None,
+        target: Array | None = None,
+        loss: LossName | None = None,
+        lengths: Array | None = None,
+        only: Sequence[str] | None = None,
+        steps: int = 50,
+        seed: int = 0,
+    ) -> Remedies:
+        """Try every change that applies, and measure what it is worth; see `Stack.remedies`.
+
+        Parameters
+        ----------
+        x : ndarray of the network's dtype
+            (T, B, I); at most 256 sequences are used.
+        readout, target, loss, optional
+            As `trace` takes them, at the last step. Without them the networks are trained to add up all
+            inputs.
+        lengths : ndarray of int64, optional
+            (B,), each sample's own number of steps.
+        only : list of str, optional
+            Names to try, such as those of `Finding.remedies`; every one that applies by default.
+        steps : int, default 50
+            Of training.
+        seed : int, default 0
+            Of the weights that a remedy draws.
+
+        Returns
+        -------
+        Remedies
+            Best first; the ones that do not help say so.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit; the message names it.
+        """
+        from gradtrace.remedies import recurrent_task, try_remedies  # remedies are recurrent networks themselves
+
+        task = recurrent_task(self, x, readout, target, loss, lengths, checked_seed("seed", seed))
+        options = {"readout": task.readout, "target": task.target, "loss": task.loss, "lengths": task.lengths}
+        return try_remedies(self, task, options, only, checked_count("steps", steps), seed)
 
     @property
     def _directions(self) -> int:

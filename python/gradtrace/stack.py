@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,12 @@ from gradtrace import _core
 from gradtrace.batches import batches, slices
 from gradtrace.initialisation import random_parameters
 from gradtrace.losses import LOSSES
-from gradtrace.messages import checked_flag, checked_seed, wrong_name
+from gradtrace.messages import checked_count, checked_flag, checked_seed, wrong_name
 from gradtrace.scaled import ScaledArray
 from gradtrace.trace import KEPT, StackTrace, TraceBuilder
+
+if TYPE_CHECKING:
+    from gradtrace.remedies import Remedies
 
 __all__ = ["Stack"]
 
@@ -285,6 +288,51 @@ class Stack:
         if builder.empty:
             raise ValueError("x: expected at least one batch, got none")
         return builder.finish(tracer.finish(), self._facts, loss)
+
+    def remedies(
+        self,
+        x: Array,
+        target: Array | None = None,
+        loss: LossName | None = None,
+        only: Sequence[str] | None = None,
+        steps: int = 50,
+        seed: int = 0,
+    ) -> Remedies:
+        """Try every change that applies, and measure what it is worth.
+
+        Each remedy is built, traced, and trained for some steps by gradient descent with momentum on the whole batch,
+        at the best of three learning rates. The size of the gradient alone would make every network linear; so each
+        also tells whether different inputs stay distinguishable and how far the loss comes down.
+
+        Parameters
+        ----------
+        x : ndarray of the network's dtype
+            (B, n_0); at most 256 samples are used.
+        target : ndarray, optional
+            Labels or values, as `trace` takes them; random values without a loss.
+        loss : {"cross_entropy", "mse"}, optional
+        only : list of str, optional
+            Names to try, such as those of `Finding.remedies`; every one that applies by default.
+        steps : int, default 50
+            Of training.
+        seed : int, default 0
+            Of the weights that a remedy draws.
+
+        Returns
+        -------
+        Remedies
+            Best first; the ones that do not help say so.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit; the message names it.
+        """
+        from gradtrace.remedies import stack_task, try_remedies  # remedies are stacks themselves
+
+        task = stack_task(self, x, target, loss, checked_seed("seed", seed))
+        options = {"target": task.target, "loss": task.loss}
+        return try_remedies(self, task, options, only, checked_count("steps", steps), seed)
 
     def trace_rows(self, x: Array, target: Array, loss: LossName) -> tuple[StackTrace, ScaledArray]:
         """Trace as the readout of another network.

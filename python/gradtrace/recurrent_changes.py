@@ -1,0 +1,153 @@
+"""What can be changed in a recurrent network: every remedy's network, by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradtrace.recurrent import GRU, LSTM, RNN, Recurrent
+
+__all__ = ["half_life_bias", "last_output", "rebuilt"]
+
+Array = npt.NDArray[Any]
+
+_LSTM_FORGET, _GRU_UPDATE = 1, 1  # blocks of rows
+
+
+def rebuilt(
+    network: Recurrent,
+    weight_ih: Sequence[Array],
+    weight_hh: Sequence[Array],
+    bias_ih: Sequence[Array | None],
+    bias_hh: Sequence[Array | None],
+) -> Recurrent:
+    """Give a network of the same kind with other arrays, which are kept, not copied."""
+    options: dict[str, Any] = {"bidirectional": network.bidirectional}
+    if isinstance(network, RNN):
+        options["activation"] = network.activation
+    kind: Any = type(network)
+    changed: Recurrent = kind(list(weight_ih), list(weight_hh), list(bias_ih), list(bias_hh), **options)
+    return changed
+
+
+def last_output(network: Any, x: Array, lengths: Array | None, start: dict[str, Any] | None = None) -> Array:
+    """Give what a readout at the last step gets: h of the last layer at each sample's own end, (B, D H)."""
+    states = network.forward(x, lengths=lengths, **(start or {}))[1]
+    h = states[0] if isinstance(network, LSTM) else states
+    directions = 2 if network.bidirectional else 1
+    return np.ascontiguousarray(np.concatenate(list(h[-directions:]), axis=1))
+
+
+def half_life_bias(steps: int) -> float:
+    """Give the bias with which a gate keeps one half over so many steps: sigma(b)^steps = 1/2."""
+    kept = 0.5 ** (1 / steps)
+    return math.log(kept / (1 - kept))
+
+
+def _gate_bias(network: Recurrent, block: int, values: Array | float) -> Recurrent:
+    """Set a gate's total bias in every layer."""
+    hidden = network.hidden_size
+    rows = slice(block * hidden, (block + 1) * hidden)
+    bias_ih, bias_hh = _biases(network)
+    for inner, outer in zip(bias_ih, bias_hh, strict=True):
+        inner[rows], outer[rows] = values, 0
+    return rebuilt(network, network.weight_ih, network.weight_hh, bias_ih, bias_hh)
+
+
+def _biases(network: Recurrent) -> tuple[list[Array], list[Array]]:
+    """Copy both biases, zeros where there are none."""
+    rows = [len(weight) for weight in network.weight_hh]
+    both = [
+        [np.zeros(n, network.dtype) if b is None else b.copy() for b, n in zip(biases, rows, strict=True)]
+        for biases in (network.bias_ih, network.bias_hh)
+    ]
+    return both[0], both[1]
+
+
+def with_forget_bias(network: Recurrent, x: Array, seed: int) -> Recurrent | None:
+    """Open an LSTM's forget gates: half of the state is left after the whole sequence."""
+    return _gate_bias(network, _LSTM_FORGET, half_life_bias(len(x))) if isinstance(network, LSTM) else None
+
+
+def with_update_bias(network: Recurrent, x: Array, seed: int) -> Recurrent | None:
+    """Open a GRU's update gates likewise."""
+    return _gate_bias(network, _GRU_UPDATE, half_life_bias(len(x))) if isinstance(network, GRU) else None
+
+
+def with_chrono(network: Recurrent, x: Array, seed: int) -> Recurrent | None:
+    """Spread an LSTM's memory over 1 to T steps; the input gates get the negative."""
+    if not isinstance(network, LSTM) or len(x) < 3:
+        return None
+    layers, hidden = len(network.weight_hh), network.hidden_size
+    drawn = LSTM.random(1, hidden, num_layers=layers, forget_bias=f"chrono:{len(x)}", init="normal", seed=seed)
+    bias_ih, bias_hh = _biases(network)
+    for inner, outer, chrono in zip(bias_ih, bias_hh, drawn.bias_ih, strict=True):
+        inner[: 2 * hidden], outer[: 2 * hidden] = np.asarray(chrono)[: 2 * hidden], 0
+    return rebuilt(network, network.weight_ih, network.weight_hh, bias_ih, bias_hh)
+
+
+def with_orthogonal(network: Recurrent, x: Array, seed: int) -> Recurrent | None:
+    """Draw orthogonal recurrent weights, gate by gate."""
+    kind: Any = type(network)
+    layers = len(network.weight_hh)
+    drawn = kind.random(1, network.hidden_size, num_layers=layers, recurrent_init="orthogonal", seed=seed)
+    weights = [np.asarray(weight, network.dtype) for weight in drawn.weight_hh]
+    return rebuilt(network, network.weight_ih, weights, network.bias_ih, network.bias_hh)
+
+
+def with_smaller_weights(network: Recurrent, x: Array, seed: int) -> Recurrent | None:
+    """Halve the recurrent weights."""
+    weights = [weight / network.dtype.type(2) for weight in network.weight_hh]
+    return rebuilt(network, network.weight_ih, weights, network.bias_ih, network.bias_hh)
+
+
+def as_lstm(network: Recurrent, x: Array, seed: int) -> Recurrent | None:
+    """Replace a plain RNN by an LSTM of as many units whose gates keep half of the state over the sequence."""
+    if not isinstance(network, RNN):
+        return None
+    changed: Recurrent = LSTM.random(
+        network.input_size,
+        network.hidden_size,
+        network.num_layers,
+        forget_bias=half_life_bias(len(x)),
+        seed=seed,
+        bidirectional=network.bidirectional,
+        dtype=network.dtype,
+    )
+    return changed
+
+
+def as_identity_relu(network: Recurrent, x: Array, seed: int) -> Recurrent | None:
+    """Replace tanh by relu and the recurrent weights by the identity, without biases (Le, Jaitly and Hinton 2015)."""
+    if not isinstance(network, RNN):
+        return None
+    eye = [np.eye(network.hidden_size, dtype=network.dtype) for _ in network.weight_hh]
+    return RNN(list(network.weight_ih), eye, activation="relu", bidirectional=network.bidirectional)
+
+
+def with_standardised_inputs(network: Recurrent, x: Array, seed: int) -> Recurrent | None:
+    """Fold the standardisation of the inputs into the first layer."""
+    mean, std = x.mean(axis=(0, 1), dtype=np.float64), x.std(axis=(0, 1), dtype=np.float64)
+    std = np.where(std > 0, std, 1.0)
+    if np.all(np.abs(mean) < 0.5 * std) and np.all((std > 0.5) & (std < 2)):
+        return None
+    first = 2 if network.bidirectional else 1
+    weights = [(w / std).astype(network.dtype) if k < first else w for k, w in enumerate(network.weight_ih)]
+    bias_ih, bias_hh = _biases(network)
+    for k in range(first):
+        bias_ih[k] -= (weights[k].astype(np.float64) @ mean).astype(network.dtype)
+    return rebuilt(network, weights, network.weight_hh, bias_ih, bias_hh)
+
+
+def unchanged(network: Recurrent, x: Array, seed: int) -> Recurrent:
+    """Leave the network; its training changes."""
+    return network
+
+
+def to_be_truncated(network: Recurrent, x: Array, seed: int) -> Recurrent | None:
+    """Leave the network; its gradient ends earlier. A backward direction has no state from outside a window."""
+    return None if network.bidirectional else network

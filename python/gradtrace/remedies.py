@@ -1,0 +1,390 @@
+"""Remedies tried on the user's own network and data, and what each was worth."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradtrace import recurrent_changes as recurrent
+from gradtrace.diagnose_recurrent import state_gradient
+from gradtrace.diagnosis import SEVERITIES, Diagnosis
+from gradtrace.json_ready import json_ready
+from gradtrace.recurrent import Recurrent
+from gradtrace.stack import LossName, Stack
+from gradtrace.stack_changes import STACK_CHANGES, Change
+from gradtrace.summary import decimal
+from gradtrace.table import text_rows
+from gradtrace.training import Task, Training, sum_of_inputs, train
+
+__all__ = ["RECURRENT_REMEDIES", "STACK_REMEDIES", "Remedies", "Remedy", "try_remedies"]
+
+Array = npt.NDArray[Any]
+
+_SAMPLES = 256  # of the data, at most, that the networks are trained on
+_PAIRS = 32  # samples whose distances are taken
+_WORSE = 1.1  # losses after training that differ by less are alike
+
+_SAME = "the weights stay"
+
+#: By name: what is changed in a stack.
+STACK_REMEDIES: Mapping[str, Change] = STACK_CHANGES
+#: By name: what is changed in a recurrent network.
+RECURRENT_REMEDIES: Mapping[str, Change] = {
+    "chrono": Change(
+        "forget biases log U[1, T-1], input biases their negative (Tallec and Ollivier 2018)",
+        _SAME,
+        recurrent.with_chrono,
+    ),
+    "forget_bias": Change(
+        "forget biases with which half of the state is left after the sequence (Gers et al. 2000)",
+        _SAME,
+        recurrent.with_forget_bias,
+    ),
+    "update_gate": Change(
+        "update biases with which half of the state is left after the sequence", _SAME, recurrent.with_update_bias
+    ),
+    "orthogonal_recurrent": Change(
+        "orthogonal recurrent weights (Saxe et al. 2013)", "new random weights", recurrent.with_orthogonal
+    ),
+    "smaller_recurrent": Change("recurrent weights halved", _SAME, recurrent.with_smaller_weights),
+    "lstm": Change(
+        "an LSTM of as many units in the place of the RNN",
+        "four times as many weights and operations",
+        recurrent.as_lstm,
+    ),
+    "identity_relu": Change(
+        "relu, recurrent weights the identity (Le, Jaitly and Hinton 2015)",
+        "new recurrent weights; states are unbounded",
+        recurrent.as_identity_relu,
+    ),
+    "standardised_inputs": Change(
+        "inputs of mean 0 and deviation 1, folded into the first layer", _SAME, recurrent.with_standardised_inputs
+    ),
+    "gradient_clipping": replace(STACK_CHANGES["gradient_clipping"], build=recurrent.unchanged),
+    "truncation": Change(
+        "gradient followed only over the last steps that hold 99 % of it (truncated backpropagation)",
+        "nothing: fewer steps; what is lost is what had vanished",
+        recurrent.to_be_truncated,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A change, tried.
+
+    Attributes
+    ----------
+    name, what, cost : str
+        Its name, what was done, what it costs.
+    helps : bool
+    verdict : str
+        Why, in a sentence.
+    log2_change : float
+        log2 of the first layer's (or state's) gradient over the last one's, median over samples.
+    distinct : float
+        Distance of different inputs at the last hidden layer (or state) over that of the inputs, relative to their
+        norms, median over pairs: 1 keeps them as they were, 0 makes them one.
+    training : Training
+        Loss before and after the steps of training.
+    diagnosis : Diagnosis
+    network : Stack or recurrent network or None
+        With the change; None for the network as it was.
+    window : int or None
+        Steps of a truncation.
+    """
+
+    name: str
+    what: str
+    cost: str
+    helps: bool
+    verdict: str
+    log2_change: float
+    distinct: float
+    training: Training
+    diagnosis: Diagnosis
+    network: Any
+    window: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all measures, fit for strict JSON."""
+        names = ("name", "what", "cost", "helps", "verdict", "log2_change", "distinct", "window")
+        facts = {name: getattr(self, name) for name in names}
+        training = {"start": self.training.start, "end": self.training.end, "rate": self.training.rate}
+        ready: dict[str, Any] = json_ready({**facts, "training": training, "findings": list(self.diagnosis.kinds)})
+        return ready
+
+
+@dataclass(frozen=True)
+class Remedies(Sequence[Remedy]):
+    """All remedies that were tried, best first.
+
+    Attributes
+    ----------
+    before : Remedy
+        The network as it is.
+    tried : tuple of Remedy
+    task : str
+        What the networks were trained on.
+    steps : int
+        Of training.
+    """
+
+    before: Remedy
+    tried: tuple[Remedy, ...]
+    task: str
+    steps: int
+
+    @property
+    def best(self) -> Remedy | None:
+        """The best one that helps, or None."""
+        return next((remedy for remedy in self.tried if remedy.helps), None)
+
+    def find(self, name: str) -> Remedy:
+        """Give a remedy by name; KeyError where it was not tried."""
+        for remedy in self.tried:
+            if remedy.name == name:
+                return remedy
+        raise KeyError(f"{name}: not tried; {', '.join(remedy.name for remedy in self.tried)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all measures, fit for strict JSON."""
+        tried = [remedy.to_dict() for remedy in self.tried]
+        return {"task": self.task, "steps": self.steps, "before": self.before.to_dict(), "tried": tried}
+
+    def __len__(self) -> int:
+        return len(self.tried)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.tried[index]
+
+    def __iter__(self) -> Iterator[Remedy]:
+        return iter(self.tried)
+
+    def _rows(self) -> list[list[str]]:
+        head = ["", "first over last", "inputs distinct", f"loss after {self.steps} steps", "helps", "findings"]
+        return [head, *(_row(remedy) for remedy in (self.before, *self.tried))]
+
+    def __str__(self) -> str:
+        lines = [f"Trained on {self.task}.", *text_rows(self._rows())]
+        return "\n".join([*lines, *(f"{remedy.name}: {remedy.verdict}" for remedy in self.tried)])
+
+    def _repr_html_(self) -> str:
+        head, *rows = self._rows()
+        cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in [*head, "why", "cost"])
+        body = ""
+        for row, remedy in zip(rows, (self.before, *self.tried), strict=True):
+            texts = [*row, remedy.verdict, remedy.cost]
+            body += "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in texts) + "</tr>"
+        caption = html.escape(f"Trained on {self.task}")
+        return f"<table><caption>{caption}</caption><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _row(remedy: Remedy) -> list[str]:
+    training = remedy.training
+    loss = "diverges" if math.isinf(training.end) else f"{training.start:.3g} to {training.end:.3g}"
+    helps = "" if not remedy.name else "yes" if remedy.helps else "no"
+    return [
+        remedy.name or "as it is",
+        decimal(remedy.log2_change),
+        f"{remedy.distinct:.2g}",
+        loss,
+        helps,
+        ", ".join(remedy.diagnosis.kinds) or "none",
+    ]
+
+
+def try_remedies(
+    network: Stack | Recurrent, task: Task, trace_options: dict[str, Any], only: Any, steps: int, seed: int
+) -> Remedies:
+    """Try every remedy that applies; `Stack.remedies` documents it.
+
+    Parameters
+    ----------
+    network : Stack or recurrent network
+    task : Task
+        What the copies are trained on.
+    trace_options : dict
+        What the network's trace takes beside x.
+    only : list of str or None
+    steps, seed : int
+
+    Returns
+    -------
+    Remedies
+    """
+    changes = STACK_REMEDIES if isinstance(network, Stack) else RECURRENT_REMEDIES
+    before = _measure("", Change("nothing", "", lambda n, x, s: n), network, task, trace_options, steps, None)
+    tried = []
+    for name in _checked_names(only, changes):
+        if name == "truncation" and task.lengths is not None:
+            continue  # each sequence would need a window of its own
+        changed = changes[name].build(network, task.x, seed)
+        if changed is not None:
+            tried.append(_measure(name, changes[name], changed, task, trace_options, steps, before))
+    return Remedies(before, tuple(sorted(tried, key=_rank)), task.name, steps)
+
+
+def _checked_names(only: Any, changes: Mapping[str, Change]) -> list[str]:
+    if only is None:
+        return list(changes)
+    if isinstance(only, str) or not isinstance(only, Iterable):
+        raise TypeError(f"only: expected a list of names, got {type(only).__name__}; for example only=['layer_norm']")
+    names = list(only)
+    for name in names:
+        if name not in changes:
+            raise ValueError(f"only: expected names of {', '.join(changes)}, got {str(name)[:40]!r}")
+    return names
+
+
+def _rank(remedy: Remedy) -> tuple[Any, ...]:
+    return not remedy.helps, _burden(remedy.diagnosis), remedy.training.end
+
+
+def _burden(diagnosis: Diagnosis) -> int:
+    """Weigh findings: a critical one counts more than any number of warnings among them."""
+    return sum(10 ** SEVERITIES.index(finding.severity) for finding in diagnosis if finding.severity != "information")
+
+
+def _measure(
+    name: str, change: Change, network: Any, task: Task, options: dict[str, Any], steps: int, before: Remedy | None
+) -> Remedy:
+    trace = network.trace(task.x, **options)
+    if name == "truncation":
+        task = replace(task, window=max(trace.horizon(0.99), 1))
+    training = train(network, task, steps, change.clip)
+    window = task.window
+    diagnosis = trace.diagnose()
+    helps, verdict = (False, "") if before is None else _judge(diagnosis, training, before, window, len(task.x))
+    facts: dict[str, Any] = {
+        "log2_change": _first_over_last(trace),
+        "distinct": _distinct(network, task),
+        "training": training,
+    }
+    return Remedy(
+        name, change.what, change.cost, helps, verdict, **facts, diagnosis=diagnosis, network=network, window=window
+    )
+
+
+def _judge(
+    diagnosis: Diagnosis, training: Training, before: Remedy, window: int | None, steps: int
+) -> tuple[bool, str]:
+    was, now = _burden(before.diagnosis), _burden(diagnosis)
+    resolved = [kind for kind in before.diagnosis.kinds if kind not in diagnosis.kinds]
+    came = [kind for kind in diagnosis.kinds if kind not in before.diagnosis.kinds]
+    end, old = training.end, before.training.end
+    worse = end > old * _WORSE if math.isfinite(old) else math.isinf(end)
+    lower = end < old / _WORSE if math.isfinite(end) else False
+    loss = f"the loss reaches {end:.3g} in training, {old:.3g} without" if math.isfinite(end) else "training diverges"
+    if window is not None:
+        saved = f"{window} of {steps} steps hold 99 % of the gradient; followed over these alone {loss}"
+        helps = not worse and 2 * window <= steps
+        return helps, saved if helps else f"does not help: {saved}"
+    text = "; ".join(
+        part
+        for part in (
+            f"resolves {', '.join(resolved)}" if resolved else "",
+            f"brings {', '.join(came)}" if came else "",
+            "changes no finding" if not resolved and not came and before.diagnosis else "",
+            loss,
+        )
+        if part
+    )
+    if worse:
+        return False, f"does not help: {text}"
+    if now < was or (now == was and lower):
+        return True, text
+    return False, f"does not help: {text}"
+
+
+def _first_over_last(trace: Any) -> float:
+    if hasattr(trace, "log2_delta"):
+        change = trace.log2_delta[0] - trace.log2_delta[-1] if trace.depth > 1 else np.zeros(1)
+    else:
+        gradient = state_gradient(trace)[0]
+        change = gradient[0] - gradient[trace.lengths, np.arange(trace.samples)]
+    kept = change[~np.isnan(change)]
+    return float(np.median(kept)) if kept.size else math.nan
+
+
+def _distinct(network: Any, task: Task) -> float:
+    """Compare relative distances of different samples at the last hidden layer, or state, and at the input.
+
+    In float64, whatever the network's dtype: outputs that float32 cannot tell apart may still differ.
+    """
+    if isinstance(network, Stack):
+        x = task.x[:_PAIRS].astype(np.float64)
+        norms: list[Any] = [None if pair is None else tuple(map(_wide, pair)) for pair in network.layer_norm]
+        weights, biases = [weight.astype(np.float64) for weight in network.weights], list(map(_wide, network.biases))
+        wide = Stack(weights, biases, list(network.activation), list(network.residual), norms)
+        kept = wide.trace(x, keep=("activations",)).activations
+        last = kept[-2] if network.depth > 1 else kept[-1]
+        # Common exponents cancel in relative distances; rows of one layer have nearly the same.
+        outputs = np.ldexp(last.mantissa, (last.exponent - last.exponent.max())[:, None].astype(np.int32))
+        inputs = x
+    else:
+        x = task.x[:, :_PAIRS].astype(np.float64)
+        parts = (network.weight_ih, network.weight_hh, network.bias_ih, network.bias_hh)
+        arrays: list[Any] = [list(map(_wide, arrays_of)) for arrays_of in parts]
+        lengths = None if task.lengths is None else task.lengths[:_PAIRS]
+        outputs = recurrent.last_output(recurrent.rebuilt(network, *arrays), x, lengths)
+        inputs = x.transpose(1, 0, 2).reshape(x.shape[1], -1)
+    return _relative_distance(outputs) / _relative_distance(inputs) if len(inputs) > 1 else math.nan
+
+
+def _wide(array: Array | None) -> Array | None:
+    return None if array is None else array.astype(np.float64)
+
+
+def _relative_distance(rows: Array) -> float:
+    """Median over neighbours of |a - b| / sqrt(|a|^2 + |b|^2)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        apart = np.linalg.norm(rows[1:] - rows[:-1], axis=1)
+        size = np.sqrt(np.sum(rows[1:] ** 2, axis=1) + np.sum(rows[:-1] ** 2, axis=1))
+        ratio = apart / np.where(size > 0, size, 1.0)
+    kept = ratio[np.isfinite(ratio)]
+    return float(np.median(kept)) if kept.size else math.nan
+
+
+def stack_task(network: Stack, x: Any, target: Any, loss: LossName | None, seed: int) -> Task:
+    """Make the task of a stack: the target given, or standard normal values, on at most 256 of the samples."""
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"x: expected a NumPy array, got {type(x).__name__}; remedies take no batches")
+    rows, name = slice(None, _SAMPLES), "the target given"
+    if loss is None:
+        if target is not None:
+            raise ValueError("loss: expected one beside a target, got None; loss='cross_entropy' or loss='mse'")
+        values = np.random.default_rng(seed).standard_normal((len(x[rows]), network.sizes[-1]))
+        return Task(x[rows], values.astype(network.dtype), "mse", name=f"random values for {len(x[rows])} samples")
+    if not isinstance(target, np.ndarray):
+        raise TypeError(f"target: expected a NumPy array beside loss={loss!r}, got {type(target).__name__}")
+    return Task(x[rows], target[rows], loss, name=f"{name}, {len(x[rows])} samples")
+
+
+def recurrent_task(
+    network: Recurrent, x: Any, readout: Stack | None, target: Any, loss: LossName | None, lengths: Any, seed: int
+) -> Task:
+    """Make the task of a recurrent network: the target given, or to add up all inputs."""
+    if not isinstance(x, np.ndarray) or x.ndim != 3:
+        raise TypeError(f"x: expected an array (T, B, I), got {type(x).__name__}")
+    columns = slice(None, _SAMPLES)
+    few = np.ascontiguousarray(x[:, columns])
+    own = None if lengths is None else np.ascontiguousarray(lengths[columns])
+    if readout is None:
+        if target is not None or loss is not None:
+            raise ValueError("readout: expected one beside a target, got None; readout=gt.Stack(...)")
+        directions = 2 if network.bidirectional else 1
+        sizes = [directions * network.hidden_size, network.input_size]
+        readout = Stack.random(sizes, output_activation=None, activation="linear", init="normal", seed=seed,
+                               dtype=network.dtype)  # fmt: skip
+        name = f"adding up all inputs, {few.shape[1]} sequences of {len(few)} steps"
+        return Task(few, sum_of_inputs(few, own), "mse", readout, own, name, adding=True)
+    if loss is None or not isinstance(target, np.ndarray):
+        raise ValueError("target: expected an array and a loss beside a readout")
+    return Task(few, target[columns], loss, readout, own, f"the target given, {few.shape[1]} sequences")
