@@ -12,7 +12,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from gradtrace import __version__, config, datasets, recurrent_cli, recurrent_report, report, terminal
+from gradtrace import __version__, config, datasets, questions, recurrent_cli, recurrent_report, report, terminal
 from gradtrace.command import JSON_HELP, bad_input, print_json
 from gradtrace.stack import Stack
 from gradtrace.summary import layer_figures, summarise
@@ -238,6 +238,42 @@ for _cell in recurrent_cli.CELLS:
     trace_command.add_command(recurrent_cli.command(_cell))
 
 
+@cli.command("questions")
+@click.argument("numbers", nargs=-1, type=click.IntRange(1, 9))
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, help="Of weights and inputs.")
+@click.option(
+    "--output", metavar="FILE", type=click.Path(dir_okay=False), help="HTML file to write.  [default: questions.html]"
+)
+@click.option("--threads", type=_POSITIVE, help="Threads to use.  [default: all]")
+@click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
+@click.pass_context
+def questions_command(
+    context: click.Context,
+    numbers: tuple[int, ...],
+    seed: int,
+    output: str | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Answer the nine questions about vanishing gradients by experiments.
+
+    Each answer stands beside what people answer, with the numbers that this run measured. NUMBERS picks some of the
+    nine. One HTML file with a figure for each is written; with --json only if --output names it.
+    """
+    path = None if as_json and output is None else _checked_output(output or "questions.html")
+    with bad_input():
+        config.set_num_threads(threads)
+        with terminal.status("measuring"):
+            answers = questions.ask(numbers or None, seed)
+    if path is not None:
+        _write(path, questions.render_html(answers, seed, _command_line(context)))
+    if as_json:
+        print_json({"seed": seed, "answers": [one.to_dict() for one in answers], "output": path and str(path)})
+        return
+    terminal.print_answers(answers)
+    click.echo(f"Figures and text: {path}")
+
+
 @cli.command("info")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info_command(as_json: bool) -> None:
@@ -304,7 +340,8 @@ def _command_line(context: click.Context) -> str:
     for parameter in context.command.params:
         name = str(parameter.name)
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE and name not in ("threads", "as_json"):
-            words += [parameter.opts[0], str(context.params[name])]
+            value = context.params[name]
+            words += map(str, value) if isinstance(parameter, click.Argument) else [parameter.opts[0], str(value)]
     return shlex.join(words)
 
 

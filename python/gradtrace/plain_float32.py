@@ -1,4 +1,4 @@
-"""An LSTM's gradients as a framework computes them: in float32 numbers without an exponent of their own."""
+"""Gradients as a framework computes them: in float32 numbers without an exponent of their own."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace.recurrent import LSTM
+from gradtrace.stack import Stack
 
-__all__ = ["framework_dh"]
+__all__ = ["framework_dh", "stack_deltas"]
 
 Array = npt.NDArray[np.float32]
 
@@ -38,6 +39,31 @@ def framework_dh(lstm: LSTM, x: Array, cotangent: Array) -> tuple[str, Array]:
     except ModuleNotFoundError:
         return f"plain arithmetic (NumPy {np.__version__})", _numpy_dh(lstm, x, cotangent)
     return f"PyTorch {torch.__version__}", _torch_dh(torch, lstm, x, cotangent)
+
+
+def stack_deltas(stack: Stack, x: Array, cotangent: Array) -> list[Array]:
+    """Compute dL/dz of every layer of a sigmoid stack in plain float32 arithmetic.
+
+    Parameters
+    ----------
+    stack : Stack
+        Float32, every layer sigmoid.
+    x, cotangent : ndarray
+        (B, n_0) and (B, n_L).
+
+    Returns
+    -------
+    list of ndarray
+        (B, n_l) each, the first layer first.
+    """
+    outputs = [x]
+    for weight in stack.weights:
+        outputs.append(_sigmoid(outputs[-1] @ weight.T))
+    found, da = [], cotangent
+    for weight, a in zip(reversed(stack.weights), reversed(outputs), strict=False):
+        found.append(da * a * (1 - a))
+        da = found[-1] @ weight
+    return found[::-1]
 
 
 def _torch_dh(torch: Any, lstm: LSTM, x: Array, cotangent: Array) -> Array:

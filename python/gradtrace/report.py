@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradtrace import config
 from gradtrace import sentences as say
@@ -16,6 +16,9 @@ from gradtrace.stack import Stack
 from gradtrace.summary import TraceSummary, layer_figures, summarise
 from gradtrace.svg import INK, PANEL, css_colors, draw_svg
 from gradtrace.trace import StackTrace
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 __all__ = [
     "NETWORKS",
@@ -180,26 +183,34 @@ def render_html(
     str
         One HTML file: figures, styles and all within; the same input gives the same bytes.
     """
+    return (
+        templates()
+        .get_template("report.html.j2")
+        .render(
+            headline=say.headline([one.summary for one in traced]),
+            lead=say.lead(data, settings.depth, settings.width),
+            cards=[_card(one) for one in traced],
+            columns=say.COLUMNS,
+            rows=[say.row(one.network.title, one.network.rule, one.summary, typographic=True) for one in traced],
+            figures=_figures(traced),
+            legends=_legends(traced),
+            saturation=say.saturation([(one.name, one.summary) for one in traced]),
+            facts=_facts(data, settings, command),
+            recurrent=None if recurrent is None else page_part(recurrent),
+        )
+    )
+
+
+def templates() -> Environment:
+    """Give the pages' templates."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    templates = Environment(
+    return Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    return templates.get_template("report.html.j2").render(
-        headline=say.headline([one.summary for one in traced]),
-        lead=say.lead(data, settings.depth, settings.width),
-        cards=[_card(one) for one in traced],
-        columns=say.COLUMNS,
-        rows=[say.row(one.network.title, one.network.rule, one.summary, typographic=True) for one in traced],
-        figures=_figures(traced),
-        legends=_legends(traced),
-        saturation=say.saturation([(one.name, one.summary) for one in traced]),
-        facts=_facts(data, settings, command),
-        recurrent=None if recurrent is None else page_part(recurrent),
     )
 
 

@@ -14,12 +14,13 @@ from rich.table import Table
 
 from gradtrace import sentences
 from gradtrace.datasets import Dataset
+from gradtrace.questions import Answer
 from gradtrace.report import Network, Settings, TracedNetwork
 from gradtrace.summary import summarise
 from gradtrace.table import layer_rows, shown_layers
 from gradtrace.trace import StackTrace
 
-__all__ = ["print_report", "print_trace", "status", "with_progress"]
+__all__ = ["print_answers", "print_report", "print_trace", "status", "with_progress"]
 
 
 # Heads of two lines and cells without much air, because both tables must fit a terminal of 80 columns.
@@ -106,6 +107,16 @@ def print_trace(trace: StackTrace, rows: Dataset, all_layers: bool) -> None:
     console.print()
     console.print(sentences.split(summarise(trace)))
     console.print(note, style="dim")
+
+
+def print_answers(answers: Sequence[Answer]) -> None:
+    """Print every question, what people answer, and what was measured."""
+    console = _console()
+    for one in answers:
+        console.print(f"{one.number}. {escape(one.question)}", style="bold")
+        console.print(f"Folk answer, {one.verdict}: {escape(one.folk)}", style="dim")
+        console.print(escape(one.text))
+        console.print()
 
 
 def _console() -> Console:
