@@ -48,6 +48,18 @@ def test_inside_an_lstm():
         assert float(lines[line]) == pytest.approx(float(stated[1]), abs=0.1)
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/diagnosis.md"])
+def test_all_blocks_run_one_after_the_other(page):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S)
+    printed = io.StringIO()
+    names = {}
+    with contextlib.redirect_stdout(printed):
+        for block in blocks:
+            exec(compile(block, page, "exec"), names)
+    assert set(names["diagnosis"].kinds) >= {"vanishing", "bias_shift"}
+    assert names["remedies"].best.name in printed.getvalue()
+
+
 @pytest.mark.parametrize("name", ["gradtrace", "messages", "recurrent", "stack", "summary"])
 def test_docstrings_read_what_they_say(name):
     module = importlib.import_module(name if name == "gradtrace" else f"gradtrace.{name}")

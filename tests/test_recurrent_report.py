@@ -120,8 +120,8 @@ def test_plots_draw_the_medians(part):
         recurrent_plot.plot_influence(part.influence),
     ]
     for line, one in zip(axes[0].get_lines(), part.traced, strict=True):
-        assert line.get_xdata().tolist() == list(range(64, -1, -1))
-        assert line.get_ydata().tolist() == state_medians(one.trace, "log2_dh", 0).tolist()
+        assert line.get_xdata().tolist() == list(range(65))
+        assert line.get_ydata().tolist() == state_medians(one.trace, "log2_dh", 0)[::-1].tolist()
     assert len(axes[1].get_lines()) == 3
     assert [line.get_label() for line in axes[2].get_lines()] == ["direct", "gated", "dL/dc"]
     image = axes[3].images[0].get_array()

@@ -76,7 +76,7 @@ def plot_gradient_norm(traces: StackTrace | Mapping[str, StackTrace], ax: Axes |
         _mark_end(ax, level, color)
     _layer_axis(ax, max(trace.depth for trace in named.values()))
     ax.set_ylabel("norm of dL/dz, log2 axis")
-    ax.yaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 2.5, 5, 10]))
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1, steps=[1, 2, 2.5, 5, 10]))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(2, value)))
     _mark_float32(ax)
     _decimal_axis(ax)
@@ -311,7 +311,7 @@ def _decimal_axis(ax: Axes) -> None:
         return tens / _LOG10_2
 
     right = ax.secondary_yaxis("right", functions=(to_tens, to_bits))
-    right.yaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]))
+    right.yaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(10, value)))
     right.spines["right"].set_visible(False)
     right.set_ylabel("the same in powers of ten")

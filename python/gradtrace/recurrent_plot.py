@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from gradtrace.influence import Influence
 from gradtrace.plot import ROLE_COLORS, SERIES_COLORS, SERIES_DASHES
-from gradtrace.recurrent_table import state_medians
+from gradtrace.recurrent_table import quantiles_of_rows
 from gradtrace.recurrent_trace import RecurrentTrace
 
 __all__ = [
@@ -44,13 +44,14 @@ def plot_gradient_lag(traces: Mapping[str, RecurrentTrace], ax: Axes | None = No
     Returns
     -------
     matplotlib Axes
-        Line: median over samples; band: 5 % to 95 % of them; log2 units. Lag 0 is the last step.
+        Line: median over samples; band: 5 % to 95 % of them; log2 units. Lag 0 is each sample's last step.
     """
     ax = _axes(ax)
     for (name, trace), color, dash in zip(traces.items(), cycle(SERIES_COLORS), cycle(SERIES_DASHES)):
-        low, high = np.nanquantile(trace.log2_dh[layer], [0.05, 0.95], axis=1, method="nearest")
-        ax.fill_between(_lags(trace), _finite(low), _finite(high), color=color, alpha=0.18, linewidth=0)
-        ax.plot(_lags(trace), _finite(state_medians(trace, "log2_dh", layer)), color=color, linestyle=dash, label=name)
+        low, middle, high = (_finite(edge) for edge in _by_lag(trace, "log2_dh", layer))
+        lags = np.arange(len(middle))
+        ax.fill_between(lags, low, high, color=color, alpha=0.18, linewidth=0)
+        ax.plot(lags, middle, color=color, linestyle=dash, label=name)
     _lag_axis(ax, "norm of dL/dh, bits (log2)")
     return ax
 
@@ -87,8 +88,7 @@ def plot_parts(trace: RecurrentTrace, ax: Axes | None = None, layer: int = 0) ->
         {"color": plt.rcParams["text.color"], "linewidth": 1.1},
     ]
     for (label, name), look in zip(_PARTS[trace.cell], looks, strict=False):
-        values = _finite(state_medians(trace, name, layer))
-        ax.plot(_lags(trace)[-len(values) :], values, label=label, **look)
+        ax.plot(_finite(_by_lag(trace, name, layer)[1]), label=label, **look)
     _lag_axis(ax, "bits per step" if trace.cell == "rnn" else "norm, bits (log2)")
     return ax
 
@@ -168,8 +168,7 @@ def plot_retention(traces: Mapping[str, RecurrentTrace], ax: Axes | None = None)
     ax = _axes(ax)
     for (name, trace), color, dash in zip(traces.items(), cycle(SERIES_COLORS), cycle(SERIES_DASHES)):
         if trace.cell != "rnn":
-            kept = _finite(state_medians(trace, "log2_retention", 0))
-            ax.plot(_lags(trace), kept, color=color, linestyle=dash, label=name)
+            ax.plot(_finite(_by_lag(trace, "log2_retention", 0)[1]), color=color, linestyle=dash, label=name)
     _lag_axis(ax, "left by the gates, bits (log2)")
     return ax
 
@@ -213,8 +212,13 @@ def _axes(ax: Axes | None) -> Axes:
     return plt.subplots(layout="constrained")[1] if ax is None else ax
 
 
-def _lags(trace: RecurrentTrace) -> npt.NDArray[np.int64]:
-    return trace.steps - np.arange(trace.steps + 1)
+def _by_lag(trace: RecurrentTrace, name: str, layer: int) -> Floats:
+    """Give the 5 %, 50 % and 95 % quantile over samples by lag, (3, T+1) or (3, T), each sample from its own end."""
+    values = getattr(trace, name)[layer]
+    ends = trace.lengths - (trace.steps + 1 - len(values))  # states have one entry more than steps
+    at = ends[None, :] - np.arange(len(values))[:, None]
+    lined = np.where(at >= 0, values[np.maximum(at, 0), np.arange(trace.samples)], np.nan)
+    return quantiles_of_rows(lined, (0.05, 0.5, 0.95))
 
 
 def _finite(values: Floats) -> Floats:

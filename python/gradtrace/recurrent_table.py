@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ from gradtrace.table import power_of_ten, shown_layers, text_rows
 if TYPE_CHECKING:
     from gradtrace.recurrent_trace import RecurrentTrace
 
-__all__ = ["html_table", "state_medians", "state_rows", "text_table"]
+__all__ = ["html_table", "quantiles_of_rows", "state_medians", "state_rows", "text_table"]
 
 # Columns beside state and lag: heading, figure.
 _COLUMNS = {
@@ -28,12 +29,27 @@ _GATES = {"lstm": "ifgo", "gru": "rzn", "rnn": ""}
 
 def state_medians(trace: RecurrentTrace, name: str, layer: int) -> npt.NDArray[np.float64]:
     """Median over the samples that reach a state, by state from 0 to T, shape (T+1,); log2 units."""
-    values = np.sort(getattr(trace, name)[layer], axis=1)  # NaN, past a sample's end, comes last
-    count = np.maximum((~np.isnan(values)).sum(axis=1), 1)
-    states = np.arange(len(values))
-    low, high = values[states, (count - 1) // 2], values[states, count // 2]
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.where(low == high, low, 0.5 * (low + high)))
+    middle: npt.NDArray[np.float64] = quantiles_of_rows(getattr(trace, name)[layer], (0.5,))[0]
+    return middle
+
+
+def quantiles_of_rows(values: npt.NDArray[np.float64], shares: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Quantiles of every row without its NaN, shape (shares, rows); NaN for a row of nothing else.
+
+    -inf is an ordinary smallest value: between it and a number there is nothing, so both neighbours of the median count
+    with one half, and other quantiles take the nearer one.
+    """
+    ranked = np.sort(values, axis=1)  # NaN comes last
+    count = np.maximum((~np.isnan(ranked)).sum(axis=1), 1)
+    rows = np.arange(len(ranked))
+    found = []
+    for share in shares:
+        rank = share * (count - 1)
+        below, above = (np.floor(rank), np.ceil(rank)) if share == 0.5 else (np.round(rank), np.round(rank))
+        low, high = ranked[rows, below.astype(int)], ranked[rows, above.astype(int)]
+        with np.errstate(invalid="ignore"):
+            found.append(np.where(low == high, low, 0.5 * (low + high)))
+    return np.array(found)
 
 
 def header(trace: RecurrentTrace) -> list[str]:
