@@ -11,7 +11,7 @@ import gradtrace as gt
 from gradtrace.criticality import critical_point, moments
 from gradtrace.recurrent_changes import half_life_bias, rebuilt
 from gradtrace.remedies import RECURRENT_REMEDIES, STACK_REMEDIES
-from gradtrace.training import RATES, Task, sum_of_inputs, train
+from gradtrace.training import RATES, Task, train
 
 X = np.random.default_rng(0).standard_normal((64, 16)).astype("float32")
 LABELS = np.abs(X[:, :4]).argmax(axis=1)
@@ -123,9 +123,27 @@ def test_forgetting_lstm():
     assert tried.find("chrono").training.end < tried.before.training.end
     assert not tried.find("smaller_recurrent").helps
     window = tried.find("truncation")
-    assert window.window == max(tried.before.network.trace(
-        SEQUENCES, readout=gt.Stack.random([16, 3], "linear", None, "normal", seed=0),
-        target=sum_of_inputs(SEQUENCES, None), loss="mse").horizon(0.99), 1)  # fmt: skip
+    assert window.window == max(tried.before.network.trace(SEQUENCES).horizon(0.99), 1)
+    assert tried.before.log2_change == np.median(change_of(tried.before.network.trace(SEQUENCES)))
+
+
+def change_of(trace):
+    return trace.log2_dc[0, 0] - trace.log2_dc[0, -1]
+
+
+def test_a_cotangent_takes_the_place_of_a_loss():
+    cotangent = np.random.default_rng(5).standard_normal((64, 4)).astype("float32")
+    tried = sigmoid(5).remedies(X, cotangent=cotangent, only=["relu_he"], steps=2)
+    trace = sigmoid(5).trace(X, cotangent=cotangent)
+    assert tried.before.log2_change == np.median(trace.log2_delta[0] - trace.log2_delta[-1])
+    with pytest.raises(ValueError, match="cotangent"):
+        sigmoid(2).remedies(X, LABELS, "cross_entropy", cotangent=cotangent)
+    with pytest.raises(ValueError, match="cotangent: expected shape"):
+        sigmoid(2).remedies(X, cotangent=cotangent[:, :2].copy())
+    lstm = gt.LSTM.random(3, 16, seed=0)
+    direction = np.random.default_rng(5).standard_normal((16, 16)).astype("float32")
+    tried = lstm.remedies(SEQUENCES, cotangent=direction, only=["forget_bias"], steps=2)
+    assert tried.before.log2_change == np.median(change_of(lstm.trace(SEQUENCES, cotangent=direction)))
 
 
 def test_half_life_bias():

@@ -9,6 +9,7 @@ from reference import activate
 from tolerances import tolerance
 
 import gradtrace as gt
+from gradtrace.summary import summarise
 
 EPSILON = 1e-5
 ACTIVATIONS = ["tanh", "relu", "gelu", "sigmoid", "selu", "tanh", "linear"]
@@ -287,3 +288,16 @@ def test_dead_by_bias(isa, dtype, batch):
     assert t.dead_by_bias[1] == (dead & alone).mean()
     assert t.dead_by_bias[0] == 0
     assert t.dead_by_bias[1] > 0.1
+
+
+def test_table_and_summary_show_what_normalisation_does():
+    trace = a_stack("float32").trace(np.random.default_rng(0).standard_normal((9, 7)).astype("float32"))
+    lines = str(trace).splitlines()
+    assert "LN gain" in lines[1]
+    assert len({len(line) for line in lines[1:10]}) == 1
+    assert "LN gain" in trace._repr_html_()
+    assert "LN gain" not in str(gt.Stack.random([7, 3, 3]).trace(np.ones((2, 7), "float32")))
+    summary = summarise(trace)
+    step = (trace.log2_delta[0] - trace.log2_delta[-1]).mean() / 6
+    assert abs(summary.bits_per_layer - step) < 1e-9
+    assert summary.norm_bits != 0

@@ -6,6 +6,9 @@
 >>> trace.log2_delta.mean(axis=1)  # log2 of |dL/dz|, layer by layer  # doctest: +SKIP
 """
 
+import importlib as _importlib
+from typing import Any as _Any
+
 from gradtrace import config, isa
 from gradtrace._core import build_facts as _build_facts
 from gradtrace.config import get_num_threads, set_num_threads, show_config
@@ -39,3 +42,9 @@ __all__ = [
     "set_num_threads",
     "show_config",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    if name == "questions":  # not at import: it takes what only the command line needs
+        return _importlib.import_module("gradtrace.questions")
+    raise AttributeError(f"module 'gradtrace' has no attribute {name!r}")

@@ -96,6 +96,7 @@ def _figures(trace: Any) -> dict[str, float]:
             "first over last, bits": summary.log2_change,
             "bits per layer": summary.bits_per_layer,
             "activation bits": summary.activation_bits,
+            "normalisation bits": summary.norm_bits,
             "weight bits": summary.weight_bits,
             "saturated": summary.saturated,
             "dead units": summary.dead_units,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import zipfile
 from dataclasses import fields
@@ -161,8 +162,7 @@ def _attributes(trace: Trace) -> dict[str, Any]:
 
 def to_xarray(trace: Trace) -> Any:
     """Give the figures as a dataset with named axes; `StackTrace.to_xarray` documents it."""
-    import xarray
-
+    xarray = _needed("xarray")
     figures = _dimensions(trace)
     coordinates: dict[str, Any] = {}
     if hasattr(trace, "_figures"):
@@ -181,8 +181,7 @@ def to_xarray(trace: Trace) -> Any:
 
 def to_dataframe(trace: Trace) -> Any:
     """Give one tidy row for each layer (and state) and sample; `StackTrace.to_dataframe` documents it."""
-    import pandas
-
+    pandas = _needed("pandas")
     figures = _dimensions(trace)
     axes: tuple[str, ...]
     if hasattr(trace, "_figures"):
@@ -222,3 +221,13 @@ def _broadcast(
         }
     lined = values.reshape([values.shape[named.index(axis)] if axis in named else 1 for axis in axes])
     return {"": np.broadcast_to(lined, shape)}
+
+
+def _needed(name: str) -> Any:
+    """Import a library of the extra ``data``; ImportError that says what to install without it."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise ImportError(f"this needs {name}; pip install 'gradtrace[data]'") from None

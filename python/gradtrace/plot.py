@@ -97,7 +97,8 @@ def plot_gain_split(trace: StackTrace, ax: Axes | None = None) -> Axes:
     -------
     matplotlib Axes
         Means over samples, in bits: -1 halves the norm. The thin line is the sum of the two others: the step from
-        dL/dz of the layer above to that of this layer. The last layer has no step, so the axis ends one before it.
+        dL/dz of the layer above to that of this layer; a normalised network has a third line. The last layer has no
+        step, so the axis ends one before it.
     """
     ax = _axes(ax)
     activation = _finite(mean_over_samples(trace, "activation_gain"))[:-1]
@@ -106,7 +107,12 @@ def plot_gain_split(trace: StackTrace, ax: Axes | None = None) -> Axes:
     _zero_line(ax)
     ax.plot(layers, activation[layers], color=ROLE_COLORS["activation"], linewidth=2.6, label="activation")
     ax.plot(layers, weight[layers], color=ROLE_COLORS["weight"], linewidth=2.6, label="weights")
-    ax.plot(layers, (activation + weight)[layers], color=plt.rcParams["text.color"], linewidth=1.1, label="both")
+    total = activation + weight
+    if any(trace.layer_norm):
+        norm = _finite(mean_over_samples(trace, "norm_gain"))[:-1]
+        ax.plot(layers, norm[layers], color=SERIES_COLORS[2], linewidth=2.6, label="normalisation")
+        total = total + norm
+    ax.plot(layers, total[layers], color=plt.rcParams["text.color"], linewidth=1.1, label="both")
     _layer_axis(ax, trace.depth)
     ax.set_ylabel("bits per layer")
     _say_if_dead(ax, trace)

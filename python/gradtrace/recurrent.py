@@ -91,6 +91,7 @@ class Recurrent:
         target: Array | None = None,
         loss: LossName | None = None,
         lengths: Array | None = None,
+        cotangent: Array | None = None,
         only: Sequence[str] | None = None,
         steps: int = 50,
         seed: int = 0,
@@ -106,6 +107,9 @@ class Recurrent:
             inputs.
         lengths : ndarray of int64, optional
             (B,), each sample's own number of steps.
+        cotangent : ndarray, optional
+            dL/dh (B, D H) at the last step that the traces start from instead of a readout; without either a random
+            one.
         only : list of str, optional
             Names to try, such as those of `Finding.remedies`; every one that applies by default.
         steps : int, default 50
@@ -126,7 +130,11 @@ class Recurrent:
         from gradtrace.remedies import recurrent_task, try_remedies  # remedies are recurrent networks themselves
 
         task = recurrent_task(self, x, readout, target, loss, lengths, checked_seed("seed", seed))
-        options = {"readout": task.readout, "target": task.target, "loss": task.loss, "lengths": task.lengths}
+        options: dict[str, Any] = {"lengths": task.lengths}
+        if readout is not None:
+            options |= {"readout": task.readout, "target": task.target, "loss": task.loss}
+        if cotangent is not None:
+            options["cotangent"] = cotangent[: task.x.shape[1]]
         return try_remedies(self, task, options, only, checked_count("steps", steps), seed)
 
     @property

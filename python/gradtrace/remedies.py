@@ -96,6 +96,8 @@ class Remedy:
     diagnosis : Diagnosis
     network : Stack or recurrent network or None
         With the change; None for the network as it was.
+    step_time : float
+        Time of a training step over that of the network as it is.
     window : int or None
         Steps of a truncation.
     """
@@ -110,10 +112,11 @@ class Remedy:
     training: Training
     diagnosis: Diagnosis
     network: Any
+    step_time: float = 1.0
     window: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Give all measures, fit for strict JSON."""
+        """Give all measures but the times, fit for strict JSON."""
         names = ("name", "what", "cost", "helps", "verdict", "log2_change", "distinct", "window")
         facts = {name: getattr(self, name) for name in names}
         training = {"start": self.training.start, "end": self.training.end, "rate": self.training.rate}
@@ -168,7 +171,7 @@ class Remedies(Sequence[Remedy]):
         return iter(self.tried)
 
     def _rows(self) -> list[list[str]]:
-        head = ["", "first over last", "inputs distinct", f"loss after {self.steps} steps", "helps", "findings"]
+        head = ["", "first over last", "inputs distinct", f"loss after {self.steps} steps", "step", "helps", "findings"]
         return [head, *(_row(remedy) for remedy in (self.before, *self.tried))]
 
     def __str__(self) -> str:
@@ -195,6 +198,7 @@ def _row(remedy: Remedy) -> list[str]:
         decimal(remedy.log2_change),
         f"{remedy.distinct:.2g}",
         loss,
+        f"x{remedy.step_time:.1f}",
         helps,
         ", ".join(remedy.diagnosis.kinds) or "none",
     ]
@@ -268,7 +272,16 @@ def _measure(
         "training": training,
     }
     return Remedy(
-        name, change.what, change.cost, helps, verdict, **facts, diagnosis=diagnosis, network=network, window=window
+        name,
+        change.what,
+        change.cost,
+        helps,
+        verdict,
+        **facts,
+        diagnosis=diagnosis,
+        network=network,
+        step_time=1.0 if before is None else training.step_seconds / before.training.step_seconds,
+        window=window,
     )
 
 

@@ -294,6 +294,7 @@ class Stack:
         x: Array,
         target: Array | None = None,
         loss: LossName | None = None,
+        cotangent: Array | None = None,
         only: Sequence[str] | None = None,
         steps: int = 50,
         seed: int = 0,
@@ -309,8 +310,10 @@ class Stack:
         x : ndarray of the network's dtype
             (B, n_0); at most 256 samples are used.
         target : ndarray, optional
-            Labels or values, as `trace` takes them; random values without a loss.
+            Labels or values, as `trace` takes them. Without a loss the copies are trained on random values.
         loss : {"cross_entropy", "mse"}, optional
+        cotangent : ndarray, optional
+            dL/dy (B, n_L) that the traces start from instead of a loss; without either a random one.
         only : list of str, optional
             Names to try, such as those of `Finding.remedies`; every one that applies by default.
         steps : int, default 50
@@ -331,7 +334,11 @@ class Stack:
         from gradtrace.remedies import stack_task, try_remedies  # remedies are stacks themselves
 
         task = stack_task(self, x, target, loss, checked_seed("seed", seed))
-        options = {"target": task.target, "loss": task.loss}
+        options: dict[str, Any] = {"target": task.target, "loss": task.loss} if loss is not None else {}
+        if cotangent is not None:
+            _check_options(target, loss, cotangent, 0, True)
+            self._core.check_batch(x, None, "", cotangent)
+            options["cotangent"] = cotangent[: len(task.x)]
         return try_remedies(self, task, options, only, checked_count("steps", steps), seed)
 
     def trace_rows(self, x: Array, target: Array, loss: LossName) -> tuple[StackTrace, ScaledArray]:

@@ -31,7 +31,7 @@ class TraceSummary:
 
     Layers count from 0, the first. Levels are medians over samples. Bits per layer are means over the samples that the
     gradient reaches, because only means keep the split additive: ``bits_per_layer`` is ``activation_bits`` plus
-    ``weight_bits`` to rounding.
+    ``norm_bits`` plus ``weight_bits`` to rounding.
 
     Attributes
     ----------
@@ -42,8 +42,9 @@ class TraceSummary:
         log2 of the norm of dL/dz at the last and the first layer; -inf where it is exactly zero.
     log2_change : float
         ``log2_first - log2_last``.
-    bits_per_layer, activation_bits, weight_bits : float
-        Mean change of log2 of the norm over one layer towards the input, and its two parts; NaN for a single layer.
+    bits_per_layer, activation_bits, norm_bits, weight_bits : float
+        Mean change of log2 of the norm over one layer towards the input, and its parts; NaN for a single layer. The
+        normalisation's is 0 where there is none.
     lowest_layer : int
         Lowest layer that the gradient of any sample reaches; 0 unless every sample dies.
     samples_lost : float
@@ -68,6 +69,7 @@ class TraceSummary:
     log2_change: float
     bits_per_layer: float
     activation_bits: float
+    norm_bits: float
     weight_bits: float
     lowest_layer: int
     samples_lost: float
@@ -100,15 +102,16 @@ def summarise(trace: StackTrace) -> TraceSummary:
     level = median(trace, "log2_delta")
     first, last = float(level[0]), float(level[-1])
     samples, lowest = _reached(trace.log2_delta)
-    activation, weight = _bits_per_layer(trace, samples, lowest)
+    activation, norm, weight = _bits_per_layer(trace, samples, lowest)
     hidden = slice(None, -1) if trace.depth > 1 else slice(None)
     return TraceSummary(
         verdict=_verdict(first, last, trace.first_nonfinite),
         log2_last=last,
         log2_first=first,
         log2_change=_difference(first, last),
-        bits_per_layer=activation + weight,
+        bits_per_layer=activation + norm + weight,
         activation_bits=activation,
+        norm_bits=norm,
         weight_bits=weight,
         lowest_layer=lowest,
         samples_lost=float(np.mean(np.isneginf(trace.log2_delta[0]))),
@@ -200,14 +203,14 @@ def _reached(log2_delta: Floats) -> tuple[npt.NDArray[np.bool_], int]:
     return alive[lowest], lowest
 
 
-def _bits_per_layer(trace: StackTrace, samples: npt.NDArray[np.bool_], lowest: int) -> tuple[float, float]:
+def _bits_per_layer(trace: StackTrace, samples: npt.NDArray[np.bool_], lowest: int) -> tuple[float, float, float]:
     """Split the way from the last layer's delta to the lowest one's: every activation but the last, every W above."""
     steps = trace.depth - 1 - lowest
     if steps == 0 or not samples.any():
-        return math.nan, math.nan
-    activation = trace.activation_gain[lowest:-1, samples].sum(axis=0).mean() / steps
-    weight = trace.weight_gain[lowest + 1 :, samples].sum(axis=0).mean() / steps
-    return float(activation), float(weight)
+        return math.nan, math.nan, math.nan
+    parts = (trace.activation_gain[lowest:-1], trace.norm_gain[lowest:-1], trace.weight_gain[lowest + 1 :])
+    activation, norm, weight = (float(part[:, samples].sum(axis=0).mean() / steps) for part in parts)
+    return activation, norm, weight
 
 
 def _verdict(first: float, last: float, first_nonfinite: int | None) -> str:

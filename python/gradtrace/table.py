@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["html_table", "layer_rows", "median", "power_of_ten", "shown_layers", "text_rows", "text_table"]
 
 _HEADER = ["layer", "units", "activation", "log2|dz|", "|dz|", "act. gain", "W gain", "log2|dW|", "saturated", "dead"]
+_NORM, _NORM_COLUMN = "LN gain", 6  # of networks that are normalised somewhere
 
 
 def shown_layers(depth: int, most: int = 12) -> list[int]:
@@ -66,6 +67,18 @@ def layer_rows(trace: StackTrace, layers: Iterable[int]) -> list[list[str]]:
     ]
 
 
+def _rows(trace: StackTrace) -> list[list[str]]:
+    """Write the head and a dozen layers, the last one first."""
+    layers = list(reversed(shown_layers(trace.depth)))
+    rows = [list(_HEADER), *layer_rows(trace, layers)]
+    if any(trace.layer_norm):
+        norm = median(trace, "norm_gain")
+        cells = [f"{norm[layer]:+.2f}" if trace.layer_norm[layer] else "" for layer in layers]
+        for row, cell in zip(rows, [_NORM, *cells], strict=True):
+            row.insert(_NORM_COLUMN, cell)
+    return rows
+
+
 def _title(trace: StackTrace) -> str:
     loss = "" if trace.loss is None else f", loss {trace.loss:.4g}"
     return f"StackTrace: {trace.depth} layers, {trace.samples} samples, {trace.dtype}{loss}"
@@ -80,8 +93,7 @@ def _notes(trace: StackTrace) -> list[str]:
 
 def text_table(trace: StackTrace) -> str:
     """Write the table in plain text, every line under 100 characters."""
-    rows = [_HEADER, *layer_rows(trace, reversed(shown_layers(trace.depth)))]
-    return "\n".join([_title(trace), *text_rows(rows), *_notes(trace)])
+    return "\n".join([_title(trace), *text_rows(_rows(trace)), *_notes(trace)])
 
 
 def text_rows(rows: list[list[str]]) -> list[str]:
@@ -93,8 +105,8 @@ def text_rows(rows: list[list[str]]) -> list[str]:
 
 def html_table(trace: StackTrace) -> str:
     """Write the table for a notebook."""
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in _HEADER)
-    rows = layer_rows(trace, reversed(shown_layers(trace.depth)))
+    header, *rows = _rows(trace)
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     notes = "<br>".join(html.escape(note) for note in _notes(trace))
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,11 +67,14 @@ class Training:
         Loss before and after; inf where every learning rate diverges.
     rate : float
         Learning rate of the best run.
+    step_seconds : float
+        Median time of its steps.
     """
 
     start: float
     end: float
     rate: float
+    step_seconds: float
 
 
 def train(network: Stack | Recurrent, task: Task, steps: int, clip: float | None = None) -> Training:
@@ -91,21 +95,26 @@ def train(network: Stack | Recurrent, task: Task, steps: int, clip: float | None
         Of the best rate.
     """
     runs = [_run(network, task, steps, rate, clip) for rate in RATES]
-    best = min(range(len(runs)), key=lambda i: runs[i][-1])
-    return Training(runs[best][0], runs[best][-1], RATES[best])
+    best = min(range(len(runs)), key=lambda i: runs[i][1])
+    return Training(*runs[best][:2], RATES[best], runs[best][2])
 
 
-def _run(network: Stack | Recurrent, task: Task, steps: int, rate: float, clip: float | None) -> tuple[float, float]:
+def _run(
+    network: Stack | Recurrent, task: Task, steps: int, rate: float, clip: float | None
+) -> tuple[float, float, float]:
     step, parameters = _stepper(network, task)
     velocity = [np.zeros_like(parameter) for parameter in parameters]
     start = end = math.inf
+    seconds = []
     with np.errstate(over="ignore", invalid="ignore"):
         for i in range(steps + 1):
+            began = time.perf_counter()
             loss, gradients = step(i < steps)
+            seconds.append(time.perf_counter() - began)
             start = loss if i == 0 else start
             end = loss
             if not math.isfinite(loss):
-                return start, math.inf
+                return start, math.inf, float(np.median(seconds))
             if i == steps:
                 break
             factor = -rate * _clip_factor(gradients, clip)
@@ -114,8 +123,8 @@ def _run(network: Stack | Recurrent, task: Task, steps: int, rate: float, clip: 
                 speed += factor * gradient
                 parameter += speed
             if not all(np.isfinite(parameter).all() for parameter in parameters):
-                return start, math.inf
-    return start, end
+                return start, math.inf, float(np.median(seconds))
+    return start, end, float(np.median(seconds))
 
 
 def _clip_factor(gradients: Sequence[Array], clip: float | None) -> float:
