@@ -277,7 +277,7 @@ OPTIONS = [
     (
         lambda: STACK.trace(X, keep=[3]),
         TypeError,
-        "keep: expected one of deltas, activations, grad_weights, grad_biases, got 3",
+        "keep: expected one of deltas, activations, derivatives, grad_weights, grad_biases, got 3",
     ),
     (lambda: STACK.trace(X, cotangent_seed=-1), ValueError, "cotangent_seed: expected 0 to 2**64 - 1, got -1"),
     (lambda: STACK.trace(X, cotangent_seed="a"), TypeError, "cotangent_seed: expected an integer, got str"),
@@ -289,7 +289,7 @@ OPTIONS = [
     (
         lambda: STACK.trace(X, keep=["delta"]),
         ValueError,
-        "keep: expected one of deltas, activations, grad_weights, grad_biases, got 'delta'",
+        "keep: expected one of deltas, activations, derivatives, grad_weights, grad_biases, got 'delta'",
     ),
     (
         lambda: STACK.trace(X, keep=5),
