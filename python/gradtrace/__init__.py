@@ -15,6 +15,7 @@ from gradtrace.config import get_num_threads, set_num_threads, show_config
 from gradtrace.diagnosis import Diagnosis, Finding
 from gradtrace.export import load_trace
 from gradtrace.influence import Influence
+from gradtrace.interop import from_torch, load, watch
 from gradtrace.recurrent import GRU, LSTM, RNN
 from gradtrace.recurrent_trace import RecurrentTrace
 from gradtrace.scaled import ScaledArray
@@ -36,11 +37,14 @@ __all__ = [
     "StackTrace",
     "__version__",
     "config",
+    "from_torch",
     "get_num_threads",
     "isa",
+    "load",
     "load_trace",
     "set_num_threads",
     "show_config",
+    "watch",
 ]
 
 

@@ -1,0 +1,131 @@
+"""What every source of networks has in common: layers put one behind the other, and a refusal that names the layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradtrace.recurrent import GRU, LSTM, RNN, Recurrent
+from gradtrace.stack import Stack
+
+__all__ = ["RefusedError", "StackBuilder", "build_recurrent", "checked_parameter"]
+
+Array = npt.NDArray[Any]
+
+_EPSILON = 1e-5  # of layer normalisation
+_BLOCKS = {4: LSTM, 3: GRU, 1: RNN}
+
+
+class RefusedError(ValueError):
+    """A network that gradtrace cannot represent; the message names the layer and the reason."""
+
+    def __init__(self, layer: str, reason: str) -> None:
+        super().__init__(f"layer {layer!r}: {reason}")
+
+
+def checked_parameter(layer: str, array: Array) -> Array:
+    """Give a parameter as the core takes it: float32 or float64, contiguous, finite or not."""
+    if array.dtype not in (np.float32, np.float64):
+        raise RefusedError(
+            layer, f"expected float32 or float64 parameters, got {array.dtype}; convert the network first"
+        )
+    return np.ascontiguousarray(array)
+
+
+class StackBuilder:
+    """Collects linear layers, what normalises them and their activations, in the order of the network."""
+
+    def __init__(self) -> None:
+        self._layers: list[dict[str, Any]] = []
+
+    def linear(self, name: str, weight: Array, bias: Array | None) -> None:
+        """Add ``W a + b``; weight (outputs, inputs)."""
+        weight = checked_parameter(name, weight)
+        if weight.ndim != 2:
+            raise RefusedError(
+                name, f"expected a weight of two dimensions, got shape {weight.shape}; gt.watch takes any"
+            )
+        inputs = self._layers[-1]["weight"].shape[0] if self._layers else weight.shape[1]
+        if weight.shape[1] != inputs:
+            hint = "; its weight looks transposed" if weight.shape[0] == inputs else ""
+            raise RefusedError(
+                name, f"expected {inputs} inputs to follow the layer before, got {weight.shape[1]}{hint}"
+            )
+        if bias is not None:
+            bias = checked_parameter(name, bias)
+            if bias.shape != (len(weight),):
+                raise RefusedError(name, f"expected a bias of shape ({len(weight)},), got {bias.shape}")
+        self._layers.append({"name": name, "weight": weight, "bias": bias, "norm": None, "activation": None})
+
+    def layer_norm(self, name: str, weight: Array | None, bias: Array | None, epsilon: float) -> None:
+        """Add a normalisation between a linear layer and its activation."""
+        if not self._layers or self._layers[-1]["activation"] is not None or self._layers[-1]["norm"] is not None:
+            raise RefusedError(name, "a normalisation is represented between a linear layer and its activation only")
+        if abs(epsilon - _EPSILON) > 1e-9:
+            raise RefusedError(name, f"expected epsilon {_EPSILON}, got {epsilon}")
+        units = len(self._layers[-1]["weight"])
+        pair = tuple(None if part is None else checked_parameter(name, part) for part in (weight, bias))
+        for part in pair:
+            if part is not None and part.shape != (units,):
+                raise RefusedError(name, f"expected parameters of shape ({units},), got {part.shape}")
+        self._layers[-1]["norm"] = pair
+
+    def activation(self, name: str, kind: str) -> None:
+        """Add the activation of the last linear layer."""
+        if not self._layers:
+            raise RefusedError(name, f"a {kind} before the first linear layer is not represented")
+        if self._layers[-1]["activation"] is not None:
+            before = self._layers[-1]["activation"]
+            raise RefusedError(name, f"a {kind} behind a {before} is not represented; one activation a layer")
+        self._layers[-1]["activation"] = kind
+
+    def build(self) -> Stack:
+        """Make the stack; a layer without an activation is linear."""
+        if not self._layers:
+            raise RefusedError("", "expected at least one linear layer, got none")
+        first = self._layers[0]["weight"].dtype
+        for layer in self._layers:
+            for part in (layer["weight"], layer["bias"], *(layer["norm"] or ())):
+                if part is not None and part.dtype != first:
+                    raise RefusedError(layer["name"], f"expected {first} as in the first layer, got {part.dtype}")
+        return Stack(
+            [layer["weight"] for layer in self._layers],
+            [layer["bias"] for layer in self._layers],
+            [layer["activation"] or "linear" for layer in self._layers],
+            layer_norm=[layer["norm"] for layer in self._layers],
+        )
+
+
+def build_recurrent(
+    name: str,
+    arrays: Mapping[str, Sequence[Array | None]],
+    bidirectional: bool,
+    activation: str = "tanh",
+    kind: Any = None,
+) -> Recurrent:
+    """Make a recurrent network from PyTorch's arrays; without a kind the rows of weight_hh tell it."""
+    parts: dict[str, list[Array | None]] = {
+        part: [None if array is None else checked_parameter(name, array) for array in arrays[part]]
+        for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    }
+    weight = parts["weight_hh"][0]
+    if weight is None or weight.ndim != 2 or weight.shape[1] == 0:
+        raise RefusedError(
+            name, f"expected weight_hh of two dimensions, got {None if weight is None else weight.shape}"
+        )
+    blocks = weight.shape[0] / weight.shape[1]
+    if kind is None and blocks not in _BLOCKS:
+        hint = "; it looks transposed" if weight.shape[1] in (block * weight.shape[0] for block in (3, 4)) else ""
+        raise RefusedError(
+            name, f"expected weight_hh of 4H (LSTM), 3H (GRU) or H (RNN) rows for H columns, got {weight.shape}{hint}"
+        )
+    kind = kind or _BLOCKS[int(blocks)]
+    options: dict[str, Any] = {"activation": activation} if kind is RNN else {}
+    try:
+        network: Recurrent = kind(**parts, bidirectional=bidirectional, **options)
+    except (TypeError, ValueError) as error:
+        raise RefusedError(name, str(error)) from None
+    return network

@@ -1,0 +1,321 @@
+"""PyTorch modules: the same trace as autograd's, what cannot be represented refused, and any model watched."""
+
+import numpy as np
+import pytest
+
+import gradtrace as gt
+from gradtrace.interop.agreement import check_agreement
+from gradtrace.recurrent_changes import rebuilt
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+BITS = 1e-10  # the issue's limit, float64
+
+
+def sequential():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(12, 20),
+        nn.LayerNorm(20),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+        nn.Sequential(nn.Linear(20, 20, bias=False), nn.GELU(), nn.Linear(20, 20), nn.Tanh()),
+        nn.Linear(20, 20),
+        nn.Identity(),
+        nn.LeakyReLU(),
+        nn.Linear(20, 5),
+    ).double()
+
+
+def test_the_same_trace_as_autograd():
+    module = sequential().eval()
+    stack = gt.from_torch(module)
+    assert stack.activation == ("relu", "gelu", "tanh", "leaky_relu", "linear")
+    x = np.random.default_rng(0).standard_normal((9, 12))
+    labels = np.arange(9) % 5
+    trace = stack.trace(x, target=labels, loss="cross_entropy")
+    linear = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+    outputs = []
+
+    def keep(layer, inputs, output):
+        output.retain_grad()
+        outputs.append(output)
+
+    for layer in linear:
+        layer.register_forward_hook(keep)
+    loss = nn.functional.cross_entropy(module(torch.tensor(x)), torch.tensor(labels))
+    loss.backward()
+    for index, (layer, output) in enumerate(zip(linear, outputs, strict=True)):
+        norms = np.log2(np.linalg.norm(output.grad.numpy(), axis=1))
+        assert np.abs(trace.log2_delta[index] - norms).max() <= BITS
+        assert abs(trace.log2_grad_weight[index] - np.log2(layer.weight.grad.norm().item())) <= BITS
+    assert abs(trace.loss - loss.item()) < 1e-12
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_recurrent_modules_give_the_same_trace_as_autograd(name, bidirectional):
+    torch.manual_seed(1)
+    module = getattr(nn, name)(3, 6, num_layers=2, bidirectional=bidirectional, batch_first=True, dtype=torch.float64)
+    network = gt.from_torch(module)
+    x = torch.tensor(np.random.default_rng(0).standard_normal((4, 7, 3)), requires_grad=True)  # batch first
+    y, _ = module(x)
+    cotangent = torch.tensor(np.random.default_rng(1).standard_normal(tuple(y.shape)))
+    y.backward(cotangent)
+    ours = np.ascontiguousarray(x.detach().numpy().transpose(1, 0, 2))
+    trace = network.trace(ours, cotangent=np.ascontiguousarray(cotangent.numpy().transpose(1, 0, 2)))
+    norms = np.log2(np.linalg.norm(x.grad.numpy().transpose(1, 0, 2), axis=2))
+    assert np.abs(trace.log2_dx - norms).max() <= BITS
+    suffixes = [f"_l{k}{r}" for k in range(2) for r in (("", "_reverse") if bidirectional else ("",))]
+    for at, suffix in enumerate(suffixes):
+        gradient = getattr(module, f"weight_hh{suffix}").grad.norm().item()
+        assert abs(trace.log2_grad_weight_hh[at] - np.log2(gradient)) <= BITS
+
+
+def test_relu_rnn_and_no_biases():
+    module = nn.RNN(3, 4, nonlinearity="relu", bias=False)
+    network = gt.from_torch(module)
+    assert network.activation == "relu"
+    assert network.bias_ih == (None,)
+
+
+def test_arrays_are_the_module_s_own():
+    """A training step is seen by the next trace."""
+    module = nn.Sequential(nn.Linear(4, 3))
+    stack = gt.from_torch(module)
+    with torch.no_grad():
+        module[0].weight.zero_()
+    assert not stack.weights[0].any()
+
+
+def test_the_module_stays_as_it_is():
+    module = sequential().train()
+    gt.from_torch(module)
+    assert all(child.training for child in module.modules())
+    assert all(parameter.grad is None for parameter in module.parameters())
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return x + self.inner(x)
+
+
+REFUSED = [
+    (lambda: nn.Sequential(nn.Linear(4, 4), Block()), r"layer '1': a Block cannot be represented: its forward pass may do"),
+    (lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), "layer '1': a BatchNorm1d cannot be represented"),
+    (lambda: nn.Sequential(nn.Sequential(nn.ReLU()), nn.Linear(4, 4)), "layer '0.0': a relu before the first linear layer"),
+    (lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Tanh()), "layer '2': a tanh behind a relu"),
+    (lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.LayerNorm(4)), "layer '2': a normalisation is represented between"),
+    (lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4, eps=1e-3)), "layer '1': expected epsilon 1e-05, got 0.001"),
+    (lambda: nn.Sequential(nn.Linear(4, 4), nn.LeakyReLU(0.2)), "layer '1': a LeakyReLU is represented with negative_slope=0.01"),
+    (lambda: nn.Sequential(nn.Linear(4, 4), nn.GELU("tanh")), "layer '1': a GELU is represented with approximate=none only"),
+    (lambda: nn.Sequential(nn.Linear(4, 4), nn.Linear(5, 4)), "layer '1': expected 4 inputs to follow the layer before, got 5"),
+    (lambda: nn.Sequential(nn.Linear(4, 4).half()), "layer '0': expected float32 or float64 parameters, but weight is"),
+    (lambda: nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4).double()), "layer '1': expected float32 as in the first layer"),
+    (lambda: nn.Sequential(nn.Conv2d(1, 1, 3)), "layer '0': a Conv2d cannot be represented: gradtrace has no such layer"),
+    (lambda: nn.LSTM(3, 4, proj_size=2), "layer 'LSTM': expected proj_size=0, got 2"),
+    (lambda: nn.Sequential(nn.ReLU()), "layer '0': a relu before the first linear layer"),
+    (lambda: nn.Sequential(), "expected at least one linear layer, got none"),
+    (lambda: Block(), "layer 'Block': a Block cannot be represented"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("build", "message"), REFUSED)
+def test_what_cannot_be_represented_is_refused_by_name(build, message):
+    with pytest.raises(ValueError, match=message):
+        gt.from_torch(build())
+
+
+def test_no_module():
+    with pytest.raises(TypeError, match=r"module: expected a torch.nn.Module, got list"):
+        gt.from_torch([nn.Linear(2, 2)])
+
+
+def test_a_hook_that_changes_the_output_is_noticed():
+    module = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+    module[0].register_forward_hook(lambda layer, inputs, output: output * 2)
+    with pytest.raises(ValueError, match=r"got others by .* likely cause: a hook"):
+        gt.from_torch(module)
+    assert gt.from_torch(module, check=False).activation == ("tanh",)
+
+
+def test_a_mismatch_names_the_likely_cause():
+    stack = gt.Stack.random([6, 6, 6], "tanh", seed=0)
+    wrong = gt.Stack([stack.weights[0], np.ascontiguousarray(stack.weights[1].T)], stack.biases, stack.activation)
+    with pytest.raises(ValueError, match="likely cause: the weight of layer 1 is transposed"):
+        check_agreement(stack, wrong.forward, "another")
+    lstm = gt.LSTM.random(3, 4, seed=0)
+    order = [0, 2, 1, 3]
+
+    def swapped(arrays):
+        return [np.concatenate([np.split(array, 4)[block] for block in order]) for array in arrays]
+
+    other = rebuilt(lstm, *map(swapped, (lstm.weight_ih, lstm.weight_hh, lstm.bias_ih, lstm.bias_hh)))
+    with pytest.raises(ValueError, match="likely cause: the gates stand in the order i, g, f, o, not i, f, g, o"):
+        check_agreement(lstm, lambda x: other.forward(x)[0], "another")
+
+
+# --- watch ------------------------------------------------------------------------------------------------------------
+
+
+def transformer(layers=12, width=32):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(width, 4, 64, dropout=0.0, batch_first=True, norm_first=True)
+    return nn.Sequential(nn.TransformerEncoder(layer, layers, enable_nested_tensor=False), nn.Linear(width, 5))
+
+
+def by_hand(model, x, loss):
+    """Norms of dL/d(output) of every module by retain_grad: no code in common with the watch."""
+    outputs, handles = {}, []
+
+    def keep(name):
+        def hook(module, inputs, output):
+            tensor = output[0] if isinstance(output, tuple) else output
+            if tensor.requires_grad:
+                tensor.retain_grad()
+            outputs[name] = tensor
+
+        return hook
+
+    for name, module in model.named_modules():
+        if name:
+            handles.append(module.register_forward_hook(keep(name)))
+    model.zero_grad()
+    loss(model(x)).backward()
+    for handle in handles:
+        handle.remove()
+    return {name: tensor.grad for name, tensor in outputs.items()}
+
+
+def test_a_transformer_of_twelve_layers():
+    model, x = transformer().double(), torch.randn(3, 7, 32, dtype=torch.float64)
+    expected = by_hand(model, x, lambda y: y.square().sum())
+    weights = dict(model.named_modules())
+    model.zero_grad()
+    with gt.watch(model) as watched:
+        model(x).square().sum().backward()
+        trace = watched.trace()
+    assert len(trace.modules) > 100
+    checked = 0
+    for module in trace.modules:
+        if expected.get(module.name) is not None:
+            checked += 1
+            assert abs(module.log2_grad_output - np.log2(expected[module.name].norm().item())) < BITS, module.name
+        own = list(weights[module.name].parameters(recurse=False))
+        if own:
+            squares = sum(p.grad.square().sum().item() for p in own)
+            assert abs(module.log2_grad_weight - 0.5 * np.log2(squares)) < BITS, module.name
+    assert checked > 90
+    every = {id(p) for m in trace.modules for p in weights[m.name].parameters(recurse=False)}
+    assert every == {id(p) for p in model.parameters()}
+
+
+def test_convolutions_and_dead_relus():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3), nn.Sigmoid())
+    with torch.no_grad():
+        model[0].bias.copy_(torch.tensor([-100.0, -100.0, -100.0, 0.0]))
+        model[3].weight.mul_(1e3)
+    with gt.watch(model) as watched:
+        model(torch.randn(5, 1, 8, 8)).sum().backward()
+        trace = watched.trace()
+    relu = next(module for module in trace.modules if module.kind == "ReLU")
+    assert relu.dead == 0.75
+    assert {"dead_units", "saturation"} <= set(trace.diagnose().kinds)
+
+
+def test_a_vanishing_model_is_found_and_a_healthy_one_not():
+    def deep(activation, init):
+        torch.manual_seed(0)
+        layers = []
+        for _ in range(20):
+            linear = nn.Linear(64, 64)
+            init(linear.weight)
+            nn.init.zeros_(linear.bias)
+            layers += [linear, activation()]
+        return nn.Sequential(*layers, nn.Linear(64, 10))
+
+    x, y = torch.randn(32, 64), torch.arange(32) % 10
+    for activation, init, kinds in (
+        (nn.Sigmoid, nn.init.xavier_normal_, {"vanishing"}),
+        (nn.ReLU, nn.init.kaiming_normal_, set()),
+    ):
+        model = deep(activation, init)
+        for factor in (1.0, 1e5, 1e-9):
+            with gt.watch(model) as watched:
+                (factor * nn.functional.cross_entropy(model(x), y)).backward()
+                assert set(watched.trace().diagnose().kinds) == kinds
+
+
+def test_watching_changes_nothing():
+    model, x = transformer(2), torch.randn(2, 3, 32)
+    model(x).sum().backward()
+    expected = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    with gt.watch(model) as watched:
+        model(x).sum().backward()
+    assert all(torch.equal(parameter.grad, grad) for parameter, grad in zip(model.parameters(), expected, strict=True))
+    assert not any(module._forward_hooks for module in model.modules())
+    assert len(watched.trace().modules) > 10  # what was recorded stays
+
+
+def test_every_and_only():
+    model, x = transformer(3), torch.randn(2, 3, 32)
+    with gt.watch(model, every=3, only=["0.layers.1"]) as watched:
+        steps = []
+        for _ in range(7):
+            model(x).sum().backward()
+            steps.append(watched.trace().step if watched._recording else None)
+    assert [step is not None for step in steps] == [True, False, False, True, False, False, True]
+    assert all(module.name.startswith("0.layers.1") for module in watched.trace().modules)
+
+
+def test_shared_modules_and_modules_never_called():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shared, self.idle = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return {"y": self.shared(self.shared(x)), "n": torch.arange(3)}
+
+    model = Odd()
+    with gt.watch(model) as watched:
+        model(torch.ones(2, 4))["y"].sum().backward()
+        trace = watched.trace()
+    by_name = {module.name: module for module in trace.modules}
+    assert by_name["shared"].entries == 16
+    assert np.isnan(by_name["idle"].log2_grad_output)
+    assert np.isnan(by_name["idle"].log2_grad_weight)
+    assert not np.isnan(by_name["idle"].log2_weight)
+
+
+def test_watch_prints_and_plots():
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    model = transformer(2)
+    with gt.watch(model) as watched:
+        model(torch.randn(2, 3, 32)).sum().backward()
+        trace = watched.trace()
+    assert "log2|dy|" in str(trace)
+    assert trace._repr_html_().startswith("<table>")
+    assert trace.plot().get_ylabel() == "norm, log2"
+    assert trace.to_dict()["modules"]
+    pyplot.close("all")
+
+
+def test_watch_errors():
+    model = nn.Linear(2, 2)
+    with pytest.raises(TypeError, match=r"model: expected a torch.nn.Module, got int"):
+        gt.watch(3)
+    with pytest.raises(ValueError, match="only: expected names of the model's modules, got 'x'"):
+        gt.watch(model, only=["x"])
+    with pytest.raises(ValueError, match="every: expected at least 1"):
+        gt.watch(model, every=0)
+    with pytest.raises(RuntimeError, match="expected a forward and a backward pass"):
+        gt.watch(model).trace()
+    with gt.watch(model) as watched, pytest.raises(RuntimeError, match="not yet open"):
+        watched.__enter__()
