@@ -6,14 +6,14 @@ import functools
 import shlex
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from gradtrace import __version__, config, datasets, questions, recurrent_cli, recurrent_report, report, terminal
-from gradtrace.command import JSON_HELP, bad_input, print_json
+from gradtrace.command import JSON_HELP, bad_input, checked_output, print_json, write_page
+from gradtrace.diagnose_cli import diagnose_command
 from gradtrace.stack import Stack
 from gradtrace.summary import layer_figures, summarise
 from gradtrace.trace import StackTrace
@@ -147,7 +147,7 @@ def report_command(
         raise click.UsageError(
             "target: expected --data beside it, got none; name the file that has the column", context
         )
-    path = None if as_json and output is None else _checked_output(output or "report.html")
+    path = None if as_json and output is None else checked_output(output or "report.html")
     settings = report.Settings(depth, width, seed, dtype)
     with bad_input():
         config.set_num_threads(threads)
@@ -159,7 +159,7 @@ def report_command(
         with terminal.status("tracing recurrent networks"):
             recurrent = None if data else recurrent_report.trace_recurrent(rows, seed, dtype)
     if path is not None:
-        _write(path, report.render_html(traced, rows, settings, _command_line(context), recurrent))
+        write_page(path, report.render_html(traced, rows, settings, _command_line(context), recurrent))
     if as_json:
         print_json(
             report.report_figures(traced, rows, settings, recurrent) | {"output": None if path is None else str(path)}
@@ -238,6 +238,9 @@ for _cell in recurrent_cli.CELLS:
     trace_command.add_command(recurrent_cli.command(_cell))
 
 
+cli.add_command(diagnose_command)
+
+
 @cli.command("questions")
 @click.argument("numbers", nargs=-1, type=click.IntRange(1, 9))
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, help="Of weights and inputs.")
@@ -260,13 +263,13 @@ def questions_command(
     Each answer stands beside what people answer, with the numbers that this run measured. NUMBERS picks some of the
     nine. One HTML file with a figure for each is written; with --json only if --output names it.
     """
-    path = None if as_json and output is None else _checked_output(output or "questions.html")
+    path = None if as_json and output is None else checked_output(output or "questions.html")
     with bad_input():
         config.set_num_threads(threads)
         with terminal.status("measuring"):
             answers = questions.ask(numbers or None, seed)
     if path is not None:
-        _write(path, questions.render_html(answers, seed, _command_line(context)))
+        write_page(path, questions.render_html(answers, seed, _command_line(context)))
     if as_json:
         print_json({"seed": seed, "answers": [one.to_dict() for one in answers], "output": path and str(path)})
         return
@@ -315,23 +318,6 @@ def _check_sizes(sizes: list[int], rows: datasets.Dataset) -> None:
         raise ValueError(f"sizes: expected {rows.x.shape[1]} inputs as the data has, got {sizes[0]}")
     if rows.target is not None and sizes[-1] != rows.outputs:
         raise ValueError(f"sizes: expected {rows.outputs} outputs for this target, got {sizes[-1]}")
-
-
-def _checked_output(name: str) -> Path:
-    """Find out before the work, not after it, that the file cannot be written."""
-    path = Path(name)
-    if not path.parent.is_dir():
-        message = f"output: expected a folder that exists, got {str(path.parent)!r}; make it first"
-        raise click.UsageError(message, click.get_current_context())
-    return path
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        message = f"output: expected a file that can be written, got {str(path)!r}; {error.strerror}"
-        raise click.UsageError(message, click.get_current_context()) from None
 
 
 def _command_line(context: click.Context) -> str:

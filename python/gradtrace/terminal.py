@@ -20,7 +20,7 @@ from gradtrace.summary import summarise
 from gradtrace.table import layer_rows, shown_layers
 from gradtrace.trace import StackTrace
 
-__all__ = ["print_answers", "print_report", "print_trace", "status", "with_progress"]
+__all__ = ["print_answers", "print_report", "print_texts", "print_trace", "status", "with_progress"]
 
 
 # Heads of two lines and cells without much air, because both tables must fit a terminal of 80 columns.
@@ -116,6 +116,14 @@ def print_answers(answers: Sequence[Answer]) -> None:
         console.print(f"{one.number}. {escape(one.question)}", style="bold")
         console.print(f"Folk answer, {one.verdict}: {escape(one.folk)}", style="dim")
         console.print(escape(one.text))
+        console.print()
+
+
+def print_texts(*texts: str) -> None:
+    """Print texts one below the other, as they are."""
+    console = _console()
+    for text in texts:
+        console.print(escape(text), soft_wrap=True)
         console.print()
 
 
