@@ -5,7 +5,7 @@ import pytest
 
 import gradtrace as gt
 from gradtrace.interop.agreement import check_agreement
-from gradtrace.recurrent_changes import rebuilt
+from gradtrace.recurrent.changes import rebuilt
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

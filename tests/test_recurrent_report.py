@@ -10,9 +10,10 @@ from click.testing import CliRunner
 from test_report import SETTINGS, Page
 
 import gradtrace as gt
-from gradtrace import datasets, plain_float32, recurrent_plot, recurrent_report, report
+from gradtrace import datasets, plain_float32, recurrent_report, report
 from gradtrace.cli import cli
-from gradtrace.recurrent_table import state_medians, text_table
+from gradtrace.recurrent import plot as recurrent_plot
+from gradtrace.recurrent.table import state_medians, text_table
 from gradtrace.summary import decimal
 
 

@@ -9,7 +9,7 @@ from tolerances import tolerance
 
 import gradtrace as gt
 from gradtrace.criticality import critical_point, moments
-from gradtrace.recurrent_changes import half_life_bias, rebuilt
+from gradtrace.recurrent.changes import half_life_bias, rebuilt
 from gradtrace.remedies import RECURRENT_REMEDIES, STACK_REMEDIES
 from gradtrace.training import RATES, Task, train
 

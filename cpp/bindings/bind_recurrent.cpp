@@ -246,7 +246,7 @@ class RecurrentTrace {
             double* to = nan_array(figures, name, {layers(), steps()});
             for (std::size_t k = 0; k < out->size(); ++k) (*out)[k].steps.*field = to + k * s_.steps;
         };
-        const bool two_biases = net_->kind == CellKind::gru;
+        const bool two_biases = net_->cell().separate_biases;
         table("log2_grad_weight_ih_step", &StepNorms::ih);
         table("log2_grad_weight_hh_step", &StepNorms::hh);
         table(two_biases ? "log2_grad_bias_ih_step" : "log2_grad_bias_step", &StepNorms::bias_ih);
@@ -311,7 +311,7 @@ class RecurrentTrace {
         const auto inputs = [&](std::size_t k) { return static_cast<std::size_t>(net_->weight_ih[k].shape(1)); };
         const auto hidden = [&](std::size_t) { return net_->hidden; };
         const auto none = [](std::size_t) { return std::size_t{0}; };
-        const bool two_biases = net_->kind == CellKind::gru;
+        const bool two_biases = net_->cell().separate_biases;
         collect("log2_grad_weight_ih", "grad_weight_ih", [](const G& g) -> const auto& { return g.ih; }, inputs);
         collect("log2_grad_weight_hh", "grad_weight_hh", [](const G& g) -> const auto& { return g.hh; }, hidden);
         collect(

@@ -30,7 +30,7 @@ template <class T>
 void check_weights(RecurrentParameters& net, const Objects& weight_ih, const Objects& weight_hh) {
     const std::string why = " (weight_hh's)";
     const std::size_t count = weight_hh.size(), blocks = net.cell().weight_blocks;
-    const std::string rows = rows_text(blocks), cell = net.cell().name;
+    const std::string rows = rows_text(blocks), kind = net.cell().name, cell = kind.substr(0, kind.find('_'));
     for (std::size_t k = 0; k < count; ++k) {
         const std::string name = name_of("weight_hh", k, count);
         const py::array hh = checked_array<T>(weight_hh[k], name, why);
@@ -75,16 +75,19 @@ void check_biases(RecurrentParameters& net, const py::object& biases, const std:
     }
 }
 
+CellKind kind_of(const std::string& name) {
+    for (std::size_t kind = 0; kind < kCellKinds; ++kind)
+        if (name == kCells[kind]->name) return static_cast<CellKind>(kind);
+    fail_value("cell", "the name of a cell", shortened(name), "core/cells.h lists them");
+}
+
 }  // namespace
 
 std::shared_ptr<RecurrentParameters> make_recurrent(const std::string& kind, const py::object& weight_ih,
                                                     const py::object& weight_hh, const py::object& bias_ih,
                                                     const py::object& bias_hh, bool bidirectional) {
     auto net = std::make_shared<RecurrentParameters>();
-    net->kind = kind == "lstm"       ? CellKind::lstm
-                : kind == "gru"      ? CellKind::gru
-                : kind == "rnn_relu" ? CellKind::rnn_relu
-                                     : CellKind::rnn_tanh;
+    net->kind = kind_of(kind);
     net->directions = bidirectional ? 2 : 1;
     const Objects hh = as_list(weight_hh, "weight_hh"), ih = as_list(weight_ih, "weight_ih");
     if (bidirectional && hh.size() % 2 != 0)

@@ -19,7 +19,8 @@ struct GruBlock {
     static constexpr std::size_t candidate = 0, reset = 1, update = 2, recurrent = 3;
 };
 
-enum class CellKind { lstm, gru, rnn_tanh, rnn_relu };
+enum class CellKind : std::size_t { lstm, gru, rnn_tanh, rnn_relu };
+constexpr std::size_t kCellKinds = 4;
 
 struct CellShape {
     const char* name;
@@ -34,14 +35,17 @@ struct CellShape {
     std::size_t coefficient_blocks;  // of the backward step
     bool has_cell_state;             // c beside h
     bool carries;                    // the state has a direct path through a gate
+    bool separate_biases;            // the gradients of bias_ih and bias_hh differ
 };
 
-constexpr CellShape kLstm{"lstm", 4, 0, 0, 4, {0, 1, 2, 3}, {0, 1, 2, 3}, 4, {0, 1, 2, 3}, 2, 6, true, true};
-constexpr CellShape kGru{"gru", 4, 0, 1, 3, {2, 0, 1}, {0, 1, 2}, 3, {1, 2, 0}, 0, 5, false, true};
-constexpr CellShape kRnn{"rnn", 1, 0, 0, 1, {0}, {0}, 0, {}, 0, 1, false, false};
+constexpr CellShape kLstm{"lstm", 4, 0, 0, 4, {0, 1, 2, 3}, {0, 1, 2, 3}, 4, {0, 1, 2, 3}, 2, 6, true, true, false};
+constexpr CellShape kGru{"gru", 4, 0, 1, 3, {2, 0, 1}, {0, 1, 2}, 3, {1, 2, 0}, 0, 5, false, true, true};
+constexpr CellShape kRnnTanh{"rnn_tanh", 1, 0, 0, 1, {0}, {0}, 0, {}, 0, 1, false, false, false};
+constexpr CellShape kRnnRelu{"rnn_relu", 1, 0, 0, 1, {0}, {0}, 0, {}, 0, 1, false, false, false};
 
-constexpr const CellShape& cell_shape(CellKind kind) {
-    return kind == CellKind::lstm ? kLstm : kind == CellKind::gru ? kGru : kRnn;
-}
+// In the order of CellKind.
+constexpr const CellShape* kCells[kCellKinds] = {&kLstm, &kGru, &kRnnTanh, &kRnnRelu};
+
+constexpr const CellShape& cell_shape(CellKind kind) { return *kCells[static_cast<std::size_t>(kind)]; }
 
 }  // namespace gt

@@ -122,9 +122,4 @@ struct CellKernels {
     void (*backward)(const CellBackward<T>&);
 };
 
-template <class T>
-struct RecurrentKernels {
-    const CellKernels<T>*lstm, *gru, *rnn_tanh, *rnn_relu;
-};
-
 }  // namespace gt

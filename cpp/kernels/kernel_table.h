@@ -12,6 +12,7 @@
 
 #include "core/activation_info.h"
 #include "core/ahead.h"
+#include "core/cells.h"
 #include "kernels/cell_table.h"
 
 namespace gt {
@@ -196,7 +197,7 @@ struct KernelTable {
     const MathKernels<T>* math;
     const PanelKernels<T>* panel;
     const RowKernels<T>* rows;
-    RecurrentKernels<T> recurrent;
+    const CellKernels<T>* cells[kCellKinds];  // by CellKind
     const PeakKernels<T>* peak;
     const LayerNormKernels<T>* layer_norm;
 };

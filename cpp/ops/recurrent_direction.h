@@ -28,13 +28,7 @@ struct DirectionContext {
 
     const KernelTable<T>& kernels() const { return isa.get<T>(); }
     const CellShape& cell() const { return cell_shape(kind); }
-    const CellKernels<T>& cell_kernels() const {
-        const RecurrentKernels<T>& all = kernels().recurrent;
-        return *(kind == CellKind::lstm       ? all.lstm
-                 : kind == CellKind::gru      ? all.gru
-                 : kind == CellKind::rnn_tanh ? all.rnn_tanh
-                                              : all.rnn_relu);
-    }
+    const CellKernels<T>& cell_kernels() const { return *kernels().cells[static_cast<std::size_t>(kind)]; }
     std::size_t row_size() const { return cell().row_blocks * hidden; }
     // The packed row of a step and slot in the order of the sequence itself.
     std::size_t forward_row(std::size_t step, std::size_t slot) const {

@@ -14,10 +14,8 @@ from gradtrace._core import build_facts as _build_facts
 from gradtrace.config import get_num_threads, set_num_threads, show_config
 from gradtrace.diagnosis import Diagnosis, Finding
 from gradtrace.export import load_trace
-from gradtrace.influence import Influence
 from gradtrace.interop import from_torch, load, watch
-from gradtrace.recurrent import GRU, LSTM, RNN
-from gradtrace.recurrent_trace import RecurrentTrace
+from gradtrace.recurrent import GRU, LSTM, RNN, Influence, RecurrentTrace
 from gradtrace.scaled import ScaledArray
 from gradtrace.stack import Stack
 from gradtrace.trace import StackTrace

@@ -86,7 +86,7 @@ def _figures(trace: Any) -> dict[str, float]:
         end = trace.log2_dh[:, trace.lengths, np.arange(trace.samples)]
         change = np.nanmedian(trace.log2_dh[:, 0] - end, axis=1)
         figures = {"log2_dh, first state over last": float(change[0])}
-        if trace.cell != "rnn":
+        if hasattr(trace, "forget_half_life"):
             figures["half-life of the gate, steps"] = float(trace.forget_half_life[0])
     else:
         summary = summarise(trace)

@@ -133,7 +133,8 @@ _PARTS = {
 def _page(name: str, network: Any, trace: Any, diagnosis: Diagnosis, remedies: Remedies | None) -> str:
     from markupsafe import Markup
 
-    from gradtrace import plot, recurrent_plot
+    from gradtrace import plot
+    from gradtrace.recurrent import plot as recurrent_plot
     from gradtrace.report import templates
     from gradtrace.svg import draw_svg
 

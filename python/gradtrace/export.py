@@ -85,7 +85,7 @@ def load_trace(path: str | PathLike[str]) -> Trace:
 
 
 def _unpacked(arrays: dict[str, Any], prefix: str) -> Trace:
-    from gradtrace.recurrent_trace import RecurrentTrace
+    from gradtrace.recurrent.trace import RecurrentTrace
     from gradtrace.trace import StackTrace
 
     facts = json.loads(str(arrays.pop(f"{prefix}{_FACTS}")))
@@ -166,9 +166,8 @@ def to_xarray(trace: Trace) -> Any:
     figures = _dimensions(trace)
     coordinates: dict[str, Any] = {}
     if hasattr(trace, "_figures"):
-        gates = {"lstm": list("ifgo"), "gru": list("rzn")}.get(trace.cell)
-        if gates:
-            coordinates["gate"] = gates
+        if trace.gate_names:
+            coordinates["gate"] = list(trace.gate_names)
     else:
         coordinates["activation"] = ("layer", list(trace.activation))
         coordinates["units"] = ("layer", list(trace.sizes[1:]))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from gradtrace.messages import shown
 
 if TYPE_CHECKING:
-    from gradtrace.recurrent_trace import RecurrentTrace
+    from gradtrace.recurrent.trace import RecurrentTrace
 
 __all__ = ["gradient_horizon"]
 
@@ -27,7 +27,7 @@ def gradient_horizon(trace: RecurrentTrace, share: float) -> npt.NDArray[np.int6
             "renewed at every step has no horizon"
         )
     log2 = 2.0 * trace.log2_dh
-    if trace.cell == "lstm":  # the state is h and c
+    if hasattr(trace, "log2_dc"):  # the state is h and c
         log2 = np.logaddexp2(log2, 2.0 * trace.log2_dc)
     samples = np.arange(trace.samples)
     state = trace.lengths[None, :] - np.arange(trace.steps + 1)[:, None]

@@ -14,7 +14,7 @@ from gradtrace import __version__, config, datasets, terminal
 from gradtrace.command import JSON_HELP, bad_input, print_json
 from gradtrace.messages import shown
 from gradtrace.recurrent import GRU, LSTM, RNN
-from gradtrace.recurrent_trace import RecurrentTrace
+from gradtrace.recurrent.trace import RecurrentTrace
 from gradtrace.stack import Stack
 
 __all__ = ["CELLS", "command"]

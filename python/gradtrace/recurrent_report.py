@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace.datasets import Dataset
-from gradtrace.influence import Influence
 from gradtrace.json_ready import json_ready
 from gradtrace.plain_float32 import framework_dh
 from gradtrace.recurrent import LSTM, RNN
-from gradtrace.recurrent_table import state_medians
-from gradtrace.recurrent_trace import RecurrentTrace
+from gradtrace.recurrent.influence import Influence
+from gradtrace.recurrent.table import state_medians
+from gradtrace.recurrent.trace import RecurrentTrace
 from gradtrace.stack import Stack
 from gradtrace.summary import decimal
 from gradtrace.svg import INK, PANEL, css_colors, draw_svg
@@ -305,7 +305,7 @@ def _signed(bits: float) -> str:
 
 
 def _figures(part: RecurrentPart, lstms: Sequence[TracedRecurrent]) -> dict[str, Any]:
-    from gradtrace import recurrent_plot as plot
+    from gradtrace.recurrent import plot
 
     named = {one.name: one.trace for one in part.traced}
     wide = (9.4, 3.9)

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradtrace import recurrent_changes as recurrent
-from gradtrace.diagnose_recurrent import state_gradient
 from gradtrace.diagnosis import SEVERITIES, Diagnosis
 from gradtrace.json_ready import json_ready
 from gradtrace.recurrent import Recurrent
+from gradtrace.recurrent import changes as recurrent
+from gradtrace.recurrent.diagnose import state_gradient
 from gradtrace.stack import LossName, Stack
 from gradtrace.stack_changes import STACK_CHANGES, Change
 from gradtrace.summary import decimal

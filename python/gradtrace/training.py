@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace.recurrent import GRU, Recurrent
-from gradtrace.recurrent_changes import last_output, rebuilt
+from gradtrace.recurrent.changes import last_output, rebuilt
 from gradtrace.stack import LossName, Stack
 
 __all__ = ["RATES", "Task", "Training", "sum_of_inputs", "train"]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace.recurrent import GRU, LSTM, Recurrent
-from gradtrace.recurrent_changes import rebuilt
+from gradtrace.recurrent.changes import rebuilt
 from gradtrace.stack import Stack
 
 __all__ = ["check_agreement"]

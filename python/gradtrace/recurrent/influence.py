@@ -42,7 +42,7 @@ class Influence:
                 array.flags.writeable = False
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the map; `gradtrace.recurrent_plot.plot_influence`.
+        """Draw the map; `gradtrace.recurrent.plot.plot_influence`.
 
         Parameters
         ----------
@@ -54,7 +54,7 @@ class Influence:
         matplotlib Axes
             Colour: median over samples, bits; nothing where t > s.
         """
-        return draw("recurrent_plot", "plot_influence", self, ax)
+        return draw("recurrent.plot", "plot_influence", self, ax)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -1,31 +1,30 @@
-"""Recurrent networks: LSTM, GRU and the plain RNN."""
+"""What the recurrent networks share: their arrays, the trace and what it checks, equality, pickling."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from gradtrace import _core
-from gradtrace.influence import Influence
 from gradtrace.losses import LOSSES
-from gradtrace.messages import checked_count, checked_flag, checked_seed, shown, wrong_name
-from gradtrace.recurrent_initialisation import random_recurrent
-from gradtrace.recurrent_trace import KEPT, RecurrentTrace, build_trace
+from gradtrace.messages import checked_count, checked_seed, shown, wrong_name
+from gradtrace.recurrent.cells import Cell
+from gradtrace.recurrent.influence import Influence
+from gradtrace.recurrent.trace import RecurrentTrace, build_trace
 from gradtrace.stack import LossName, Stack, same_arrays
 from gradtrace.trace import StackTrace
 
 if TYPE_CHECKING:
     from gradtrace.remedies import Remedies
 
-__all__ = ["GRU", "LSTM", "RNN"]
+__all__ = ["Array", "Arrays", "Biases", "Recurrent", "WithoutCellState"]
 
 Array = npt.NDArray[Any]
 Arrays = Array | Sequence[Array]
 Biases = Array | Sequence[Array | None] | None
-Net = TypeVar("Net", bound="Recurrent")
 
 
 class Recurrent:
@@ -33,9 +32,7 @@ class Recurrent:
 
     __slots__ = ("_core",)
 
-    _cell: ClassVar[str]
-    _blocks: ClassVar[int]  # of hidden_size rows in each weight
-    _kept_per_row: ClassVar[int]  # numbers that a trace keeps for each unit and step
+    _cell: ClassVar[Cell]
 
     _core: _core.Recurrent
 
@@ -166,7 +163,7 @@ class Recurrent:
             readout_trace, start, exponent = self._through_readout(run, x, lengths, readout, target, loss, at)
         figures = run.backward(start, exponent, cotangent_c, seed, names)
         facts = {
-            "cell": self._cell,
+            "cell": self._cell.name,
             "dtype": str(self.dtype),
             "steps": x.shape[0],
             "samples": x.shape[1],
@@ -227,7 +224,7 @@ class Recurrent:
     def _checked_keep(self, keep: Any) -> list[str]:
         if isinstance(keep, str) or not isinstance(keep, (list, tuple, set, frozenset)):
             raise TypeError(f"keep: expected a list of names, got {type(keep).__name__}; for example keep=('dh',)")
-        known = [name for name, cells in KEPT.items() if self._cell in cells]
+        known = self._cell.keeps
         for name in keep:
             if not isinstance(name, str) or name not in known:
                 raise wrong_name("keep", known, name)
@@ -239,12 +236,12 @@ class Recurrent:
             return  # the core says what is wrong
         limit, layers = _core.physical_memory(), len(self._core.weight_hh)
         rows, item = x.shape[0] * x.shape[1], self.dtype.itemsize
-        arrays = rows * layers * self.hidden_size * item * self._kept_per_row + 8 * 10 * rows * layers
+        arrays = rows * layers * self.hidden_size * item * self._cell.kept_per_row + 8 * 10 * rows * layers
         if arrays > limit:
             raise MemoryError(
                 f"x: the trace needs {arrays} bytes, this machine has {limit}; use fewer samples or steps at a time"
             )
-        wide = {"gates": self._blocks, "dgates": self._blocks}
+        wide = {"gates": self._cell.blocks, "dgates": self._cell.blocks}
         kept = sum(wide.get(name, 1) for name in keep if not name.startswith("grad")) * rows * layers
         if (need := arrays + kept * self.hidden_size * item) > limit:
             raise MemoryError(f"keep: needs {need} bytes, this machine has {limit}; keep less or trace fewer samples")
@@ -306,234 +303,7 @@ class Recurrent:
         return f"<code>{self!r}</code>"
 
 
-class LSTM(Recurrent):
-    """Long short-term memory (Hochreiter and Schmidhuber 1997; forget gate of Gers, Schmidhuber and Cummins 2000).
-
-    ``i, f, o = sigma(W_ih x + W_hh h + b)``, ``g = tanh(...)``, ``c = f c + i g``, ``h = o tanh(c)``; the arrays are
-    PyTorch's, so that a state dict fits as it is. They are kept, not copied: change a weight in place and the next
-    trace sees it.
-
-    Parameters
-    ----------
-    weight_ih : ndarray or list of ndarray
-        (4H, I), rows in the order i, f, g, o; float32 or float64 throughout, C-contiguous. A list has one array for
-        each stacked layer and direction, direction fastest; layers above the first have (4H, D H) with D directions.
-    weight_hh : ndarray or list of ndarray
-        (4H, H).
-    bias_ih, bias_hh : ndarray, list of ndarray or None, optional
-        (4H,) each; a list may hold None.
-    bidirectional : bool, default False
-        Arrays come in pairs, the forward direction's first.
-
-    Raises
-    ------
-    TypeError
-        If an argument is no array or of another dtype.
-    ValueError
-        If shapes do not fit each other, or an array is not contiguous.
-
-    Examples
-    --------
-    >>> import numpy as np, gradtrace as gt
-    >>> lstm = gt.LSTM.random(4, 16, forget_bias=0.0, seed=1)
-    >>> trace = lstm.trace(np.zeros((100, 2, 4), dtype="float32"))
-    >>> bool(trace.log2_dc_direct[0, 0].max() < -80)
-    True
-    """
-
-    __slots__ = ()
-    _cell, _blocks, _kept_per_row = "lstm", 4, 6
-
-    def __init__(
-        self,
-        weight_ih: Arrays,
-        weight_hh: Arrays,
-        bias_ih: Biases = None,
-        bias_hh: Biases = None,
-        bidirectional: bool = False,
-    ) -> None:
-        self._core = _core.Recurrent(
-            "lstm", weight_ih, weight_hh, bias_ih, bias_hh, checked_flag("bidirectional", bidirectional)
-        )
-
-    @classmethod
-    def random(
-        cls: type[Net],
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        init: str = "torch_default",
-        recurrent_init: str = "orthogonal",
-        forget_bias: float | str | None = 1.0,
-        seed: int = 0,
-        bidirectional: bool = False,
-        gain: float = 1.0,
-        dtype: npt.DTypeLike = "float32",
-    ) -> Net:
-        """Draw a random network; the same arguments give the same bits on every machine.
-
-        Parameters
-        ----------
-        input_size, hidden_size : int
-            Features of the input, units of a layer.
-        num_layers : int, default 1
-            Stacked layers.
-        init : str, default "torch_default"
-            Law of the input weights, gate by gate, as `Stack.random` has it; ``torch_default`` is uniform +-1/sqrt(H),
-            biases too, as ``torch.nn.LSTM`` has it. The other laws have no biases but the forget gate's.
-        recurrent_init : str, default "orthogonal"
-            Law of the recurrent weights, gate by gate.
-        forget_bias : float, str or None, default 1.0
-            Total bias of the forget gate, in `bias_ih` (Gers, Schmidhuber and Cummins 2000; Jozefowicz, Zaremba and
-            Sutskever 2015); None leaves what `init` drew. ``"chrono:T"`` draws it as log U[1, T-1] and sets the input
-            gate's to its negative (Tallec and Ollivier 2018).
-        seed : int, default 0
-            0 to 2**64 - 1.
-        bidirectional : bool, default False
-            Whether every layer also runs backwards in time.
-        gain : float, default 1.0
-            Multiplies all weights.
-        dtype : dtype, default "float32"
-            float32 or float64; a float32 network is the rounding of the float64 one.
-
-        Returns
-        -------
-        LSTM
-
-        Raises
-        ------
-        TypeError, ValueError
-            If an argument is out of its range; the message names it.
-        MemoryError
-            If the weights do not fit this machine.
-        """
-        return cls(
-            **random_recurrent(
-                4, input_size, hidden_size, num_layers, bidirectional, init, recurrent_init, gain, forget_bias, seed,
-                dtype,
-            )
-        )  # fmt: skip
-
-    def forward(
-        self, x: Array, h0: Array | None = None, c0: Array | None = None, lengths: Array | None = None
-    ) -> tuple[Array, tuple[Array, Array]]:
-        """Compute the outputs.
-
-        Parameters
-        ----------
-        x : ndarray of the network's dtype
-            Shape (T, B, I), C-contiguous, finite.
-        h0, c0 : ndarray, optional
-            Initial states, (K, B, H), or (B, H) for a single layer and direction; zero by default.
-        lengths : ndarray of int64, optional
-            (B,), each sample's own number of steps.
-
-        Returns
-        -------
-        y : ndarray
-            (T, B, D H), the last layer's h; 0 past a sample's end.
-        (h_n, c_n) : tuple of ndarray
-            (K, B, H) each, at each sample's own end.
-        """
-        self._check_memory(x)
-        y, h_n, c_n = self._core.forward(x, h0, c0, lengths)
-        return y, (h_n, c_n)
-
-    def trace(
-        self,
-        x: Array,
-        h0: Array | None = None,
-        c0: Array | None = None,
-        lengths: Array | None = None,
-        cotangent: Array | None = None,
-        cotangent_c: Array | None = None,
-        readout: Stack | None = None,
-        target: Array | None = None,
-        loss: LossName | None = None,
-        at: Literal["last", "all"] = "last",
-        cotangent_seed: int = 0,
-        keep: Sequence[str] = (),
-    ) -> RecurrentTrace:
-        """Trace the gradient through every step, inside the cell.
-
-        Parameters
-        ----------
-        x : ndarray of the network's dtype
-            Shape (T, B, I), C-contiguous, finite.
-        h0, c0 : ndarray, optional
-            Initial states, (K, B, H), or (B, H) for a single layer and direction; zero by default.
-        lengths : ndarray of int64, optional
-            (B,), each sample's own number of steps; nothing is computed past an end.
-        cotangent : ndarray, optional
-            dL/dh of the last layer: (B, D H), at each sample's last step (each direction's own), or (T, B, D H), at
-            every step. Used as it is and summed over samples. Without it and without a readout a standard normal at
-            the last step that depends on `cotangent_seed` only.
-        cotangent_c : ndarray, optional
-            dL/dc at each sample's last step, (K, B, H), or (B, H) for a single layer and direction.
-        readout : Stack, optional
-            Network between h and the loss; its own trace is `RecurrentTrace.readout`.
-        target : ndarray, optional
-            Of the readout: for ``at="last"`` int64 labels (B,) or values (B, n), for ``at="all"`` (T, B) or
-            (T, B, n).
-        loss : {"cross_entropy", "mse"}, optional
-            Averaged over samples, for ``at="all"`` over all valid steps of all samples, as PyTorch's defaults do.
-        at : {"last", "all"}, default "last"
-            Where the readout stands: at each sample's last step, or at every step.
-        cotangent_seed : int, default 0
-            Seed of the default cotangent.
-        keep : list of str, default ()
-            Arrays to keep: ``"dh"``, ``"dc"``, ``"dc_direct"``, ``"dc_gated"``, ``"dgates"``, ``"gates"``, ``"h"``,
-            ``"c"``, ``"dx"``, ``"grad_weight_ih"``, ``"grad_weight_hh"``, ``"grad_bias"``.
-
-        Returns
-        -------
-        RecurrentTrace
-
-        Raises
-        ------
-        TypeError, ValueError
-            If an argument does not fit; the message names it, what was expected and what was got.
-        MemoryError
-            If the trace does not fit this machine.
-
-        Notes
-        -----
-        The arrays must not change while the trace runs.
-        """
-        return self._trace(x, h0, c0, lengths, cotangent, cotangent_c, readout, target, loss, at, cotangent_seed, keep)
-
-    def influence(
-        self,
-        x: Array,
-        h0: Array | None = None,
-        c0: Array | None = None,
-        lengths: Array | None = None,
-        cotangent: Array | None = None,
-        layer: int = -1,
-        cotangent_seed: int = 0,
-    ) -> Influence:
-        """Compute how much every state of a layer influences every later one.
-
-        Parameters
-        ----------
-        x, h0, c0, lengths
-            As `trace` has them.
-        cotangent : ndarray, optional
-            The direction u of each sample, (B, H), used as it is; by default one seeded unit vector for each sample.
-        layer : int, default -1
-            Index on the layer axis K.
-        cotangent_seed : int, default 0
-            Seed of the default direction.
-
-        Returns
-        -------
-        Influence
-            log2 norms of the gradient of ``u . h_s`` with respect to h and c after t steps, for all s and t.
-        """
-        return self._influence(x, h0, c0, lengths, cotangent, layer, cotangent_seed)
-
-
-class _WithoutCellState(Recurrent):
+class WithoutCellState(Recurrent):
     """Forward, trace and influence of the cells whose whole state is h."""
 
     __slots__ = ()
@@ -614,147 +384,3 @@ class _WithoutCellState(Recurrent):
             Its `log2_dc` is None.
         """
         return self._influence(x, h0, None, lengths, cotangent, layer, cotangent_seed)
-
-
-class GRU(_WithoutCellState):
-    """Gated recurrent unit (Cho et al. 2014), the reset gate behind the product as in PyTorch and cuDNN.
-
-    ``r, z = sigma(W_ih x + W_hh h + b)``, ``n = tanh(W_in x + b_in + r (W_hn h + b_hn))``, ``h = (1 - z) n + z h``.
-
-    Parameters
-    ----------
-    weight_ih, weight_hh, bias_ih, bias_hh, bidirectional
-        As `LSTM` has them, with (3H, I), (3H, H), (3H,), rows in the order r, z, n.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `LSTM`.
-    """
-
-    __slots__ = ()
-    _cell, _blocks, _kept_per_row = "gru", 3, 5
-
-    def __init__(
-        self,
-        weight_ih: Arrays,
-        weight_hh: Arrays,
-        bias_ih: Biases = None,
-        bias_hh: Biases = None,
-        bidirectional: bool = False,
-    ) -> None:
-        self._core = _core.Recurrent(
-            "gru", weight_ih, weight_hh, bias_ih, bias_hh, checked_flag("bidirectional", bidirectional)
-        )
-
-    @classmethod
-    def random(
-        cls: type[Net],
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        init: str = "torch_default",
-        recurrent_init: str = "orthogonal",
-        seed: int = 0,
-        bidirectional: bool = False,
-        gain: float = 1.0,
-        dtype: npt.DTypeLike = "float32",
-    ) -> Net:
-        """Draw a random network.
-
-        Parameters
-        ----------
-        input_size, hidden_size, num_layers, init, recurrent_init, seed, bidirectional, gain, dtype
-            As `LSTM.random` has them.
-
-        Returns
-        -------
-        GRU
-        """
-        return cls(
-            **random_recurrent(
-                3, input_size, hidden_size, num_layers, bidirectional, init, recurrent_init, gain, None, seed, dtype
-            )
-        )
-
-
-class RNN(_WithoutCellState):
-    """Plain recurrent network (Elman 1990), ``h = phi(W_ih x + W_hh h + b)``.
-
-    Parameters
-    ----------
-    weight_ih, weight_hh, bias_ih, bias_hh, bidirectional
-        As `LSTM` has them, with (H, I), (H, H), (H,).
-    activation : {"tanh", "relu"}, default "tanh"
-        phi.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `LSTM`.
-    """
-
-    __slots__ = ("_activation",)
-    _cell, _blocks, _kept_per_row = "rnn", 1, 2
-
-    def __init__(
-        self,
-        weight_ih: Arrays,
-        weight_hh: Arrays,
-        bias_ih: Biases = None,
-        bias_hh: Biases = None,
-        activation: str = "tanh",
-        bidirectional: bool = False,
-    ) -> None:
-        if not isinstance(activation, str) or activation not in ("tanh", "relu"):
-            raise wrong_name("activation", ("tanh", "relu"), activation)
-        self._activation = activation
-        self._core = _core.Recurrent(
-            f"rnn_{activation}", weight_ih, weight_hh, bias_ih, bias_hh, checked_flag("bidirectional", bidirectional)
-        )
-
-    @classmethod
-    def random(
-        cls,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        init: str = "torch_default",
-        recurrent_init: str = "orthogonal",
-        activation: str = "tanh",
-        seed: int = 0,
-        bidirectional: bool = False,
-        gain: float = 1.0,
-        dtype: npt.DTypeLike = "float32",
-    ) -> RNN:
-        """Draw a random network.
-
-        Parameters
-        ----------
-        input_size, hidden_size, num_layers, init, recurrent_init, seed, bidirectional, gain, dtype
-            As `LSTM.random` has them.
-        activation : {"tanh", "relu"}, default "tanh"
-            phi.
-
-        Returns
-        -------
-        RNN
-        """
-        return cls(
-            activation=activation,
-            **random_recurrent(
-                1, input_size, hidden_size, num_layers, bidirectional, init, recurrent_init, gain, None, seed, dtype
-            ),
-        )
-
-    @property
-    def activation(self) -> str:
-        """``"tanh"`` or ``"relu"``."""
-        return self._activation
-
-    def _kind(self) -> tuple[Any, ...]:
-        return *super()._kind(), self._activation
-
-    def _arguments(self) -> tuple[Any, ...]:
-        *arrays, bidirectional = super()._arguments()
-        return *arrays, self._activation, bidirectional

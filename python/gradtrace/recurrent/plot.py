@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from gradtrace.influence import Influence
 from gradtrace.plot import ROLE_COLORS, SERIES_COLORS, SERIES_DASHES
-from gradtrace.recurrent_table import quantiles_of_rows
-from gradtrace.recurrent_trace import RecurrentTrace
+from gradtrace.recurrent.cells import CELLS
+from gradtrace.recurrent.influence import Influence
+from gradtrace.recurrent.table import quantiles_of_rows
+from gradtrace.recurrent.trace import RecurrentTrace
 
 __all__ = [
     "plot_gates",
@@ -56,14 +57,6 @@ def plot_gradient_lag(traces: Mapping[str, RecurrentTrace], ax: Axes | None = No
     return ax
 
 
-# What the gradient of the state is made of: label, figure. An RNN has gains instead.
-_PARTS = {
-    "lstm": (("direct", "log2_dc_direct"), ("gated", "log2_dc_gated"), ("dL/dc", "log2_dc")),
-    "gru": (("direct", "log2_dh_direct"), ("gated", "log2_dh_gated"), ("dL/dh", "log2_dh")),
-    "rnn": (("activation", "activation_gain"), ("weights", "weight_gain")),
-}
-
-
 def plot_parts(trace: RecurrentTrace, ax: Axes | None = None, layer: int = 0) -> Axes:
     """Draw what the gradient of the state is made of, against the time lag.
 
@@ -87,9 +80,9 @@ def plot_parts(trace: RecurrentTrace, ax: Axes | None = None, layer: int = 0) ->
         {"color": ROLE_COLORS["weight"], "linewidth": 2.6},
         {"color": plt.rcParams["text.color"], "linewidth": 1.1},
     ]
-    for (label, name), look in zip(_PARTS[trace.cell], looks, strict=False):
+    for (label, name), look in zip(CELLS[trace.cell].parts, looks, strict=False):
         ax.plot(_finite(_by_lag(trace, name, layer)[1]), label=label, **look)
-    _lag_axis(ax, "bits per step" if trace.cell == "rnn" else "norm, bits (log2)")
+    _lag_axis(ax, "bits per step" if CELLS[trace.cell].carry is None else "norm, bits (log2)")
     return ax
 
 
@@ -108,14 +101,13 @@ def plot_gates(trace: RecurrentTrace, ax: Axes | None = None, layer: int = 0) ->
     Returns
     -------
     matplotlib Axes
-        Rows: gates, the candidate (tanh) last but one in an LSTM. Colour: mean over units and samples, -1 to 1.
+        Rows: gates, the candidate (tanh) among them. Colour: mean over units and samples, -1 to 1.
     """
     ax = _axes(ax)
     means = trace.gate_mean[layer]  # AttributeError for an RNN says why
-    names = {"lstm": ("input i", "forget f", "candidate g", "output o"), "gru": ("reset r", "update z", "candidate n")}
     image = ax.imshow(means.T, cmap="cividis", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
     _color_bar(ax, image, "mean")
-    ax.set_yticks(range(means.shape[1]), names[trace.cell])
+    ax.set_yticks(range(means.shape[1]), CELLS[trace.cell].gates)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     ax.set_xlabel("step")
     return ax
@@ -167,7 +159,7 @@ def plot_retention(traces: Mapping[str, RecurrentTrace], ax: Axes | None = None)
     """
     ax = _axes(ax)
     for (name, trace), color, dash in zip(traces.items(), cycle(SERIES_COLORS), cycle(SERIES_DASHES)):
-        if trace.cell != "rnn":
+        if CELLS[trace.cell].carry is not None:
             ax.plot(_finite(_by_lag(trace, "log2_retention", 0)[1]), color=color, linestyle=dash, label=name)
     _lag_axis(ax, "left by the gates, bits (log2)")
     return ax

@@ -12,20 +12,16 @@ import numpy.typing as npt
 from gradtrace import thresholds as limit
 from gradtrace.diagnose import diagnose_stack
 from gradtrace.diagnosis import Diagnosis, Finding, ranked
+from gradtrace.recurrent.cells import CELLS
 from gradtrace.table import power_of_ten
 
 if TYPE_CHECKING:
-    from gradtrace.recurrent_trace import RecurrentTrace
+    from gradtrace.recurrent.trace import RecurrentTrace
 
 __all__ = ["diagnose_recurrent", "state_gradient"]
 
 Floats = npt.NDArray[np.float64]
 Where = tuple[tuple[int, ...], tuple[int, int]]  # layers, and first and last state
-
-# The gate that carries the state, and the ones whose saturation cuts the gradient off: an LSTM's forget and input gates
-# and a GRU's update gate are meant to be open or shut.
-_CARRIES = {"lstm": ("forget", 1), "gru": ("update", 1)}
-_CUTS = {"lstm": {"candidate": 2, "output": 3}, "gru": {"candidate": 2}, "rnn": {}}
 
 
 def diagnose_recurrent(trace: RecurrentTrace) -> Diagnosis:
@@ -51,7 +47,7 @@ def diagnose_recurrent(trace: RecurrentTrace) -> Diagnosis:
 
 def state_gradient(trace: RecurrentTrace) -> Floats:
     """Give log2 of the gradient's norm with respect to what carries the state: dc of an LSTM, else dh; (K, T+1, B)."""
-    values: Floats = trace.log2_dc if trace.cell == "lstm" else trace.log2_dh
+    values: Floats = trace.log2_dc if CELLS[trace.cell].has_cell_state else trace.log2_dh
     return values
 
 
@@ -98,7 +94,7 @@ def _changes(trace: RecurrentTrace) -> Floats:
 def _propagated(trace: RecurrentTrace) -> Floats:
     lags = np.arange(1, trace.steps + 1, dtype=np.float64)
     inside = lags[:, None] <= trace.lengths[None, :]
-    if trace.cell == "rnn":
+    if CELLS[trace.cell].carry is None:
         step = np.nan_to_num(trace.activation_gain + trace.weight_gain, nan=0.0, neginf=-1074.0)
         return np.where(inside[None], np.cumsum(step[:, ::-1], axis=1), np.nan)
     # The slowest quarter of the units is what a network remembers with.
@@ -120,9 +116,10 @@ def _falling(trace: RecurrentTrace, layers: npt.NDArray[np.intp], worst: int, ch
         evidence["gradient_half_life"] = -1.0 / rate
     severity = "critical" if -bits >= limit.HOPELESS_BITS else "warning"
     where = tuple(map(int, layers)), (0, _last_lost(trace, change[worst]))
-    if trace.cell == "rnn":
+    cell = CELLS[trace.cell]
+    if cell.carry is None:
         return _rnn_vanishing(trace, worst, evidence, severity, where)
-    gate, index = _CARRIES[trace.cell]
+    gate, index = cell.carry, cell.gate(cell.carry)
     half_life, mean = float(trace.forget_half_life[worst]), float(np.nanmean(trace.gate_mean[worst, :, index]))
     evidence |= {"half_life": half_life, f"{gate}_gate": mean}
     left = -lag / half_life
@@ -143,7 +140,8 @@ def _falling(trace: RecurrentTrace, layers: npt.NDArray[np.intp], worst: int, ch
 
 
 def _other_way(trace: RecurrentTrace, layer: int) -> str:
-    if trace.cell == "lstm" and float(np.nanmean(trace.gate_mean[layer, :, 3])) < 0.1:
+    cell = CELLS[trace.cell]
+    if cell.has_cell_state and float(np.nanmean(trace.gate_mean[layer, :, cell.gate("output")])) < 0.1:
         return "the output gates are shut"
     return "it is lost on the way from h to the state"
 
@@ -188,7 +186,7 @@ def _rising(trace: RecurrentTrace, layers: npt.NDArray[np.intp], worst: int, cha
     bits, lag, rate = _rate(change, worst, 1.0)
     evidence = {"log2_change": bits, "lag": float(lag), "bits_per_step": rate, "factor_per_step": float(np.exp2(rate))}
     severity = "critical" if bits >= limit.HOPELESS_BITS else "warning"
-    if trace.cell == "rnn":
+    if CELLS[trace.cell].carry is None:
         weight = _mean(trace.weight_gain[worst])
         evidence["weight_bits"] = weight
         cause = (
@@ -196,7 +194,7 @@ def _rising(trace: RecurrentTrace, layers: npt.NDArray[np.intp], worst: int, cha
             "activation derivative takes."
         )
     else:
-        gate, _ = _CARRIES[trace.cell]
+        gate = CELLS[trace.cell].carry
         cause = (
             f"The way through the gates grows: weight_hh multiplies the gradient by more than the {gate} gates' "
             "product can, which is never above 1."
@@ -233,8 +231,9 @@ def _saturation(trace: RecurrentTrace) -> Finding | None:
     """Gates that cut the gradient off where they are flat; those that carry are meant to be open or shut."""
     worst: tuple[float, int, str] | None = None
     layers: set[int] = set()
-    for name, index in _CUTS[trace.cell].items():
-        share = np.nanmean(trace.gate_saturated[:, :, index], axis=1)
+    cell = CELLS[trace.cell]
+    for name in cell.cuts:
+        share = np.nanmean(trace.gate_saturated[:, :, cell.gate(name)], axis=1)
         layers |= {int(k) for k in np.flatnonzero(share >= limit.SATURATED)}
         k = int(np.argmax(share))
         if share[k] >= limit.SATURATED and (worst is None or share[k] > worst[0]):
@@ -244,7 +243,7 @@ def _saturation(trace: RecurrentTrace) -> Finding | None:
     share, layer, name = worst
     evidence = {
         "saturated": share,
-        f"{name}_mean": float(np.nanmean(trace.gate_mean[layer, :, _CUTS[trace.cell][name]])),
+        f"{name}_mean": float(np.nanmean(trace.gate_mean[layer, :, cell.gate(name)])),
     }
     cause = (
         f"{share:.0%} of the {name} gate's units are in the flat part of their curve: inputs, weights or biases are "

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace.recurrent.cells import CELLS
 from gradtrace.table import power_of_ten, shown_layers, text_rows
 
 if TYPE_CHECKING:
-    from gradtrace.recurrent_trace import RecurrentTrace
+    from gradtrace.recurrent.trace import RecurrentTrace
 
 __all__ = ["html_table", "quantiles_of_rows", "state_medians", "state_rows", "text_table"]
 
-# Columns beside state and lag: heading, figure.
-_COLUMNS = {
-    "lstm": [
-        ("log2|dc|", "log2_dc"), ("direct", "log2_dc_direct"), ("gated", "log2_dc_gated"), ("kept", "log2_retention"),
-    ],
-    "gru": [("direct", "log2_dh_direct"), ("gated", "log2_dh_gated"), ("kept", "log2_retention")],
-    "rnn": [],
-}  # fmt: skip
-_GATES = {"lstm": "ifgo", "gru": "rzn", "rnn": ""}
+
+def _columns(trace: RecurrentTrace) -> list[tuple[str, str]]:
+    """Columns beside state, lag and dL/dh: heading, figure."""
+    cell = CELLS[trace.cell]
+    if cell.carry is None:
+        return []
+    own = [("log2|dc|", "log2_dc")] if cell.has_cell_state else []
+    return [*own, *cell.parts[:2], ("kept", "log2_retention")]
 
 
 def state_medians(trace: RecurrentTrace, name: str, layer: int) -> npt.NDArray[np.float64]:
@@ -54,18 +54,21 @@ def quantiles_of_rows(values: npt.NDArray[np.float64], shares: Sequence[float]) 
 
 def header(trace: RecurrentTrace) -> list[str]:
     """Head of the columns of `state_rows`."""
-    gates = [f"gate {g}" for g in _GATES[trace.cell]]
-    return ["state", "lag", "log2|dh|", "|dh|", *(title for title, _ in _COLUMNS[trace.cell]), *gates, "log2|dW_hh|"]
+    gates = [f"gate {g}" for g in trace.gate_names]
+    return ["state", "lag", "log2|dh|", "|dh|", *(title for title, _ in _columns(trace)), *gates, "log2|dW_hh|"]
 
 
 def state_rows(trace: RecurrentTrace, layer: int) -> list[list[str]]:
     """Write the cells of a dozen states of one layer, the last state first."""
     dh = state_medians(trace, "log2_dh", layer)
-    others = [state_medians(trace, name, layer) for _, name in _COLUMNS[trace.cell]]
+    others = [state_medians(trace, name, layer) for _, name in _columns(trace)]
     rows = []
     for state in reversed(shown_layers(trace.steps + 1)):
         first = state == 0
-        gates = ["" if first else f"{trace.gate_mean[layer, state - 1, g]:.2f}" for g in range(len(_GATES[trace.cell]))]
+        gates = [
+            "" if first else f"{trace.gate_mean[layer, state - 1, g]:.2f}"
+            for g in range(len(CELLS[trace.cell].letters))
+        ]
         step = "" if first else f"{trace.log2_grad_weight_hh_step[layer, state - 1]:.2f}"
         figures = [f"{values[state]:.2f}" for values in others]
         rows.append(
@@ -85,15 +88,15 @@ def _title(trace: RecurrentTrace) -> str:
 def _caption(trace: RecurrentTrace, layer: int) -> str:
     directions = 2 if trace.bidirectional else 1
     name = f"layer {layer // directions}" + (", reverse" if layer % directions else "")
-    if trace.cell == "rnn":
+    gate = CELLS[trace.cell].carry
+    if gate is None:
         return name
-    gate = "forget" if trace.cell == "lstm" else "update"
     return f"{name}: half-life of the {gate} gate {trace.forget_half_life[layer]:.3g} steps"
 
 
 def _notes(trace: RecurrentTrace) -> list[str]:
     notes = ["Medians over samples, in bits (log2); the last state first, as the gradient runs."]
-    if trace.cell != "rnn":
+    if CELLS[trace.cell].carry is not None:
         notes.append("kept: mean over units of log2 of the product of the gates that carry, from that state on.")
     if trace.first_nonfinite is not None:
         notes.append(f"The forward pass is infinite or NaN from state {trace.first_nonfinite} on.")

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gradtrace.diagnose_recurrent import diagnose_recurrent
 from gradtrace.diagnosis import Diagnosis
 from gradtrace.horizon import gradient_horizon
-from gradtrace.recurrent_table import html_table, text_table
+from gradtrace.recurrent.cells import CELLS, KEPT
+from gradtrace.recurrent.diagnose import diagnose_recurrent
+from gradtrace.recurrent.table import html_table, text_table
 from gradtrace.scaled import ScaledArray
 from gradtrace.trace import StackTrace, equal_figures
 from gradtrace.trace_files import TraceFiles, draw
@@ -20,35 +21,8 @@ from gradtrace.underflow import Underflow, lost_in
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["KEPT", "RecurrentTrace", "build_trace"]
+__all__ = ["RecurrentTrace", "build_trace"]
 
-#: Names that ``keep=`` takes, and the cells that have them.
-KEPT: dict[str, tuple[str, ...]] = {
-    "dh": ("lstm", "gru", "rnn"),
-    "dc": ("lstm",),
-    "dc_direct": ("lstm",),
-    "dc_gated": ("lstm",),
-    "dh_direct": ("gru",),
-    "dh_gated": ("gru",),
-    "dz": ("rnn",),
-    "dgates": ("lstm", "gru"),
-    "gates": ("lstm", "gru"),
-    "h": ("lstm", "gru", "rnn"),
-    "c": ("lstm",),
-    "dx": ("lstm", "gru", "rnn"),
-    "grad_weight_ih": ("lstm", "gru", "rnn"),
-    "grad_weight_hh": ("lstm", "gru", "rnn"),
-    "grad_bias": ("lstm", "rnn"),
-    "grad_bias_ih": ("gru",),
-    "grad_bias_hh": ("gru",),
-}
-
-# Why a cell lacks a figure of another one.
-_REASONS = {
-    "lstm": "an LSTM's direct path runs along c (log2_dc_direct), and its two biases share their gradient",
-    "gru": "a GRU has no cell state (log2_dh_direct), and its two biases have gradients of their own",
-    "rnn": "a plain RNN has neither gates nor a direct path; it has log2_dz, activation_gain, weight_gain",
-}
 _FIGURES = {
     "log2_dc", "log2_dc_direct", "log2_dc_gated", "log2_dh_direct", "log2_dh_gated", "log2_dz", "activation_gain",
     "weight_gain", "log2_retention", "gate_mean", "gate_saturated", "forget_half_life", "forget_half_life_unit",
@@ -148,15 +122,20 @@ class RecurrentTrace(TraceFiles):
         for values in (self.__dict__.get("_figures", {}), self.__dict__.get("_kept", {})):
             if name in values:
                 return values[name]
-        cell = self.__dict__.get("cell", "")
-        if name in KEPT and cell in KEPT[name]:
+        cell = CELLS.get(self.__dict__.get("cell", ""))
+        if cell and name in cell.keeps:
             raise AttributeError(f"{name}: not kept by this trace; ask for it with keep=({name!r},)")
-        if (name in KEPT or name in _FIGURES) and cell:
-            raise AttributeError(f"{name}: {_REASONS[cell]}")
+        if cell and (name in KEPT or name in _FIGURES):
+            raise AttributeError(f"{name}: {cell.lacks}")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._figures, *self._kept]
+
+    @property
+    def gate_names(self) -> tuple[str, ...]:
+        """Letters of the gates in the order of `gate_mean`: i, f, g, o or r, z, n; none in an RNN."""
+        return tuple(CELLS[self.cell].letters)
 
     def diagnose(self) -> Diagnosis:
         """Say what is wrong, where, and why; docs/diagnosis.md has the rules.
@@ -208,7 +187,7 @@ class RecurrentTrace(TraceFiles):
         return lags if per_sample else int(np.quantile(lags, 0.95, axis=1, method="higher").max())
 
     def plot(self, ax: Axes | None = None, layer: int = 0) -> Axes:
-        """Draw the norm of dL/dh against the lag; `gradtrace.recurrent_plot.plot_gradient_lag`.
+        """Draw the norm of dL/dh against the lag; `gradtrace.recurrent.plot.plot_gradient_lag`.
 
         Parameters
         ----------
@@ -222,7 +201,7 @@ class RecurrentTrace(TraceFiles):
         matplotlib Axes
             Line: median over samples; band: 5 % to 95 % of them; bits.
         """
-        return draw("recurrent_plot", "plot_gradient_lag", {self.cell: self}, ax, layer)
+        return draw("recurrent.plot", "plot_gradient_lag", {self.cell: self}, ax, layer)
 
     def plot_parts(self, ax: Axes | None = None, layer: int = 0) -> Axes:
         """Draw dL/dc (GRU: dL/dh) and its two parts, or an RNN's gains, against the lag.
@@ -239,10 +218,10 @@ class RecurrentTrace(TraceFiles):
         matplotlib Axes
             Medians over samples, bits.
         """
-        return draw("recurrent_plot", "plot_parts", self, ax, layer)
+        return draw("recurrent.plot", "plot_parts", self, ax, layer)
 
     def plot_gates(self, ax: Axes | None = None, layer: int = 0) -> Axes:
-        """Draw the gates' means as a map over the steps; `gradtrace.recurrent_plot.plot_gates`.
+        """Draw the gates' means as a map over the steps; `gradtrace.recurrent.plot.plot_gates`.
 
         Parameters
         ----------
@@ -256,7 +235,7 @@ class RecurrentTrace(TraceFiles):
         matplotlib Axes
             Rows: gates. Colour: mean over units and samples.
         """
-        return draw("recurrent_plot", "plot_gates", self, ax, layer)
+        return draw("recurrent.plot", "plot_gates", self, ax, layer)
 
     def plot_retention(self, ax: Axes | None = None, layer: int = 0) -> Axes:
         """Draw what the gates keep of the state, as a map over states and samples.
@@ -273,7 +252,7 @@ class RecurrentTrace(TraceFiles):
         matplotlib Axes
             Rows: samples, by length. Colour: mean over units of log2 of the product of the gates from there on.
         """
-        return draw("recurrent_plot", "plot_retention_map", self, ax, layer)
+        return draw("recurrent.plot", "plot_retention_map", self, ax, layer)
 
     @property
     def figures(self) -> dict[str, npt.NDArray[np.float64]]:

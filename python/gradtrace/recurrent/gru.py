@@ -1,0 +1,75 @@
+"""Gated recurrent unit."""
+
+from __future__ import annotations
+
+import numpy.typing as npt
+
+from gradtrace import _core
+from gradtrace.messages import checked_flag
+from gradtrace.recurrent.base import Arrays, Biases, WithoutCellState
+from gradtrace.recurrent.cells import CELLS
+from gradtrace.recurrent.initialisation import random_recurrent
+
+__all__ = ["GRU"]
+
+
+class GRU(WithoutCellState):
+    """Gated recurrent unit (Cho et al. 2014), the reset gate behind the product as in PyTorch and cuDNN.
+
+    ``r, z = sigma(W_ih x + W_hh h + b)``, ``n = tanh(W_in x + b_in + r (W_hn h + b_hn))``, ``h = (1 - z) n + z h``.
+
+    Parameters
+    ----------
+    weight_ih, weight_hh, bias_ih, bias_hh, bidirectional
+        As `LSTM` has them, with (3H, I), (3H, H), (3H,), rows in the order r, z, n.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `LSTM`.
+    """
+
+    __slots__ = ()
+    _cell = CELLS["gru"]
+
+    def __init__(
+        self,
+        weight_ih: Arrays,
+        weight_hh: Arrays,
+        bias_ih: Biases = None,
+        bias_hh: Biases = None,
+        bidirectional: bool = False,
+    ) -> None:
+        self._core = _core.Recurrent(
+            "gru", weight_ih, weight_hh, bias_ih, bias_hh, checked_flag("bidirectional", bidirectional)
+        )
+
+    @classmethod
+    def random(
+        cls,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        init: str = "torch_default",
+        recurrent_init: str = "orthogonal",
+        seed: int = 0,
+        bidirectional: bool = False,
+        gain: float = 1.0,
+        dtype: npt.DTypeLike = "float32",
+    ) -> GRU:
+        """Draw a random network.
+
+        Parameters
+        ----------
+        input_size, hidden_size, num_layers, init, recurrent_init, seed, bidirectional, gain, dtype
+            As `LSTM.random` has them.
+
+        Returns
+        -------
+        GRU
+        """
+        return cls(
+            **random_recurrent(
+                3, input_size, hidden_size, num_layers, bidirectional, init, recurrent_init, gain, None, seed, dtype
+            )
+        )
