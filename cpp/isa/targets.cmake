@@ -25,7 +25,11 @@ set(GT_KERNEL_SOURCES
 
 # -ffp-contract=fast: `a * b + c` is one FMA where the ISA has it. Never -ffast-math: NaN must survive.
 # -fwrapv: exponents are taken out of floats as integers, and those of arguments that no logarithm has may wrap.
+# Loops that copy a few vectors stay loops: GCC would call memcpy, or repeat a string instruction, for 64 bytes.
 set(GT_KERNEL_OPTIONS -O3 -fwrapv -ffp-contract=fast -fno-math-errno -fno-exceptions -fno-rtti -fvisibility=hidden -fno-lto)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  list(APPEND GT_KERNEL_OPTIONS -fno-tree-loop-distribute-patterns)
+endif()
 
 include(CheckCXXCompilerFlag)
 

@@ -8,11 +8,12 @@
 
 namespace gt {
 
-// Columns of a panel: 128 bytes, two AVX-512 registers; every narrower register divides it.
+// Right operands are padded with zeros to so many columns: two AVX-512 registers.
 template <class T>
 constexpr std::size_t kPanelColumns = 128 / sizeof(T);
 
-// A right operand (k, n) as panels of kPanelColumns columns, each k rows long, the last one padded with zeros.
+// A right operand (k, n) as panels, each k rows long; how many columns they have is the kernels' own, kPanelColumns of
+// the operand always start a panel.
 template <class T>
 constexpr std::size_t panels_size(std::size_t k, std::size_t n) {
     return (n + kPanelColumns<T> - 1) / kPanelColumns<T> * kPanelColumns<T> * k;

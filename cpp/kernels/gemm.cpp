@@ -13,14 +13,17 @@ namespace {
 
 // A tile of R rows x V vectors has about so many accumulators: twice what hides 4 cycles of latency on two FMA units,
 // so that with V right vectors and a broadcast the registers suffice, and no cycle needs more than two loads.
+// kBlockBytes: of the right operand, and of copied columns of the left. A panel of kMostVectors of it stays in L1.
+// kAddLast: what stands in c is asked for at the start of a tile and added at its end; the shorter tiles of narrow
+// registers would wait for it longer than it takes.
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr std::size_t kAccumulators = 16, kMostVectors = 4;
+constexpr std::size_t kAccumulators = 16, kMostVectors = 4, kBlockBytes = 32 << 10;
+constexpr bool kAddLast = false;
 #else
-constexpr std::size_t kAccumulators = 12, kMostVectors = 2;
+constexpr std::size_t kAccumulators = 12, kMostVectors = 2, kBlockBytes = 64 << 10;
+constexpr bool kAddLast = true;
 #endif
 constexpr std::size_t rows_of_tile(std::size_t vectors) { return kAccumulators / vectors; }
-
-constexpr std::size_t kBlockBytes = 32 << 10;  // of the right operand, and of copied columns of the left
 
 template <class T>
 struct Product {
@@ -44,7 +47,11 @@ GT_INLINE void tile(const Product<T>& p, std::size_t row) {
 #pragma GCC unroll 16
     for (std::size_t r = 0; r < R; ++r)
 #pragma GCC unroll 16
-        for (std::size_t v = 0; v < V; ++v) acc[r][v] = p.add ? load(c + r * p.ldc + v * kLanes<T>) : Vec<T>{};
+        for (std::size_t v = 0; v < V; ++v)
+            acc[r][v] = p.add && !kAddLast ? load(c + r * p.ldc + v * kLanes<T>) : Vec<T>{};
+    if (p.add && kAddLast)
+#pragma GCC unroll 16
+        for (std::size_t r = 0; r < R; ++r) __builtin_prefetch(c + r * p.ldc);
     const char* ahead = p.ahead ? p.ahead->take(p.k) : nullptr;
     const std::size_t step = ahead ? Ahead::kLine : 0;  // without anything to ask for, one line again and again
     if (ahead == nullptr) ahead = reinterpret_cast<const char*>(p.b);
@@ -63,7 +70,10 @@ GT_INLINE void tile(const Product<T>& p, std::size_t row) {
 #pragma GCC unroll 16
     for (std::size_t r = 0; r < R; ++r)
 #pragma GCC unroll 16
-        for (std::size_t v = 0; v < V; ++v) store(c + r * p.ldc + v * kLanes<T>, acc[r][v]);
+        for (std::size_t v = 0; v < V; ++v) {
+            T* at = c + r * p.ldc + v * kLanes<T>;
+            store(at, p.add && kAddLast ? load(at) + acc[r][v] : acc[r][v]);
+        }
 }
 
 template <class T, bool kTransposed, std::size_t V>
@@ -94,16 +104,15 @@ GT_INLINE void panel(const Product<T>& p, std::size_t m, std::size_t vectors) {
     }
 }
 
-// All columns, panel by panel. `b` is the right operand itself if one panel holds it, else its copy, panel behind
-// panel.
-template <class T, bool kTransposed>
-GT_INLINE void all_panels(const Product<T>& p, std::size_t m, std::size_t n) {
+// Calls f(product, vectors) for the columns of every panel. `b` is the right operand itself if one panel holds it, else
+// its copy, panel behind panel.
+template <class T, class F>
+GT_INLINE void for_each_panel(const Product<T>& p, std::size_t n, F f) {
     constexpr std::size_t kWide = kMostVectors * kLanes<T>;
-    if (n <= kWide) return panel<T, kTransposed>(p, m, n / kLanes<T>);
+    if (n <= kWide) return f(p, n / kLanes<T>);
     for (std::size_t column = 0; column < n; column += kWide) {
         const std::size_t columns = n - column < kWide ? n - column : kWide;
-        panel<T, kTransposed>({p.k, p.a, p.lda, p.b + p.k * column, columns, p.c + column, p.ldc, p.add, p.ahead}, m,
-                              columns / kLanes<T>);
+        f({p.k, p.a, p.lda, p.b + p.k * column, columns, p.c + column, p.ldc, p.add, p.ahead}, columns / kLanes<T>);
     }
 }
 
@@ -119,22 +128,30 @@ GT_INLINE void copy_panels(const Product<T>& p, std::size_t n, T* to) {
 }
 
 // Columns of a wide left operand lie a page apart: they fall into few sets of L1 and each line would be fetched once
-// per tile. A few lines' worth of them is therefore copied once, while the next are on their way, and all tiles read
-// the copy.
-constexpr std::size_t kLine = 16, kCopiedColumns = 4 * kLine;
+// per tile. A few lines' worth of them is therefore copied once, row by row of the operand, in groups that tiles read
+// from end to end: kGroupRows columns, kGroupStride apart. Meanwhile the next columns are asked for, or, where L1 has
+// no room for them, the next rows.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr std::size_t kGroups = 4, kGroupRows = 16, kGroupStride = 16;
+constexpr std::size_t kCopiedColumns = kGroups * kGroupRows, kRowsAhead = 0, kColumnsAhead = kCopiedColumns;
+#else
+constexpr std::size_t kGroups = 8, kGroupRows = 6, kGroupStride = 8;
+constexpr std::size_t kCopiedColumns = kGroups * kGroupRows, kRowsAhead = 3, kColumnsAhead = 0;
+#endif
+constexpr std::size_t kLineBytes = 64;
 
 template <class T>
 GT_INLINE void copy_columns(const T* from, std::size_t ld, std::size_t depth, std::size_t columns, T* to) {
     for (std::size_t k = 0; k < depth; ++k) {
         const T* line = from + k * ld;
-        for (std::size_t i = 0; i < columns; i += kLine) {
-            T* at = to + (i * depth + k * kLine);
-            __builtin_prefetch(line + kCopiedColumns + i);
-            if (i + kLine <= columns)
-                for (std::size_t j = 0; j < kLine; j += kLanes<T>) store(at + j, load(line + i + j));
-            else
-                for (std::size_t j = 0; i + j < columns; ++j) at[j] = line[i + j];
-        }
+        for (std::size_t i = 0; i < kCopiedColumns; i += kLineBytes / sizeof(T))
+            __builtin_prefetch(line + kRowsAhead * ld + kColumnsAhead + i);
+        T* at = to + k * kGroupStride;
+        std::size_t i = 0;
+        for (; i + kGroupStride <= columns; i += kGroupRows, at += depth * kGroupStride)
+            for (std::size_t j = 0; j < kGroupStride; j += kLanes<T>) store(at + j, load(line + i + j));
+        for (; i < columns; i += kGroupRows, at += depth * kGroupStride)
+            for (std::size_t j = 0; j < kGroupRows && i + j < columns; ++j) at[j] = line[i + j];
     }
 }
 
@@ -144,10 +161,13 @@ GT_INLINE void from_copied_columns(const Product<T>& p, std::size_t m, std::size
     for (std::size_t row = 0; row < m; row += kCopiedColumns) {
         const std::size_t rows = m - row < kCopiedColumns ? m - row : kCopiedColumns;
         copy_columns(p.a + row, p.lda, p.k, rows, copy);
-        for (std::size_t i = 0; i < rows; i += kLine)
-            all_panels<T, true>(
-                {p.k, copy + i * p.k, kLine, p.b, p.ldb, p.c + (row + i) * p.ldc, p.ldc, p.add, p.ahead},
-                rows - i < kLine ? rows - i : kLine, n);
+        for_each_panel(p, n, [&](const Product<T>& panel_of, std::size_t vectors) GT_INLINE_LAMBDA {
+            const T* a = copy;
+            for (std::size_t i = 0; i < rows; i += kGroupRows, a += p.k * kGroupStride)
+                panel<T, true>({p.k, a, kGroupStride, panel_of.b, panel_of.ldb, panel_of.c + (row + i) * p.ldc, p.ldc,
+                                p.add, p.ahead},
+                               rows - i < kGroupRows ? rows - i : kGroupRows, vectors);
+        });
     }
 }
 
@@ -156,10 +176,14 @@ constexpr std::size_t kRowsOfBlock = 48;
 
 template <class T, bool kTransposed>
 GT_INLINE void all_blocks(const Product<T>& p, std::size_t m, std::size_t n) {
-    for (std::size_t row = 0; row < m; row += kRowsOfBlock)
-        all_panels<T, kTransposed>({p.k, kTransposed ? p.a + row : p.a + row * p.lda, p.lda, p.b, p.ldb,
-                                    p.c + row * p.ldc, p.ldc, p.add, p.ahead},
-                                   m - row < kRowsOfBlock ? m - row : kRowsOfBlock, n);
+    for (std::size_t row = 0; row < m; row += kRowsOfBlock) {
+        const std::size_t rows = m - row < kRowsOfBlock ? m - row : kRowsOfBlock;
+        for_each_panel<T>({p.k, kTransposed ? p.a + row : p.a + row * p.lda, p.lda, p.b, p.ldb, p.c + row * p.ldc,
+                           p.ldc, p.add, p.ahead},
+                          n, [&](const Product<T>& panel_of, std::size_t vectors) GT_INLINE_LAMBDA {
+                              panel<T, kTransposed>(panel_of, rows, vectors);
+                          });
+    }
 }
 
 // At most kMaxColumns columns: their part of the right operand fits kBlockBytes.

@@ -8,16 +8,19 @@ namespace gt {
 namespace GT_ISA {
 namespace {
 
+// Panels are two vectors wide, as most tiles are, so that what a tile reads lies end to end.
+constexpr std::size_t kPanelVectors = 2;
 template <class T>
-constexpr std::size_t kPanelVectors = kPanelColumns<T> / kLanes<T>;
+constexpr std::size_t kWide = kPanelVectors * kLanes<T>;
 
 // Accumulators of a tile: two vectors wide and so many rows tall; fewer rows take more vectors, so that there are
-// always enough independent chains to hide the latency of an FMA.
+// always enough independent chains to hide the latency of an FMA. kLeftBytes: of the left operand, while all panels
+// pass by.
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr std::size_t kTileRows = 8;
+constexpr std::size_t kTileRows = 8, kLeftBytes = 128 << 10;
 constexpr std::size_t kVectorsOf[] = {0, 8, 8, 4, 4, 2, 2, 2, 2};
 #else
-constexpr std::size_t kTileRows = 6;
+constexpr std::size_t kTileRows = 6, kLeftBytes = 32 << 10;
 constexpr std::size_t kVectorsOf[] = {0, 8, 4, 2, 2, 2, 2};
 #endif
 
@@ -37,11 +40,10 @@ struct Product {
 // is 1.
 template <class T, std::size_t kStep, std::size_t R, std::size_t V>
 GT_INLINE void whole_tile(const Product<T>& p, std::size_t row, std::size_t vector, T* c, std::size_t ldc) {
-    constexpr std::size_t kWide = kPanelVectors<T>;
     const T* right[V];
 #pragma GCC unroll 16
     for (std::size_t v = 0; v < V; ++v)
-        right[v] = p.panels + (vector + v) / kWide * p.panel_stride + (vector + v) % kWide * kLanes<T>;
+        right[v] = p.panels + (vector + v) / kPanelVectors * p.panel_stride + (vector + v) % kPanelVectors * kLanes<T>;
     const T* left = p.a + row * p.row;
     Vec<T> acc[R][V];
 #pragma GCC unroll 16
@@ -51,7 +53,7 @@ GT_INLINE void whole_tile(const Product<T>& p, std::size_t row, std::size_t vect
     for (std::size_t i = 0; i < p.k; ++i) {
         Vec<T> b[V];
 #pragma GCC unroll 16
-        for (std::size_t v = 0; v < V; ++v) b[v] = load(right[v] + i * kPanelColumns<T>);
+        for (std::size_t v = 0; v < V; ++v) b[v] = load(right[v] + i * kWide<T>);
 #pragma GCC unroll 16
         for (std::size_t r = 0; r < R; ++r) {
             const Vec<T> a = broadcast(left[r * (kStep == 1 ? p.row : 1) + i * kStep]);
@@ -127,38 +129,36 @@ GT_INLINE void last_rows(const Product<T>& p, std::size_t row, std::size_t rows,
     }
 }
 
-// A few rows run through all panels; many rows take panel by panel, which then stays in L1.
+// Whole tiles of rows take panel by panel, which then stays in L1; the rows left over run through all panels, several
+// at a time.
 template <class T, std::size_t kStep>
 GT_INLINE void rows_by_panels(const Product<T>& p, std::size_t row, std::size_t rows, bool down) {
-    const std::size_t vectors = (p.n + kLanes<T> - 1) / kLanes<T>;
-    if (rows < kTileRows) return last_rows<T, kStep>(p, row, rows, 0, vectors, down);
-    const std::size_t panels = (vectors + kPanelVectors<T> - 1) / kPanelVectors<T>;
+    const std::size_t vectors = (p.n + kLanes<T> - 1) / kLanes<T>, whole = rows / kTileRows * kTileRows;
+    const std::size_t panels = whole ? (vectors + kPanelVectors - 1) / kPanelVectors : 0;
     for (std::size_t i = 0; i < panels; ++i) {
-        const std::size_t first = (down ? panels - 1 - i : i) * kPanelVectors<T>;
-        const std::size_t end = first + kPanelVectors<T> < vectors ? first + kPanelVectors<T> : vectors;
-        std::size_t done = 0;
-        for (; done + kTileRows <= rows; done += kTileRows) strip<T, kStep, kTileRows>(p, row + done, first, end, down);
-        last_rows<T, kStep>(p, row + done, rows - done, first, end, down);
+        const std::size_t first = (down ? panels - 1 - i : i) * kPanelVectors;
+        const std::size_t end = first + kPanelVectors < vectors ? first + kPanelVectors : vectors;
+        for (std::size_t r = row; r < row + whole; r += kTileRows) strip<T, kStep, kTileRows>(p, r, first, end, down);
     }
+    last_rows<T, kStep>(p, row + whole, rows - whole, 0, vectors, down);
 }
 
-constexpr std::size_t kDepth = 256;  // of a panel at a time: 32 KB of float32
+constexpr std::size_t kDepth = 256;  // of a panel at a time: 16 or 32 KB of float32
 
 template <class T>
 void multiply(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda, const T* panels, T* c,
               std::size_t ldc, bool add, PanelOrder order) {
-    constexpr std::size_t kBlockBytes = 128 << 10;  // of the left operand, while all panels pass by
-    const std::size_t stride = k * kPanelColumns<T>;
+    const std::size_t stride = k * kWide<T>;
     const std::size_t most = m < kTileRows ? k : kDepth;  // a few rows meet each panel once
-    for (std::size_t first = 0; first < k || first == 0; first += most) {
-        const std::size_t depth = k - first < most ? k - first : most;
-        const Product<T> p{n, depth, a + first,       lda, 1, panels + first * kPanelColumns<T>, stride,
-                           c, ldc,   add || first > 0};
-        const std::size_t fit = kBlockBytes / sizeof(T) / (depth + 1) / kTileRows * kTileRows;
-        const std::size_t block = fit < 2 * kTileRows ? 2 * kTileRows : fit;
-        for (std::size_t row = 0; row < m; row += block)
+    const std::size_t fit = kLeftBytes / sizeof(T) / ((k < most ? k : most) + 1) / kTileRows * kTileRows;
+    const std::size_t block = fit < 2 * kTileRows ? 2 * kTileRows : fit;
+    for (std::size_t row = 0; row < m; row += block)
+        for (std::size_t first = 0; first < k || first == 0; first += most) {
+            const std::size_t depth = k - first < most ? k - first : most;
+            const Product<T> p{n, depth, a + first,       lda, 1, panels + first * kWide<T>, stride,
+                               c, ldc,   add || first > 0};
             rows_by_panels<T, 1>(p, row, m - row < block ? m - row : block, order == PanelOrder::down);
-    }
+        }
 }
 
 // The columns of a lie far apart and share few sets of L1: a line's worth of them is copied once for all panels.
@@ -168,7 +168,7 @@ template <class T>
 void multiply_transposed(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda, const T* panels,
                          T* c, std::size_t ldc, bool add) {
     T packed[kDepth * kPackedColumns];
-    const std::size_t stride = k * kPanelColumns<T>;
+    const std::size_t stride = k * kWide<T>;
     for (std::size_t row = 0; row < m; row += kPackedColumns) {
         const std::size_t rows = m - row < kPackedColumns ? m - row : kPackedColumns;
         for (std::size_t first = 0; first < k || first == 0; first += kDepth) {
@@ -181,16 +181,9 @@ void multiply_transposed(std::size_t m, std::size_t n, std::size_t k, const T* a
                 else
                     for (std::size_t j = 0; j < rows; ++j) to[j] = from[j];
             }
-            const Product<T> p{n,
-                               depth,
-                               packed,
-                               1,
-                               kPackedColumns,
-                               panels + first * kPanelColumns<T>,
-                               stride,
-                               c + row * ldc,
-                               ldc,
-                               add || first > 0};
+            const Product<T> p{
+                n,   depth,           packed, 1, kPackedColumns, panels + first * kWide<T>, stride, c + row * ldc,
+                ldc, add || first > 0};
             rows_by_panels<T, kPackedColumns>(p, 0, rows, false);
         }
     }
@@ -198,20 +191,19 @@ void multiply_transposed(std::size_t m, std::size_t n, std::size_t k, const T* a
 
 template <class T>
 void pack(std::size_t k, std::size_t n, const T* b, std::size_t row, std::size_t column, const T* factor, T* panels) {
-    constexpr std::size_t kWide = kPanelColumns<T>;
-    for (std::size_t first = 0; first < n; first += kWide, panels += k * kWide) {
-        const std::size_t columns = n - first < kWide ? n - first : kWide;
+    for (std::size_t first = 0; first < panels_size<T>(1, n); first += kWide<T>, panels += k * kWide<T>) {
+        const std::size_t left = first < n ? n - first : 0, columns = left < kWide<T> ? left : kWide<T>;
         const T* from = b + first * column;
         if (column == 1) {
             for (std::size_t i = 0; i < k; ++i) {
                 const T f = factor ? factor[i] : T(1);
-                for (std::size_t j = 0; j < columns; ++j) panels[i * kWide + j] = from[i * row + j] * f;
-                for (std::size_t j = columns; j < kWide; ++j) panels[i * kWide + j] = T(0);
+                for (std::size_t j = 0; j < columns; ++j) panels[i * kWide<T> + j] = from[i * row + j] * f;
+                for (std::size_t j = columns; j < kWide<T>; ++j) panels[i * kWide<T> + j] = T(0);
             }
         } else {  // a transposition: line by line of the source
-            for (std::size_t j = 0; j < kWide; ++j)
+            for (std::size_t j = 0; j < kWide<T>; ++j)
                 for (std::size_t i = 0; i < k; ++i)
-                    panels[i * kWide + j] =
+                    panels[i * kWide<T> + j] =
                         j < columns ? from[i * row + j * column] * (factor ? factor[i] : T(1)) : T(0);
         }
     }
