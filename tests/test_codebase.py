@@ -109,7 +109,7 @@ def test_isa_objects_have_no_dynamic_initialisers() -> None:
 
 
 def test_wide_registers_only_in_their_isa_objects() -> None:
-    wide = {"avx512": "", "avx2": "%zmm", "portable": "%ymm|%zmm"}
+    wide = {"amx": "", "avx512": "", "avx2": "%zmm", "portable": "%ymm|%zmm"}
     for path in objects("gt_kernels_*.dir"):
         isa = re.search(r"gt_kernels_(\w+)\.dir", str(path))
         assert isa

@@ -12,7 +12,7 @@ import gradtrace as gt
 
 COMPILED, SUPPORTED = ", ".join(gt.isa.compiled()), ", ".join(gt.isa.supported())
 FACTS = ["gradtrace", "python", "numpy", "platform", "cpu", "isa_active", "isa_supported", "isa_compiled",
-         "isa_requested", "threads", "thread_library", "compiler"]  # fmt: skip
+         "isa_requested", "precision", "threads", "thread_library", "compiler"]  # fmt: skip
 
 
 def imported(name, code="import gradtrace as gt; print(gt.isa.active(), gt.config.collect()['isa_requested'])"):
@@ -31,7 +31,7 @@ def test_empty_environment_picks_the_best():
     assert (done.stdout.split(), done.stderr) == ([gt.isa.supported()[0]], "")
 
 
-@pytest.mark.parametrize("name", ["sse", "AVX2", "avx2,portable", " portable", "amx", "x" * 5000])
+@pytest.mark.parametrize("name", ["sse", "AVX2", "avx2,portable", " portable", "AMX", "x" * 5000])
 def test_environment_that_names_no_isa_fails_the_import(name):
     if name in gt.isa.supported():
         pytest.skip("this build has it")

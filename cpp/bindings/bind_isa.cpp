@@ -14,6 +14,10 @@ void bind_isa(py::module_& module) {
     module.def("isa_supported", &supported_isas);
     module.def("isa_compiled", &compiled_isas);
     module.def("isa_use", &use_isa, py::arg("name"));
+    module.def("precision_is_high", [] { return precision() == Precision::high; });
+    module.def(
+        "set_precision_high", [](bool high) { set_precision(high ? Precision::high : Precision::highest); },
+        py::arg("high"));
     module.def("set_thread_limit", &set_thread_limit, py::arg("threads"));
     module.def("threads_in_use", &threads_in_use);
     module.def("build_facts", [] {

@@ -6,6 +6,10 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace gt {
 namespace {
@@ -47,10 +51,29 @@ bool runs_avx512() {
            has(cpuid(7, 0).ebx, (1u << 16) | (1u << 17) | (1u << 28) | (1u << 30) | (1u << 31));
 }
 
+// Linux gives a process the tile registers when it asks: arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA).
+bool may_use_tiles() {
+#if defined(__linux__)
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;
+    static const bool granted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+    return granted;
+#else
+    return false;
+#endif
+}
+
+// Leaf 7 edx: AMX-BF16 22, AMX-TILE 24.
+bool runs_amx() {
+    constexpr std::uint64_t kTileState = 0x60000;
+    return runs_avx512() && has(saved_registers(), kTileState) && has(cpuid(7, 0).edx, (1u << 22) | (1u << 24)) &&
+           may_use_tiles();
+}
+
 #else
 
 bool runs_avx2() { return false; }
 bool runs_avx512() { return false; }
+bool runs_amx() { return false; }
 
 #endif
 
@@ -60,6 +83,7 @@ bool cpu_runs(const char* isa) {
     if (std::strcmp(isa, "portable") == 0) return true;
     if (std::strcmp(isa, "avx2") == 0) return runs_avx2();
     if (std::strcmp(isa, "avx512") == 0) return runs_avx512();
+    if (std::strcmp(isa, "amx") == 0) return runs_amx();
     return false;
 }
 

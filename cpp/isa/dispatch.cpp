@@ -4,44 +4,77 @@
 
 #include "isa/cpu_features.h"
 
-// isa_list.inc has one GT_ISA_ENTRY(name) for each ISA that was compiled (isa/targets.cmake), best first.
+// isa_list.inc has one line for each ISA that was compiled (isa/targets.cmake), best first.
 #define GT_ISA_ENTRY(NAME)           \
     namespace gt {                   \
     namespace NAME {                 \
     extern const IsaKernels kernels; \
     }                                \
     }
+#define GT_ISA_EXTENSION(NAME)                               \
+    namespace gt {                                           \
+    namespace NAME {                                         \
+    extern const GemmKernels<float> gemm_highest, gemm_high; \
+    }                                                        \
+    }
 #include "isa_list.inc"
 #undef GT_ISA_ENTRY
+#undef GT_ISA_EXTENSION
 
 namespace gt {
 namespace {
 
-constexpr const IsaKernels* kCompiled[] = {
-#define GT_ISA_ENTRY(NAME) &NAME::kernels,
+// Another ISA's kernels with float32 products of its own.
+IsaKernels extended(const char* name, const IsaKernels& base, const GemmKernels<float>& gemm, const IsaKernels* high) {
+    IsaKernels kernels = base;
+    kernels.name = name;
+    kernels.f32.gemm = &gemm;
+    kernels.high = high;
+    return kernels;
+}
+
+#define GT_ISA_ENTRY(NAME)
+#define GT_ISA_EXTENSION(NAME)                                                                         \
+    const IsaKernels* NAME##_kernels() {                                                               \
+        static const IsaKernels high = extended(#NAME, avx512::kernels, NAME::gemm_high, nullptr);     \
+        static const IsaKernels highest = extended(#NAME, avx512::kernels, NAME::gemm_highest, &high); \
+        return &highest;                                                                               \
+    }
 #include "isa_list.inc"
 #undef GT_ISA_ENTRY
-};
+#undef GT_ISA_EXTENSION
+
+const std::vector<const IsaKernels*>& compiled() {
+    static const std::vector<const IsaKernels*> list{
+#define GT_ISA_ENTRY(NAME) &NAME::kernels,
+#define GT_ISA_EXTENSION(NAME) NAME##_kernels(),
+#include "isa_list.inc"
+#undef GT_ISA_ENTRY
+#undef GT_ISA_EXTENSION
+    };
+    return list;
+}
 
 const IsaKernels* best() {
-    for (const IsaKernels* isa : kCompiled)
+    for (const IsaKernels* isa : compiled())
         if (cpu_runs(isa->name)) return isa;
     return nullptr;  // never: portable is always compiled and always runs
 }
 
 std::atomic<const IsaKernels*> g_active{nullptr};
+std::atomic<Precision> g_precision{Precision::highest};
 
 }  // namespace
 
 std::vector<std::string> compiled_isas() {
     std::vector<std::string> names;
-    for (const IsaKernels* isa : kCompiled) names.emplace_back(isa->name);
+    for (const IsaKernels* isa : compiled()) names.emplace_back(isa->name);
     return names;
 }
 
 std::vector<std::string> supported_isas() {
     std::vector<std::string> names;
-    for (const IsaKernels* isa : kCompiled)
+    for (const IsaKernels* isa : compiled())
         if (cpu_runs(isa->name)) names.emplace_back(isa->name);
     return names;
 }
@@ -52,11 +85,14 @@ const IsaKernels& active_isa() {
         active = best();
         g_active.store(active, std::memory_order_release);
     }
-    return *active;
+    return precision() == Precision::high && active->high ? *active->high : *active;
 }
 
+Precision precision() { return g_precision.load(std::memory_order_relaxed); }
+void set_precision(Precision precision) { g_precision.store(precision, std::memory_order_relaxed); }
+
 bool use_isa(const std::string& name) {
-    for (const IsaKernels* isa : kCompiled)
+    for (const IsaKernels* isa : compiled())
         if (name == isa->name && cpu_runs(isa->name)) {
             g_active.store(isa, std::memory_order_release);
             return true;

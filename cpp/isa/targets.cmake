@@ -1,9 +1,13 @@
 # The one place that knows ISA -> flags. Best first: the first that this CPU has is chosen at import.
 #
-#   name | processor | flags (spelled out: never -march=native, the wheel must say what it needs)
+#   name | processor | flags (spelled out: never -march=native, the wheel must say what it needs) | sources
+#
+# Sources are GT_KERNEL_SOURCES unless a line names its own: then it is an extension, whose few kernels replace those of
+# another ISA (dispatch.cpp says which).
 #
 # Adding an ISA: one line here and one case in cpu_features.cpp.
 set(GT_ISA_TABLE
+  "amx|x86_64|-mamx-tile -mamx-bf16 -mavx512f -mavx512cd -mavx512vl -mavx512bw -mavx512dq -mavx2 -mfma -mf16c -mbmi -mbmi2 -mprefer-vector-width=512|cpp/kernels/gemm_amx.cpp"
   "avx512|x86_64|-mavx512f -mavx512cd -mavx512vl -mavx512bw -mavx512dq -mavx2 -mfma -mf16c -mbmi -mbmi2 -mprefer-vector-width=512"
   "avx2|x86_64|-mavx2 -mfma -mf16c -mbmi -mbmi2"
   "portable|any|")
@@ -35,12 +39,19 @@ include(CheckCXXCompilerFlag)
 
 # One object library a line from the same sources; the lines that compiled go to isa_list.inc for dispatch.cpp.
 function(gt_add_isa_objects target)
-  set(list "")
+  set(entries "")
   foreach(line IN LISTS GT_ISA_TABLE)
     string(REPLACE "|" ";" fields "${line}")
     list(GET fields 0 name)
     list(GET fields 1 processor)
     list(GET fields 2 flags)
+    set(sources ${GT_KERNEL_SOURCES})
+    set(entry GT_ISA_ENTRY)
+    list(LENGTH fields count)
+    if(count GREATER 3)
+      list(GET fields 3 sources)
+      set(entry GT_ISA_EXTENSION)
+    endif()
     if(NOT processor STREQUAL "any" AND NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(${processor}|AMD64)$")
       continue()
     endif()
@@ -52,7 +63,7 @@ function(gt_add_isa_objects target)
       endif()
     endif()
     separate_arguments(flag_list UNIX_COMMAND "${flags}")
-    add_library(gt_kernels_${name} OBJECT ${GT_KERNEL_SOURCES})
+    add_library(gt_kernels_${name} OBJECT ${sources})
     target_include_directories(gt_kernels_${name} PRIVATE cpp)
     target_compile_features(gt_kernels_${name} PRIVATE cxx_std_17)
     target_compile_definitions(gt_kernels_${name} PRIVATE GT_ISA=${name})
@@ -63,9 +74,9 @@ function(gt_add_isa_objects target)
     endif()
     set_target_properties(gt_kernels_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON INTERPROCEDURAL_OPTIMIZATION OFF)
     target_link_libraries(${target} PRIVATE gt_kernels_${name})
-    string(APPEND list "GT_ISA_ENTRY(${name})\n")
+    string(APPEND entries "${entry}(${name})\n")
   endforeach()
-  file(CONFIGURE OUTPUT "${CMAKE_CURRENT_BINARY_DIR}/generated/isa_list.inc" CONTENT "${list}")
+  file(CONFIGURE OUTPUT "${CMAKE_CURRENT_BINARY_DIR}/generated/isa_list.inc" CONTENT "${entries}")
   target_include_directories(${target} PRIVATE "${CMAKE_CURRENT_BINARY_DIR}/generated")
 endfunction()
 

@@ -25,6 +25,8 @@ constexpr bool kAddLast = true;
 #endif
 constexpr std::size_t rows_of_tile(std::size_t vectors) { return kAccumulators / vectors; }
 
+constexpr std::size_t kStripElements = 4096;  // still in L1 when the activation reads them
+
 template <class T>
 struct Product {
     std::size_t k;
@@ -223,8 +225,8 @@ void gemm(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t l
 
 extern const GemmKernels<float> gemm_f32;
 extern const GemmKernels<double> gemm_f64;
-const GemmKernels<float> gemm_f32{gemm<float, false>, gemm<float, true>};
-const GemmKernels<double> gemm_f64{gemm<double, false>, gemm<double, true>};
+const GemmKernels<float> gemm_f32{gemm<float, false>, gemm<float, true>, kStripElements};
+const GemmKernels<double> gemm_f64{gemm<double, false>, gemm<double, true>, kStripElements};
 
 }  // namespace GT_ISA
 }  // namespace gt

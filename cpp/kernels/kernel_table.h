@@ -30,6 +30,7 @@ struct GemmKernels {
     // c (m, n) [+]= a^T b with a (k, m).
     void (*tn)(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda, const T* b, std::size_t ldb,
                T* c, std::size_t ldc, bool add, Ahead* ahead);
+    std::size_t strip_elements;  // of a result that comes in strips of rows, each used before the next
 };
 
 // Per-sample sums over the units of a layer, each an array of kMaxColumns.
@@ -191,6 +192,7 @@ struct PeakKernels {
 template <class T>
 struct KernelTable {
     const GemmKernels<T>* gemm;
+    const GemmKernels<T>* gram;  // for sums of pairs, which cancel: by FMA whatever the precision
     const ActivationKernels<T>* activation;
     const ReduceKernels<T>* reduce;
     const RandomKernels* random;
@@ -202,11 +204,15 @@ struct KernelTable {
     const LayerNormKernels<T>* layer_norm;
 };
 
-// One ISA: its name and both tables.
+// What a float32 product may leave out; named as in PyTorch. `high` differs where there is a matrix unit.
+enum class Precision { highest, high };
+
+// One ISA: its name, both tables, and the same at a lower precision where it has one (else null).
 struct IsaKernels {
     const char* name;
     KernelTable<float> f32;
     KernelTable<double> f64;
+    const IsaKernels* high = nullptr;
 
     template <class T>
     const KernelTable<T>& get() const;

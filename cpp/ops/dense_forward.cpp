@@ -8,9 +8,6 @@
 namespace gt {
 namespace {
 
-// The product of so many elements is still in L1 when the activation reads it.
-constexpr std::size_t kStripElements = 4096;
-
 // A variance under this share of the squared mean has lost digits in the difference of the sums and is taken again
 // about the mean.
 template <class T>
@@ -139,7 +136,8 @@ void StackPass<T>::compute_layer(std::size_t l, T* a, T* derivative, ForwardSums
     T valid[kMaxColumns];  // for the count of dead units, which must not see padding
     for (std::size_t b = 0; b < kMaxColumns; ++b) valid[b] = b < part_.samples ? T(1) : T(0);
     plan_scale(l, z);
-    const std::size_t strip = z->scaled || layer.normalised ? layer.outputs : round_up(kStripElements / columns, 16);
+    const std::size_t in_strips = round_up(kernels_.gemm->strip_elements / columns, 16);
+    const std::size_t strip = z->scaled || layer.normalised ? layer.outputs : in_strips;
     for (std::size_t row = 0; row < layer.outputs; row += strip) {
         const std::size_t rows = std::min(strip, layer.outputs - row), at = row * ld;
         T* product = scratch_->z.data() + at;

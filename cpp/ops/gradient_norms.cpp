@@ -66,9 +66,9 @@ PairSums rectangle(const KernelTable<T>& kernels, const StackNetwork<T>& network
                    const StackBlock<T>& y, const PairRange& range, const double* weight_x, const double* weight_y,
                    const double* bias_x, const double* bias_y, GradientScratch<T>& scratch) {
     const std::size_t ld = kMaxColumns;
-    kernels.gemm->tn(range.rows, range.columns, network.layer(l).outputs, x.delta(l) + range.row, x.columns,
+    kernels.gram->tn(range.rows, range.columns, network.layer(l).outputs, x.delta(l) + range.row, x.columns,
                      y.delta(l) + range.column, y.columns, scratch.left.data(), ld, false, nullptr);
-    kernels.gemm->tn(range.rows, range.columns, network.layer(l).inputs, x.a(l) + range.row, x.columns,
+    kernels.gram->tn(range.rows, range.columns, network.layer(l).inputs, x.a(l) + range.row, x.columns,
                      y.a(l) + range.column, y.columns, scratch.right.data(), ld, false, nullptr);
     double pair[2];
     kernels.reduce->pair_sums(range.rows, range.columns, ld, scratch.left.data(), scratch.right.data(),

@@ -11,7 +11,7 @@ from typing import Any as _Any
 
 from gradtrace import config, isa
 from gradtrace._core import build_facts as _build_facts
-from gradtrace.config import get_num_threads, set_num_threads, show_config
+from gradtrace.config import get_num_threads, precision, set_num_threads, show_config
 from gradtrace.diagnosis import Diagnosis, Finding
 from gradtrace.export import load_trace
 from gradtrace.interop import from_torch, load, watch
@@ -40,6 +40,7 @@ __all__ = [
     "isa",
     "load",
     "load_trace",
+    "precision",
     "set_num_threads",
     "show_config",
     "watch",

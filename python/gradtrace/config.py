@@ -1,18 +1,21 @@
-"""Threads, and the facts of this build and machine."""
+"""Threads, precision, and the facts of this build and machine."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from gradtrace import _core, isa
-from gradtrace.messages import shown
+from gradtrace.messages import shown, wrong_name
 
-__all__ = ["collect", "get_num_threads", "set_num_threads", "show_config"]
+__all__ = ["collect", "get_num_threads", "precision", "set_num_threads", "show_config"]
+
+_PRECISIONS = ("highest", "high")
 
 
 def set_num_threads(threads: int | None) -> None:
@@ -43,6 +46,60 @@ def get_num_threads() -> int:
     return _core.threads_in_use()
 
 
+class precision:  # noqa: N801  (read as a function: gt.precision("high"))
+    """Set how precise float32 products are, for the whole process; as a context manager, until its end.
+
+    Only the matrix unit (``gt.isa.active() == "amx"``) knows a difference: there ``"high"`` leaves out products of
+    parts that ``"highest"`` takes, and is faster. Everywhere else, and in float64, both are the same. Traces under way
+    end with the precision they began with.
+
+    Parameters
+    ----------
+    name : {"highest", "high"}, optional
+        ``"highest"``, which holds until it is set: the error of a product is at most that of a chain of float32
+        multiply-adds. ``"high"``: at most about 2^-17 of the product of the magnitudes, summed. The names are those of
+        ``torch.set_float32_matmul_precision``. Without it nothing changes.
+
+    Attributes
+    ----------
+    name : str
+        The precision in force when it was made.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `name` is not one of the two.
+
+    Examples
+    --------
+    >>> import gradtrace as gt
+    >>> with gt.precision("high"):
+    ...     print(gt.precision().name)
+    high
+    >>> gt.precision().name
+    'highest'
+    """
+
+    def __init__(self, name: str | None = None) -> None:
+        self._before = _PRECISIONS[_core.precision_is_high()]
+        if name is not None:
+            if not isinstance(name, str) or name not in _PRECISIONS:
+                raise wrong_name("name", _PRECISIONS, name)
+            _core.set_precision_high(name == "high")
+        self.name = _PRECISIONS[_core.precision_is_high()]
+
+    def __enter__(self) -> precision:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        _core.set_precision_high(self._before == "high")
+
+    def __repr__(self) -> str:
+        return f"precision({self.name!r})"
+
+
 def collect() -> dict[str, Any]:
     """Collect what a bug report needs.
 
@@ -62,6 +119,7 @@ def collect() -> dict[str, Any]:
         "isa_supported": list(isa.supported()),
         "isa_compiled": list(isa.compiled()),
         "isa_requested": os.environ.get("GRADTRACE_ISA", ""),
+        "precision": precision().name,
         "threads": get_num_threads(),
         "thread_library": facts["threads"],
         "compiler": facts["compiler"],

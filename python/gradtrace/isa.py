@@ -14,7 +14,7 @@ __all__ = ["active", "compiled", "supported", "use"]
 
 
 def active() -> str:
-    """Name of the instruction set in use: ``"avx512"``, ``"avx2"`` or ``"portable"``."""
+    """Name of the instruction set in use: ``"amx"``, ``"avx512"``, ``"avx2"`` or ``"portable"``."""
     return _core.isa_active()
 
 

@@ -1,0 +1,163 @@
+// Matrix products of stacks on the matrix unit (amx_tiles.h). The weights are split as they go by, the samples once for
+// a block of the summed axis. Which path runs depends on shapes only, but for operands that are not usable: how many
+// columns are computed in one call changes no bit.
+#include "kernels/amx_tiles.h"
+#include "kernels/kernel_table.h"
+
+namespace gt {
+namespace avx512 {
+extern const GemmKernels<float> gemm_f32;
+}
+namespace GT_ISA {
+namespace {
+
+constexpr std::size_t kSteps = 8;  // of the summed axis at a time
+constexpr std::size_t kBlockDepth = kSteps * kDepth;
+constexpr std::size_t kColumnTiles = kMaxColumns / kSide;
+
+// Splitting a weight takes as long as an FMA for 10 samples; under 32 samples, or on short sums, nothing is won. A
+// block's samples, not those of this call, and no rows: threads share both.
+GT_INLINE bool worthwhile(std::size_t k, std::size_t samples) { return k >= 128 && samples >= 32; }
+
+constexpr std::size_t kStripElements = 32768;  // 512 rows of 64 samples share what was split of the samples
+
+struct Operands {
+    std::size_t m, n, k;
+    const float* a;
+    std::size_t lda;
+    const float* b;
+    std::size_t ldb;
+    float* c;
+    std::size_t ldc;
+    bool add;
+    Ahead* ahead;
+};
+
+GT_INLINE void ask_for(Ahead* ahead, std::size_t lines) {
+    const char* at = ahead ? ahead->take(lines) : nullptr;
+    if (at == nullptr) return;
+    for (std::size_t i = 0; i < lines; ++i) __builtin_prefetch(at + i * Ahead::kLine);
+}
+
+GT_INLINE void copy_rows(std::size_t rows, std::size_t columns, const float* from, std::size_t ld_from, float* to,
+                         std::size_t ld_to) {
+    for (std::size_t r = 0; r < rows; ++r)
+        for (std::size_t j = 0; j < columns; j += kSide)
+            _mm512_storeu_ps(to + r * ld_to + j, _mm512_loadu_ps(from + r * ld_from + j));
+}
+
+// Two tiles of rows of the left operand against all columns, over one block of the summed axis. Rows that end within a
+// tile go by way of a copy.
+template <int P>
+GT_INLINE void two_row_tiles(const Operands& p, std::size_t row, std::size_t steps, const Tile* left, const Tile* right,
+                             bool add) {
+    const std::size_t rows = p.m - row < 2 * kSide ? p.m - row : 2 * kSide, column_tiles = p.n / kSide;
+    alignas(64) float copy[2 * kSide * 2 * kSide];
+    for (std::size_t tile = 0; tile < column_tiles; tile += 2) {
+        const std::size_t tiles = column_tiles - tile < 2 ? 1 : 2;
+        float* c = p.c + row * p.ldc + tile * kSide;
+        const bool whole = rows % kSide == 0;
+        if (!whole && add) copy_rows(rows, tiles * kSide, c, p.ldc, copy, 2 * kSide);
+        block_product<P>(tiles_of(rows), tiles, steps, left, kSteps * P, right + tile * kSteps * P, kSteps * P,
+                         whole ? c : copy, whole ? p.ldc : 2 * kSide, add);
+        if (!whole) copy_rows(rows, tiles * kSide, copy, 2 * kSide, c, p.ldc);
+    }
+}
+
+template <int P>
+GT_INLINE void split_right(const Operands& p, std::size_t first, std::size_t depth, Tile* right) {
+    for (std::size_t tile = 0; tile < p.n / kSide; ++tile)
+        for (std::size_t d = 0; d < depth; d += kDepth)
+            split_columns<P>(depth - d, kSide, p.b + (first + d) * p.ldb + tile * kSide, p.ldb,
+                             right + (tile * kSteps + d / kDepth) * P);
+}
+
+// c [+]= a b of at most kMaxColumns columns.
+template <int P>
+void columns_nn(const Operands& p) {
+    Tile right[kColumnTiles * kSteps * P], left[2 * kSteps * P];
+    for (std::size_t first = 0; first < p.k; first += kBlockDepth) {
+        const std::size_t depth = p.k - first < kBlockDepth ? p.k - first : kBlockDepth;
+        split_right<P>(p, first, depth, right);
+        for (std::size_t row = 0; row < p.m; row += 2 * kSide) {
+            const std::size_t rows = p.m - row;
+            ask_for(p.ahead, 2 * depth);
+            for (std::size_t tile = 0; tile < 2 && tile * kSide < rows; ++tile)
+                for (std::size_t d = 0; d < depth; d += kDepth)
+                    split_rows<P>(rows - tile * kSide, depth - d, p.a + (row + tile * kSide) * p.lda + first + d, p.lda,
+                                  left + (tile * kSteps + d / kDepth) * P);
+            two_row_tiles<P>(p, row, steps_of(depth), left, right, p.add || first > 0);
+        }
+    }
+}
+
+// c^T [+]= b^T a: the weights are the right operand there, so that their rows are split as they lie in memory, and it
+// is the samples and the result that are turned.
+template <int P>
+void columns_tn(const Operands& p) {
+    constexpr std::size_t kLines = 4;  // of 16 weights: a row of W is met in whole pairs of cache lines
+    Tile samples[kColumnTiles * kSteps * P], weights[kLines * kSteps * P];
+    alignas(64) float sums[2 * kSide * 2 * kSide];
+    const std::size_t sample_tiles = p.n / kSide;
+    for (std::size_t first = 0; first < p.k; first += kBlockDepth) {
+        const std::size_t depth = p.k - first < kBlockDepth ? p.k - first : kBlockDepth, steps = steps_of(depth);
+        const bool add = p.add || first > 0;
+        split_right<P>(p, first, depth, samples);
+        for (std::size_t tile = 0; tile < sample_tiles; ++tile)
+            for (std::size_t s = 0; s < steps; ++s) turn<P>(samples + (tile * kSteps + s) * P);
+        for (std::size_t column = 0; column < p.m; column += kLines * kSide) {
+            const std::size_t columns = p.m - column < kLines * kSide ? p.m - column : kLines * kSide;
+            ask_for(p.ahead, 4 * depth);
+            for (std::size_t d = 0; d < depth; d += kDepth)
+                for (std::size_t i = 0; i < columns; i += kSide)
+                    split_columns<P>(depth - d, columns - i, p.a + (first + d) * p.lda + column + i, p.lda,
+                                     weights + (i / kSide * kSteps + d / kDepth) * P);
+            for (std::size_t i = 0; i < tiles_of(columns); i += 2)
+                for (std::size_t tile = 0; tile < sample_tiles; tile += 2) {
+                    const std::size_t across = tiles_of(columns) - i < 2 ? 1 : 2,
+                                      down = sample_tiles - tile < 2 ? 1 : 2;
+                    block_product<P>(down, across, steps, samples + tile * kSteps * P, kSteps * P,
+                                     weights + i * kSteps * P, kSteps * P, sums, 2 * kSide, false);
+                    for (std::size_t u = 0; u < across; ++u)
+                        for (std::size_t v = 0; v < down; ++v) {
+                            const std::size_t at = column + (i + u) * kSide;
+                            add_turned(sums + v * kSide * 2 * kSide + u * kSide, 2 * kSide,
+                                       p.m - at < kSide ? p.m - at : kSide, p.c + at * p.ldc + (tile + v) * kSide,
+                                       p.ldc, add);
+                        }
+                }
+        }
+    }
+}
+
+template <int P, bool kTransposed>
+void gemm(std::size_t m, std::size_t n, std::size_t k, const float* a, std::size_t lda, const float* b, std::size_t ldb,
+          float* c, std::size_t ldc, bool add, Ahead* ahead) {
+    const auto fma = kTransposed ? avx512::gemm_f32.tn : avx512::gemm_f32.nn;
+    const std::size_t rows = kTransposed ? k : m, columns = kTransposed ? m : k;
+    if (n == 1 || !worthwhile(k, ldb) || largest_bits(rows, columns, a, lda) >= kUsable)
+        return fma(m, n, k, a, lda, b, ldb, c, ldc, add, ahead);
+    const TileRegisters registers;
+    // Neighbouring columns that are usable, and neighbouring ones that are not.
+    const auto usable = [&](std::size_t column) { return largest_bits(k, kSide, b + column, ldb) < kUsable; };
+    for (std::size_t column = 0, end = 0; column < n; column = end) {
+        const bool tiles = usable(column);
+        for (end = column + kSide; end < n && end < column + kMaxColumns && usable(end) == tiles;) end += kSide;
+        const Operands p{m, end - column, k, a, lda, b + column, ldb, c + column, ldc, add, ahead};
+        if (!tiles)
+            fma(m, p.n, k, a, lda, p.b, ldb, p.c, ldc, add, ahead);
+        else if (kTransposed)
+            columns_tn<P>(p);
+        else
+            columns_nn<P>(p);
+    }
+}
+
+}  // namespace
+
+extern const GemmKernels<float> gemm_highest, gemm_high;
+const GemmKernels<float> gemm_highest{gemm<3, false>, gemm<3, true>, kStripElements};
+const GemmKernels<float> gemm_high{gemm<2, false>, gemm<2, true>, kStripElements};
+
+}  // namespace GT_ISA
+}  // namespace gt

@@ -1,0 +1,139 @@
+"""Precision of float32 products: the setting, and what each may cost, measured over |A||B| against float64."""
+
+import numpy as np
+import pytest
+from tolerances import tolerance
+
+import gradtrace as gt
+from gradtrace._core import kernels
+
+DEPTHS = (16, 100, 128, 160, 515, 1024, 4096)
+PRECISIONS = ("highest", "high")
+
+
+@pytest.fixture(autouse=True)
+def restored():
+    yield
+    gt.precision("highest")
+
+
+def operands(depth, transposed, cancelling):
+    """A left operand of 40 rows, a right one of 32 columns; cancelling rows add up to 2^-12 of their terms."""
+    rng = np.random.default_rng(depth)
+    left, right = rng.standard_normal((40, depth)), rng.standard_normal((depth, 32))
+    if cancelling:
+        half = depth // 2
+        left[:, half : 2 * half] = left[:, :half]
+        right[half : 2 * half] = -right[:half] * (1 + 2.0**-12 * rng.standard_normal((half, 32)))
+    left, right = left.astype(np.float32), right.astype(np.float32)
+    return np.ascontiguousarray(left.T) if transposed else left, right
+
+
+def errors(left, right, transposed):
+    """Largest and root mean square error over the sum of magnitudes."""
+    out = np.empty((40, 32), np.float32)
+    kernels.matrix_product(left, right, out, transposed, False)
+    a, b = (left.T if transposed else left).astype(float), right.astype(float)
+    error = abs(out - a @ b) / (abs(a) @ abs(b))
+    return error.max(), np.sqrt(np.mean(error**2))
+
+
+def test_setting_holds_for_the_process_and_comes_back():
+    assert gt.precision().name == "highest"
+    with gt.precision("high") as inside:
+        assert (inside.name, gt.precision().name, repr(inside)) == ("high", "high", "precision('high')")
+        with gt.precision("highest"):
+            assert gt.precision().name == "highest"
+        assert gt.precision().name == "high"
+    assert gt.precision().name == "highest"
+    gt.precision("high")
+    assert gt.precision().name == gt.config.collect()["precision"] == "high"
+
+
+def test_setting_comes_back_after_an_exception():
+    with pytest.raises(KeyError), gt.precision("high"):
+        raise KeyError
+    assert gt.precision().name == "highest"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "shown"),
+    [
+        ("medium", ValueError, "'medium'"),
+        ("HIGH", ValueError, "'HIGH'"),
+        (1, TypeError, "1"),
+        (b"high", TypeError, "bytes"),
+    ],
+)
+def test_unknown_precision(name, kind, shown):
+    with pytest.raises(kind) as caught:
+        gt.precision(name)
+    assert str(caught.value) == f"name: expected one of highest, high, got {shown}"
+    assert gt.precision().name == "highest"
+
+
+@pytest.mark.parametrize("cancelling", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_error_of_each_precision(isa, depth, transposed, cancelling):
+    left, right = operands(depth, transposed, cancelling)
+    largest, mean_square = errors(left, right, transposed)
+    with gt.precision("high"):
+        high, _ = errors(left, right, transposed)
+    assert largest <= tolerance("matrix product", "of the sum of magnitudes", "float32") * 4
+    assert high <= tolerance("precision high", "of the sum of magnitudes", "float32")
+    if isa != "amx":
+        assert high == largest
+        return
+    gt.isa.use("avx512")  # a chain of float32 multiply-adds
+    chain, chain_mean_square = errors(left, right, transposed)
+    assert mean_square <= chain_mean_square
+    assert largest <= chain
+    if depth >= 128:  # else both are the chain itself
+        assert high > largest
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_what_rounds_to_infinity_or_is_none_stays_in_its_columns(isa, precision, transposed):
+    left, right = operands(300, transposed, False)
+    right = np.concatenate([right, right], axis=1)
+    clean, out = np.empty((40, 64), np.float32), np.empty((40, 64), np.float32)
+    with gt.precision(precision):
+        kernels.matrix_product(left, right, clean, transposed, False)
+        right[3, 5], right[7, 20], right[9, 40] = np.nan, np.inf, 3.4e38
+        kernels.matrix_product(left, right, out, transposed, False)
+    assert np.isnan(out[:, 5]).all()
+    assert not np.isfinite(out[:, 20]).any()
+    row = (left.T if transposed else left)[:, 9].astype(float)
+    fits = abs(row * 3.4e38) < 3e38
+    np.testing.assert_allclose(out[fits, 40], row[fits] * 3.4e38, rtol=1e-6)
+    others = np.setdiff1d(np.arange(64), [5, 20, 40])
+    np.testing.assert_allclose(out[:, others], clean[:, others], atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_trace_at_each_precision(isa, precision):
+    """Wide enough for the matrix unit; against the float64 trace of the same network."""
+    stack = gt.Stack.random([160, 200, 333, 144, 10], "tanh", init="orthogonal", seed=3)
+    double = gt.Stack([w.astype(np.float64) for w in stack.weights], None, list(stack.activation))
+    x = np.random.default_rng(1).standard_normal((100, 160))
+    exact = double.trace(x.astype(np.float32).astype(np.float64))
+    with gt.precision(precision):
+        got = stack.trace(x.astype(np.float32))
+    limit = tolerance(f"precision {precision}", "log2")
+    for name in ("log2_delta", "log2_activation", "log2_grad_weight", "log2_grad_weight_sample", "log2_grad_input"):
+        assert np.max(abs(getattr(got, name) - getattr(exact, name))) <= limit, name
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("units", [(160, 333, 144), (130, 1040, 129)])
+def test_bits_do_not_depend_on_threads(isa, threads, precision, units):
+    stack = gt.Stack.random([*units, 10], "gelu", init="he_normal", seed=3)
+    x = np.random.default_rng(1).standard_normal((100, units[0])).astype(np.float32)
+    with gt.precision(precision):
+        threads(1)
+        expected = stack.trace(x)
+        for count in (2, 3, 4):
+            threads(count)
+            assert stack.trace(x) == expected
