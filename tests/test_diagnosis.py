@@ -110,6 +110,19 @@ def test_dead_units_with_the_right_share_and_cause():
     assert abs(causes["bias"][:-1].mean() - 0.4) < 0.05
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_biases_of_either_sign_are_chance(seed):
+    """PyTorch's default: beside a signal that shrinks its biases decide, but switch as many units on as off."""
+    x = np.abs(rows(0.5, seed=seed)())
+    network = gt.Stack.random([INPUTS, 128, 128, 128, 10], "relu", init="torch_default", seed=seed)
+    trace = network.trace(x)
+    assert trace.dead_by_bias.max() > thresholds.DEAD_BY_BIAS
+    assert trace.diagnose().healthy
+    biases = [np.float32(-1) * np.abs(bias) for bias in network.biases]
+    finding = gt.Stack(network.weights, biases, network.activation).trace(x).diagnose().find("dead_units")
+    assert "biases" in finding.cause
+
+
 def test_dead_layer_below_is_told_apart():
     trace = with_biases(4, -1e4, 1.0)().trace(rows()())
     causes = trace.dead_causes()
@@ -160,6 +173,34 @@ def test_a_loss_at_every_step_does_not_hide_forgetting():
     rnn = gt.RNN.random(8, 64, seed=3, recurrent_init="torch_default").trace(x, cotangent=cotangent)
     assert "vanishing" in rnn.diagnose()
     assert lstm(7.0)().trace(x, cotangent=cotangent).diagnose().healthy
+
+
+def test_a_loss_at_every_step_does_not_hide_growth():
+    """The gates' product never grows; what the recurrence makes of the gradient beside it may."""
+    x = steps(100, scale=0.01)()
+    cotangent = np.random.default_rng(1).standard_normal((100, 16, 64)).astype("float32")
+    wild = gt.LSTM.random(8, 64, forget_bias=2.0, recurrent_init="normal", gain=10.0, seed=1)
+    assert "exploding" in wild.trace(x).diagnose()
+    assert "exploding" in wild.trace(x, cotangent=cotangent).diagnose()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_gradients_that_add_up_do_not_explode(seed):
+    """A lower layer gets gradient from above at every step; the sum of 200 of them is no growth."""
+    x = np.random.default_rng(seed).standard_normal((200, 4, 8)).astype("float32")
+    network = gt.LSTM.random(8, 32, num_layers=2, forget_bias=6.0, seed=seed)
+    assert network.trace(x).diagnose().healthy
+
+
+def test_rnn_s_samples_count_from_their_own_end_with_a_loss_at_every_step():
+    x = steps(60)()
+    cotangent = np.random.default_rng(1).standard_normal((60, 16, 64)).astype("float32")
+    network = gt.RNN.random(8, 64, seed=3, recurrent_init="torch_default")
+    whole = network.trace(x[:30], cotangent=cotangent[:30]).diagnose().find("vanishing")
+    lengths = np.full(16, 30)
+    short = network.trace(x, lengths=lengths, cotangent=cotangent).diagnose().find("vanishing")
+    assert short.evidence["log2_change"] == whole.evidence["log2_change"]
+    assert short.evidence["lag"] == whole.evidence["lag"] == 30
 
 
 def test_findings_of_a_readout_are_marked():
@@ -259,6 +300,7 @@ def test_thresholds_are_the_ones_of_the_docs(request):
         "SAMPLES",
         "SATURATED",
         "DEAD_BY_BIAS",
+        "DEVIATIONS",
         "BIAS_SHIFT",
         "BIAS_SHIFT_LAYERS",
     ):

@@ -278,7 +278,7 @@ def _forward_underflow(trace: StackTrace) -> Finding | None:
 
 def _dead_units(trace: StackTrace) -> Finding | None:
     limits = np.array([limit.dead_limit(n) for n in trace.sizes[1:]])
-    by_bias = trace.dead_by_bias >= limit.DEAD_BY_BIAS
+    by_bias = (trace.dead_by_bias >= limit.DEAD_BY_BIAS) & _biases_lean(trace)
     off = trace.dead_samples >= limit.SAMPLES
     layers = np.flatnonzero(by_bias | (trace.dead_units > limits) | off)
     if layers.size == 0:
@@ -301,6 +301,17 @@ def _dead_units(trace: StackTrace) -> Finding | None:
     severity = "critical" if share > limits[worst] or off.any() else "warning"
     remedies = ("zero_bias", "leaky_relu", "he_initialisation", "layer_norm")
     return Finding("dead_units", severity, text, evidence, tuple(map(int, layers)), remedies=remedies)
+
+
+def _biases_lean(trace: StackTrace) -> npt.NDArray[np.bool_]:
+    """Tell in which layers the mean preactivation is below zero by more than three standard errors over the units.
+
+    Random biases of either sign, such as PyTorch's beside a signal that shrinks, switch as many units on for every
+    sample as off: chance, which `dead_limit` allows for. Biases that kill lean to one side.
+    """
+    error = trace.preactivation_std / np.sqrt(trace.sizes[1:])
+    lean: npt.NDArray[np.bool_] = trace.preactivation_mean < -limit.DEVIATIONS * error
+    return lean
 
 
 def dead_causes(trace: StackTrace, layer: int) -> dict[str, float]:
