@@ -212,6 +212,22 @@ def test_findings_of_a_readout_are_marked():
     assert finding.where.startswith("readout, layers 0-")
 
 
+def test_what_the_gates_lose_is_no_chance():
+    """Gates of 1/2 take 7 bits in 7 steps, however few units there are."""
+    zeros = gt.LSTM(np.zeros((16, 8), "float32"), np.zeros((16, 4), "float32"))
+    finding = zeros.trace(steps(7)()).diagnose().find("forgetting")
+    assert finding.evidence["half_life"] == 1
+    assert finding.evidence["log2_change"] == -7
+
+
+def test_samples_whose_parts_cancel_are_chance():
+    """Gates that keep half of the state, and one sample of four whose gated part cancels the direct one."""
+    x = np.random.default_rng(4).standard_normal((500, 4, 8)).astype("float32")
+    trace = gt.LSTM.random(8, 32, forget_bias=6.0, seed=4).trace(x)
+    assert (trace.log2_dc[0] - trace.log2_dc[0, -1]).min() < -12
+    assert trace.diagnose().healthy
+
+
 def test_stacked_and_bidirectional_layers_are_named():
     x = steps(200)()
     network = gt.LSTM.random(8, 32, num_layers=2, bidirectional=True, forget_bias=-2.0, seed=0)
@@ -247,6 +263,18 @@ def test_networks_that_hold_no_numbers_are_reported(value):
 def test_degenerate_networks_raise_nothing_and_warn_of_nothing(network):
     for samples in (1, 5):
         str(network().trace(rows(samples=samples)()).diagnose())
+
+
+@pytest.mark.parametrize("kind", [gt.LSTM, gt.GRU, gt.RNN])
+def test_recurrent_networks_that_hold_no_numbers_are_reported(kind):
+    network = kind.random(8, 4, seed=0)
+    weight = network.weight_hh[0].copy()
+    weight[0, 0] = np.nan
+    broken = kind(list(network.weight_ih), [weight], list(network.bias_ih), list(network.bias_hh))
+    trace = broken.trace(steps(7)())
+    assert trace.diagnose()[0].kind == "forward_overflow"
+    assert np.isnan(next(iter(trace.compare(trace).figures.values()))[0])
+    assert not np.isfinite(broken.remedies(steps(7)(), steps=1).before.training.end)
 
 
 def test_zero_cotangent_is_no_finding():

@@ -230,8 +230,9 @@ def try_remedies(
         if name == "truncation" and task.lengths is not None:
             continue  # each sequence would need a window of its own
         changed = changes[name].build(network, task.x, seed)
-        if changed is not None:
-            tried.append(_measure(name, changes[name], changed, task, trace_options, steps, before))
+        if changed is None or (changed is not network and changed == network):
+            continue  # nothing to change, or drawn again from the same seed
+        tried.append(_measure(name, changes[name], changed, task, trace_options, steps, before))
     return Remedies(before, tuple(sorted(tried, key=_rank)), task.name, steps)
 
 
@@ -294,7 +295,8 @@ def _judge(
     end, old = training.end, before.training.end
     worse = end > old * _WORSE if math.isfinite(old) else math.isinf(end)
     lower = end < old / _WORSE if math.isfinite(end) else False
-    loss = f"the loss reaches {end:.3g} in training, {old:.3g} without" if math.isfinite(end) else "training diverges"
+    without = f"{old:.3g} without" if math.isfinite(old) else "diverges without"
+    loss = f"the loss reaches {end:.3g} in training, {without}" if math.isfinite(end) else "training diverges"
     if window is not None:
         saved = f"{window} of {steps} steps hold 99 % of the gradient; followed over these alone {loss}"
         helps = not worse and 2 * window <= steps
@@ -318,10 +320,12 @@ def _judge(
 
 def _first_over_last(trace: Any) -> float:
     if hasattr(trace, "log2_delta"):
-        change = trace.log2_delta[0] - trace.log2_delta[-1] if trace.depth > 1 else np.zeros(1)
+        first, last = trace.log2_delta[0], trace.log2_delta[-1]
     else:
         gradient = state_gradient(trace)[0]
-        change = gradient[0] - gradient[trace.lengths, np.arange(trace.samples)]
+        first, last = gradient[0], gradient[trace.lengths, np.arange(trace.samples)]
+    with np.errstate(invalid="ignore"):  # zero over zero is neither
+        change = first - last
     kept = change[~np.isnan(change)]
     return float(np.median(kept)) if kept.size else math.nan
 

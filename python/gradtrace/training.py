@@ -41,8 +41,8 @@ class Task:
         In words.
     adding : bool
         Whether the target is the sum of a sequence's inputs (after the adding problem of Hochreiter and Schmidhuber
-        1997). At every step of training the inputs then change places among the sequences, so that nothing but memory
-        helps.
+        1997). At every step of training but the first the inputs then change places among the sequences, so that
+        nothing but memory helps; the loss before and after is that of the sequences as they are.
     window : int or None
         Last steps that the gradient is followed over, the states before them being computed only.
     """
@@ -181,11 +181,13 @@ def _recurrent_stepper(network: Recurrent, task: Task) -> tuple[_Step, list[Arra
     copy: Any = rebuilt(network, *arrays)
     biases_of = ("grad_bias_ih", "grad_bias_hh") if isinstance(network, GRU) else ("grad_bias", "grad_bias")
     kept = ("grad_weight_ih", "grad_weight_hh", *biases_of)
-    generator = np.random.default_rng(0)
+    generator, first = np.random.default_rng(0), True
 
     def step(wanted: bool) -> tuple[float, list[Array]]:
+        nonlocal first
         keep = sorted(set(kept)) if wanted else ()
-        x, target = _mixed(task, generator) if task.adding else (task.x, task.target)
+        x, target = _mixed(task, generator) if task.adding and wanted and not first else (task.x, task.target)
+        first = False
         states: dict[str, Any] = {}
         if task.window is not None:
             x, states = x[-task.window :], _states_before(copy, x[: -task.window])

@@ -53,12 +53,16 @@ def state_gradient(trace: RecurrentTrace) -> Floats:
 
 def _over_time(trace: RecurrentTrace) -> list[Finding | None]:
     """Follow every sample's gradient from its last step back: how far it falls and rises, in every layer."""
-    steps = np.arange(1, trace.steps + 1)
-    allowed = limit.LOST_BITS + np.array([limit.width_allowance([trace.hidden_size] * int(lag)) for lag in steps])
+    lags = np.arange(1, trace.steps + 1)
+    allowed = limit.LOST_BITS + np.array([limit.width_allowance([trace.hidden_size] * int(lag)) for lag in lags])
     found: list[Finding | None] = []
     for rises, sign, change in ((False, -1.0, _fallen(trace)), (True, 1.0, _risen(trace))):
+        enough = np.broadcast_to(allowed, (len(change), trace.steps))
+        if not rises and CELLS[trace.cell].carry is not None:  # what the gates lose is no chance
+            shut = lags / _memory(trace)[:, None] >= limit.LOST_BITS
+            enough = np.where(shut, limit.LOST_BITS, enough)
         with np.errstate(invalid="ignore"):
-            beyond = sign * change >= allowed[:, None]  # (K, lag, B); NaN past a sample's end
+            beyond = sign * change >= enough[:, :, None]  # (K, lag, B); NaN past a sample's end
         share = beyond.any(axis=1).mean(axis=1)
         layers = np.flatnonzero(share >= limit.SAMPLES)
         if layers.size == 0:
@@ -92,9 +96,12 @@ def _fallen(trace: RecurrentTrace) -> Floats:
         return _propagated(trace)
     lags = np.arange(1, trace.steps + 1, dtype=np.float64)
     inside = lags[:, None] <= trace.lengths[None, :]
-    # The slowest quarter of the units is what a network remembers with.
-    slow = np.quantile(trace.forget_half_life_unit, 0.75, axis=1)
-    return np.where(inside[None], -lags[None, :, None] / slow[:, None, None], np.nan)
+    return np.where(inside[None], -lags[None, :, None] / _memory(trace)[:, None, None], np.nan)
+
+
+def _memory(trace: RecurrentTrace) -> Floats:
+    """Give the half-life of the slowest quarter of the units, which is what a network remembers with; (K,)."""
+    return np.asarray(np.quantile(trace.forget_half_life_unit, 0.75, axis=1), dtype=np.float64)
 
 
 def _risen(trace: RecurrentTrace) -> Floats:
@@ -102,8 +109,8 @@ def _risen(trace: RecurrentTrace) -> Floats:
 
     A layer that gets gradient from outside at many steps (a loss at every step, a layer above) has more of it the
     farther back; that is a sum, no growth. So the gradient is held against the most that the direct path, which never
-    grows by itself, had collected up to there, and log2 of the number of steps is allowed besides: as much as so many
-    equal parts come to where they all point the same way.
+    grows by itself, had collected up to there, and the root of the number of steps is allowed besides: what so many
+    parts of one size come to.
     """
     cell = CELLS[trace.cell]
     if cell.carry is None:
@@ -113,7 +120,7 @@ def _risen(trace: RecurrentTrace) -> Floats:
     directions = 2 if trace.bidirectional else 1
     outside = np.full(len(whole), trace.cotangent_at == "all")
     outside[: len(whole) - directions] = True
-    allowed = np.log2(np.arange(2, trace.steps + 2))
+    allowed = 0.5 * np.log2(np.arange(2, trace.steps + 2))
     return np.asarray((whole - collected)[:, 1:] - np.where(outside[:, None], allowed, 0.0)[:, :, None])
 
 
@@ -131,7 +138,7 @@ def _rate(change: Floats, layer: int, sign: float) -> tuple[float, int, float]:
     return float(typical[lag - 1]), lag, float(typical[lag - 1]) / lag
 
 
-def _falling(trace: RecurrentTrace, layers: npt.NDArray[np.intp], worst: int, change: Floats) -> Finding:
+def _falling(trace: RecurrentTrace, layers: npt.NDArray[np.intp], worst: int, change: Floats) -> Finding | None:
     bits, lag, rate = _rate(change, worst, -1.0)
     evidence = {"log2_change": bits, "lag": float(lag), "bits_per_step": rate, "steps": float(trace.steps)}
     if np.isfinite(rate) and rate < 0:
@@ -146,6 +153,8 @@ def _falling(trace: RecurrentTrace, layers: npt.NDArray[np.intp], worst: int, ch
     evidence |= {"half_life": half_life, f"{gate}_gate": mean}
     left = -lag / half_life
     if left > -limit.LOST_BITS and trace.cotangent_at == "last":
+        if bits > -limit.LOST_BITS:  # in a few samples the direct and the gated part cancel: chance
+            return None
         cause = (
             f"The {gate} gates keep {np.exp2(left):.2g} of the state over {lag} steps, so it is not they that lose the "
             f"gradient: {_other_way(trace, worst)}."
