@@ -105,6 +105,7 @@ def test_dead_units_with_the_right_share_and_cause():
     assert finding.evidence["dead_units"] == trace.dead_units.max()
     assert abs(finding.evidence["dead_by_bias"] - 0.4) < 0.05
     assert "biases" in finding.cause
+    assert finding.cause.endswith(f"({finding.evidence['dead_by_bias']:.0%}).")
     causes = trace.dead_causes()
     assert np.allclose(sum(causes.values()), trace.dead_units)
     assert abs(causes["bias"][:-1].mean() - 0.4) < 0.05

@@ -117,10 +117,9 @@ def test_recurrent_training_lowers_the_loss_by_the_true_gradient(network):
 def test_losses_before_and_after_are_of_the_same_sequences():
     """Those in between are of sequences that were mixed anew."""
     from gradtrace import training
-    from gradtrace.remedies import recurrent_task
 
     lstm = gt.LSTM.random(3, 8, seed=0)
-    task = recurrent_task(lstm, SEQUENCES, None, None, None, None, 0)
+    task = training.recurrent_task(lstm, SEQUENCES, None, None, None, None, 0)
     step = training._recurrent_stepper(lstm, task)[0]
     before, between, after = step(True)[0], step(True)[0], step(False)[0]  # nothing moves the parameters
     assert before == after != between
@@ -275,7 +274,9 @@ def test_it_prints_well(tried):
     text = str(tried)
     assert text.startswith("Trained on the target given, 64 samples.")
     assert "as it is" in text
-    assert tried._repr_html_().count("<tr>") == len(tried) + 2
+    html = tried._repr_html_()
+    assert html.count("<tr>") == len(tried) + 2
+    assert html.count('<td style="white-space:nowrap">') == 6 * (len(tried) + 1), "numbers do not wrap"
     json.dumps(tried.to_dict(), allow_nan=False)
 
 

@@ -295,6 +295,8 @@ def _dead_units(trace: StackTrace) -> Finding | None:
         "forward_underflow": "the signal that reaches them is exactly 0",
         "": "every unit of the layer is off for them",
     }[reason]
+    if reason and causes[reason] < share:
+        why += f" ({causes[reason]:.0%})"
     text = f"{share:.0%} of the units of layer {worst} have the derivative 0 for all {trace.samples:,} samples: {why}."
     if off.any():
         text += f" For {evidence['dead_samples']:.0%} of the samples a whole layer is off, and nothing passes it."
@@ -369,8 +371,9 @@ def _bias_shift(trace: StackTrace) -> Finding | None:
     evidence = {"mean_share": float(share[worst]), "activation_mean": mean}
     evidence["activation_std"] = float(trace.activation_std[worst])
     cause = (
-        f"The outputs of {trace.activation[worst]} have the mean {mean:.3g}: in layer {worst} {share[worst]:.0%} of "
-        "their second moment is a constant, the same for every unit and sample, and the next layer sees little else."
+        f"The outputs of {trace.activation[worst]} have the mean {mean:.3g}: in layer {worst} a constant, "
+        f"the same for every unit and sample, is {share[worst]:.0%} of their second moment, and the next layer sees "
+        "little else."
     )
     remedies = ("tanh_orthogonal", "layer_norm", "selu_lecun")
     return Finding("bias_shift", "warning", cause, evidence, tuple(map(int, layers)), remedies=remedies)

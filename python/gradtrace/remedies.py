@@ -16,17 +16,16 @@ from gradtrace.json_ready import json_ready
 from gradtrace.recurrent import Recurrent
 from gradtrace.recurrent import changes as recurrent
 from gradtrace.recurrent.diagnose import state_gradient
-from gradtrace.stack import LossName, Stack
+from gradtrace.stack import Stack
 from gradtrace.stack_changes import STACK_CHANGES, Change
 from gradtrace.summary import decimal
 from gradtrace.table import text_rows
-from gradtrace.training import Task, Training, sum_of_inputs, train
+from gradtrace.training import Task, Training, train
 
 __all__ = ["RECURRENT_REMEDIES", "STACK_REMEDIES", "Remedies", "Remedy", "try_remedies"]
 
 Array = npt.NDArray[Any]
 
-_SAMPLES = 256  # of the data, at most, that the networks are trained on
 _PAIRS = 32  # samples whose distances are taken
 _WORSE = 1.1  # losses after training that differ by less are alike
 
@@ -180,13 +179,19 @@ class Remedies(Sequence[Remedy]):
 
     def _repr_html_(self) -> str:
         head, *rows = self._rows()
-        cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in [*head, "why", "cost"])
+        figures = len(head) - 1  # numbers do not wrap, words do
+        styles = ["white-space:nowrap"] * figures + ["text-align:left; white-space:normal; min-width:9em"] * 3
+        cells = _html_cells("th", [*head, "why", "cost"], ["white-space:normal"] * figures + ["text-align:left"] * 3)
         body = ""
         for row, remedy in zip(rows, (self.before, *self.tried), strict=True):
-            texts = [*row, remedy.verdict, remedy.cost]
-            body += "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in texts) + "</tr>"
+            body += "<tr>" + _html_cells("td", [*row, remedy.verdict, remedy.cost], styles) + "</tr>"
         caption = html.escape(f"Trained on {self.task}")
         return f"<table><caption>{caption}</caption><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _html_cells(tag: str, texts: Sequence[str], styles: Sequence[str]) -> str:
+    pairs = zip(texts, styles, strict=True)
+    return "".join(f'<{tag} style="{style}">{html.escape(text)}</{tag}>' for text, style in pairs)
 
 
 def _row(remedy: Remedy) -> list[str]:
@@ -367,41 +372,3 @@ def _relative_distance(rows: Array) -> float:
         ratio = apart / np.where(size > 0, size, 1.0)
     kept = ratio[np.isfinite(ratio)]
     return float(np.median(kept)) if kept.size else math.nan
-
-
-def stack_task(network: Stack, x: Any, target: Any, loss: LossName | None, seed: int) -> Task:
-    """Make the task of a stack: the target given, or standard normal values, on at most 256 of the samples."""
-    if not isinstance(x, np.ndarray):
-        raise TypeError(f"x: expected a NumPy array, got {type(x).__name__}; remedies take no batches")
-    rows, name = slice(None, _SAMPLES), "the target given"
-    if loss is None:
-        if target is not None:
-            raise ValueError("loss: expected one beside a target, got None; loss='cross_entropy' or loss='mse'")
-        values = np.random.default_rng(seed).standard_normal((len(x[rows]), network.sizes[-1]))
-        return Task(x[rows], values.astype(network.dtype), "mse", name=f"random values for {len(x[rows])} samples")
-    if not isinstance(target, np.ndarray):
-        raise TypeError(f"target: expected a NumPy array beside loss={loss!r}, got {type(target).__name__}")
-    return Task(x[rows], target[rows], loss, name=f"{name}, {len(x[rows])} samples")
-
-
-def recurrent_task(
-    network: Recurrent, x: Any, readout: Stack | None, target: Any, loss: LossName | None, lengths: Any, seed: int
-) -> Task:
-    """Make the task of a recurrent network: the target given, or to add up all inputs."""
-    if not isinstance(x, np.ndarray) or x.ndim != 3:
-        raise TypeError(f"x: expected an array (T, B, I), got {type(x).__name__}")
-    columns = slice(None, _SAMPLES)
-    few = np.ascontiguousarray(x[:, columns])
-    own = None if lengths is None else np.ascontiguousarray(lengths[columns])
-    if readout is None:
-        if target is not None or loss is not None:
-            raise ValueError("readout: expected one beside a target, got None; readout=gt.Stack(...)")
-        directions = 2 if network.bidirectional else 1
-        sizes = [directions * network.hidden_size, network.input_size]
-        readout = Stack.random(sizes, output_activation=None, activation="linear", init="normal", seed=seed,
-                               dtype=network.dtype)  # fmt: skip
-        name = f"adding up all inputs, {few.shape[1]} sequences of {len(few)} steps"
-        return Task(few, sum_of_inputs(few, own), "mse", readout, own, name, adding=True)
-    if loss is None or not isinstance(target, np.ndarray):
-        raise ValueError("target: expected an array and a loss beside a readout")
-    return Task(few, target[columns], loss, readout, own, f"the target given, {few.shape[1]} sequences")
