@@ -105,9 +105,23 @@ def test_dead_units_with_the_right_share_and_cause():
     assert finding.evidence["dead_units"] == trace.dead_units.max()
     assert abs(finding.evidence["dead_by_bias"] - 0.4) < 0.05
     assert "biases" in finding.cause
+    assert finding.cause.endswith(f"({finding.evidence['dead_by_bias']:.0%}).")
     causes = trace.dead_causes()
     assert np.allclose(sum(causes.values()), trace.dead_units)
     assert abs(causes["bias"][:-1].mean() - 0.4) < 0.05
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_biases_of_either_sign_are_chance(seed):
+    """PyTorch's default: beside a signal that shrinks its biases decide, but switch as many units on as off."""
+    x = np.abs(rows(0.5, seed=seed)())
+    network = gt.Stack.random([INPUTS, 128, 128, 128, 10], "relu", init="torch_default", seed=seed)
+    trace = network.trace(x)
+    assert trace.dead_by_bias.max() > thresholds.DEAD_BY_BIAS
+    assert trace.diagnose().healthy
+    biases = [np.float32(-1) * np.abs(bias) for bias in network.biases]
+    finding = gt.Stack(network.weights, biases, network.activation).trace(x).diagnose().find("dead_units")
+    assert "biases" in finding.cause
 
 
 def test_dead_layer_below_is_told_apart():
@@ -162,6 +176,34 @@ def test_a_loss_at_every_step_does_not_hide_forgetting():
     assert lstm(7.0)().trace(x, cotangent=cotangent).diagnose().healthy
 
 
+def test_a_loss_at_every_step_does_not_hide_growth():
+    """The gates' product never grows; what the recurrence makes of the gradient beside it may."""
+    x = steps(100, scale=0.01)()
+    cotangent = np.random.default_rng(1).standard_normal((100, 16, 64)).astype("float32")
+    wild = gt.LSTM.random(8, 64, forget_bias=2.0, recurrent_init="normal", gain=10.0, seed=1)
+    assert "exploding" in wild.trace(x).diagnose()
+    assert "exploding" in wild.trace(x, cotangent=cotangent).diagnose()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_gradients_that_add_up_do_not_explode(seed):
+    """A lower layer gets gradient from above at every step; the sum of 200 of them is no growth."""
+    x = np.random.default_rng(seed).standard_normal((200, 4, 8)).astype("float32")
+    network = gt.LSTM.random(8, 32, num_layers=2, forget_bias=6.0, seed=seed)
+    assert network.trace(x).diagnose().healthy
+
+
+def test_rnn_s_samples_count_from_their_own_end_with_a_loss_at_every_step():
+    x = steps(60)()
+    cotangent = np.random.default_rng(1).standard_normal((60, 16, 64)).astype("float32")
+    network = gt.RNN.random(8, 64, seed=3, recurrent_init="torch_default")
+    whole = network.trace(x[:30], cotangent=cotangent[:30]).diagnose().find("vanishing")
+    lengths = np.full(16, 30)
+    short = network.trace(x, lengths=lengths, cotangent=cotangent).diagnose().find("vanishing")
+    assert short.evidence["log2_change"] == whole.evidence["log2_change"]
+    assert short.evidence["lag"] == whole.evidence["lag"] == 30
+
+
 def test_findings_of_a_readout_are_marked():
     readout = gt.Stack.random([16, *[32] * 20, 4], activation="sigmoid", seed=0)
     x = np.random.default_rng(0).standard_normal((5, 12, 3)).astype("float32")
@@ -169,6 +211,22 @@ def test_findings_of_a_readout_are_marked():
     finding = trace.diagnose().find("vanishing")
     assert finding.part == "readout"
     assert finding.where.startswith("readout, layers 0-")
+
+
+def test_what_the_gates_lose_is_no_chance():
+    """Gates of 1/2 take 7 bits in 7 steps, however few units there are."""
+    zeros = gt.LSTM(np.zeros((16, 8), "float32"), np.zeros((16, 4), "float32"))
+    finding = zeros.trace(steps(7)()).diagnose().find("forgetting")
+    assert finding.evidence["half_life"] == 1
+    assert finding.evidence["log2_change"] == -7
+
+
+def test_samples_whose_parts_cancel_are_chance():
+    """Gates that keep half of the state, and one sample of four whose gated part cancels the direct one."""
+    x = np.random.default_rng(4).standard_normal((500, 4, 8)).astype("float32")
+    trace = gt.LSTM.random(8, 32, forget_bias=6.0, seed=4).trace(x)
+    assert (trace.log2_dc[0] - trace.log2_dc[0, -1]).min() < -12
+    assert trace.diagnose().healthy
 
 
 def test_stacked_and_bidirectional_layers_are_named():
@@ -206,6 +264,18 @@ def test_networks_that_hold_no_numbers_are_reported(value):
 def test_degenerate_networks_raise_nothing_and_warn_of_nothing(network):
     for samples in (1, 5):
         str(network().trace(rows(samples=samples)()).diagnose())
+
+
+@pytest.mark.parametrize("kind", [gt.LSTM, gt.GRU, gt.RNN])
+def test_recurrent_networks_that_hold_no_numbers_are_reported(kind):
+    network = kind.random(8, 4, seed=0)
+    weight = network.weight_hh[0].copy()
+    weight[0, 0] = np.nan
+    broken = kind(list(network.weight_ih), [weight], list(network.bias_ih), list(network.bias_hh))
+    trace = broken.trace(steps(7)())
+    assert trace.diagnose()[0].kind == "forward_overflow"
+    assert np.isnan(next(iter(trace.compare(trace).figures.values()))[0])
+    assert not np.isfinite(broken.remedies(steps(7)(), steps=1).before.training.end)
 
 
 def test_zero_cotangent_is_no_finding():
@@ -259,6 +329,7 @@ def test_thresholds_are_the_ones_of_the_docs(request):
         "SAMPLES",
         "SATURATED",
         "DEAD_BY_BIAS",
+        "DEVIATIONS",
         "BIAS_SHIFT",
         "BIAS_SHIFT_LAYERS",
     ):

@@ -67,7 +67,7 @@ def test_numbers_agree_with_theory(answers):
     assert abs(math.log2(n[3]["left_glorot"]) + 15) < 1.5
     # median of ln |.|^2 near -(5/2) sum 1/n
     assert abs(math.log2(n[3]["typical_narrow_he"]) + 2.5 * 30 / 16 / 2 / math.log(2)) < 0.6
-    assert n[4]["log2_change_bias_PyTorch's own"] < -250
+    assert n[4]["log2_change_PyTorch's_own"] < -250
     assert n[4]["states_read_as_zero"] > 200
     assert abs(n[5]["log2_left_PyTorch's default"] - 49 * math.log2(3**-0.5)) < 2
     assert abs(n[5]["log2_left_critical"]) < 1
@@ -86,9 +86,9 @@ def test_the_text_s_numbers_are_the_numbers(answers):
     by_number = {one.number: one for one in answers}
     for number, name, form in (
         (1, "factor_gain_1", "{:.3f}"), (1, "factor_gain_4", "{:.3f}"), (2, "bits_relu", "{:.2f}"),
-        (2, "dead_share", "{:.0%}"), (3, "typical_narrow_he", "{:.3g}"), (4, "log2_change_bias_1", "2^{:.0f}"),
+        (2, "dead_share", "{:.0%}"), (3, "typical_narrow_he", "{:#.3g}"), (4, "log2_change_forget_bias_1", "2^{:.0f}"),
         (6, "loss_sigmoid", "{:.2f}"), (7, "bits_double", "{:.2f}"), (8, "log2_left", "2^{:.0f}"),
-        (9, "dead_with_bias_-2", "{:.0%}"),
+        (9, "dead_with_bias_-2", "{:.1%}"),
     ):  # fmt: skip
         value = by_number[number].numbers[name]
         assert form.format(-value if name == "bits_relu" else value) in by_number[number].text, (number, name)

@@ -327,3 +327,44 @@ def test_plots_of_recurrent_networks(cell):
         assert trace.plot_gates().get_xlabel() == "step"
         assert trace.plot_retention().get_ylabel() == "sample, shortest first"
     pyplot.close("all")
+
+
+# --- figures at their edges
+
+
+def test_figures_of_one_layer_show_it():
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    x = np.random.default_rng(0).standard_normal((20, 8)).astype("float32")
+    trace = gt.Stack.random([8, 3], "tanh", None, seed=0).trace(x, keep=("derivatives",))
+    ax = trace.plot()
+    assert ax.get_lines()[0].get_marker() == "o"
+    assert [tick for tick in ax.get_xticks() if -0.5 <= tick <= 0.5] == [0]
+    assert "one layer" in trace.plot_gains().texts[0].get_text()
+    mesh = trace.plot_derivatives().collections[0]
+    corners = mesh.get_coordinates()[0, :, 0]
+    assert corners.tolist() == [-0.5, 0.5]
+    assert abs(mesh.get_array().sum() - 100) < 1e-9
+    pyplot.close("all")
+
+
+def test_derivatives_are_drawn_at_their_layers():
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    trace = deep_sigmoid(4, keep=("derivatives",))
+    mesh = trace.plot_derivatives().collections[0]
+    assert mesh.get_coordinates()[0, :, 0].tolist() == [-0.5, 0.5, 1.5, 2.5, 3.5, 4.5]
+    pyplot.close("all")
+
+
+def test_figures_name_a_wrong_argument():
+    pytest.importorskip("matplotlib")
+    trace, recurrent = deep_sigmoid(2), an_lstm()
+    for call in (trace.plot, trace.plot_gains, recurrent.plot, recurrent.plot_gates):
+        with pytest.raises(TypeError, match="ax: expected matplotlib Axes or None, got int"):
+            call(3)
+    for call in (recurrent.plot, recurrent.plot_parts, recurrent.plot_gates, recurrent.plot_retention):
+        with pytest.raises(ValueError, match="layer: expected 0 to 1, got 2"):
+            call(layer=2)
+    with pytest.raises(ValueError, match="layer: expected 0 to 1, got 2"):
+        recurrent.underflow(layer=2)
+    with pytest.raises(TypeError, match="layer: expected an integer, got str"):
+        recurrent.plot(layer="first")

@@ -114,6 +114,43 @@ def test_recurrent_training_lowers_the_loss_by_the_true_gradient(network):
     assert math.isclose((loss - step(False)[0]) / rate, fall, rel_tol=1e-4)
 
 
+def test_losses_before_and_after_are_of_the_same_sequences():
+    """Those in between are of sequences that were mixed anew."""
+    from gradtrace import training
+
+    lstm = gt.LSTM.random(3, 8, seed=0)
+    task = training.recurrent_task(lstm, SEQUENCES, None, None, None, None, 0)
+    step = training._recurrent_stepper(lstm, task)[0]
+    before, between, after = step(True)[0], step(True)[0], step(False)[0]  # nothing moves the parameters
+    assert before == after != between
+
+
+def test_a_change_that_draws_the_same_weights_is_none():
+    relu = gt.Stack.random([16, 32, 32, 4], "relu", init="he_normal", seed=0)
+    assert "he_initialisation" not in {remedy.name for remedy in relu.remedies(X, steps=1, seed=0)}
+    assert "he_initialisation" in {remedy.name for remedy in relu.remedies(X, steps=1, seed=1)}
+    lstm = gt.LSTM.random(3, 8, seed=0)
+    names = {remedy.name for remedy in lstm.remedies(SEQUENCES, steps=1, seed=0)}
+    assert "orthogonal_recurrent" not in names
+    assert {"gradient_clipping", "truncation"} <= names
+
+
+def test_networks_without_gradient_are_tried_too():
+    zeros = gt.Stack([np.zeros((16, 16), "float32")] * 4, None, "relu")
+    tried = zeros.remedies(X, steps=2)
+    assert math.isnan(tried.before.log2_change)
+    assert tried.before.to_dict()["log2_change"] is None
+    assert tried.best is not None
+
+
+def test_a_network_that_diverges_is_said_to():
+    stack = gt.Stack.random([16, *[32] * 10, 4], "relu", init="he_normal", gain=3.0, seed=0)
+    values = np.random.default_rng(1).standard_normal((64, 4)).astype("float32")
+    remedy = stack.remedies(X, values, "mse", only=["tanh_orthogonal"], steps=20)[0]
+    assert remedy.verdict.endswith("diverges without")
+    assert "inf" not in remedy.verdict
+
+
 def test_forgetting_lstm():
     tried = gt.LSTM.random(3, 16, forget_bias=-2.0, seed=0).remedies(SEQUENCES)
     assert "forgetting" in tried.before.diagnosis
@@ -156,7 +193,7 @@ def test_half_life_bias():
 
 def test_networks_of_other_kinds_and_shapes():
     rnn = gt.RNN.random(3, 8, seed=0, bidirectional=True, num_layers=2)
-    tried = rnn.remedies(SEQUENCES, steps=2)
+    tried = rnn.remedies(SEQUENCES, steps=2, seed=1)
     assert {"lstm", "identity_relu", "orthogonal_recurrent"} <= {remedy.name for remedy in tried}
     assert "truncation" not in {remedy.name for remedy in tried}
     assert isinstance(tried.find("lstm").network, gt.LSTM)
@@ -237,7 +274,9 @@ def test_it_prints_well(tried):
     text = str(tried)
     assert text.startswith("Trained on the target given, 64 samples.")
     assert "as it is" in text
-    assert tried._repr_html_().count("<tr>") == len(tried) + 2
+    html = tried._repr_html_()
+    assert html.count("<tr>") == len(tried) + 2
+    assert html.count('<td style="white-space:nowrap">') == 6 * (len(tried) + 1), "numbers do not wrap"
     json.dumps(tried.to_dict(), allow_nan=False)
 
 

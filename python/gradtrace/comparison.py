@@ -83,9 +83,11 @@ def _figures(trace: Any) -> dict[str, float]:
     from gradtrace.summary import summarise
 
     if hasattr(trace, "log2_dh"):
-        end = trace.log2_dh[:, trace.lengths, np.arange(trace.samples)]
-        change = np.nanmedian(trace.log2_dh[:, 0] - end, axis=1)
-        figures = {"log2_dh, first state over last": float(change[0])}
+        end = trace.log2_dh[0, trace.lengths, np.arange(trace.samples)]
+        with np.errstate(invalid="ignore"):  # zero over zero is neither
+            change = trace.log2_dh[0, 0] - end
+        kept = change[~np.isnan(change)]
+        figures = {"log2_dh, first state over last": float(np.median(kept)) if kept.size else math.nan}
         if hasattr(trace, "forget_half_life"):
             figures["half-life of the gate, steps"] = float(trace.forget_half_life[0])
     else:

@@ -278,7 +278,7 @@ def _forward_underflow(trace: StackTrace) -> Finding | None:
 
 def _dead_units(trace: StackTrace) -> Finding | None:
     limits = np.array([limit.dead_limit(n) for n in trace.sizes[1:]])
-    by_bias = trace.dead_by_bias >= limit.DEAD_BY_BIAS
+    by_bias = (trace.dead_by_bias >= limit.DEAD_BY_BIAS) & _biases_lean(trace)
     off = trace.dead_samples >= limit.SAMPLES
     layers = np.flatnonzero(by_bias | (trace.dead_units > limits) | off)
     if layers.size == 0:
@@ -295,12 +295,25 @@ def _dead_units(trace: StackTrace) -> Finding | None:
         "forward_underflow": "the signal that reaches them is exactly 0",
         "": "every unit of the layer is off for them",
     }[reason]
+    if reason and causes[reason] < share:
+        why += f" ({causes[reason]:.0%})"
     text = f"{share:.0%} of the units of layer {worst} have the derivative 0 for all {trace.samples:,} samples: {why}."
     if off.any():
         text += f" For {evidence['dead_samples']:.0%} of the samples a whole layer is off, and nothing passes it."
     severity = "critical" if share > limits[worst] or off.any() else "warning"
     remedies = ("zero_bias", "leaky_relu", "he_initialisation", "layer_norm")
     return Finding("dead_units", severity, text, evidence, tuple(map(int, layers)), remedies=remedies)
+
+
+def _biases_lean(trace: StackTrace) -> npt.NDArray[np.bool_]:
+    """Tell in which layers the mean preactivation is below zero by more than three standard errors over the units.
+
+    Random biases of either sign, such as PyTorch's beside a signal that shrinks, switch as many units on for every
+    sample as off: chance, which `dead_limit` allows for. Biases that kill lean to one side.
+    """
+    error = trace.preactivation_std / np.sqrt(trace.sizes[1:])
+    lean: npt.NDArray[np.bool_] = trace.preactivation_mean < -limit.DEVIATIONS * error
+    return lean
 
 
 def dead_causes(trace: StackTrace, layer: int) -> dict[str, float]:
@@ -358,8 +371,9 @@ def _bias_shift(trace: StackTrace) -> Finding | None:
     evidence = {"mean_share": float(share[worst]), "activation_mean": mean}
     evidence["activation_std"] = float(trace.activation_std[worst])
     cause = (
-        f"The outputs of {trace.activation[worst]} have the mean {mean:.3g}: in layer {worst} {share[worst]:.0%} of "
-        "their second moment is a constant, the same for every unit and sample, and the next layer sees little else."
+        f"The outputs of {trace.activation[worst]} have the mean {mean:.3g}: in layer {worst} a constant, "
+        f"the same for every unit and sample, is {share[worst]:.0%} of their second moment, and the next layer sees "
+        "little else."
     )
     remedies = ("tanh_orthogonal", "layer_norm", "selu_lecun")
     return Finding("bias_shift", "warning", cause, evidence, tuple(map(int, layers)), remedies=remedies)

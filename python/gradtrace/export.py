@@ -74,6 +74,9 @@ def load_trace(path: str | PathLike[str]) -> Trace:
     """
     try:
         with Path(path).open("rb") as file:  # np.load would leave a broken one open
+            if not zipfile.is_zipfile(file):  # it would take the file for a pickle
+                raise ValueError("it is no NPZ file")
+            file.seek(0)
             loaded = np.load(file, allow_pickle=False)
             arrays = {name: loaded[name] for name in loaded.files}
         return _unpacked(arrays, "")

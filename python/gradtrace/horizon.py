@@ -28,7 +28,8 @@ def gradient_horizon(trace: RecurrentTrace, share: float) -> npt.NDArray[np.int6
         )
     log2 = 2.0 * trace.log2_dh
     if hasattr(trace, "log2_dc"):  # the state is h and c
-        log2 = np.logaddexp2(log2, 2.0 * trace.log2_dc)
+        with np.errstate(invalid="ignore"):  # NaN where weights are
+            log2 = np.logaddexp2(log2, 2.0 * trace.log2_dc)
     samples = np.arange(trace.samples)
     state = trace.lengths[None, :] - np.arange(trace.steps + 1)[:, None]
     by_lag = np.where(state >= 0, log2[:, np.maximum(state, 0), samples], -np.inf)  # (K, lag, B)

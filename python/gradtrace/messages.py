@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-__all__ = ["checked_count", "checked_flag", "checked_seed", "shown", "wrong_name"]
+__all__ = ["checked_count", "checked_flag", "checked_index", "checked_seed", "shown", "wrong_name"]
 
 
 def wrong_name(argument: str, known: Iterable[str], value: object) -> Exception:
@@ -45,6 +45,15 @@ def checked_count(name: str, value: object) -> int:
         raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
     if value < 1:
         raise ValueError(f"{name}: expected at least 1, got {shown(value)}")
+    return int(value)
+
+
+def checked_index(name: str, value: object, count: int) -> int:
+    """Check an index on an axis of so many entries."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
+    if not -count <= value < count:
+        raise ValueError(f"{name}: expected 0 to {count - 1}, got {shown(value)}")
     return int(value)
 
 

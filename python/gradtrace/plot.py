@@ -25,6 +25,7 @@ __all__ = [
     "ROLE_COLORS",
     "SERIES_COLORS",
     "SERIES_DASHES",
+    "checked_axes",
     "plot_dead_units",
     "plot_derivatives",
     "plot_gain_split",
@@ -65,14 +66,15 @@ def plot_gradient_norm(traces: StackTrace | Mapping[str, StackTrace], ax: Axes |
         Line: median over samples; band: 5 % to 95 % of the samples. In units of log2 at the left, as powers of ten at
         the right. A line that ends in a cross has no gradient below: it is exactly zero for half of the samples.
     """
-    ax = _axes(ax)
+    ax = checked_axes(ax)
     named = _named(traces)
     for (name, trace), color, dash in zip(named.items(), cycle(SERIES_COLORS), cycle(SERIES_DASHES)):
         layers = _drawn_layers(trace.depth)
         low, high = (_finite(edge)[layers] for edge in spread(trace))
         ax.fill_between(layers, low, high, color=color, alpha=0.18, linewidth=0)
         level = _finite(median(trace, "log2_delta"))
-        ax.plot(layers, level[layers], color=color, linestyle=dash, label=name)
+        marker = "o" if trace.depth == 1 else None  # one point is no line
+        ax.plot(layers, level[layers], color=color, linestyle=dash, label=name, marker=marker)
         _mark_end(ax, level, color)
     _layer_axis(ax, max(trace.depth for trace in named.values()))
     ax.set_ylabel("norm of dL/dz, log2 axis")
@@ -100,11 +102,14 @@ def plot_gain_split(trace: StackTrace, ax: Axes | None = None) -> Axes:
         dL/dz of the layer above to that of this layer; a normalised network has a third line. The last layer has no
         step, so the axis ends one before it.
     """
-    ax = _axes(ax)
+    ax = checked_axes(ax)
     activation = _finite(mean_over_samples(trace, "activation_gain"))[:-1]
     weight = _finite(mean_over_samples(trace, "weight_gain"))[1:]
     layers = _drawn_layers(len(activation))
     _zero_line(ax)
+    if len(activation) == 0:
+        _say(ax, "one layer: no step to another")
+        return ax
     ax.plot(layers, activation[layers], color=ROLE_COLORS["activation"], linewidth=2.6, label="activation")
     ax.plot(layers, weight[layers], color=ROLE_COLORS["weight"], linewidth=2.6, label="weights")
     total = activation + weight
@@ -136,7 +141,7 @@ def plot_derivatives(trace: StackTrace, ax: Axes | None = None) -> Axes:
         Colour: share of a layer's entries, over samples and units, in each of 25 bins; the dotted line is at 5 %, under
         which an entry counts as saturated.
     """
-    ax = _axes(ax)
+    ax = checked_axes(ax)
     derivatives = trace.derivatives  # AttributeError that says how to keep them
     layers = _drawn_layers(trace.depth)
     edges = np.linspace(0.0, 1.0, 26)
@@ -144,12 +149,14 @@ def plot_derivatives(trace: StackTrace, ax: Axes | None = None) -> Axes:
     for column, layer in enumerate(layers):
         values = np.abs(derivatives[layer].to_numpy(np.float64)) / derivative_sup(trace.activation[layer])
         shares[:, column] = np.histogram(np.clip(values, 0.0, 1.0), edges)[0] / values.size
-    image = ax.pcolormesh(layers, 0.5 * (edges[1:] + edges[:-1]), 100 * shares, cmap="viridis", shading="nearest")
+    middles = 0.5 * (layers[1:] + layers[:-1])  # one layer has edges, but no width that "nearest" could find
+    sides = np.concatenate([[layers[0] - 0.5], middles, [layers[-1] + 0.5]])
+    image = ax.pcolormesh(sides, edges, 100 * shares, cmap="viridis")
     bar = ax.figure.colorbar(image, ax=ax)
     bar.set_label("entries, %")
     bar.outline.set_visible(False)
     ax.axhline(0.05, color="white", linewidth=0.9, linestyle=(0, (2, 2)))
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     ax.set_xlabel("layer (0 is the first)")
     ax.set_ylabel("derivative over its largest")
     return ax
@@ -206,7 +213,7 @@ def plot_weight_gradient(trace: StackTrace, ax: Axes | None = None) -> Axes:
         log2 of the norms of dL/dz (mean over samples), of the activation that enters the layer (mean), and of the
         batch's dL/dW; a sample's weight gradient is the product of the other two, so it can stay flat where both move.
     """
-    ax = _axes(ax)
+    ax = checked_axes(ax)
     layers = _drawn_layers(trace.depth)
     ink, activation, weight = plt.rcParams["text.color"], ROLE_COLORS["activation"], ROLE_COLORS["weight"]
     series: list[tuple[str, Floats, dict[str, Any]]] = [
@@ -226,7 +233,7 @@ def plot_weight_gradient(trace: StackTrace, ax: Axes | None = None) -> Axes:
 
 
 def _plot_share(traces: StackTrace | Mapping[str, StackTrace], attribute: str, label: str, ax: Axes | None) -> Axes:
-    ax = _axes(ax)
+    ax = checked_axes(ax)
     named = _named(traces)
     for (name, trace), color, dash in zip(named.items(), cycle(SERIES_COLORS), cycle(SERIES_DASHES)):
         layers = _drawn_layers(trace.depth)
@@ -242,8 +249,14 @@ def _named(traces: StackTrace | Mapping[str, StackTrace]) -> Mapping[str, StackT
     return traces if isinstance(traces, Mapping) else {"": traces}
 
 
-def _axes(ax: Axes | None) -> Axes:
-    return plt.subplots(layout="constrained")[1] if ax is None else ax
+def checked_axes(ax: Axes | None) -> Axes:
+    """Give the axes to draw into, new ones for None."""
+    if ax is None:
+        new: Axes = plt.subplots(layout="constrained")[1]
+        return new
+    if not isinstance(ax, Axes):
+        raise TypeError(f"ax: expected matplotlib Axes or None, got {type(ax).__name__}")
+    return ax
 
 
 def _drawn_layers(depth: int) -> npt.NDArray[np.intp]:
@@ -260,8 +273,8 @@ def _zero_line(ax: Axes) -> None:
 
 
 def _layer_axis(ax: Axes, depth: int) -> None:
-    ax.set_xlim(-0.02 * depth, 1.02 * depth - 1)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    ax.set_xlim(*((-0.02 * depth, 1.02 * depth - 1) if depth > 1 else (-0.5, 0.5)))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     ax.set_xlabel("layer (0 is the first)")
     ax.grid(True, linewidth=0.5)
     ax.set_axisbelow(True)
@@ -279,8 +292,14 @@ def _say_if_dead(ax: Axes, trace: StackTrace) -> None:
     """Say why there is no line where no gradient leaves the last layer."""
     below = mean_over_samples(trace, "log2_delta")[:-1]
     if below.size and not np.isfinite(below).any():
-        ax.set_yticks([])
-        ax.text(0.5, 0.5, "exactly zero below the last layer", transform=ax.transAxes, ha="center", va="center")
+        _say(ax, "exactly zero below the last layer")
+
+
+def _say(ax: Axes, text: str) -> None:
+    """Put a sentence where a figure has nothing to draw."""
+    ax.set_yticks([])
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center")
 
 
 def _mark_float32(ax: Axes) -> None:
@@ -324,7 +343,7 @@ def _decimal_axis(ax: Axes) -> None:
 
 
 def _power(base: int, exponent: float) -> str:
-    return rf"$\mathdefault{{{base}^{{{round(exponent)}}}}}$"
+    return rf"$\mathdefault{{{base}^{{{round(exponent, 2) + 0.0:g}}}}}$"
 
 
 def _legend(ax: Axes, wanted: bool) -> None:

@@ -16,17 +16,16 @@ from gradtrace.json_ready import json_ready
 from gradtrace.recurrent import Recurrent
 from gradtrace.recurrent import changes as recurrent
 from gradtrace.recurrent.diagnose import state_gradient
-from gradtrace.stack import LossName, Stack
+from gradtrace.stack import Stack
 from gradtrace.stack_changes import STACK_CHANGES, Change
 from gradtrace.summary import decimal
 from gradtrace.table import text_rows
-from gradtrace.training import Task, Training, sum_of_inputs, train
+from gradtrace.training import Task, Training, train
 
 __all__ = ["RECURRENT_REMEDIES", "STACK_REMEDIES", "Remedies", "Remedy", "try_remedies"]
 
 Array = npt.NDArray[Any]
 
-_SAMPLES = 256  # of the data, at most, that the networks are trained on
 _PAIRS = 32  # samples whose distances are taken
 _WORSE = 1.1  # losses after training that differ by less are alike
 
@@ -180,13 +179,19 @@ class Remedies(Sequence[Remedy]):
 
     def _repr_html_(self) -> str:
         head, *rows = self._rows()
-        cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in [*head, "why", "cost"])
+        figures = len(head) - 1  # numbers do not wrap, words do
+        styles = ["white-space:nowrap"] * figures + ["text-align:left; white-space:normal; min-width:9em"] * 3
+        cells = _html_cells("th", [*head, "why", "cost"], ["white-space:normal"] * figures + ["text-align:left"] * 3)
         body = ""
         for row, remedy in zip(rows, (self.before, *self.tried), strict=True):
-            texts = [*row, remedy.verdict, remedy.cost]
-            body += "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in texts) + "</tr>"
+            body += "<tr>" + _html_cells("td", [*row, remedy.verdict, remedy.cost], styles) + "</tr>"
         caption = html.escape(f"Trained on {self.task}")
         return f"<table><caption>{caption}</caption><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _html_cells(tag: str, texts: Sequence[str], styles: Sequence[str]) -> str:
+    pairs = zip(texts, styles, strict=True)
+    return "".join(f'<{tag} style="{style}">{html.escape(text)}</{tag}>' for text, style in pairs)
 
 
 def _row(remedy: Remedy) -> list[str]:
@@ -230,8 +235,9 @@ def try_remedies(
         if name == "truncation" and task.lengths is not None:
             continue  # each sequence would need a window of its own
         changed = changes[name].build(network, task.x, seed)
-        if changed is not None:
-            tried.append(_measure(name, changes[name], changed, task, trace_options, steps, before))
+        if changed is None or (changed is not network and changed == network):
+            continue  # nothing to change, or drawn again from the same seed
+        tried.append(_measure(name, changes[name], changed, task, trace_options, steps, before))
     return Remedies(before, tuple(sorted(tried, key=_rank)), task.name, steps)
 
 
@@ -294,7 +300,8 @@ def _judge(
     end, old = training.end, before.training.end
     worse = end > old * _WORSE if math.isfinite(old) else math.isinf(end)
     lower = end < old / _WORSE if math.isfinite(end) else False
-    loss = f"the loss reaches {end:.3g} in training, {old:.3g} without" if math.isfinite(end) else "training diverges"
+    without = f"{old:.3g} without" if math.isfinite(old) else "diverges without"
+    loss = f"the loss reaches {end:.3g} in training, {without}" if math.isfinite(end) else "training diverges"
     if window is not None:
         saved = f"{window} of {steps} steps hold 99 % of the gradient; followed over these alone {loss}"
         helps = not worse and 2 * window <= steps
@@ -318,10 +325,12 @@ def _judge(
 
 def _first_over_last(trace: Any) -> float:
     if hasattr(trace, "log2_delta"):
-        change = trace.log2_delta[0] - trace.log2_delta[-1] if trace.depth > 1 else np.zeros(1)
+        first, last = trace.log2_delta[0], trace.log2_delta[-1]
     else:
         gradient = state_gradient(trace)[0]
-        change = gradient[0] - gradient[trace.lengths, np.arange(trace.samples)]
+        first, last = gradient[0], gradient[trace.lengths, np.arange(trace.samples)]
+    with np.errstate(invalid="ignore"):  # zero over zero is neither
+        change = first - last
     kept = change[~np.isnan(change)]
     return float(np.median(kept)) if kept.size else math.nan
 
@@ -363,41 +372,3 @@ def _relative_distance(rows: Array) -> float:
         ratio = apart / np.where(size > 0, size, 1.0)
     kept = ratio[np.isfinite(ratio)]
     return float(np.median(kept)) if kept.size else math.nan
-
-
-def stack_task(network: Stack, x: Any, target: Any, loss: LossName | None, seed: int) -> Task:
-    """Make the task of a stack: the target given, or standard normal values, on at most 256 of the samples."""
-    if not isinstance(x, np.ndarray):
-        raise TypeError(f"x: expected a NumPy array, got {type(x).__name__}; remedies take no batches")
-    rows, name = slice(None, _SAMPLES), "the target given"
-    if loss is None:
-        if target is not None:
-            raise ValueError("loss: expected one beside a target, got None; loss='cross_entropy' or loss='mse'")
-        values = np.random.default_rng(seed).standard_normal((len(x[rows]), network.sizes[-1]))
-        return Task(x[rows], values.astype(network.dtype), "mse", name=f"random values for {len(x[rows])} samples")
-    if not isinstance(target, np.ndarray):
-        raise TypeError(f"target: expected a NumPy array beside loss={loss!r}, got {type(target).__name__}")
-    return Task(x[rows], target[rows], loss, name=f"{name}, {len(x[rows])} samples")
-
-
-def recurrent_task(
-    network: Recurrent, x: Any, readout: Stack | None, target: Any, loss: LossName | None, lengths: Any, seed: int
-) -> Task:
-    """Make the task of a recurrent network: the target given, or to add up all inputs."""
-    if not isinstance(x, np.ndarray) or x.ndim != 3:
-        raise TypeError(f"x: expected an array (T, B, I), got {type(x).__name__}")
-    columns = slice(None, _SAMPLES)
-    few = np.ascontiguousarray(x[:, columns])
-    own = None if lengths is None else np.ascontiguousarray(lengths[columns])
-    if readout is None:
-        if target is not None or loss is not None:
-            raise ValueError("readout: expected one beside a target, got None; readout=gt.Stack(...)")
-        directions = 2 if network.bidirectional else 1
-        sizes = [directions * network.hidden_size, network.input_size]
-        readout = Stack.random(sizes, output_activation=None, activation="linear", init="normal", seed=seed,
-                               dtype=network.dtype)  # fmt: skip
-        name = f"adding up all inputs, {few.shape[1]} sequences of {len(few)} steps"
-        return Task(few, sum_of_inputs(few, own), "mse", readout, own, name, adding=True)
-    if loss is None or not isinstance(target, np.ndarray):
-        raise ValueError("target: expected an array and a loss beside a readout")
-    return Task(few, target[columns], loss, readout, own, f"the target given, {few.shape[1]} sequences")

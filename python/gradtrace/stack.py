@@ -331,7 +331,8 @@ class Stack:
         TypeError, ValueError
             If an argument does not fit; the message names it.
         """
-        from gradtrace.remedies import stack_task, try_remedies  # remedies are stacks themselves
+        from gradtrace.remedies import try_remedies  # remedies are stacks themselves
+        from gradtrace.training import stack_task
 
         task = stack_task(self, x, target, loss, checked_seed("seed", seed))
         options: dict[str, Any] = {"target": task.target, "loss": task.loss} if loss is not None else {}

@@ -9,6 +9,7 @@ __all__ = [
     "BIAS_SHIFT",
     "BIAS_SHIFT_LAYERS",
     "DEAD_BY_BIAS",
+    "DEVIATIONS",
     "FLOAT32_NORMAL",
     "FLOAT32_OVERFLOW",
     "FLOAT32_ZERO",
@@ -29,8 +30,11 @@ SAMPLES = 0.25
 #: Share of entries with a derivative under 5 % of its largest. The critical sigmoid network (weights' deviation 10.15,
 #: gradient constant in depth) has 0.52 of them, so half is not too many.
 SATURATED = 0.75
-#: Share of a layer's units that their own bias switches off for every sample; weights of random signs do so to none.
+#: Share of a layer's units that their own bias switches off for every sample, where biases lean below zero; weights of
+#: random signs do so to none.
 DEAD_BY_BIAS = 0.1
+#: Standard deviations within which dead units, and the mean preactivation of a layer, are chance.
+DEVIATIONS = 3.0
 #: Share of the squared mean in the second moment of a layer's output: 1/pi for relu, 0.56 for the critical sigmoid
 #: network, 0.94 for sigmoid with weights of variance 1/n.
 BIAS_SHIFT = 0.75
@@ -75,4 +79,4 @@ def dead_limit(units: int) -> float:
     -------
     float
     """
-    return min(0.5 + 1.5 / math.sqrt(units), 1.0)
+    return min(0.5 + 0.5 * DEVIATIONS / math.sqrt(units), 1.0)

@@ -15,13 +15,14 @@ from gradtrace.recurrent import GRU, Recurrent
 from gradtrace.recurrent.changes import last_output, rebuilt
 from gradtrace.stack import LossName, Stack
 
-__all__ = ["RATES", "Task", "Training", "sum_of_inputs", "train"]
+__all__ = ["RATES", "Task", "Training", "recurrent_task", "stack_task", "sum_of_inputs", "train"]
 
 Array = npt.NDArray[Any]
 
 #: Learning rates that are tried; the best one counts.
 RATES = (1.0, 0.1, 0.01)
 _MOMENTUM = 0.9
+_SAMPLES = 256  # of the data, at most
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Task:
         In words.
     adding : bool
         Whether the target is the sum of a sequence's inputs (after the adding problem of Hochreiter and Schmidhuber
-        1997). At every step of training the inputs then change places among the sequences, so that nothing but memory
-        helps.
+        1997). At every step of training but the first the inputs then change places among the sequences, so that
+        nothing but memory helps; the loss before and after is that of the sequences as they are.
     window : int or None
         Last steps that the gradient is followed over, the states before them being computed only.
     """
@@ -181,11 +182,13 @@ def _recurrent_stepper(network: Recurrent, task: Task) -> tuple[_Step, list[Arra
     copy: Any = rebuilt(network, *arrays)
     biases_of = ("grad_bias_ih", "grad_bias_hh") if isinstance(network, GRU) else ("grad_bias", "grad_bias")
     kept = ("grad_weight_ih", "grad_weight_hh", *biases_of)
-    generator = np.random.default_rng(0)
+    generator, first = np.random.default_rng(0), True
 
     def step(wanted: bool) -> tuple[float, list[Array]]:
+        nonlocal first
         keep = sorted(set(kept)) if wanted else ()
-        x, target = _mixed(task, generator) if task.adding else (task.x, task.target)
+        x, target = _mixed(task, generator) if task.adding and wanted and not first else (task.x, task.target)
+        first = False
         states: dict[str, Any] = {}
         if task.window is not None:
             x, states = x[-task.window :], _states_before(copy, x[: -task.window])
@@ -226,3 +229,41 @@ def _mixed(task: Task, generator: np.random.Generator) -> tuple[Array, Array]:
     order = generator.permuted(np.broadcast_to(np.arange(task.x.shape[1]), task.x.shape[:2]), axis=1)
     x = np.ascontiguousarray(np.take_along_axis(task.x, order[:, :, None], axis=1))
     return x, sum_of_inputs(x, None)
+
+
+def stack_task(network: Stack, x: Any, target: Any, loss: LossName | None, seed: int) -> Task:
+    """Make the task of a stack: the target given, or standard normal values, on at most 256 of the samples."""
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"x: expected a NumPy array, got {type(x).__name__}; remedies take no batches")
+    rows, name = slice(None, _SAMPLES), "the target given"
+    if loss is None:
+        if target is not None:
+            raise ValueError("loss: expected one beside a target, got None; loss='cross_entropy' or loss='mse'")
+        values = np.random.default_rng(seed).standard_normal((len(x[rows]), network.sizes[-1]))
+        return Task(x[rows], values.astype(network.dtype), "mse", name=f"random values for {len(x[rows])} samples")
+    if not isinstance(target, np.ndarray):
+        raise TypeError(f"target: expected a NumPy array beside loss={loss!r}, got {type(target).__name__}")
+    return Task(x[rows], target[rows], loss, name=f"{name}, {len(x[rows])} samples")
+
+
+def recurrent_task(
+    network: Recurrent, x: Any, readout: Stack | None, target: Any, loss: LossName | None, lengths: Any, seed: int
+) -> Task:
+    """Make the task of a recurrent network: the target given, or to add up all inputs."""
+    if not isinstance(x, np.ndarray) or x.ndim != 3:
+        raise TypeError(f"x: expected an array (T, B, I), got {type(x).__name__}")
+    columns = slice(None, _SAMPLES)
+    few = np.ascontiguousarray(x[:, columns])
+    own = None if lengths is None else np.ascontiguousarray(lengths[columns])
+    if readout is None:
+        if target is not None or loss is not None:
+            raise ValueError("readout: expected one beside a target, got None; readout=gt.Stack(...)")
+        directions = 2 if network.bidirectional else 1
+        sizes = [directions * network.hidden_size, network.input_size]
+        readout = Stack.random(sizes, output_activation=None, activation="linear", init="normal", seed=seed,
+                               dtype=network.dtype)  # fmt: skip
+        name = f"adding up all inputs, {few.shape[1]} sequences of {len(few)} steps"
+        return Task(few, sum_of_inputs(few, own), "mse", readout, own, name, adding=True)
+    if loss is None or not isinstance(target, np.ndarray):
+        raise ValueError("target: expected an array and a loss beside a readout")
+    return Task(few, target[columns], loss, readout, own, f"the target given, {few.shape[1]} sequences")

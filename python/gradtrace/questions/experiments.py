@@ -55,7 +55,7 @@ def _gains(trace: StackTrace) -> tuple[float, float]:
 
 def _times(value: float) -> str:
     """Write a factor with three digits, or as a power of ten."""
-    return f"{value:.3g}" if 0.001 <= value < 1000 else decimal(math.log2(value), typographic=True)
+    return f"{value:#.3g}".rstrip(".") if 0.001 <= value < 1000 else decimal(math.log2(value), typographic=True)
 
 
 def what_causes_it(seed: int) -> Answer:
@@ -192,7 +192,7 @@ def how_do_lstms_solve_it(seed: int) -> Answer:
     for bias in biases:
         lstm = LSTM.random(8, 128, recurrent_init="torch_default", forget_bias=bias, seed=seed)
         trace = lstm.trace(x, cotangent=cotangent)
-        name = "PyTorch's own" if bias is None else f"{bias:g}"
+        name = "PyTorch's own" if bias is None else f"forget bias {bias:g}"
         curves[name] = np.median(trace.log2_dh[0], axis=1)
         direct[name] = float(np.median(trace.log2_dc[0, 0] - trace.log2_dc_direct[0, 0]))
         if bias is None:
@@ -203,8 +203,8 @@ def how_do_lstms_solve_it(seed: int) -> Answer:
     text = (
         f"It is the forget bias that does, not the architecture: over {steps} steps PyTorch's own keeps 2^{own:.0f} "
         f"of the gradient ({who} reads exactly 0 at {lost} of the {steps + 1} states), a bias of 1 keeps "
-        f"2^{change['1']:.0f}, one of 6 2^{change['6']:.1f}. And the cell line is not all: in PyTorch's own the "
-        f"gradient of the first cell is 2^{line:.0f} times what came along it."
+        f"2^{change['forget bias 1']:.0f}, one of 6 keeps 2^{change['forget bias 6']:.1f}. And the cell line is not "
+        f"all: in PyTorch's own the gradient of the first cell is 2^{line:.0f} times what came along it."
     )
     return Answer(
         4,
@@ -212,8 +212,8 @@ def how_do_lstms_solve_it(seed: int) -> Answer:
         "With a unique additive gradient structure that includes direct access to the forget gate's activations.",
         "half right",
         text,
-        {f"log2_change_bias_{name}": value for name, value in change.items()}
-        | {f"log2_total_over_direct_{name}": value for name, value in direct.items()}
+        {f"log2_change_{name.replace(' ', '_')}": value for name, value in change.items()}
+        | {f"log2_total_over_direct_{name.replace(' ', '_')}": value for name, value in direct.items()}
         | {"states_read_as_zero": float(lost)},
         "Norm of dL/dh against the lag, bits; four forget biases. Below 2^-149 float32 reads 0.",
         lambda ax: draw.against_lag(ax, curves),
@@ -377,7 +377,7 @@ def why_deeper_networks(seed: int) -> Answer:
             "trace_slowdown": ours,
         },
         f"Norm of dL/dz, {depth} sigmoid layers: as it is, and as plain float32 has it, whose line ends where it "
-        "reads 0.",
+        "reads 0. Shaded: 2^-149 to 2^-126, float32's subnormal numbers.",
         lambda ax: draw.zeros(ax, level, theirs),
         draw.ZEROS_LEGEND,
     )
@@ -431,8 +431,8 @@ def how_related_to_relu(seed: int) -> Answer:
         f"dL/dz falls to {_times(float(2 ** delta[0]))} of the last layer's while the bar chart of weight gradients "
         f"ends at {_times(float(2 ** weight[0]))}, because the activation there is "
         f"{_times(float(2 ** (activation[0] - activation[-1])))} times as large. Relu's derivative is exactly 0 "
-        f"where it is off, and a unit that is off for all of 1,000 samples is never moved again: {shares[0]:.0%} of "
-        f"the units with biases of 0, {shares[2]:.0%} with -2, {shares[3]:.0%} with -4."
+        f"where it is off, and a unit that is off for all of 1,000 samples is never moved again: {shares[0]:.1%} of "
+        f"the units with biases of 0, {shares[2]:.1%} with -2, {shares[3]:.1%} with -4."
     )
     return Answer(
         9,

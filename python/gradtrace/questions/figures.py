@@ -62,6 +62,11 @@ def _finish(ax: Any, xlabel: str, ylabel: str) -> Any:
 def against_layers(ax: Any, curves: Mapping[str, Floats], ylabel: str = "norm of dL/dz, log2") -> Any:
     """Draw a figure of every layer, in bits."""
     _lines(ax, curves)
+    return _layers(ax, ylabel)
+
+
+def _layers(ax: Any, ylabel: str) -> Any:
+    ax.xaxis.get_major_locator().set_params(integer=True)
     return _finish(ax, "layer (0 is the first)", ylabel)
 
 
@@ -109,7 +114,7 @@ def zeros(ax: Any, ours: Floats, theirs: Floats) -> Any:
     ax.plot(np.where(np.isfinite(theirs), theirs, np.nan), color=_COLORS[0], linestyle=(0, _DASHES[1]),
             label="plain float32")  # fmt: skip
     ax.axhspan(-149, -126, color=_COLORS[0], alpha=0.15, linewidth=0)
-    return _finish(ax, "layer (0 is the first)", "norm of dL/dz, log2")
+    return _layers(ax, "norm of dL/dz, log2")
 
 
 def flat_chart(ax: Any, delta: Floats, activation: Floats, weight: Floats) -> Any:
@@ -118,7 +123,7 @@ def flat_chart(ax: Any, delta: Floats, activation: Floats, weight: Floats) -> An
     ax.plot(activation, color=_ACTIVATION, linewidth=2.6, label="activation")
     ax.plot(delta, color=_ink(), linewidth=1.1, label="dL/dz")
     ax.axhline(0, color=_ink(), linewidth=0.6)
-    return _finish(ax, "layer (0 is the first)", "bits, relative to the last layer")
+    return _layers(ax, "bits, relative to the last layer")
 
 
 def _ink() -> Any:

@@ -124,7 +124,8 @@ class Recurrent:
         TypeError, ValueError
             If an argument does not fit; the message names it.
         """
-        from gradtrace.remedies import recurrent_task, try_remedies  # remedies are recurrent networks themselves
+        from gradtrace.remedies import try_remedies  # remedies are recurrent networks themselves
+        from gradtrace.training import recurrent_task
 
         task = recurrent_task(self, x, readout, target, loss, lengths, checked_seed("seed", seed))
         options: dict[str, Any] = {"lengths": task.lengths}

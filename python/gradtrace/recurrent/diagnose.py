@@ -53,13 +53,16 @@ def state_gradient(trace: RecurrentTrace) -> Floats:
 
 def _over_time(trace: RecurrentTrace) -> list[Finding | None]:
     """Follow every sample's gradient from its last step back: how far it falls and rises, in every layer."""
-    change = _changes(trace)
-    steps = np.arange(1, trace.steps + 1)
-    allowed = limit.LOST_BITS + np.array([limit.width_allowance([trace.hidden_size] * int(lag)) for lag in steps])
+    lags = np.arange(1, trace.steps + 1)
+    allowed = limit.LOST_BITS + np.array([limit.width_allowance([trace.hidden_size] * int(lag)) for lag in lags])
     found: list[Finding | None] = []
-    for rises, sign in ((False, -1.0), (True, 1.0)):
+    for rises, sign, change in ((False, -1.0, _fallen(trace)), (True, 1.0, _risen(trace))):
+        enough = np.broadcast_to(allowed, (len(change), trace.steps))
+        if not rises and CELLS[trace.cell].carry is not None:  # what the gates lose is no chance
+            shut = lags / _memory(trace)[:, None] >= limit.LOST_BITS
+            enough = np.where(shut, limit.LOST_BITS, enough)
         with np.errstate(invalid="ignore"):
-            beyond = sign * change >= allowed[:, None]  # (K, lag, B); NaN past a sample's end
+            beyond = sign * change >= enough[:, :, None]  # (K, lag, B); NaN past a sample's end
         share = beyond.any(axis=1).mean(axis=1)
         layers = np.flatnonzero(share >= limit.SAMPLES)
         if layers.size == 0:
@@ -73,33 +76,59 @@ def _over_time(trace: RecurrentTrace) -> list[Finding | None]:
     return found
 
 
-def _changes(trace: RecurrentTrace) -> Floats:
+def _by_lag(trace: RecurrentTrace, values: Floats) -> Floats:
+    """Line up figures of states, (K, T+1, B), by the lag from each sample's own end; NaN before its start."""
+    state = trace.lengths[None, :] - np.arange(trace.steps + 1)[:, None]  # (lag, B)
+    lined = values[:, np.maximum(state, 0), np.arange(trace.samples)[None, :]]
+    return np.where(state >= 0, lined, np.nan)
+
+
+def _fallen(trace: RecurrentTrace) -> Floats:
     """Give log2 of the gradient's norm over that at the sample's end, (K, lag 1 to T, B); NaN before its start.
 
     Where a loss stands at every step the norms are renewed at each of them; then it is what the direct path, or the
     recurrence step by step, leaves of a gradient.
     """
-    if trace.cotangent_at == "all":
+    if trace.cotangent_at == "last":
+        gradient = _by_lag(trace, state_gradient(trace))
+        return np.asarray(gradient[:, 1:] - gradient[:, :1])
+    if CELLS[trace.cell].carry is None:
         return _propagated(trace)
-    gradient = state_gradient(trace)
-    lags = np.arange(1, trace.steps + 1)
-    state = trace.lengths[None, :] - lags[:, None]  # (lag, B)
-    inside = state >= 0
-    samples = np.arange(trace.samples)
-    end = gradient[:, trace.lengths, samples]
-    values = gradient[:, np.where(inside, state, 0), samples[None, :]]
-    return np.where(inside[None], values - end[:, None, :], np.nan)
+    lags = np.arange(1, trace.steps + 1, dtype=np.float64)
+    inside = lags[:, None] <= trace.lengths[None, :]
+    return np.where(inside[None], -lags[None, :, None] / _memory(trace)[:, None, None], np.nan)
+
+
+def _memory(trace: RecurrentTrace) -> Floats:
+    """Give the half-life of the slowest quarter of the units, which is what a network remembers with; (K,)."""
+    return np.asarray(np.quantile(trace.forget_half_life_unit, 0.75, axis=1), dtype=np.float64)
+
+
+def _risen(trace: RecurrentTrace) -> Floats:
+    """Give log2 of how far the recurrence made the gradient grow, (K, lag 1 to T, B); NaN before a sample's start.
+
+    A layer that gets gradient from outside at many steps (a loss at every step, a layer above) has more of it the
+    farther back; that is a sum, no growth. So the gradient is held against the most that the direct path, which never
+    grows by itself, had collected up to there, and the root of the number of steps is allowed besides: what so many
+    parts of one size come to.
+    """
+    cell = CELLS[trace.cell]
+    if cell.carry is None:
+        return _propagated(trace)
+    whole = _by_lag(trace, state_gradient(trace))
+    collected = np.fmax.accumulate(_by_lag(trace, getattr(trace, f"log2_d{cell.state}_direct")), axis=1)
+    directions = 2 if trace.bidirectional else 1
+    outside = np.full(len(whole), trace.cotangent_at == "all")
+    outside[: len(whole) - directions] = True
+    allowed = 0.5 * np.log2(np.arange(2, trace.steps + 2))
+    return np.asarray((whole - collected)[:, 1:] - np.where(outside[:, None], allowed, 0.0)[:, :, None])
 
 
 def _propagated(trace: RecurrentTrace) -> Floats:
-    lags = np.arange(1, trace.steps + 1, dtype=np.float64)
-    inside = lags[:, None] <= trace.lengths[None, :]
-    if CELLS[trace.cell].carry is None:
-        step = np.nan_to_num(trace.activation_gain + trace.weight_gain, nan=0.0, neginf=-1074.0)
-        return np.where(inside[None], np.cumsum(step[:, ::-1], axis=1), np.nan)
-    # The slowest quarter of the units is what a network remembers with.
-    slow = np.quantile(trace.forget_half_life_unit, 0.75, axis=1)
-    return np.where(inside[None], -lags[None, :, None] / slow[:, None, None], np.nan)
+    """Add up the steps' own gains from each sample's end back; what arrives from outside is not in them."""
+    gains = np.nan_to_num(trace.activation_gain + trace.weight_gain, nan=0.0, neginf=-1074.0)
+    none = np.zeros_like(gains[:, :1])
+    return np.cumsum(_by_lag(trace, np.concatenate([gains, none], axis=1))[:, 1:], axis=1)
 
 
 def _rate(change: Floats, layer: int, sign: float) -> tuple[float, int, float]:
@@ -109,7 +138,7 @@ def _rate(change: Floats, layer: int, sign: float) -> tuple[float, int, float]:
     return float(typical[lag - 1]), lag, float(typical[lag - 1]) / lag
 
 
-def _falling(trace: RecurrentTrace, layers: npt.NDArray[np.intp], worst: int, change: Floats) -> Finding:
+def _falling(trace: RecurrentTrace, layers: npt.NDArray[np.intp], worst: int, change: Floats) -> Finding | None:
     bits, lag, rate = _rate(change, worst, -1.0)
     evidence = {"log2_change": bits, "lag": float(lag), "bits_per_step": rate, "steps": float(trace.steps)}
     if np.isfinite(rate) and rate < 0:
@@ -124,6 +153,8 @@ def _falling(trace: RecurrentTrace, layers: npt.NDArray[np.intp], worst: int, ch
     evidence |= {"half_life": half_life, f"{gate}_gate": mean}
     left = -lag / half_life
     if left > -limit.LOST_BITS and trace.cotangent_at == "last":
+        if bits > -limit.LOST_BITS:  # in a few samples the direct and the gated part cancel: chance
+            return None
         cause = (
             f"The {gate} gates keep {np.exp2(left):.2g} of the state over {lag} steps, so it is not they that lose the "
             f"gradient: {_other_way(trace, worst)}."

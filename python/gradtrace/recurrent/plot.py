@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from gradtrace.plot import ROLE_COLORS, SERIES_COLORS, SERIES_DASHES
+from gradtrace.plot import ROLE_COLORS, SERIES_COLORS, SERIES_DASHES, checked_axes
 from gradtrace.recurrent.cells import CELLS
 from gradtrace.recurrent.influence import Influence
 from gradtrace.recurrent.table import quantiles_of_rows
@@ -47,7 +47,7 @@ def plot_gradient_lag(traces: Mapping[str, RecurrentTrace], ax: Axes | None = No
     matplotlib Axes
         Line: median over samples; band: 5 % to 95 % of them; log2 units. Lag 0 is each sample's last step.
     """
-    ax = _axes(ax)
+    ax = checked_axes(ax)
     for (name, trace), color, dash in zip(traces.items(), cycle(SERIES_COLORS), cycle(SERIES_DASHES)):
         low, middle, high = (_finite(edge) for edge in _by_lag(trace, "log2_dh", layer))
         lags = np.arange(len(middle))
@@ -74,7 +74,7 @@ def plot_parts(trace: RecurrentTrace, ax: Axes | None = None, layer: int = 0) ->
         Medians over samples in log2 units. LSTM: dL/dc, what stayed on the cell line, what went through the gates. GRU:
         dL/dh likewise. RNN: what activation and weights did at every step.
     """
-    ax = _axes(ax)
+    ax = checked_axes(ax)
     looks = [
         {"color": ROLE_COLORS["activation"], "linewidth": 2.6},
         {"color": ROLE_COLORS["weight"], "linewidth": 2.6},
@@ -103,7 +103,7 @@ def plot_gates(trace: RecurrentTrace, ax: Axes | None = None, layer: int = 0) ->
     matplotlib Axes
         Rows: gates, the candidate (tanh) among them. Colour: mean over units and samples, -1 to 1.
     """
-    ax = _axes(ax)
+    ax = checked_axes(ax)
     means = trace.gate_mean[layer]  # AttributeError for an RNN says why
     image = ax.imshow(means.T, cmap="cividis", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
     _color_bar(ax, image, "mean")
@@ -130,7 +130,7 @@ def plot_retention_map(trace: RecurrentTrace, ax: Axes | None = None, layer: int
     matplotlib Axes
         Rows: samples, by length. Colour: mean over units of log2 of the product of the gates from that state on.
     """
-    ax = _axes(ax)
+    ax = checked_axes(ax)
     order = np.argsort(trace.lengths, kind="stable")
     values = _finite(trace.log2_retention[layer])[:, order]  # AttributeError for an RNN says why
     image = ax.imshow(values.T, cmap="viridis", aspect="auto", interpolation="nearest")
@@ -157,7 +157,7 @@ def plot_retention(traces: Mapping[str, RecurrentTrace], ax: Axes | None = None)
     matplotlib Axes
         Mean over units, median over samples, log2 units.
     """
-    ax = _axes(ax)
+    ax = checked_axes(ax)
     for (name, trace), color, dash in zip(traces.items(), cycle(SERIES_COLORS), cycle(SERIES_DASHES)):
         if CELLS[trace.cell].carry is not None:
             ax.plot(_finite(_by_lag(trace, "log2_retention", 0)[1]), color=color, linestyle=dash, label=name)
@@ -179,7 +179,7 @@ def plot_influence(influence: Influence, ax: Axes | None = None) -> Axes:
     matplotlib Axes
         Median over samples of `log2_dc` (`log2_dh` for cells without c), colour in bits; white where t > s.
     """
-    ax = _axes(ax)
+    ax = checked_axes(ax)
     values = influence.log2_dh if influence.log2_dc is None else influence.log2_dc
     ranked = np.sort(_finite(values), axis=2)
     middle = ranked[:, :, (ranked.shape[2] - 1) // 2]
@@ -198,10 +198,6 @@ def _color_bar(ax: Axes, image: AxesImage, label: str) -> None:
     bar.set_label(label)
     bar.outline.set_visible(False)
     ax.spines[["top", "right"]].set_visible(False)
-
-
-def _axes(ax: Axes | None) -> Axes:
-    return plt.subplots(layout="constrained")[1] if ax is None else ax
 
 
 def _by_lag(trace: RecurrentTrace, name: str, layer: int) -> Floats:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from gradtrace.diagnosis import Diagnosis
 from gradtrace.horizon import gradient_horizon
+from gradtrace.messages import checked_index
 from gradtrace.recurrent.cells import CELLS, KEPT
 from gradtrace.recurrent.diagnose import diagnose_recurrent
 from gradtrace.recurrent.table import html_table, text_table
@@ -161,7 +162,7 @@ class RecurrentTrace(TraceFiles):
         Underflow
             States and shares of rows that turn subnormal, read 0 or overflow, rows by their root mean square.
         """
-        return lost_in(dtype, self.log2_dh[layer] - 0.5 * np.log2(self.hidden_size), "state")
+        return lost_in(dtype, self.log2_dh[self._checked(layer)] - 0.5 * np.log2(self.hidden_size), "state")
 
     def horizon(self, share: float = 0.99, per_sample: bool = False) -> int | npt.NDArray[np.int64]:
         """Tell how many steps back hold a share of the squared gradient of the states: a truncation window.
@@ -201,7 +202,7 @@ class RecurrentTrace(TraceFiles):
         matplotlib Axes
             Line: median over samples; band: 5 % to 95 % of them; bits.
         """
-        return draw("recurrent.plot", "plot_gradient_lag", {self.cell: self}, ax, layer)
+        return draw("recurrent.plot", "plot_gradient_lag", {self.cell: self}, ax, self._checked(layer))
 
     def plot_parts(self, ax: Axes | None = None, layer: int = 0) -> Axes:
         """Draw dL/dc (GRU: dL/dh) and its two parts, or an RNN's gains, against the lag.
@@ -218,7 +219,7 @@ class RecurrentTrace(TraceFiles):
         matplotlib Axes
             Medians over samples, bits.
         """
-        return draw("recurrent.plot", "plot_parts", self, ax, layer)
+        return draw("recurrent.plot", "plot_parts", self, ax, self._checked(layer))
 
     def plot_gates(self, ax: Axes | None = None, layer: int = 0) -> Axes:
         """Draw the gates' means as a map over the steps; `gradtrace.recurrent.plot.plot_gates`.
@@ -235,7 +236,7 @@ class RecurrentTrace(TraceFiles):
         matplotlib Axes
             Rows: gates. Colour: mean over units and samples.
         """
-        return draw("recurrent.plot", "plot_gates", self, ax, layer)
+        return draw("recurrent.plot", "plot_gates", self, ax, self._checked(layer))
 
     def plot_retention(self, ax: Axes | None = None, layer: int = 0) -> Axes:
         """Draw what the gates keep of the state, as a map over states and samples.
@@ -252,7 +253,10 @@ class RecurrentTrace(TraceFiles):
         matplotlib Axes
             Rows: samples, by length. Colour: mean over units of log2 of the product of the gates from there on.
         """
-        return draw("recurrent.plot", "plot_retention_map", self, ax, layer)
+        return draw("recurrent.plot", "plot_retention_map", self, ax, self._checked(layer))
+
+    def _checked(self, layer: int) -> int:
+        return checked_index("layer", layer, len(self.log2_dh))
 
     @property
     def figures(self) -> dict[str, npt.NDArray[np.float64]]:
