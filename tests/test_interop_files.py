@@ -288,13 +288,12 @@ def test_a_bomb_in_a_zip_is_refused_by_its_claim(tmp_path):
 
 def test_zeros_that_a_small_file_unpacks_to_are_refused(tmp_path):
     """A valid array: 128 MiB of zeros out of some kilobytes."""
-    with zipfile.ZipFile(tmp_path / "m.npz", "w", zipfile.ZIP_DEFLATED) as archive:
-        with archive.open("0.weight.npy", "w") as file:
-            np.lib.format.write_array_header_1_0(
-                file, {"descr": "<f4", "fortran_order": False, "shape": (4096, 8192)}
-            )
-            for _ in range(128):
-                file.write(bytes(1 << 20))
+    header = {"descr": "<f4", "fortran_order": False, "shape": (4096, 8192)}
+    archive = zipfile.ZipFile(tmp_path / "m.npz", "w", zipfile.ZIP_DEFLATED)
+    with archive, archive.open("0.weight.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for _ in range(128):
+            file.write(bytes(1 << 20))
     with pytest.raises(ValueError, match=r"it claims \d+ bytes out of \d+ compressed ones"):
         gt.load(tmp_path / "m.npz", "relu")
 

@@ -306,8 +306,8 @@ def _reordered(array: Array, order: Iterable[int]) -> Array:
 def _compare(model: Any, network: Stack | Recurrent, constants: dict[str, Array]) -> None:
     """Compare forward passes; of recurrent graphs node by node, without what exporters write around them.
 
-    That plumbing may ask for arrays of any size, and a file is not to be trusted with it. Nothing runs but nodes that were
-    understood, on tensors that were checked.
+    That plumbing may ask for arrays of any size, and a file is not to be trusted with it. Nothing runs but nodes that
+    were understood, on tensors that were checked.
     """
 
     def run(x: Array) -> Array:

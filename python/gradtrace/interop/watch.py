@@ -290,7 +290,7 @@ def _parts(module: Any, record: _Record) -> tuple[Any, ...]:
 
 
 def _norm(values: Any) -> Any:
-    """Euclidean norm in float64, a tensor of one number; float64 itself is scaled first, as its squares may underflow."""
+    """Euclidean norm in float64, a tensor of one number; float64 is scaled first, as its squares may underflow."""
     import torch
 
     if values.is_sparse:

@@ -76,9 +76,7 @@ def _vanishing_and_exploding(trace: WatchTrace) -> list[Finding]:
     return found
 
 
-def _shares(
-    trace: WatchTrace, kind: str, figure: str, threshold: float, of: str, what: str
-) -> list[Finding]:
+def _shares(trace: WatchTrace, kind: str, figure: str, threshold: float, of: str, what: str) -> list[Finding]:
     """Name the modules of which more than a share is dead or saturated."""
     share = np.nan_to_num(trace.figures(figure))
     beyond = np.flatnonzero(share > threshold)
