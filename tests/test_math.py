@@ -6,6 +6,7 @@ from functools import cache
 import mpmath as mp
 import numpy as np
 import pytest
+import reference
 from tolerances import tolerance
 
 from gradtrace._core import kernels
@@ -119,6 +120,10 @@ def test_function(isa: str, name: str, dtype: str) -> None:
     kept = [i for i in range(len(x)) if not (name.startswith("log") and x[i] in (0, -1))]
     error = ulp_error(kernels.math(name, x)[kept], [exact[i] for i in kept])
     assert error <= tolerance("ulp", name, dtype)
+
+
+def test_every_activation_is_measured() -> None:
+    assert {row["name"] for row in kernels.activation_table()} == set(ACTIVATIONS) == set(reference.ACTIVATIONS)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from gradtrace.plot import ROLE_COLORS
 
 if TYPE_CHECKING:
-    from gradtrace.interop.watch import WatchTrace
+    from gradtrace.interop.watch_trace import WatchTrace
 
 __all__ = ["plot_modules"]
 

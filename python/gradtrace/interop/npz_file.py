@@ -19,6 +19,8 @@ __all__ = ["read_npz"]
 Array = npt.NDArray[Any]
 
 _MOST_ARRAYS = 1_000_000
+# Weights hardly compress; zeros do, a thousandfold. So much more than the file itself may come out of it.
+_MOST_RATIO, _ALWAYS_BYTES = 50, 1 << 26
 
 
 def read_npz(path: Path) -> dict[str, Array]:
@@ -42,9 +44,11 @@ def read_npz(path: Path) -> dict[str, Array]:
             members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
             if not members or len(members) > _MOST_ARRAYS:
                 raise ValueError(f"expected an NPZ archive of arrays, got {len(members)} of them")
-            total = sum(member.file_size for member in members)
-            if total > _core.physical_memory():
-                raise ValueError(f"it claims {total} bytes, this machine has {_core.physical_memory()}")
+            names = {member.filename for member in members}
+            if len(names) < len(members):
+                twice = next(name for name in names if sum(member.filename == name for member in members) > 1)
+                raise ValueError(f"array {twice[:-4]!r}: expected it once, got it several times")
+            _check_size(sum(member.file_size for member in members), path.stat().st_size)
             return {member.filename[:-4]: _array(archive, member) for member in members}
     except (
         zipfile.BadZipFile,
@@ -59,6 +63,13 @@ def read_npz(path: Path) -> dict[str, Array]:
         raise ValueError(f"expected an NPZ archive of arrays, got damage: {text}") from None
 
 
+def _check_size(claimed: int, held: int) -> None:
+    if claimed > _core.physical_memory():
+        raise ValueError(f"it claims {claimed} bytes, this machine has {_core.physical_memory()}")
+    if claimed > max(_MOST_RATIO * held, _ALWAYS_BYTES):
+        raise ValueError(f"it claims {claimed} bytes out of {held} compressed ones; weights do not compress so far")
+
+
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
     name = member.filename[:-4]
     with archive.open(member) as file:
@@ -66,7 +77,9 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
             version = np.lib.format.read_magic(file)
             read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
             shape, fortran, dtype = read(file)
-        except (KeyError, ValueError, TypeError, SyntaxError, OverflowError) as error:
+        except (MemoryError, zipfile.BadZipFile, zlib.error, EOFError):
+            raise
+        except Exception as error:  # NumPy parses the header as Python, whose tokenizer has errors of its own
             raise ValueError(f"array {name!r}: expected a NumPy array, got damage: {str(error)[:60]}") from None
         if dtype.kind not in "fiub":
             raise ValueError(f"array {name!r}: expected numbers, got dtype {str(dtype)[:40]}; objects are never loaded")

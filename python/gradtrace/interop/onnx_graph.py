@@ -34,6 +34,8 @@ _PLUMBING = (
     "Shape", "Gather", "Constant", "Concat", "Expand", "Unsqueeze", "Squeeze", "Transpose", "Reshape", "Identity",
     "ConstantOfShape", "Slice", "Dropout", "Cast",
 )  # fmt: skip
+# Of these, what may stand between two layers: the same numbers in another shape.
+_CARRIES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Cast")
 # Blocks of rows: where PyTorch's stand in ONNX's order. LSTM i, f, g, o in i, o, f, c; GRU r, z, n in z, r, h.
 _GATES = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}
 
@@ -72,7 +74,12 @@ def _read(path: Path) -> Stack | Recurrent:
     import onnx
 
     model = onnx.load_model(str(path), load_external_data=False)
-    constants = {tensor.name: _tensor(tensor) for tensor in model.graph.initializer}
+    _check_operators(model)
+    constants: dict[str, Array] = {}
+    for tensor in model.graph.initializer:
+        if tensor.name in constants:
+            raise RefusedError(tensor.name, "expected it once, got it several times")
+        constants[tensor.name] = _tensor(tensor)
     for node in model.graph.node:
         if node.op_type == "Constant":
             value = next((attribute.t for attribute in node.attribute if attribute.name == "value"), None)
@@ -80,8 +87,25 @@ def _read(path: Path) -> Stack | Recurrent:
                 constants[node.output[0]] = _tensor(value)
     recurrent = any(node.op_type in _GATES for node in model.graph.node)
     network = _recurrent(model.graph, constants) if recurrent else _stack(model.graph, constants)
-    _compare(model, network)
+    _compare(model, network, constants)
     return network
+
+
+def _check_operators(model: Any) -> None:
+    """Refuse what could make the reference implementation run something else than the operator of that name.
+
+    A function in the file may carry a known name and hold a loop without end; so may a graph in an attribute.
+    """
+    import onnx
+
+    if len(model.functions):
+        raise RefusedError(model.functions[0].name, "functions of the file's own are not represented")
+    graphs = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+    for node in model.graph.node:
+        if node.domain not in ("", "ai.onnx"):
+            raise RefusedError(_name(node), f"an operator of the domain {node.domain[:40]!r} cannot be represented")
+        if any(attribute.type in graphs for attribute in node.attribute):
+            raise RefusedError(_name(node), f"a {node.op_type} that holds a graph cannot be represented")
 
 
 def _tensor(tensor: Any) -> Array:
@@ -209,6 +233,7 @@ def _recurrent(graph: Any, constants: dict[str, Array]) -> Recurrent:
             raise RefusedError(_name(node), "expected linear_before_reset=1, the reset gate behind the product")
         _check_layout(node, attributes, constants)
         _take(node, kind, constants, arrays)
+    _check_chain(graph, nodes, constants)
     if len(directions) != 1 or next(iter(directions)) not in (b"forward", b"bidirectional"):
         raise RefusedError(_name(nodes[0]), f"expected one direction forward or both, got {sorted(directions)}")
     bidirectional = next(iter(directions)) == b"bidirectional"
@@ -218,6 +243,21 @@ def _recurrent(graph: Any, constants: dict[str, Array]) -> Recurrent:
         raise RefusedError(_name(nodes[0]), f"expected tanh or relu, got {sorted(activations)}")
     activation = "relu" if activations == {"relu"} else "tanh"
     return build_recurrent(_name(nodes[0]), arrays, bidirectional, activation)
+
+
+def _check_chain(graph: Any, nodes: list[Any], constants: dict[str, Array]) -> None:
+    """Refuse recurrent nodes that do not stand one behind the other, or with more than a change of shape in between."""
+    makers = {name: node for node in graph.node for name in node.output}
+    at = {value.name for value in graph.input if value.name not in constants}
+    for node in nodes:
+        name, passed = node.input[0], set()
+        while name not in at and name in makers and makers[name].op_type in _CARRIES and name not in passed:
+            passed.add(name)
+            name = makers[name].input[0] if len(makers[name].input) else ""
+        if name not in at:
+            between = f" through a {makers[name].op_type}" if name in makers else ""
+            raise RefusedError(_name(node), f"expected it to follow the input, or the layer before it, got it{between}")
+        at = {node.output[0]} if len(node.output) else set()
 
 
 def _check_layout(node: Any, attributes: dict[str, Any], constants: dict[str, Array]) -> None:
@@ -263,33 +303,42 @@ def _reordered(array: Array, order: Iterable[int]) -> Array:
 # The same on ONNX's reference implementation --------------------------------------------------------------------------
 
 
-def _compare(model: Any, network: Stack | Recurrent) -> None:
+def _compare(model: Any, network: Stack | Recurrent, constants: dict[str, Array]) -> None:
     """Compare forward passes; of recurrent graphs node by node, without what exporters write around them.
 
-    That plumbing may ask for arrays of any size, and a file is not to be trusted with it.
+    That plumbing may ask for arrays of any size, and a file is not to be trusted with it. Nothing runs but nodes that
+    were understood, on tensors that were checked.
     """
-    from onnx.reference import ReferenceEvaluator
 
     def run(x: Array) -> Array:
         if not isinstance(network, Stack):
-            return _run_recurrent(model, x)
-        data = next(value.name for value in model.graph.input if value.name not in _initializers(model.graph))
-        outputs: Any = ReferenceEvaluator(model).run(None, {data: x})
-        return np.asarray(outputs[0]).reshape(len(x), -1)
+            return _run_recurrent(model, x, constants)
+        nodes = [node for node in model.graph.node if node.op_type != "Constant"]
+        data = next(value.name for value in model.graph.input if value.name not in constants)
+        return _run_nodes(model, nodes, data, nodes[-1].output[0], constants, x).reshape(len(x), -1)
 
     if isinstance(network, Stack) or not network.bidirectional:  # the reference has one direction only
         check_agreement(network, run, "ONNX's reference implementation")
 
 
-def _initializers(graph: Any) -> set[str]:
-    return {tensor.name for tensor in graph.initializer}
-
-
-def _run_recurrent(model: Any, x: Array) -> Array:
+def _run_nodes(model: Any, nodes: list[Any], first: str, last: str, constants: dict[str, Array], x: Array) -> Array:
+    """Run nodes on the reference implementation, in a model made of them and of their tensors only."""
     import onnx
     from onnx.reference import ReferenceEvaluator
 
     element = onnx.helper.np_dtype_to_tensor_dtype(x.dtype)
+    used = {name for node in nodes for name in node.input}
+    tensors = [onnx.numpy_helper.from_array(array, name) for name, array in constants.items() if name in used]
+    ends = [onnx.helper.make_tensor_value_info(name, element, None) for name in (first, last)]
+    graph = onnx.helper.make_graph(nodes, "graph", ends[:1], ends[1:], tensors)
+    single = onnx.helper.make_model(graph, opset_imports=[one for one in model.opset_import if one.domain == ""])
+    outputs: Any = ReferenceEvaluator(single).run(None, {first: x})
+    return np.asarray(outputs[0])
+
+
+def _run_recurrent(model: Any, x: Array, constants: dict[str, Array]) -> Array:
+    import onnx
+
     for node in model.graph.node:
         if node.op_type not in _GATES:
             continue
@@ -298,21 +347,6 @@ def _run_recurrent(model: Any, x: Array) -> Array:
         del alone.input[4:]  # lengths and initial states, which are the caller's
         alone.input[0], alone.output[0] = "x", "y"
         del alone.output[1:]
-        kept = [tensor for tensor in model.graph.initializer if tensor.name in alone.input]
-        kept += [_named(n) for n in model.graph.node if n.op_type == "Constant" and n.output[0] in alone.input]
-        ends = [onnx.helper.make_tensor_value_info(name, element, None) for name in ("x", "y")]
-        graph = onnx.helper.make_graph([alone], "alone", ends[:1], ends[1:], kept)
-        single = onnx.helper.make_model(graph, opset_imports=list(model.opset_import))
-        outputs: Any = ReferenceEvaluator(single).run(None, {"x": x})
-        y = np.asarray(outputs[0])  # (steps, 1, samples, units)
+        y = _run_nodes(model, [alone], "x", "y", constants, x)  # (steps, 1, samples, units)
         x = np.ascontiguousarray(y.reshape(y.shape[0], y.shape[2], y.shape[3]))
     return x
-
-
-def _named(node: Any) -> Any:
-    import onnx
-
-    tensor = onnx.TensorProto()
-    tensor.CopyFrom(next(attribute.t for attribute in node.attribute if attribute.name == "value"))
-    tensor.name = node.output[0]
-    return tensor

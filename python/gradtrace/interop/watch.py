@@ -2,198 +2,30 @@
 
 from __future__ import annotations
 
-import html
 import math
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from gradtrace import thresholds as limit
-from gradtrace.diagnosis import Diagnosis, Finding, ranked
-from gradtrace.json_ready import json_ready
-from gradtrace.table import power_of_ten, text_rows
+from gradtrace.interop.watch_trace import ModuleFigures, WatchTrace
+from gradtrace.messages import checked_count
 
-__all__ = ["ModuleFigures", "Watch", "WatchTrace", "watch"]
+__all__ = ["Watch", "watch"]
 
-Floats = npt.NDArray[np.float64]
-
-_SHOWN = 24
 _PARTS = 6  # numbers that a record gives
-_ZERO_SHARE = ("ReLU", "ReLU6", "Hardtanh", "Threshold")
+# By class: where the derivative is 0, and the derivative over its largest; from the output.
+_DEAD: dict[str, Callable[[Any, Any], Any]] = {
+    "ReLU": lambda module, y: y <= 0,
+    "ReLU6": lambda module, y: (y <= 0) | (y >= 6),
+    "Hardtanh": lambda module, y: (y <= module.min_val) | (y >= module.max_val),
+}
 _SATURATING: dict[str, Callable[[Any], Any]] = {
-    # Derivative over its largest, from the output.
     "Sigmoid": lambda y: 4 * y * (1 - y),
     "Tanh": lambda y: 1 - y * y,
 }
-
-
-@dataclass(frozen=True)
-class ModuleFigures:
-    """What one module measured in one step.
-
-    Attributes
-    ----------
-    name, kind : str
-        Its name in the model, and its class.
-    log2_grad_output : float
-        log2 of the norm of dL/d(output), the whole batch's; NaN where no gradient reached it.
-    log2_output : float
-        log2 of the norm of the output.
-    log2_grad_weight, log2_weight : float
-        Of all of its own parameters together; NaN where it has none.
-    entries : int
-        Of the output.
-    dead : float
-        Share of units whose output is 0 for the whole batch, of a relu; else NaN.
-    saturated : float
-        Share of entries with a derivative under 5 % of its largest, of a sigmoid or tanh; else NaN.
-    """
-
-    name: str
-    kind: str
-    log2_grad_output: float
-    log2_output: float
-    log2_grad_weight: float
-    log2_weight: float
-    entries: int
-    dead: float
-    saturated: float
-
-
-@dataclass(frozen=True)
-class WatchTrace:
-    """What a watched step left behind, modules in the order of the forward pass.
-
-    Attributes
-    ----------
-    modules : tuple of ModuleFigures
-    step : int
-        Backward passes before this one.
-    """
-
-    modules: tuple[ModuleFigures, ...]
-    step: int
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the modules."""
-        return tuple(module.name for module in self.modules)
-
-    def figures(self, name: str) -> Floats:
-        """Give one figure of all modules, such as ``"log2_grad_output"``."""
-        return np.array([getattr(module, name) for module in self.modules], dtype=np.float64)
-
-    def diagnose(self) -> Diagnosis:
-        """Say what is wrong, by the thresholds of a stack as far as they apply to modules.
-
-        The gradient with respect to the modules' outputs is compared along the forward order; a branch beside others
-        may be small for good reasons, so only modules that carry parameters on both ends are compared.
-        """
-        return Diagnosis(ranked(_findings(self)), f"{len(self.modules)} modules, step {self.step}")
-
-    def plot(self, ax: Any = None) -> Any:
-        """Draw the gradient of every module's output, of its weights, and its output.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, optional
-            Where to draw; a new figure by default.
-
-        Returns
-        -------
-        matplotlib Axes
-            log2 of norms; modules in the order of the forward pass.
-        """
-        from gradtrace.trace_files import draw
-
-        return draw("watch_plot", "plot_modules", self, ax)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give all figures, fit for strict JSON."""
-        ready: dict[str, Any] = json_ready({"step": self.step, "modules": [vars(module) for module in self.modules]})
-        return ready
-
-    def _rows(self) -> list[list[str]]:
-        head = ["module", "kind", "log2|dy|", "|dy|", "log2|y|", "log2|dW|", "log2|W|", "dead", "saturated"]
-        count = len(self.modules)
-        shown = range(count) if count <= _SHOWN else sorted({round(i) for i in np.linspace(0, count - 1, _SHOWN)})
-        rows = [head]
-        for index in reversed(list(shown)):
-            one = self.modules[index]
-            numbers = (one.log2_output, one.log2_grad_weight, one.log2_weight)
-            rows.append(
-                [
-                    one.name,
-                    one.kind,
-                    _number(one.log2_grad_output),
-                    "" if math.isnan(one.log2_grad_output) else power_of_ten(one.log2_grad_output),
-                    *map(_number, numbers),
-                    *("" if math.isnan(share) else f"{share:.0%}" for share in (one.dead, one.saturated)),
-                ]
-            )
-        return rows
-
-    def __str__(self) -> str:
-        note = "Norms over the whole batch, in bits (log2); the last module first, as the gradient runs."
-        return "\n".join([f"WatchTrace: {len(self.modules)} modules, step {self.step}", *text_rows(self._rows()), note])
-
-    def _repr_html_(self) -> str:
-        header, *rows = self._rows()
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.2f}"
-
-
-def _findings(trace: WatchTrace) -> list[Finding]:
-    found = []
-    with_weights = [index for index, one in enumerate(trace.modules) if not math.isnan(one.log2_weight)]
-    # Per entry: modules differ in size by far more than layers of a stack.
-    level = trace.figures("log2_grad_output") - 0.5 * np.log2(np.maximum(trace.figures("entries"), 1))
-    known = [index for index in with_weights if not math.isnan(level[index])]
-    if len(known) > 1:
-        change = level[known] - level[known[-1]]
-        for kind, sign in (("vanishing", -1.0), ("exploding", 1.0)):
-            beyond = np.flatnonzero(sign * change >= limit.LOST_BITS)
-            if beyond.size == 0:
-                continue
-            worst = int(beyond[np.argmax((sign * change)[beyond])])
-            bits = float(change[worst])
-            severity = "critical" if abs(bits) >= limit.HOPELESS_BITS else "warning"
-            names = [trace.modules[known[index]].name for index in beyond]
-            shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-            verb = "smaller" if sign < 0 else "larger"
-            cause = (
-                f"An entry of the gradient at the output of {trace.modules[known[worst]].name} is "
-                f"{power_of_ten(abs(bits))} times {verb} than at {trace.modules[known[-1]].name}; modules beyond 64 "
-                f"times: {shown}."
-            )
-            evidence = {"log2_change": bits, "modules": float(len(names))}
-            found.append(Finding(kind, severity, cause, evidence, tuple(known[index] for index in beyond)))
-    for kind, figure, threshold, what in (
-        ("dead_units", "dead", 0.5, "are 0 for the whole batch"),
-        ("saturation", "saturated", limit.SATURATED, "are in the flat part of their curve"),
-    ):
-        share = trace.figures(figure)
-        beyond = np.flatnonzero(np.nan_to_num(share) > threshold)
-        if beyond.size:
-            worst = int(beyond[np.argmax(share[beyond])])
-            cause = f"{share[worst]:.0%} of the units of {trace.modules[worst].name} {what}."
-            layers = tuple(map(int, beyond))
-            found.append(Finding(kind, "warning", cause, {figure: float(share[worst])}, layers))
-    overflow = np.flatnonzero(np.isposinf(trace.figures("log2_output")))
-    if overflow.size:
-        name = trace.modules[int(overflow[0])].name
-        cause = f"From {name} on the forward pass is infinite or NaN."
-        found.append(Finding("forward_overflow", "critical", cause, {}, tuple(map(int, overflow))))
-    return found
 
 
 @dataclass
@@ -201,14 +33,16 @@ class _Record:
     """What the hooks of one module hold until the step is read; tensors of one number each, so that nothing waits."""
 
     order: int = -1
+    calls: int = 0
     entries: int = 0
-    output_square: Any = None
-    grad_square: Any = None
+    hooked: bool = False
+    output: Any = None
+    gradients: dict[int, Any] = field(default_factory=dict)  # by place among the outputs
     dead: Any = None
     saturated: Any = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Watch:
     """A context that records a PyTorch model's gradients; `watch` makes it.
 
@@ -216,30 +50,37 @@ class Watch:
     ----------
     model : torch.nn.Module
     every : int
-        Which backward passes are recorded: every so many.
+        Which forward passes with gradients are recorded: every so many.
+    only : tuple of str or None
+        Names of the modules that are recorded, as `watch` takes them.
     """
 
-    model: Any
+    model: Any = field(repr=False)
     every: int = 1
-    only: Any = None
-    _names: dict[Any, str] = field(default_factory=dict)
-    _records: dict[Any, _Record] = field(default_factory=dict)
-    _handles: list[Any] = field(default_factory=list)
-    _order: int = 0
-    _step: int = -1
-    _recording: bool = False
+    only: tuple[str, ...] | None = None
+    _names: dict[Any, str] = field(default_factory=dict, repr=False)
+    _records: dict[Any, _Record] = field(default_factory=dict, repr=False)
+    _handles: list[Any] = field(default_factory=list, repr=False)
+    _order: int = field(default=0, repr=False)
+    _step: int = field(default=-1, repr=False)
+    _recorded_step: int = field(default=-1, repr=False)
+    _recording: bool = field(default=False, repr=False)
+    _depth: int = field(default=0, repr=False)  # forward passes of the model that are running, one inside the other
+    _with_gradients: bool = field(default=False, repr=False)  # what the outermost of them is
 
     def __enter__(self) -> Watch:
         """Hook every module; the model's numbers stay as they are."""
         if self._handles:
             raise RuntimeError("watch: expected a watch that is not yet open")
         reference = weakref.ref(self)
-        for name, module in self.model.named_modules():
-            if not name or not _wanted(name, module, self.only):
-                continue
-            self._names[module] = name
-            self._handles.append(module.register_forward_hook(_forward_hook(reference, module)))
+        self._depth = 0
         self._handles.append(self.model.register_forward_pre_hook(_start_hook(reference)))
+        for name, module in self.model.named_modules():
+            if _wanted(name, module, self.only):
+                self._names[module] = name or type(module).__name__
+                self._handles.append(module.register_forward_hook(_forward_hook(reference, module)))
+        # Behind the model's own figures; also when its forward pass raises.
+        self._handles.append(self.model.register_forward_hook(_end_hook(reference), always_call=True))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -248,11 +89,39 @@ class Watch:
             handle.remove()
         self._handles.clear()
 
-    def _start(self) -> None:
+    def _start(self, with_gradients: bool) -> None:
+        """Begin a forward pass of the whole model; one without gradients, an evaluation, is no step."""
+        self._depth += 1
+        if self._depth > 1:
+            return
+        self._with_gradients = with_gradients
+        if not with_gradients:
+            return
         self._step += 1
         self._recording = self._step % self.every == 0
         if self._recording:
-            self._records, self._order = {}, 0
+            self._records, self._order, self._recorded_step = {}, 0, self._step
+
+    def _called(self, module: Any, kind: str, output: Any) -> None:
+        """Measure an output at once, and its gradient when the backward pass comes by."""
+        if not self._recording or (self._depth > 0 and not self._with_gradients):
+            return
+        tensors = list(_tensors(output))
+        if not tensors:
+            return
+        if self._depth > 0:
+            record = self._records.setdefault(module, _Record())
+            if record.order < 0:
+                record.order, self._order = self._order, self._order + 1
+            _measure(record, module, kind, tensors[0].detach())
+        elif module in self._records and not self._records[module].hooked:
+            record = self._records[module]  # a checkpoint computes again, in the backward pass, what had no gradients
+        else:
+            return
+        for place, tensor in enumerate(tensors):
+            if tensor.requires_grad:
+                record.hooked = True
+                tensor.register_hook(_gradient_hook(record, place))
 
     def trace(self) -> WatchTrace:
         """Give the figures of the last recorded step, after its backward pass and before its gradients are cleared.
@@ -272,21 +141,22 @@ class Watch:
 
         ordered = self._ordered()
         # One transfer for all numbers: on another device each would wait for the queue.
-        parts = [part for module, record in ordered for part in self._parts(module, record)]
+        parts = [part for module, record in ordered for part in _parts(module, record)]
         missing = torch.full((), math.nan, dtype=torch.float64)
         device = next((part.device for part in parts if part is not None), missing.device)
         values = torch.stack([(missing if part is None else part.double()).to(device).reshape(()) for part in parts])
         table = values.cpu().numpy().reshape(len(ordered), _PARTS)
         with np.errstate(divide="ignore", invalid="ignore"):
-            norms = 0.5 * np.log2(table[:, :4])
-        norms[:, 1] = np.where(np.isnan(table[:, 1]) & self._called(ordered), np.inf, norms[:, 1])
+            norms = np.log2(table[:, :4])
+        present = np.array([part is not None for part in parts]).reshape(table.shape)[:, :4]
+        norms[np.isnan(table[:, :4]) & present] = np.inf  # a NaN is not a figure that is missing
         names = ("log2_grad_output", "log2_output", "log2_grad_weight", "log2_weight")
         modules = []
         for (module, record), own_norms, shares in zip(ordered, norms, table[:, 4:], strict=True):
             facts: dict[str, Any] = dict(zip(names, map(float, own_norms), strict=True))
             facts |= {"entries": record.entries, "dead": float(shares[0]), "saturated": float(shares[1])}
             modules.append(ModuleFigures(self._names[module], type(module).__name__, **facts))
-        return WatchTrace(tuple(modules), self._step)
+        return WatchTrace(tuple(modules), self._recorded_step)
 
     def _ordered(self) -> list[tuple[Any, _Record]]:
         """Put modules in the order of the forward pass; an uncalled one with parameters behind its predecessor."""
@@ -301,16 +171,6 @@ class Watch:
                 ordered.append((at + 0.5, module, _Record()))
         return [(module, record) for _, module, record in sorted(ordered, key=lambda entry: entry[0])]
 
-    def _parts(self, module: Any, record: _Record) -> tuple[Any, ...]:
-        own = list(module.parameters(recurse=False))
-        gradients = _sum_of_squares([p.grad for p in own if p.grad is not None])
-        weights = _sum_of_squares([p.detach() for p in own])
-        return (record.grad_square, record.output_square, gradients, weights, record.dead, record.saturated)
-
-    @staticmethod
-    def _called(ordered: list[tuple[Any, _Record]]) -> npt.NDArray[np.bool_]:
-        return np.array([record.order >= 0 for _, record in ordered])
-
 
 def watch(model: Any, every: int = 1, only: Iterable[str] | None = None) -> Watch:
     """Record the gradients of any PyTorch model: transformers, convolutions, whatever has modules.
@@ -319,7 +179,8 @@ def watch(model: Any, every: int = 1, only: Iterable[str] | None = None) -> Watc
     ----------
     model : torch.nn.Module
     every : int, default 1
-        Record every so many forward passes.
+        Record every so many forward passes; those without gradients (``torch.no_grad()``) are neither counted nor
+        recorded.
     only : list of str, optional
         Names of modules, or beginnings of names up to a dot; all modules without children, and those with parameters of
         their own, by default.
@@ -339,8 +200,6 @@ def watch(model: Any, every: int = 1, only: Iterable[str] | None = None) -> Watc
         from torch import nn
     except ModuleNotFoundError:
         raise ImportError("watch needs PyTorch; pip install 'gradtrace[torch]'") from None
-    from gradtrace.messages import checked_count
-
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     if isinstance(only, str):
@@ -359,71 +218,109 @@ def _wanted(name: str, module: Any, only: tuple[str, ...] | None) -> bool:
     return not list(module.children()) or bool(list(module.parameters(recurse=False)))
 
 
+# Hooks hold the watch weakly: a model that is kept does not keep the figures of all its steps. -----------------------
+
+
 def _start_hook(reference: weakref.ref[Watch]) -> Callable[..., None]:
     def start(module: Any, arguments: Any) -> None:
+        import torch
+
         watched = reference()
         if watched is not None:
-            watched._start()
+            watched._start(torch.is_grad_enabled())
 
     return start
 
 
+def _end_hook(reference: weakref.ref[Watch]) -> Callable[..., None]:
+    def end(module: Any, arguments: Any, output: Any) -> None:
+        watched = reference()
+        if watched is not None:
+            watched._depth = max(watched._depth - 1, 0)
+
+    return end
+
+
 def _forward_hook(reference: weakref.ref[Watch], module: Any) -> Callable[..., None]:
-    """Measure the output at once, and its gradient when the backward pass comes by."""
     kind = type(module).__name__
 
     def hook(_: Any, arguments: Any, output: Any) -> None:
         watched = reference()
-        tensor = _first_tensor(output)
-        if watched is None or not watched._recording or tensor is None:
-            return
-        record = watched._records.setdefault(module, _Record())
-        if record.order < 0:
-            record.order = watched._order
-            watched._order += 1
-        values = tensor.detach()
-        record.entries += values.numel()
-        record.output_square = _added(record.output_square, _square(values))
-        if kind in _ZERO_SHARE and values.ndim > 1 and values.numel():
-            units = values.transpose(0, -1).flatten(1) if values.ndim != 4 else values.transpose(0, 1).flatten(1)
-            record.dead = (units <= 0).all(dim=1).double().mean()
-        if kind in _SATURATING and values.numel():
-            record.saturated = (_SATURATING[kind](values) < 0.05).double().mean()
-        if tensor.requires_grad:
-            tensor.register_hook(lambda gradient: _take_gradient(record, gradient))
+        if watched is not None:
+            watched._called(module, kind, output)
 
     return hook
 
 
-def _take_gradient(record: _Record, gradient: Any) -> None:
-    record.grad_square = _added(record.grad_square, _square(gradient.detach()))
+def _gradient_hook(record: _Record, place: int) -> Callable[[Any], None]:
+    def hook(gradient: Any) -> None:
+        if gradient is None:  # of an output that the loss does not use, beside one that it does
+            return
+        record.gradients[place] = _together(record.gradients.get(place), _norm(gradient.detach()))
+
+    return hook
 
 
-def _square(values: Any) -> Any:
-    """Sum of squares, a tensor of one number; in float64 where float32 would leave its range."""
+# Figures: norms are added by hypot, since squares of float64 leave its range ------------------------------------------
+
+
+def _measure(record: _Record, module: Any, kind: str, values: Any) -> None:
+    record.calls += 1
+    record.entries += values.numel()
+    record.output = _together(record.output, _norm(values))
+    if kind in _DEAD and values.ndim > 1 and values.numel():
+        channels = 1 if values.ndim in (4, 5) else -1
+        units = _DEAD[kind](module, values).transpose(0, channels).flatten(1)
+        record.dead = _added(record.dead, units.all(dim=1).double().mean())
+    if kind in _SATURATING and values.numel():
+        record.saturated = _added(record.saturated, (_SATURATING[kind](values) < 0.05).double().mean())
+
+
+def _parts(module: Any, record: _Record) -> tuple[Any, ...]:
+    """Give the six numbers of a module; None where there is none."""
+    own = list(module.parameters(recurse=False))
+    gradients = weights = None
+    for parameter in own:
+        weights = _together(weights, _norm(parameter.detach()))
+        if parameter.grad is not None:
+            gradients = _together(gradients, _norm(parameter.grad))
+    reached = record.gradients[min(record.gradients)] if record.gradients else None
+    shares = (None if total is None else total / record.calls for total in (record.dead, record.saturated))
+    return (reached, record.output, gradients, weights, *shares)
+
+
+def _norm(values: Any) -> Any:
+    """Euclidean norm in float64, a tensor of one number; float64 is scaled first, as its squares may underflow."""
     import torch
 
-    return torch.linalg.vector_norm(values, dtype=torch.float64).square()
+    if values.is_sparse:
+        values = values.coalesce().values()
+    if values.is_complex():
+        values = values.abs()
+    if values.dtype != torch.float64 or values.numel() == 0:
+        return torch.linalg.vector_norm(values, dtype=torch.float64)
+    largest = torch.linalg.vector_norm(values, ord=math.inf)
+    scale = torch.where((largest > 0) & largest.isfinite(), largest, torch.ones_like(largest))
+    return torch.linalg.vector_norm(values / scale) * scale
+
+
+def _together(total: Any, part: Any) -> Any:
+    return part if total is None else total.hypot(part.to(total.device))
 
 
 def _added(total: Any, part: Any) -> Any:
     return part if total is None else total + part
 
 
-def _sum_of_squares(tensors: list[Any]) -> Any:
-    total = None
-    for tensor in tensors:
-        total = _added(total, _square(tensor))
-    return total
-
-
-def _first_tensor(output: Any) -> Any:
+def _tensors(output: Any) -> Iterator[Any]:
+    """Give the floating-point tensors of what a module returned, in order."""
     import torch
 
     if isinstance(output, torch.Tensor):
-        return output if output.is_floating_point() else None
-    if isinstance(output, (tuple, list)):
-        return next((found for part in output if (found := _first_tensor(part)) is not None), None)
-    if isinstance(output, dict):
-        return _first_tensor(list(output.values()))
-    return None
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, (tuple, list)):
+        for part in output:
+            yield from _tensors(part)
+    elif isinstance(output, dict):
+        yield from _tensors(list(output.values()))

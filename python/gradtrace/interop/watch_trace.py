@@ -1,0 +1,145 @@
+"""What a watched step of a PyTorch model measured, module by module: a table, a figure, a diagnosis."""
+
+from __future__ import annotations
+
+import html
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradtrace.diagnosis import Diagnosis, ranked
+from gradtrace.interop.watch_diagnose import find_in_modules
+from gradtrace.json_ready import json_ready
+from gradtrace.table import power_of_ten, text_rows
+
+__all__ = ["ModuleFigures", "WatchTrace"]
+
+Floats = npt.NDArray[np.float64]
+
+_SHOWN = 24
+
+
+@dataclass(frozen=True)
+class ModuleFigures:
+    """What one module measured in one step; a norm that is infinite or NaN reads inf, one that is not there NaN.
+
+    Attributes
+    ----------
+    name, kind : str
+        Its name in the model (of the model itself its class), and its class.
+    log2_grad_output : float
+        log2 of the norm of dL/d(output), the whole batch's; NaN where no gradient reached it. Of several outputs the
+        first that one reached counts: of an LSTM whose last state alone is used, h_n.
+    log2_output : float
+        log2 of the norm of the output.
+    log2_grad_weight, log2_weight : float
+        Of all of its own parameters together; NaN where it has none.
+    entries : int
+        Of the output.
+    dead : float
+        Share of units whose derivative is 0 for the whole batch, of a relu, relu6 or hard tanh; else NaN. Units are
+        channels where the output has four or five axes, the last axis otherwise; several calls are averaged.
+    saturated : float
+        Share of entries with a derivative under 5 % of its largest, of a sigmoid or tanh; else NaN.
+    """
+
+    name: str
+    kind: str
+    log2_grad_output: float
+    log2_output: float
+    log2_grad_weight: float
+    log2_weight: float
+    entries: int
+    dead: float
+    saturated: float
+
+
+@dataclass(frozen=True)
+class WatchTrace:
+    """What a watched step left behind, modules in the order of the forward pass.
+
+    Attributes
+    ----------
+    modules : tuple of ModuleFigures
+    step : int
+        Forward passes with gradients before this one.
+    """
+
+    modules: tuple[ModuleFigures, ...]
+    step: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the modules."""
+        return tuple(module.name for module in self.modules)
+
+    def figures(self, name: str) -> Floats:
+        """Give one figure of all modules, such as ``"log2_grad_output"``."""
+        return np.array([getattr(module, name) for module in self.modules], dtype=np.float64)
+
+    def diagnose(self) -> Diagnosis:
+        """Say what is wrong, by the thresholds of a stack as far as they apply to modules.
+
+        The gradient with respect to the modules' outputs is compared along the forward order; a branch beside others
+        may be small for good reasons, so only modules that carry parameters on both ends are compared.
+        """
+        return Diagnosis(ranked(find_in_modules(self)), f"{len(self.modules)} modules, step {self.step}")
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the gradient of every module's output, of its weights, and its output.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib Axes
+            log2 of norms; modules in the order of the forward pass.
+        """
+        from gradtrace.trace_files import draw
+
+        return draw("watch_plot", "plot_modules", self, ax)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all figures, fit for strict JSON."""
+        ready: dict[str, Any] = json_ready({"step": self.step, "modules": [vars(module) for module in self.modules]})
+        return ready
+
+    def _rows(self) -> list[list[str]]:
+        head = ["module", "kind", "log2|dy|", "|dy|", "log2|y|", "log2|dW|", "log2|W|", "dead", "saturated"]
+        count = len(self.modules)
+        shown = range(count) if count <= _SHOWN else sorted({round(i) for i in np.linspace(0, count - 1, _SHOWN)})
+        rows = [head]
+        for index in reversed(list(shown)):
+            one = self.modules[index]
+            numbers = (one.log2_output, one.log2_grad_weight, one.log2_weight)
+            rows.append(
+                [
+                    one.name,
+                    one.kind,
+                    _number(one.log2_grad_output),
+                    "" if math.isnan(one.log2_grad_output) else power_of_ten(one.log2_grad_output),
+                    *map(_number, numbers),
+                    *("" if math.isnan(share) else f"{share:.0%}" for share in (one.dead, one.saturated)),
+                ]
+            )
+        return rows
+
+    def __str__(self) -> str:
+        note = "Norms over the whole batch, in bits (log2); the last module first, as the gradient runs."
+        return "\n".join([f"WatchTrace: {len(self.modules)} modules, step {self.step}", *text_rows(self._rows()), note])
+
+    def _repr_html_(self) -> str:
+        header, *rows = self._rows()
+        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2f}"
