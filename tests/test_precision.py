@@ -137,3 +137,25 @@ def test_bits_do_not_depend_on_threads(isa, threads, precision, units):
         for count in (2, 3, 4):
             threads(count)
             assert stack.trace(x) == expected
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("cell", [gt.LSTM, gt.GRU, gt.RNN])
+def test_recurrent_trace_at_each_precision(isa, threads, precision, cell):
+    """Samples enough for the matrix unit; lengths differ, so that the rows of a step grow fewer."""
+    net = cell.random(21, 40, num_layers=2, seed=2)
+    double = type(net)(*([part.astype(np.float64) for part in parts] for parts in net._arguments()[:4]))
+    rng = np.random.default_rng(0)
+    x, lengths = rng.standard_normal((12, 37, 21)).astype(np.float32), rng.integers(1, 13, 37)
+    exact = double.trace(x.astype(np.float64), lengths=lengths)
+    limit = tolerance(f"precision {precision}", "log2")
+    with gt.precision(precision):
+        threads(1)
+        got = net.trace(x, lengths=lengths)
+        for name in ("log2_dh", "log2_dx", "log2_grad_weight_ih", "log2_grad_weight_hh", "log2_grad_weight_hh_step"):
+            mine, theirs = getattr(got, name), getattr(exact, name)
+            finite = np.isfinite(theirs)  # not past a sample's end, and not where no gradient comes
+            assert np.array_equal(finite, np.isfinite(mine)), name
+            assert np.max(abs(mine[finite] - theirs[finite])) <= limit, name
+        threads(3)
+        assert net.trace(x, lengths=lengths) == got

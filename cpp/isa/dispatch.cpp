@@ -11,11 +11,12 @@
     extern const IsaKernels kernels; \
     }                                \
     }
-#define GT_ISA_EXTENSION(NAME)                               \
-    namespace gt {                                           \
-    namespace NAME {                                         \
-    extern const GemmKernels<float> gemm_highest, gemm_high; \
-    }                                                        \
+#define GT_ISA_EXTENSION(NAME)                                  \
+    namespace gt {                                              \
+    namespace NAME {                                            \
+    extern const GemmKernels<float> gemm_highest, gemm_high;    \
+    extern const PanelKernels<float> panel_highest, panel_high; \
+    }                                                           \
     }
 #include "isa_list.inc"
 #undef GT_ISA_ENTRY
@@ -25,20 +26,23 @@ namespace gt {
 namespace {
 
 // Another ISA's kernels with float32 products of its own.
-IsaKernels extended(const char* name, const IsaKernels& base, const GemmKernels<float>& gemm, const IsaKernels* high) {
+IsaKernels extended(const char* name, const IsaKernels& base, const GemmKernels<float>& gemm,
+                    const PanelKernels<float>& panel, const IsaKernels* high) {
     IsaKernels kernels = base;
     kernels.name = name;
     kernels.f32.gemm = &gemm;
+    kernels.f32.panel = &panel;
     kernels.high = high;
     return kernels;
 }
 
 #define GT_ISA_ENTRY(NAME)
-#define GT_ISA_EXTENSION(NAME)                                                                         \
-    const IsaKernels* NAME##_kernels() {                                                               \
-        static const IsaKernels high = extended(#NAME, avx512::kernels, NAME::gemm_high, nullptr);     \
-        static const IsaKernels highest = extended(#NAME, avx512::kernels, NAME::gemm_highest, &high); \
-        return &highest;                                                                               \
+#define GT_ISA_EXTENSION(NAME)                                                                                       \
+    const IsaKernels* NAME##_kernels() {                                                                             \
+        static const IsaKernels high = extended(#NAME, avx512::kernels, NAME::gemm_high, NAME::panel_high, nullptr); \
+        static const IsaKernels highest =                                                                            \
+            extended(#NAME, avx512::kernels, NAME::gemm_highest, NAME::panel_highest, &high);                        \
+        return &highest;                                                                                             \
     }
 #include "isa_list.inc"
 #undef GT_ISA_ENTRY

@@ -1,13 +1,13 @@
 # The one place that knows ISA -> flags. Best first: the first that this CPU has is chosen at import.
 #
-#   name | processor | flags (spelled out: never -march=native, the wheel must say what it needs) | sources
+#   name | processor | flags (spelled out: never -march=native, the wheel must say what it needs) | sources, by commas
 #
 # Sources are GT_KERNEL_SOURCES unless a line names its own: then it is an extension, whose few kernels replace those of
 # another ISA (dispatch.cpp says which).
 #
 # Adding an ISA: one line here and one case in cpu_features.cpp.
 set(GT_ISA_TABLE
-  "amx|x86_64|-mamx-tile -mamx-bf16 -mavx512f -mavx512cd -mavx512vl -mavx512bw -mavx512dq -mavx2 -mfma -mf16c -mbmi -mbmi2 -mprefer-vector-width=512|cpp/kernels/gemm_amx.cpp"
+  "amx|x86_64|-mamx-tile -mamx-bf16 -mavx512f -mavx512cd -mavx512vl -mavx512bw -mavx512dq -mavx2 -mfma -mf16c -mbmi -mbmi2 -mprefer-vector-width=512|cpp/kernels/gemm_amx.cpp,cpp/kernels/panel_amx.cpp"
   "avx512|x86_64|-mavx512f -mavx512cd -mavx512vl -mavx512bw -mavx512dq -mavx2 -mfma -mf16c -mbmi -mbmi2 -mprefer-vector-width=512"
   "avx2|x86_64|-mavx2 -mfma -mf16c -mbmi -mbmi2"
   "portable|any|")
@@ -50,6 +50,7 @@ function(gt_add_isa_objects target)
     list(LENGTH fields count)
     if(count GREATER 3)
       list(GET fields 3 sources)
+      string(REPLACE "," ";" sources "${sources}")
       set(entry GT_ISA_EXTENSION)
     endif()
     if(NOT processor STREQUAL "any" AND NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(${processor}|AMD64)$")

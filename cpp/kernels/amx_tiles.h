@@ -50,18 +50,20 @@ class TileRegisters {
     TileRegisters& operator=(const TileRegisters&) = delete;
 };
 
-// x rounded to 8 bits. The caller has looked for what would round to infinity (kUsable).
-GT_INLINE __m512 leading_part(__m512 x) {
-    const __m512i rounded = _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000));
-    return _mm512_castsi512_ps(_mm512_and_si512(rounded, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+// x to 8 bits: rounded to nearest with `half` = kHalf, cut off with 0. A number from 2^127 on could round to infinity
+// and a NaN to a number; cut off, both stay what they are, at the price of a few bits of what is left out.
+constexpr std::uint32_t kHalf = 0x8000, kMayRound = 0x7f000000;  // half a unit of the part; bits of 2^127
+GT_INLINE __m512 leading_part(__m512 x, __m512i half) {
+    const __m512i bits = _mm512_add_epi32(_mm512_castps_si512(x), half);
+    return _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
 }
 
 // Row `row` of P tiles: the parts of x and y, largest first.
 template <int P>
-GT_INLINE void split_pairs(__m512 x, __m512 y, std::size_t row, Tile* tiles) {
+GT_INLINE void split_pairs(__m512 x, __m512 y, __m512i half, std::size_t row, Tile* tiles) {
 #pragma GCC unroll 3
     for (int part = 0; part < P; ++part) {
-        const __m512 x_part = leading_part(x), y_part = leading_part(y);
+        const __m512 x_part = leading_part(x, half), y_part = leading_part(y, half);
         const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(x_part), 16);
         _mm512_store_si512(tiles[part].pair[row], _mm512_or_si512(low, _mm512_castps_si512(y_part)));
         x = _mm512_sub_ps(x, x_part);
@@ -73,28 +75,58 @@ GT_INLINE __mmask16 first_lanes(std::size_t count) {
     return static_cast<__mmask16>(count < kSide ? (1u << count) - 1 : 0xffffu);
 }
 
+// Which of up to 32 rows or columns are cut off, not rounded, as bits.
+using Cut = std::uint32_t;
+constexpr Cut kNone = 0, kAll = ~0u;
+
 // Tiles whose rows are those of x (rows, depth), elements of a row contiguous; what is missing of 16 rows and 32
 // elements is zero.
 template <int P>
-GT_INLINE void split_rows(std::size_t rows, std::size_t depth, const float* x, std::size_t ld, Tile* tiles) {
+GT_INLINE void split_rows(std::size_t rows, std::size_t depth, const float* x, std::size_t ld, Cut cut, Tile* tiles) {
     const __mmask16 first = first_lanes(depth), second = first_lanes(depth > kSide ? depth - kSide : 0);
     for (std::size_t r = 0; r < kSide; ++r) {
         const bool in = r < rows;
         const float* from = in ? x + r * ld : x;
+        const __m512i half = _mm512_set1_epi32(cut >> r & 1 ? 0 : kHalf);
         split_pairs<P>(_mm512_maskz_loadu_ps(in ? first : 0, from),
-                       _mm512_maskz_loadu_ps(in ? second : 0, from + kSide), r, tiles);
+                       _mm512_maskz_loadu_ps(in ? second : 0, from + kSide), half, r, tiles);
     }
 }
 
-// Tiles whose columns are those of x (depth, columns), elements of a column `ld` apart.
+// Tiles whose columns are those of x (depth, columns), elements of a column `ld` apart; likewise.
 template <int P>
-GT_INLINE void split_columns(std::size_t depth, std::size_t columns, const float* x, std::size_t ld, Tile* tiles) {
+GT_INLINE void split_columns(std::size_t depth, std::size_t columns, const float* x, std::size_t ld, Cut cut,
+                             Tile* tiles) {
     const __mmask16 lanes = first_lanes(columns);
-    for (std::size_t j = 0; j < kSide; ++j)
-        split_pairs<P>(
-            _mm512_maskz_loadu_ps(j < depth ? lanes : 0, x + (j < depth ? j : 0) * ld),
-            _mm512_maskz_loadu_ps(j + kSide < depth ? lanes : 0, x + (j + kSide < depth ? j + kSide : 0) * ld), j,
-            tiles);
+    const __m512i half = _mm512_maskz_set1_epi32(static_cast<__mmask16>(~cut), kHalf);
+    const auto row = [&](std::size_t i) __attribute__((always_inline)) {
+        return _mm512_maskz_loadu_ps(i < depth ? lanes : 0, x + (i < depth ? i : 0) * ld);
+    };
+    for (std::size_t j = 0; j < kSide; ++j) split_pairs<P>(row(j), row(j + kSide), half, j, tiles);
+}
+
+// The largest |x| of each of at most 16 columns, as bits, which order as the numbers do and put NaN last.
+GT_INLINE __m512i largest_bits(std::size_t rows, std::size_t columns, const float* x, std::size_t ld) {
+    const __mmask16 lanes = first_lanes(columns);
+    __m512i most = _mm512_setzero_si512();
+    for (std::size_t r = 0; r < rows; ++r) {
+        const __m512i bits = _mm512_maskz_loadu_epi32(lanes, x + r * ld);
+        most = _mm512_max_epu32(most, _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff)));
+    }
+    return most;
+}
+
+// The columns, of at most 16, that must be cut off.
+GT_INLINE Cut cut_columns(std::size_t rows, std::size_t columns, const float* x, std::size_t ld) {
+    return _mm512_cmpge_epu32_mask(largest_bits(rows, columns, x, ld), _mm512_set1_epi32(kMayRound));
+}
+
+// Whether any number of x (rows, columns), of whatever size, must be.
+GT_INLINE Cut cut_if_any(std::size_t rows, std::size_t columns, const float* x, std::size_t ld) {
+    Cut cut = kNone;
+    for (std::size_t c = 0; c < columns; c += kSide)
+        cut |= cut_columns(rows, columns - c < kSide ? columns - c : kSide, x + c, ld);
+    return cut ? kAll : kNone;
 }
 
 // 16 x 16 numbers of 32 bits; x[i] is row i before and column i afterwards.
@@ -156,21 +188,6 @@ GT_INLINE void turn(Tile* tiles) {
 #pragma GCC unroll 16
         for (std::size_t i = 0; i < kSide; ++i) _mm512_store_si512(tiles[part].pair[i], x[i]);
     }
-}
-
-// A larger number could round to infinity: it, infinities and NaN go to FMA.
-constexpr std::uint32_t kUsable = 0x7f000000;  // bits of 2^127
-
-// The largest |x| of x (rows, columns), as bits, which order as the numbers do and put NaN last.
-GT_INLINE std::uint32_t largest_bits(std::size_t rows, std::size_t columns, const float* x, std::size_t ld) {
-    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-    __m512i most = _mm512_setzero_si512();
-    for (std::size_t r = 0; r < rows; ++r)
-        for (std::size_t c = 0; c < columns; c += kSide) {
-            const __m512i bits = _mm512_maskz_loadu_epi32(first_lanes(columns - c), x + r * ld + c);
-            most = _mm512_max_epu32(most, _mm512_and_si512(bits, magnitude));
-        }
-    return _mm512_reduce_max_epu32(most);
 }
 
 // One step of depth 32 of a block of R x V tiles of results, R and V 1 or 2: tiles 0 to 3. Parts of row tile i lie at

@@ -12,28 +12,32 @@ namespace gt {
 template <class T>
 constexpr std::size_t kPanelColumns = 128 / sizeof(T);
 
-// A right operand (k, n) as panels, each k rows long; how many columns they have is the kernels' own, kPanelColumns of
-// the operand always start a panel.
 template <class T>
-constexpr std::size_t panels_size(std::size_t k, std::size_t n) {
-    return (n + kPanelColumns<T> - 1) / kPanelColumns<T> * kPanelColumns<T> * k;
+constexpr std::size_t padded_columns(std::size_t n) {
+    return (n + kPanelColumns<T> - 1) / kPanelColumns<T> * kPanelColumns<T>;
 }
 
 // Which way a product runs through the panels; it changes no bit. Steps that alternate find the half of a large matrix
 // that they met last still in the cache.
 enum class PanelOrder { up, down };
 
+// A right operand (k, n) in panels of some columns each, in the kernels' own form. `rows`: how many rows left operands
+// have when no thread shares them, the same for an operand throughout; the form may depend on it.
 template <class T>
 struct PanelKernels {
-    // panels of b * factor, b[i, j] = b[i * row + j * column], factor (k,) or null.
+    // Numbers of the panels, 64-byte aligned; also where the panels of column n of a wider operand start, n a multiple
+    // of kPanelColumns.
+    std::size_t (*size)(std::size_t k, std::size_t n, std::size_t rows);
+    // panels of b * factor, b[i, j] = b[i * row + j * column], row or column 1; factor (k,) or null, null where row
+    // is 1.
     void (*pack)(std::size_t k, std::size_t n, const T* b, std::size_t row, std::size_t column, const T* factor,
-                 T* panels);
+                 std::size_t rows, T* panels);
     // c (m, n) [+]= a b, a (m, k) with row stride lda.
     void (*multiply)(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda, const T* panels, T* c,
-                     std::size_t ldc, bool add, PanelOrder order);
+                     std::size_t ldc, bool add, PanelOrder order, std::size_t rows);
     // c (m, n) [+]= a^T b, a (k, m) with row stride lda.
     void (*multiply_transposed)(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda,
-                                const T* panels, T* c, std::size_t ldc, bool add);
+                                const T* panels, T* c, std::size_t ldc, bool add, std::size_t rows);
 };
 
 template <class T>

@@ -1,6 +1,6 @@
 // Matrix products of stacks on the matrix unit (amx_tiles.h). The weights are split as they go by, the samples once for
-// a block of the summed axis. Which path runs depends on shapes only, but for operands that are not usable: how many
-// columns are computed in one call changes no bit.
+// a block of the summed axis. Which path runs depends on shapes only: how many columns are computed in one call changes
+// no bit.
 #include "kernels/amx_tiles.h"
 #include "kernels/kernel_table.h"
 
@@ -31,6 +31,8 @@ struct Operands {
     std::size_t ldc;
     bool add;
     Ahead* ahead;
+    Cut cut_left;                 // all of it or none
+    Cut cut_right[kColumnTiles];  // columns of each tile
 };
 
 GT_INLINE void ask_for(Ahead* ahead, std::size_t lines) {
@@ -68,7 +70,7 @@ template <int P>
 GT_INLINE void split_right(const Operands& p, std::size_t first, std::size_t depth, Tile* right) {
     for (std::size_t tile = 0; tile < p.n / kSide; ++tile)
         for (std::size_t d = 0; d < depth; d += kDepth)
-            split_columns<P>(depth - d, kSide, p.b + (first + d) * p.ldb + tile * kSide, p.ldb,
+            split_columns<P>(depth - d, kSide, p.b + (first + d) * p.ldb + tile * kSide, p.ldb, p.cut_right[tile],
                              right + (tile * kSteps + d / kDepth) * P);
 }
 
@@ -85,7 +87,7 @@ void columns_nn(const Operands& p) {
             for (std::size_t tile = 0; tile < 2 && tile * kSide < rows; ++tile)
                 for (std::size_t d = 0; d < depth; d += kDepth)
                     split_rows<P>(rows - tile * kSide, depth - d, p.a + (row + tile * kSide) * p.lda + first + d, p.lda,
-                                  left + (tile * kSteps + d / kDepth) * P);
+                                  p.cut_left, left + (tile * kSteps + d / kDepth) * P);
             two_row_tiles<P>(p, row, steps_of(depth), left, right, p.add || first > 0);
         }
     }
@@ -110,7 +112,7 @@ void columns_tn(const Operands& p) {
             ask_for(p.ahead, 4 * depth);
             for (std::size_t d = 0; d < depth; d += kDepth)
                 for (std::size_t i = 0; i < columns; i += kSide)
-                    split_columns<P>(depth - d, columns - i, p.a + (first + d) * p.lda + column + i, p.lda,
+                    split_columns<P>(depth - d, columns - i, p.a + (first + d) * p.lda + column + i, p.lda, p.cut_left,
                                      weights + (i / kSide * kSteps + d / kDepth) * P);
             for (std::size_t i = 0; i < tiles_of(columns); i += 2)
                 for (std::size_t tile = 0; tile < sample_tiles; tile += 2) {
@@ -133,20 +135,20 @@ void columns_tn(const Operands& p) {
 template <int P, bool kTransposed>
 void gemm(std::size_t m, std::size_t n, std::size_t k, const float* a, std::size_t lda, const float* b, std::size_t ldb,
           float* c, std::size_t ldc, bool add, Ahead* ahead) {
-    const auto fma = kTransposed ? avx512::gemm_f32.tn : avx512::gemm_f32.nn;
-    const std::size_t rows = kTransposed ? k : m, columns = kTransposed ? m : k;
-    if (n == 1 || !worthwhile(k, ldb) || largest_bits(rows, columns, a, lda) >= kUsable)
+    if (n == 1 || !worthwhile(k, ldb)) {
+        const auto fma = kTransposed ? avx512::gemm_f32.tn : avx512::gemm_f32.nn;
         return fma(m, n, k, a, lda, b, ldb, c, ldc, add, ahead);
+    }
     const TileRegisters registers;
-    // Neighbouring columns that are usable, and neighbouring ones that are not.
-    const auto usable = [&](std::size_t column) { return largest_bits(k, kSide, b + column, ldb) < kUsable; };
-    for (std::size_t column = 0, end = 0; column < n; column = end) {
-        const bool tiles = usable(column);
-        for (end = column + kSide; end < n && end < column + kMaxColumns && usable(end) == tiles;) end += kSide;
-        const Operands p{m, end - column, k, a, lda, b + column, ldb, c + column, ldc, add, ahead};
-        if (!tiles)
-            fma(m, p.n, k, a, lda, p.b, ldb, p.c, ldc, add, ahead);
-        else if (kTransposed)
+    Operands p{
+        m, 0, k, a, lda, b, ldb, c, ldc, add, ahead, cut_if_any(kTransposed ? k : m, kTransposed ? m : k, a, lda), {}};
+    for (std::size_t column = 0; column < n; column += kMaxColumns) {
+        p.n = n - column < kMaxColumns ? n - column : kMaxColumns;
+        p.b = b + column;
+        p.c = c + column;
+        for (std::size_t tile = 0; tile < p.n / kSide; ++tile)
+            p.cut_right[tile] = cut_columns(k, kSide, p.b + tile * kSide, ldb);
+        if (kTransposed)
             columns_tn<P>(p);
         else
             columns_nn<P>(p);

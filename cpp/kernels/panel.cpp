@@ -147,7 +147,7 @@ constexpr std::size_t kDepth = 256;  // of a panel at a time: 16 or 32 KB of flo
 
 template <class T>
 void multiply(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda, const T* panels, T* c,
-              std::size_t ldc, bool add, PanelOrder order) {
+              std::size_t ldc, bool add, PanelOrder order, std::size_t) {
     const std::size_t stride = k * kWide<T>;
     const std::size_t most = m < kTileRows ? k : kDepth;  // a few rows meet each panel once
     const std::size_t fit = kLeftBytes / sizeof(T) / ((k < most ? k : most) + 1) / kTileRows * kTileRows;
@@ -166,7 +166,7 @@ constexpr std::size_t kPackedColumns = 16;
 
 template <class T>
 void multiply_transposed(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda, const T* panels,
-                         T* c, std::size_t ldc, bool add) {
+                         T* c, std::size_t ldc, bool add, std::size_t) {
     T packed[kDepth * kPackedColumns];
     const std::size_t stride = k * kWide<T>;
     for (std::size_t row = 0; row < m; row += kPackedColumns) {
@@ -190,8 +190,9 @@ void multiply_transposed(std::size_t m, std::size_t n, std::size_t k, const T* a
 }
 
 template <class T>
-void pack(std::size_t k, std::size_t n, const T* b, std::size_t row, std::size_t column, const T* factor, T* panels) {
-    for (std::size_t first = 0; first < panels_size<T>(1, n); first += kWide<T>, panels += k * kWide<T>) {
+void pack(std::size_t k, std::size_t n, const T* b, std::size_t row, std::size_t column, const T* factor, std::size_t,
+          T* panels) {
+    for (std::size_t first = 0; first < padded_columns<T>(n); first += kWide<T>, panels += k * kWide<T>) {
         const std::size_t left = first < n ? n - first : 0, columns = left < kWide<T> ? left : kWide<T>;
         const T* from = b + first * column;
         if (column == 1) {
@@ -210,7 +211,12 @@ void pack(std::size_t k, std::size_t n, const T* b, std::size_t row, std::size_t
 }
 
 template <class T>
-constexpr PanelKernels<T> table{pack<T>, multiply<T>, multiply_transposed<T>};
+std::size_t size(std::size_t k, std::size_t n, std::size_t) {
+    return padded_columns<T>(n) * k;
+}
+
+template <class T>
+constexpr PanelKernels<T> table{size<T>, pack<T>, multiply<T>, multiply_transposed<T>};
 
 }  // namespace
 

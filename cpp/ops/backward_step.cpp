@@ -217,7 +217,7 @@ template <class T>
 void BackwardStep<T>::propagate(std::size_t rows, const PackedMatrix<T>& hh) {
     const std::size_t row_size = cell_.row_blocks * hidden_;
     kernels_.panel->multiply(rows, hidden_, hh.outputs, dz.data() + cell_.hh_first * hidden_, row_size,
-                             hh.backward.data(), p.row.data(), hidden_, false, order_);
+                             hh.backward.data(), p.row.data(), hidden_, false, order_, hh.rows);
     order_ = order_ == PanelOrder::up ? PanelOrder::down : PanelOrder::up;
     log2_row_norms(kernels_, rows, hidden_, p.row.data(), hidden_, p_log2_.data());
     for (std::size_t r = 0; r < rows; ++r) {

@@ -6,9 +6,10 @@ namespace gt {
 
 template <class T>
 void PackedMatrix<T>::take(const KernelTable<T>& kernels, const T* weight, std::size_t block_rows, std::size_t blocks,
-                           const std::size_t* order, std::size_t columns) {
+                           const std::size_t* order, std::size_t columns, std::size_t batch) {
     outputs = blocks * block_rows;
     inputs = columns;
+    rows = batch;
     ScaledValues<T> scaled;
     scaled.take(*kernels.reduce, checked_multiply(outputs, inputs), weight);
     exponent = scaled.exponent();
@@ -21,19 +22,19 @@ void PackedMatrix<T>::take(const KernelTable<T>& kernels, const T* weight, std::
             std::copy(from + order[i] * block, from + (order[i] + 1) * block, ordered.data() + i * block);
         from = ordered.data();
     }
-    forward = AlignedBuffer<T>(panels_size<T>(inputs, outputs));
-    kernels.panel->pack(inputs, outputs, from, 1, inputs, nullptr, forward.data());
-    backward = AlignedBuffer<T>(panels_size<T>(outputs, inputs));
-    kernels.panel->pack(outputs, inputs, from, inputs, 1, nullptr, backward.data());
+    forward = AlignedBuffer<T>(kernels.panel->size(inputs, outputs, rows));
+    kernels.panel->pack(inputs, outputs, from, 1, inputs, nullptr, rows, forward.data());
+    backward = AlignedBuffer<T>(kernels.panel->size(outputs, inputs, rows));
+    kernels.panel->pack(outputs, inputs, from, inputs, 1, nullptr, rows, backward.data());
 }
 
 template <class T>
 CellWeights<T>::CellWeights(const IsaKernels& isa, const CellShape& cell, std::size_t hidden,
-                            const RecurrentLayer<T>& layer)
+                            const RecurrentLayer<T>& layer, std::size_t batch)
     : bias(checked_multiply(cell.row_blocks, hidden)) {
     const KernelTable<T>& kernels = isa.get<T>();
-    ih.take(kernels, layer.weight_ih, hidden, cell.weight_blocks, cell.ih_order, layer.inputs);
-    hh.take(kernels, layer.weight_hh, hidden, cell.weight_blocks, cell.hh_order, hidden);
+    ih.take(kernels, layer.weight_ih, hidden, cell.weight_blocks, cell.ih_order, layer.inputs, batch);
+    hh.take(kernels, layer.weight_hh, hidden, cell.weight_blocks, cell.hh_order, hidden, batch);
     std::fill(bias.data(), bias.data() + bias.size(), T(0));
     const auto add = [&](const T* from, std::size_t first, const std::size_t* order) {
         if (from == nullptr) return;

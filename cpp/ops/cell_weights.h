@@ -20,16 +20,18 @@ struct RecurrentLayer {
 template <class T>
 struct PackedMatrix {
     void take(const KernelTable<T>& kernels, const T* weight, std::size_t block_rows, std::size_t blocks,
-              const std::size_t* order, std::size_t columns);
+              const std::size_t* order, std::size_t columns, std::size_t batch);
 
     std::size_t outputs = 0, inputs = 0;  // m, n
+    std::size_t rows = 0;                 // of a product at most: the samples of a step
     AlignedBuffer<T> forward, backward;   // panels
     double exponent = 0;
 };
 
 template <class T>
 struct CellWeights {
-    CellWeights(const IsaKernels& isa, const CellShape& cell, std::size_t hidden, const RecurrentLayer<T>& layer);
+    CellWeights(const IsaKernels& isa, const CellShape& cell, std::size_t hidden, const RecurrentLayer<T>& layer,
+                std::size_t batch);
 
     PackedMatrix<T> ih, hh;
     AlignedBuffer<T> bias;  // (row_blocks * hidden,)

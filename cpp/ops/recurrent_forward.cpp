@@ -79,7 +79,7 @@ class ForwardLoop {
         const std::size_t row_size = context_.row_size();
         T *z = state_.z + row * row_size, *to = z + context_.cell().ih_first * context_.hidden;
         context_.kernels().panel->multiply(rows, ih.outputs, ih.inputs, x, ih.inputs, ih.forward.data(), to, row_size,
-                                           false, PanelOrder::up);
+                                           false, PanelOrder::up, ih.rows);
         multiply_rows(rows, ih.outputs, to, row_size, ih.exponent);
         if (ih.outputs == row_size) return;
         for (std::size_t r = 0; r < rows; ++r) std::fill(z + r * row_size + ih.outputs, z + (r + 1) * row_size, T(0));
@@ -91,8 +91,10 @@ class ForwardLoop {
         const std::size_t n = context_.hidden, row_size = context_.row_size();
         const PanelKernels<T>& panel = *context_.kernels().panel;
         if (hh.exponent == 0)
-            return panel.multiply(rows, hh.outputs, n, h, n, hh.forward.data(), z, row_size, true, step_order(t));
-        panel.multiply(rows, hh.outputs, n, h, n, hh.forward.data(), product_.data(), hh.outputs, false, step_order(t));
+            return panel.multiply(rows, hh.outputs, n, h, n, hh.forward.data(), z, row_size, true, step_order(t),
+                                  hh.rows);
+        panel.multiply(rows, hh.outputs, n, h, n, hh.forward.data(), product_.data(), hh.outputs, false, step_order(t),
+                       hh.rows);
         multiply_rows(rows, hh.outputs, product_.data(), hh.outputs, hh.exponent);
         for (std::size_t r = 0; r < rows; ++r)
             for (std::size_t i = 0; i < hh.outputs; ++i) z[r * row_size + i] += product_[r * hh.outputs + i];

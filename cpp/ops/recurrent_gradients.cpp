@@ -104,7 +104,7 @@ WeightGradient<T>::WeightGradient(const DirectionContext<T>& context, std::vecto
         scratch = std::max(scratch, side->scratch_size(steps_per_chunk(context)));
     }
     value_ = AlignedBuffer<T>(checked_multiply(columns_, width_));
-    panels_ = AlignedBuffer<T>(checked_multiply(most, width_));
+    panels_ = AlignedBuffer<T>(context.kernels().panel->size(most, width_, columns_));
     gathered_ = AlignedBuffer<T>(scratch);
     factor_.resize(most);
 }
@@ -139,14 +139,14 @@ void WeightGradient<T>::add(std::size_t first, std::size_t end) {
                     ? T(0)
                     : power_of_two<T>(part.side->dz_exponent(row + r) + part.side->right_exponent(row + r) - exponent);
         panel.pack(rows, part.side->width(), part.side->right_rows(first, end, gathered_.data()), part.side->width(), 1,
-                   factor_.data(), panels_.data() + part.column * rows);
+                   factor_.data(), columns_, panels_.data() + panel.size(rows, part.column, columns_));
     }
     const Loop loop{(columns_ + kBlock - 1) / kBlock,
                     2.0 * static_cast<double>(rows) * static_cast<double>(value_.size())};
     parallel_for(loop, [&](std::size_t block, std::size_t) {
         const std::size_t from = block * kBlock, columns = std::min(kBlock, columns_ - from);
         panel.multiply_transposed(columns, width_, rows, parts_[0].side->dz(row) + from, context_.row_size(),
-                                  panels_.data(), value_.data() + from * width_, width_, !empty_);
+                                  panels_.data(), value_.data() + from * width_, width_, !empty_, columns_);
     });
     empty_ = false;
 }

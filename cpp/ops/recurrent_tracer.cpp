@@ -148,7 +148,8 @@ void RecurrentTracer<T>::forward(const T* x, const T* h0, const T* c0, Interrupt
     }
     weights_.clear();
     for (const RecurrentLayer<T>& layer : network_.layers)
-        weights_.push_back(std::make_unique<CellWeights<T>>(isa_, cell_shape(network_.kind), network_.hidden, layer));
+        weights_.push_back(std::make_unique<CellWeights<T>>(isa_, cell_shape(network_.kind), network_.hidden, layer,
+                                                            sequence_.batch()));
     for (std::size_t k = 0; k < states_.size(); ++k) {
         const std::size_t stacked = k / network_.directions, direction = k % network_.directions;
         load_states(k, h0, c0);

@@ -68,7 +68,7 @@ void RecurrentTracer<T>::input_gradient(const DirectionContext<T>& context, cons
         T* dx = out->scratch.data() + worker * kRows * width;
         const T* dz = state.z + row * row_size + context.cell().ih_first * context.hidden;
         context.kernels().panel->multiply(count, width, ih.outputs, dz, row_size, ih.backward.data(), dx, width, false,
-                                          PanelOrder::up);
+                                          PanelOrder::up, ih.rows);
         double norm[kRows];
         log2_row_norms(context.kernels(), count, width, dx, width, norm);
         for (std::size_t i = 0; i < count; ++i)

@@ -105,14 +105,14 @@ double StepNormPass<T>::form_weight(const GradientSide<T>& s, const T* right) {
     if (!weight_.countable()) return (weight_.finite ? kNegativeInfinity : kNaN);
     const std::size_t size = checked_multiply(s.columns(), s.width());
     if (tile_.size() < size) tile_ = AlignedBuffer<T>(size);
-    const std::size_t panels = panels_size<T>(context_.sequence.batch(), s.width());
+    const PanelKernels<T>& panel = *context_.kernels().panel;
+    const std::size_t panels = panel.size(context_.sequence.batch(), s.width(), s.columns());
     if (panels_.size() < panels) panels_ = AlignedBuffer<T>(panels);
     std::vector<T> factor(rows_);
     for (std::size_t i = 0; i < rows_; ++i) factor[i] = static_cast<T>(weight_.factor[i]);
-    const PanelKernels<T>& panel = *context_.kernels().panel;
-    panel.pack(rows_, s.width(), right, s.width(), 1, factor.data(), panels_.data());
+    panel.pack(rows_, s.width(), right, s.width(), 1, factor.data(), s.columns(), panels_.data());
     panel.multiply_transposed(s.columns(), s.width(), rows_, s.dz(row_), context_.row_size(), panels_.data(),
-                              tile_.data(), s.width(), false);
+                              tile_.data(), s.width(), false, s.columns());
     double norm = 0;
     log2_row_norms(context_.kernels(), 1, size, tile_.data(), size, &norm);
     return norm + weight_.exponent;
