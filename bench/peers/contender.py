@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+import gradtrace as gt
 from bench.recurrent import LstmNorms
 from bench.workloads import Norms
 
@@ -38,3 +39,18 @@ class Contender:
     name: str
     prepare: Callable[[Any], Callable[[], Any]]
     norms: Callable[[Any], Norms | LstmNorms] | None = log2_norms
+
+
+def at_high_precision(prepare: Callable[[Any], Callable[[], Any]]) -> Callable[[Any], Callable[[], Any]]:
+    """Prepare the same at `gt.precision("high")`."""
+
+    def prepared(network: Any) -> Callable[[], Any]:
+        call = prepare(network)
+
+        def high() -> Any:
+            with gt.precision("high"):
+                return call()
+
+        return high
+
+    return prepared

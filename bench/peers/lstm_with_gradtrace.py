@@ -1,6 +1,7 @@
 """gradtrace itself: one call, and all its other figures come with it."""
 
-from bench.peers.contender import Contender
+import gradtrace as gt
+from bench.peers.contender import Contender, at_high_precision
 from bench.recurrent import LstmNetwork, norms_of
 
 
@@ -10,3 +11,5 @@ def prepare(network: LstmNetwork):
 
 
 CONTENDERS = [Contender("gradtrace", prepare, norms_of)]
+if gt.isa.active() == "amx":
+    CONTENDERS.append(Contender("gradtrace, high", at_high_precision(prepare), norms_of))

@@ -47,13 +47,18 @@ def table(workload: Workload | LstmWorkload, rows: list[Row], versions: dict[str
     for row in rows:
         errors = [f"{e:.0e}" if e is not None else "" for e in (row.error_gradient, row.error_grad_weight)]
         result.add_row(row.name, f"{row.milliseconds:.2f}", f"{row.ratio:.2f}", *errors)
-    peers = [row for row in rows[1:] if row.error_gradient is not None]
-    if peers:
-        best = min(peers, key=lambda row: row.ratio)
+    best = best_peer(rows)
+    if best:
         result.caption = f"best peer with the same trace: {best.name}, {best.ratio:.2f}"
     for name in (name for name, version in versions.items() if version is None):
         result.add_row(name, "not installed", style="dim")
     return result
+
+
+def best_peer(rows: list[Row]) -> Row | None:
+    """Find the fastest of the others that yield the same trace."""
+    peers = [row for row in rows if row.error_gradient is not None and not row.name.startswith("gradtrace")]
+    return min(peers, key=lambda row: row.ratio, default=None)
 
 
 def summary(workloads: dict[str, Workload | LstmWorkload], measured: dict[str, list[Row]], threads: int) -> Table:
@@ -65,7 +70,7 @@ def summary(workloads: dict[str, Workload | LstmWorkload], measured: dict[str, l
         result.add_column(heading, justify="right", no_wrap=True)
     for name, rows in measured.items():
         own, floor = rows[0], floor_of(workloads[name])
-        best = min((row for row in rows[1:] if row.error_gradient is not None), key=lambda row: row.ratio, default=own)
+        best = best_peer(rows) or own
         result.add_row(
             name,
             best.name,

@@ -1,6 +1,7 @@
 """gradtrace itself: one call, and all its other figures come with it."""
 
-from bench.peers.contender import Contender
+import gradtrace as gt
+from bench.peers.contender import Contender, at_high_precision
 from bench.workloads import Network, Norms
 
 
@@ -8,4 +9,10 @@ def prepare(network: Network):
     return network.trace
 
 
-CONTENDERS = [Contender("gradtrace", prepare, lambda trace: Norms(trace.log2_delta, trace.log2_grad_weight))]
+def norms_of(trace: gt.StackTrace) -> Norms:
+    return Norms(trace.log2_delta, trace.log2_grad_weight)
+
+
+CONTENDERS = [Contender("gradtrace", prepare, norms_of)]
+if gt.isa.active() == "amx":
+    CONTENDERS.append(Contender("gradtrace, high", at_high_precision(prepare), norms_of))
