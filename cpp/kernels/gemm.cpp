@@ -143,29 +143,32 @@ constexpr std::size_t kCopiedColumns = kGroups * kGroupRows, kRowsAhead = 3, kCo
 constexpr std::size_t kLineBytes = 64;
 
 template <class T>
-GT_INLINE void copy_columns(const T* from, std::size_t ld, std::size_t depth, std::size_t columns, T* to) {
+GT_INLINE void copy_columns(const T* from, std::size_t ld, std::size_t depth, std::size_t columns, T* to,
+                            std::size_t pitch) {
     for (std::size_t k = 0; k < depth; ++k) {
         const T* line = from + k * ld;
         for (std::size_t i = 0; i < kCopiedColumns; i += kLineBytes / sizeof(T))
             __builtin_prefetch(line + kRowsAhead * ld + kColumnsAhead + i);
         T* at = to + k * kGroupStride;
         std::size_t i = 0;
-        for (; i + kGroupStride <= columns; i += kGroupRows, at += depth * kGroupStride)
+        for (; i + kGroupStride <= columns; i += kGroupRows, at += pitch)
             for (std::size_t j = 0; j < kGroupStride; j += kLanes<T>) store(at + j, load(line + i + j));
-        for (; i < columns; i += kGroupRows, at += depth * kGroupStride)
+        for (; i < columns; i += kGroupRows, at += pitch)
             for (std::size_t j = 0; j < kGroupRows && i + j < columns; ++j) at[j] = line[i + j];
     }
 }
 
 template <class T>
 GT_INLINE void from_copied_columns(const Product<T>& p, std::size_t m, std::size_t n) {
-    T copy[kBlockBytes / sizeof(T)];
+    // A line more than a group needs: powers of two apart, all groups of a row would share a set of L1.
+    const std::size_t pitch = p.k * kGroupStride + kLineBytes / sizeof(T);
+    T copy[(kBlockBytes + kGroups * kLineBytes) / sizeof(T)];
     for (std::size_t row = 0; row < m; row += kCopiedColumns) {
         const std::size_t rows = m - row < kCopiedColumns ? m - row : kCopiedColumns;
-        copy_columns(p.a + row, p.lda, p.k, rows, copy);
+        copy_columns(p.a + row, p.lda, p.k, rows, copy, pitch);
         for_each_panel(p, n, [&](const Product<T>& panel_of, std::size_t vectors) GT_INLINE_LAMBDA {
             const T* a = copy;
-            for (std::size_t i = 0; i < rows; i += kGroupRows, a += p.k * kGroupStride)
+            for (std::size_t i = 0; i < rows; i += kGroupRows, a += pitch)
                 panel<T, true>({p.k, a, kGroupStride, panel_of.b, panel_of.ldb, panel_of.c + (row + i) * p.ldc, p.ldc,
                                 p.add, p.ahead},
                                rows - i < kGroupRows ? rows - i : kGroupRows, vectors);
