@@ -227,7 +227,8 @@ def test_the_activation_that_is_added_compiles_and_is_what_its_tests_say(tmp_pat
     for column, exact in enumerate((softsign.value(np, z), derivative, np.log(derivative))):
         np.testing.assert_allclose(got[:, column], exact, rtol=limit, atol=limit if column == 2 else 0)
     for block in blocks(page, "python"):
-        assert eval("{" + block + "}", {**vars(reference), "nan": np.nan})
+        if block.startswith('"'):  # an entry of a table
+            assert eval("{" + block + "}", {**vars(reference), "nan": np.nan})
 
 
 def test_the_places_that_extending_names_exist():
