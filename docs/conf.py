@@ -10,6 +10,7 @@ exclude_patterns = ["_build"]
 default_role = "code"  # `name` in a docstring is code, as in the pages
 html_theme = "furo"
 html_title = f"gradtrace {version}"
+html_static_path, html_css_files = ["_static"], ["wide.css"]
 html_show_copyright = html_show_sourcelink = False
 
 autodoc_default_options = {"members": True}

@@ -227,7 +227,25 @@ def test_the_activation_that_is_added_compiles_and_is_what_its_tests_say(tmp_pat
     for column, exact in enumerate((softsign.value(np, z), derivative, np.log(derivative))):
         np.testing.assert_allclose(got[:, column], exact, rtol=limit, atol=limit if column == 2 else 0)
     for block in blocks(page, "python"):
-        assert eval("{" + block + "}", {**vars(reference), "nan": np.nan})
+        if block.startswith('"'):  # an entry of a table
+            assert eval("{" + block + "}", {**vars(reference), "nan": np.nan})
+
+
+def test_the_kernels_of_the_cell_that_is_added_compile(tmp_path):
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    code = blocks(ROOT / "docs" / EXTENDING, "cpp")
+    shape, kernels = (next(block for block in code if mark in block) for mark in ("constexpr CellShape", "cell_rows.h"))
+    cells = (ROOT / "cpp" / "core" / "cells.h").read_text(encoding="utf-8")
+    above = "// In the order of CellKind."
+    assert cells.count(above) == 1
+    (tmp_path / "core").mkdir()
+    (tmp_path / "core" / "cells.h").write_text(cells.replace(above, f"{shape}\n{above}"), encoding="utf-8")
+    (tmp_path / "cell.cpp").write_text(kernels, encoding="utf-8")
+    options = ["-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-DGT_ISA=portable"]
+    include = ["-I", str(tmp_path), "-I", str(ROOT / "cpp")]
+    subprocess.run([compiler, *options, *include, str(tmp_path / "cell.cpp")], check=True)
 
 
 def test_the_places_that_extending_names_exist():

@@ -6,6 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from tolerances import tolerance
 
 import gradtrace as gt
 
@@ -166,6 +167,40 @@ def test_files_of_torch_s_exporter(tmp_path):
     assert np.abs(gt.load(path).trace(x).log2_delta - expected.log2_delta).max() < 1e-4
     np.savez(tmp_path / "m.npz", **{name: tensor.numpy() for name, tensor in module.state_dict().items()})
     assert np.array_equal(gt.load(tmp_path / "m.npz", "gelu").trace(x).log2_delta, expected.log2_delta)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_exported_recurrent_networks_give_the_same_trace_as_autograd(tmp_path, dynamo, name, bidirectional):
+    torch = pytest.importorskip("torch")
+    if dynamo:
+        pytest.importorskip("onnxscript", reason="PyTorch's newer exporter needs it")
+        if name == "RNN":
+            pytest.skip("it slices the initial state at run time, which is refused")
+
+    class Outputs(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = getattr(torch.nn, name)(3, 5, 2, bidirectional=bidirectional, dtype=torch.float64)
+
+        def forward(self, x):
+            return self.inner(x)[0]
+
+    torch.manual_seed(0)
+    module, path = Outputs(), tmp_path / "m.onnx"
+    x = torch.randn(7, 4, 3, dtype=torch.float64, requires_grad=True)
+    options = {"external_data": False} if dynamo else {"opset_version": 20}
+    torch.onnx.export(module, (x.detach(),), str(path), dynamo=dynamo, **options)
+    y = module(x)
+    cotangent = torch.randn_like(y)
+    y.backward(cotangent)
+    trace = gt.load(path).trace(x.detach().numpy(), cotangent=cotangent.numpy())
+    limit = tolerance("torch", "log2")
+    assert np.abs(trace.log2_dx - np.log2(np.linalg.norm(x.grad.numpy(), axis=2))).max() <= limit
+    for at, weight in enumerate(w for n, w in module.inner.named_parameters() if n.startswith("weight_hh")):
+        assert abs(trace.log2_grad_weight_hh[at] - np.log2(weight.grad.norm().item())) <= limit
 
 
 # --- what cannot be represented ----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import recurrent_reference as rr
 import reference as ref
-from portable_cases import build, build_net, converted, converted_net, random_layers, recurrent_net
+from portable_cases import GATES, build, build_net, converted, converted_net, random_layers, recurrent_net
 from recurrent_reference import plain
 from tolerances import RECURRENT, assert_close, assert_figures, assert_recurrent, tolerance
 
@@ -119,7 +119,7 @@ def test_shapes_and_facts_are_the_contract(cell, dtype):
     net, given, _ = case(cell, "all of it", dtype)
     got = traced(net, given, ())
     T, B, I, H, layers, both, lengths = SHAPES["all of it"]  # noqa: E741
-    sizes = {"K": len(net.layers), "S": T + 1, "T": T, "B": B, "H": H, "G": 3 if cell == "gru" else 4}
+    sizes = {"K": len(net.layers), "S": T + 1, "T": T, "B": B, "H": H, "G": GATES[net.cell]}
     for name, axes in RECURRENT[net.cell].items():
         assert getattr(got, name).shape == tuple(sizes[axis] for axis in axes), name
         assert getattr(got, name).dtype == np.float64

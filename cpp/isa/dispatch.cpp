@@ -26,8 +26,8 @@ namespace gt {
 namespace {
 
 // Another ISA's kernels with float32 products of its own.
-IsaKernels extended(const char* name, const IsaKernels& base, const GemmKernels<float>& gemm,
-                    const PanelKernels<float>& panel, const IsaKernels* high) {
+[[maybe_unused]] IsaKernels extended(const char* name, const IsaKernels& base, const GemmKernels<float>& gemm,
+                                     const PanelKernels<float>& panel, const IsaKernels* high) {
     IsaKernels kernels = base;
     kernels.name = name;
     kernels.f32.gemm = &gemm;

@@ -84,6 +84,49 @@ GT_INLINE void for_each_row(const CellBackward<T>& s, Row&& row) {
     }
 }
 
+// The backward step of a cell whose gate carries h itself: dh times the carry goes to the step before, dh times each of
+// the other coefficients to a block of dz.
+template <class T, const CellShape& kCell, bool kInjected, bool kSplit>
+GT_INLINE void carried_backward_row(const CellBackward<T>& s, std::size_t r) {
+    static_assert(!kCell.has_cell_state && kCell.coefficient_blocks == kCell.row_blocks + 1);
+    const std::size_t n = s.hidden, at_row = r * n;
+    const T *carry_by = s.coefficients + r % s.period * kCell.coefficient_blocks * n, *by = carry_by + n;
+    const CellScale<T>& scale = s.scale[r];
+    T* dz = s.dz + r * kCell.row_blocks * n;
+    RowSums<T, kCellSums> sums;
+    const auto square = [&](CellSum which, Vec<T> v) GT_INLINE_LAMBDA { sums.part[which] += v * v; };
+    for_each_strip<T>(n, [&](std::size_t u, auto at) GT_INLINE_LAMBDA {
+        const std::size_t i = at_row + u;
+        const Vec<T> gate = at.load(carry_by + u), p = at.load(s.p + i);
+        const Vec<T> injected = kInjected ? at.load(s.u + i) : Vec<T>{};
+        Vec<T> dh = at.load(s.carried + i) * broadcast(scale.carried) + p * broadcast(scale.p_dh);
+        if (kInjected) dh += injected * broadcast(scale.u_dh);
+        const Vec<T> carry = dh * gate;
+        at.store(s.dh + i, dh);
+        at.store(s.carry + i, carry);
+        square(kDh, dh);
+        square(kCarry, carry);
+#pragma GCC unroll 4
+        for (std::size_t block = 0; block < kCell.row_blocks; ++block) {
+            const Vec<T> d = dh * at.load(by + block * n + u);
+            at.store(dz + block * n + u, d);
+            square(kDz, d);
+        }
+        if (kSplit)
+            split_strip<T, kInjected>(
+                s, scale, i, at, injected, p, gate, [](Vec<T> v) GT_INLINE_LAMBDA { return v; }, sums);
+        sums.move_on();
+    });
+    store_sums(sums, s.squares + r * kCellSums);
+}
+
+template <class T, const CellShape& kCell>
+void carried_backward(const CellBackward<T>& s) {
+    for_each_row(s, [&](std::size_t r, auto injected, auto split) GT_INLINE_LAMBDA {
+        carried_backward_row<T, kCell, decltype(injected)::value, decltype(split)::value>(s, r);
+    });
+}
+
 }  // namespace
 }  // namespace GT_ISA
 }  // namespace gt

@@ -72,48 +72,8 @@ void gru_coefficients(const CellCoefficients<T>& s) {
     }
 }
 
-template <class T, bool kInjected, bool kSplit>
-GT_INLINE void gru_backward_row(const CellBackward<T>& s, std::size_t r) {
-    const std::size_t n = s.hidden, at_row = r * n;
-    const T *carry_by = s.coefficients + r % s.period * kGru.coefficient_blocks * n, *by = carry_by + n;
-    const CellScale<T>& scale = s.scale[r];
-    T* dz = s.dz + r * 4 * n;
-    RowSums<T, kCellSums> sums;
-    const auto square = [&](CellSum which, Vec<T> v) GT_INLINE_LAMBDA { sums.part[which] += v * v; };
-    for_each_strip<T>(n, [&](std::size_t u, auto at) GT_INLINE_LAMBDA {
-        const std::size_t i = at_row + u;
-        const Vec<T> update = at.load(carry_by + u), p = at.load(s.p + i);
-        const Vec<T> injected = kInjected ? at.load(s.u + i) : Vec<T>{};
-        Vec<T> dh = at.load(s.carried + i) * broadcast(scale.carried) + p * broadcast(scale.p_dh);
-        if (kInjected) dh += injected * broadcast(scale.u_dh);
-        const Vec<T> carry = dh * update;
-        at.store(s.dh + i, dh);
-        at.store(s.carry + i, carry);
-        square(kDh, dh);
-        square(kCarry, carry);
-#pragma GCC unroll 4
-        for (std::size_t block = 0; block < 4; ++block) {
-            const Vec<T> d = dh * at.load(by + block * n + u);
-            at.store(dz + block * n + u, d);
-            square(kDz, d);
-        }
-        if (kSplit)
-            split_strip<T, kInjected>(
-                s, scale, i, at, injected, p, update, [](Vec<T> v) GT_INLINE_LAMBDA { return v; }, sums);
-        sums.move_on();
-    });
-    store_sums(sums, s.squares + r * kCellSums);
-}
-
 template <class T>
-void gru_backward(const CellBackward<T>& s) {
-    for_each_row(s, [&](std::size_t r, auto injected, auto split) GT_INLINE_LAMBDA {
-        gru_backward_row<T, decltype(injected)::value, decltype(split)::value>(s, r);
-    });
-}
-
-template <class T>
-constexpr CellKernels<T> table{gru_forward<T>, gru_coefficients<T>, gru_backward<T>};
+constexpr CellKernels<T> table{gru_forward<T>, gru_coefficients<T>, carried_backward<T, kGru>};
 
 }  // namespace
 

@@ -174,13 +174,15 @@ class Remedies(Sequence[Remedy]):
         return [head, *(_row(remedy) for remedy in (self.before, *self.tried))]
 
     def __str__(self) -> str:
-        lines = [f"Trained on {self.task}.", *text_rows(self._rows())]
+        lines = [f"Trained on {self.task}.", *text_rows(self._rows(), words=(0, 6))]
         return "\n".join([*lines, *(f"{remedy.name}: {remedy.verdict}" for remedy in self.tried)])
 
     def _repr_html_(self) -> str:
         head, *rows = self._rows()
         figures = len(head) - 1  # numbers do not wrap, words do
-        styles = ["white-space:nowrap"] * figures + ["text-align:left; white-space:normal; min-width:9em"] * 3
+        styles = ["white-space:nowrap"] * figures + [
+            f"text-align:left; white-space:normal; min-width:{em}em" for em in (7, 15, 11)
+        ]
         cells = _html_cells("th", [*head, "why", "cost"], ["white-space:normal"] * figures + ["text-align:left"] * 3)
         body = ""
         for row, remedy in zip(rows, (self.before, *self.tried), strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,15 +12,16 @@ import numpy as np
 if TYPE_CHECKING:
     from gradtrace.trace import StackTrace
 
-__all__ = ["html_table", "layer_rows", "median", "power_of_ten", "shown_layers", "text_rows", "text_table"]
+__all__ = ["html_rows", "html_table", "layer_rows", "median", "power_of_ten", "shown_layers", "text_rows", "text_table"]
 
 _HEADER = ["layer", "units", "activation", "log2|dz|", "|dz|", "act. gain", "W gain", "log2|dW|", "saturated", "dead"]
+_WORDS = frozenset({2})  # columns of words
 _NORM, _NORM_COLUMN = "LN gain", 6  # of networks that are normalised somewhere
 
 
 def shown_layers(depth: int, most: int = 12) -> list[int]:
-    """Pick about `most` layers, evenly spaced, first and last among them."""
-    return sorted({round(i) for i in np.linspace(0, depth - 1, min(depth, most))})
+    """Pick about `most` layers, evenly spaced, first and last among them; all where few would be left out."""
+    return sorted({round(i) for i in np.linspace(0, depth - 1, depth if depth <= 1.5 * most else most)})
 
 
 def power_of_ten(log2: float) -> str:
@@ -93,23 +94,36 @@ def _notes(trace: StackTrace) -> list[str]:
 
 def text_table(trace: StackTrace) -> str:
     """Write the table in plain text, every line under 100 characters."""
-    return "\n".join([_title(trace), *text_rows(_rows(trace)), *_notes(trace)])
+    return "\n".join([_title(trace), *text_rows(_rows(trace), _WORDS), *_notes(trace)])
 
 
-def text_rows(rows: list[list[str]]) -> list[str]:
-    """Align rows of cells to the right, with a rule under the first."""
+def text_rows(rows: list[list[str]], words: Collection[int] = ()) -> list[str]:
+    """Align rows of cells to the right, columns of words to the left, with a rule under the first row."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i in words else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    head, *body = (line.rstrip() for line in lines)
+    return [head, "-" * len(lines[0]), *body]
+
+
+def html_rows(rows: list[list[str]], words: Collection[int] = ()) -> str:
+    """Write the head and the body of a table, columns of words set left."""
+
+    def cells(tag: str, row: list[str]) -> str:
+        styles = [' style="text-align:left"' if i in words else "" for i in range(len(row))]
+        return "".join(f"<{tag}{style}>{html.escape(cell)}</{tag}>" for cell, style in zip(row, styles, strict=True))
+
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows[1:])
+    return f"<thead><tr>{cells('th', rows[0])}</tr></thead><tbody>{body}</tbody>"
 
 
 def html_table(trace: StackTrace) -> str:
     """Write the table for a notebook."""
-    header, *rows = _rows(trace)
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     notes = "<br>".join(html.escape(note) for note in _notes(trace))
-    return (
-        f"<table><caption>{html.escape(_title(trace))}</caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table><p>{notes}</p>"
-    )
+    title, rows = html.escape(_title(trace)), html_rows(_rows(trace), _WORDS)
+    return f"<table><caption>{title}</caption>{rows}</table><p>{notes}</p>"

@@ -114,7 +114,7 @@ def _tensor(tensor: Any) -> Array:
 
     name = tensor.name or "constant"
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        raise RefusedError(name, "its data is in another file, which is not read")
+        raise RefusedError(name, "its data is in another file, which is not read; export with external_data=False")
     size = 1
     for length in tensor.dims:
         size *= length

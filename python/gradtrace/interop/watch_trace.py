@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +12,14 @@ import numpy.typing as npt
 from gradtrace.diagnosis import Diagnosis, ranked
 from gradtrace.interop.watch_diagnose import find_in_modules
 from gradtrace.json_ready import json_ready
-from gradtrace.table import power_of_ten, text_rows
+from gradtrace.table import html_rows, power_of_ten, text_rows
 
 __all__ = ["ModuleFigures", "WatchTrace"]
 
 Floats = npt.NDArray[np.float64]
 
 _SHOWN = 24
+_WORDS = frozenset({0, 1})  # columns of words
 
 
 @dataclass(frozen=True)
@@ -132,13 +132,12 @@ class WatchTrace:
 
     def __str__(self) -> str:
         note = "Norms over the whole batch, in bits (log2); the last module first, as the gradient runs."
-        return "\n".join([f"WatchTrace: {len(self.modules)} modules, step {self.step}", *text_rows(self._rows()), note])
+        return "\n".join(
+            [f"WatchTrace: {len(self.modules)} modules, step {self.step}", *text_rows(self._rows(), _WORDS), note]
+        )
 
     def _repr_html_(self) -> str:
-        header, *rows = self._rows()
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return f"<table>{html_rows(self._rows(), _WORDS)}</table>"
 
 
 def _number(value: float) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace.recurrent.cells import CELLS
-from gradtrace.table import power_of_ten, shown_layers, text_rows
+from gradtrace.table import html_rows, power_of_ten, shown_layers, text_rows
 
 if TYPE_CHECKING:
     from gradtrace.recurrent.trace import RecurrentTrace
@@ -114,12 +114,7 @@ def text_table(trace: RecurrentTrace) -> str:
 def html_table(trace: RecurrentTrace) -> str:
     """Write the table for a notebook."""
     parts = [f"<p><b>{html.escape(_title(trace))}</b></p>"]
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header(trace))
     for layer in range(len(trace.log2_dh)):
-        rows = state_rows(trace, layer)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        parts.append(
-            f"<table><caption>{html.escape(_caption(trace, layer))}</caption><thead><tr>{head}</tr></thead>"
-            f"<tbody>{body}</tbody></table>"
-        )
+        rows = html_rows([header(trace), *state_rows(trace, layer)])
+        parts.append(f"<table><caption>{html.escape(_caption(trace, layer))}</caption>{rows}</table>")
     return "".join(parts) + "<p>" + "<br>".join(html.escape(note) for note in _notes(trace)) + "</p>"
