@@ -139,6 +139,19 @@ def test_bits_do_not_depend_on_threads(isa, threads, precision, units):
             assert stack.trace(x) == expected
 
 
+def test_bits_do_not_depend_on_threads_beside_a_weight_that_is_no_number(isa, threads):
+    """Strips of rows differ with the threads; what one of them holds must not change another."""
+    stack = gt.Stack.random([130, 1100, 140, 10], "tanh", seed=3)
+    stack.weights[0][3, 5] = np.nan
+    x = np.random.default_rng(1).standard_normal((64, 130)).astype(np.float32)
+    threads(1)
+    expected = stack.trace(x, keep=["activations"]).activations[1].to_numpy()
+    threads(2)
+    got = stack.trace(x, keep=["activations"]).activations[1].to_numpy()
+    assert np.isnan(expected[:, 3]).all()
+    assert np.array_equal(got, expected, equal_nan=True)
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("cell", [gt.LSTM, gt.GRU, gt.RNN])
 def test_recurrent_trace_at_each_precision(isa, threads, precision, cell):

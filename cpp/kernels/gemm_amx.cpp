@@ -31,7 +31,6 @@ struct Operands {
     std::size_t ldc;
     bool add;
     Ahead* ahead;
-    Cut cut_left;                 // all of it or none
     Cut cut_right[kColumnTiles];  // columns of each tile
 };
 
@@ -84,10 +83,13 @@ void columns_nn(const Operands& p) {
         for (std::size_t row = 0; row < p.m; row += 2 * kSide) {
             const std::size_t rows = p.m - row;
             ask_for(p.ahead, 2 * depth);
-            for (std::size_t tile = 0; tile < 2 && tile * kSide < rows; ++tile)
+            for (std::size_t tile = 0; tile < 2 && tile * kSide < rows; ++tile) {
+                const std::size_t in_tile = rows - tile * kSide < kSide ? rows - tile * kSide : kSide;
+                const float* from = p.a + (row + tile * kSide) * p.lda + first;
+                const Cut cut = cut_if_any(in_tile, depth, from, p.lda);
                 for (std::size_t d = 0; d < depth; d += kDepth)
-                    split_rows<P>(rows - tile * kSide, depth - d, p.a + (row + tile * kSide) * p.lda + first + d, p.lda,
-                                  p.cut_left, left + (tile * kSteps + d / kDepth) * P);
+                    split_rows<P>(in_tile, depth - d, from + d, p.lda, cut, left + (tile * kSteps + d / kDepth) * P);
+            }
             two_row_tiles<P>(p, row, steps_of(depth), left, right, p.add || first > 0);
         }
     }
@@ -111,9 +113,13 @@ void columns_tn(const Operands& p) {
             const std::size_t columns = p.m - column < kLines * kSide ? p.m - column : kLines * kSide;
             ask_for(p.ahead, 4 * depth);
             for (std::size_t d = 0; d < depth; d += kDepth)
-                for (std::size_t i = 0; i < columns; i += kSide)
-                    split_columns<P>(depth - d, columns - i, p.a + (first + d) * p.lda + column + i, p.lda, p.cut_left,
+                for (std::size_t i = 0; i < columns; i += kSide) {
+                    const std::size_t in_tile = columns - i < kSide ? columns - i : kSide;
+                    const float* from = p.a + (first + d) * p.lda + column + i;
+                    const Cut cut = cut_columns(depth - d < kDepth ? depth - d : kDepth, in_tile, from, p.lda);
+                    split_columns<P>(depth - d, in_tile, from, p.lda, cut,
                                      weights + (i / kSide * kSteps + d / kDepth) * P);
+                }
             for (std::size_t i = 0; i < tiles_of(columns); i += 2)
                 for (std::size_t tile = 0; tile < sample_tiles; tile += 2) {
                     const std::size_t across = tiles_of(columns) - i < 2 ? 1 : 2,
@@ -140,8 +146,7 @@ void gemm(std::size_t m, std::size_t n, std::size_t k, const float* a, std::size
         return fma(m, n, k, a, lda, b, ldb, c, ldc, add, ahead);
     }
     const TileRegisters registers;
-    Operands p{
-        m, 0, k, a, lda, b, ldb, c, ldc, add, ahead, cut_if_any(kTransposed ? k : m, kTransposed ? m : k, a, lda), {}};
+    Operands p{m, 0, k, a, lda, b, ldb, c, ldc, add, ahead, {}};
     for (std::size_t column = 0; column < n; column += kMaxColumns) {
         p.n = n - column < kMaxColumns ? n - column : kMaxColumns;
         p.b = b + column;
