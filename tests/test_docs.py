@@ -167,7 +167,9 @@ def run_shell(page: Path, folder: Path) -> None:
         command(place / "gradtrace", GRADTRACE)
         command(place / "python", PYTHON)
     command(folder / "bin" / "python3", PYTHON)
-    environment = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1"}
+    # Without what tells a pytest inside that it is a worker of this one.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment |= {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1"}
     for block in blocks(page, "sh"):
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", block], cwd=folder, env=environment, capture_output=True, text=True
