@@ -9,12 +9,7 @@
 // so that long sums are rounded less often than by a chain of FMA. It takes subnormals as zero.
 #pragma once
 
-#include <immintrin.h>
-
-#include <cstddef>
-#include <cstdint>
-
-#define GT_INLINE inline __attribute__((always_inline))
+#include "simd/vec.h"
 
 namespace gt {
 namespace GT_ISA {
@@ -99,7 +94,7 @@ GT_INLINE void split_columns(std::size_t depth, std::size_t columns, const float
                              Tile* tiles) {
     const __mmask16 lanes = first_lanes(columns);
     const __m512i half = _mm512_maskz_set1_epi32(static_cast<__mmask16>(~cut), kHalf);
-    const auto row = [&](std::size_t i) __attribute__((always_inline)) {
+    const auto row = [&](std::size_t i) GT_INLINE_LAMBDA {
         return _mm512_maskz_loadu_ps(i < depth ? lanes : 0, x + (i < depth ? i : 0) * ld);
     };
     for (std::size_t j = 0; j < kSide; ++j) split_pairs<P>(row(j), row(j + kSide), half, j, tiles);
@@ -194,15 +189,15 @@ GT_INLINE void turn(Tile* tiles) {
 // a + i * a_stride, those of column tile i at b + i * b_stride. Smaller products first.
 template <int P, int R, int V>
 GT_INLINE void block_step(const Tile* a, std::size_t a_stride, const Tile* b, std::size_t b_stride) {
-    const auto left = [&](int part) __attribute__((always_inline)) {
+    const auto left = [&](int part) GT_INLINE_LAMBDA {
         _tile_loadd(4, a + part, 64);
         if (R == 2) _tile_loadd(5, a + a_stride + part, 64);
     };
-    const auto right = [&](int part) __attribute__((always_inline)) {
+    const auto right = [&](int part) GT_INLINE_LAMBDA {
         _tile_loadd(6, b + part, 64);
         if (V == 2) _tile_loadd(7, b + b_stride + part, 64);
     };
-    const auto multiply = [&]() __attribute__((always_inline)) {
+    const auto multiply = [&]() GT_INLINE_LAMBDA {
         _tile_dpbf16ps(0, 4, 6);
         if (V == 2) _tile_dpbf16ps(1, 4, 7);
         if (R == 2) _tile_dpbf16ps(2, 5, 6);
@@ -261,6 +256,30 @@ GT_INLINE void block_product(std::size_t row_tiles, std::size_t column_tiles, st
 
 constexpr std::size_t tiles_of(std::size_t count) { return (count + kSide - 1) / kSide; }
 constexpr std::size_t steps_of(std::size_t depth) { return (depth + kDepth - 1) / kDepth; }
+
+// Operands are split for so many steps of the summed axis at a time.
+constexpr std::size_t kSteps = 8, kBlockDepth = kSteps * kDepth;
+
+GT_INLINE void copy_block(std::size_t rows, std::size_t columns, const float* from, std::size_t ld_from, float* to,
+                          std::size_t ld_to) {
+    for (std::size_t r = 0; r < rows; ++r)
+        for (std::size_t j = 0; j < columns; j += kSide) {
+            const __mmask16 lanes = first_lanes(columns - j);
+            _mm512_mask_storeu_ps(to + r * ld_to + j, lanes, _mm512_maskz_loadu_ps(lanes, from + r * ld_from + j));
+        }
+}
+
+// One block of tiles of the result; where it ends within a tile, by way of a copy.
+template <int P>
+GT_INLINE void result_block(std::size_t rows, std::size_t columns, std::size_t steps, const Tile* a, const Tile* b,
+                            std::size_t b_stride, float* c, std::size_t ldc, bool add) {
+    alignas(64) float copy[2 * kSide * 2 * kSide];
+    const bool whole = rows % kSide == 0 && columns % kSide == 0;
+    if (!whole && add) copy_block(rows, columns, c, ldc, copy, 2 * kSide);
+    block_product<P>(tiles_of(rows), tiles_of(columns), steps, a, kSteps * P, b, b_stride, whole ? c : copy,
+                     whole ? ldc : 2 * kSide, add);
+    if (!whole) copy_block(rows, columns, copy, 2 * kSide, c, ldc);
+}
 
 }  // namespace
 }  // namespace GT_ISA

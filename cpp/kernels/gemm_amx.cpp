@@ -11,8 +11,6 @@ extern const GemmKernels<float> gemm_f32;
 namespace GT_ISA {
 namespace {
 
-constexpr std::size_t kSteps = 8;  // of the summed axis at a time
-constexpr std::size_t kBlockDepth = kSteps * kDepth;
 constexpr std::size_t kColumnTiles = kMaxColumns / kSide;
 
 // Splitting a weight takes as long as an FMA for 10 samples; under 32 samples, or on short sums, nothing is won. A
@@ -40,31 +38,6 @@ GT_INLINE void ask_for(Ahead* ahead, std::size_t lines) {
     for (std::size_t i = 0; i < lines; ++i) __builtin_prefetch(at + i * Ahead::kLine);
 }
 
-GT_INLINE void copy_rows(std::size_t rows, std::size_t columns, const float* from, std::size_t ld_from, float* to,
-                         std::size_t ld_to) {
-    for (std::size_t r = 0; r < rows; ++r)
-        for (std::size_t j = 0; j < columns; j += kSide)
-            _mm512_storeu_ps(to + r * ld_to + j, _mm512_loadu_ps(from + r * ld_from + j));
-}
-
-// Two tiles of rows of the left operand against all columns, over one block of the summed axis. Rows that end within a
-// tile go by way of a copy.
-template <int P>
-GT_INLINE void two_row_tiles(const Operands& p, std::size_t row, std::size_t steps, const Tile* left, const Tile* right,
-                             bool add) {
-    const std::size_t rows = p.m - row < 2 * kSide ? p.m - row : 2 * kSide, column_tiles = p.n / kSide;
-    alignas(64) float copy[2 * kSide * 2 * kSide];
-    for (std::size_t tile = 0; tile < column_tiles; tile += 2) {
-        const std::size_t tiles = column_tiles - tile < 2 ? 1 : 2;
-        float* c = p.c + row * p.ldc + tile * kSide;
-        const bool whole = rows % kSide == 0;
-        if (!whole && add) copy_rows(rows, tiles * kSide, c, p.ldc, copy, 2 * kSide);
-        block_product<P>(tiles_of(rows), tiles, steps, left, kSteps * P, right + tile * kSteps * P, kSteps * P,
-                         whole ? c : copy, whole ? p.ldc : 2 * kSide, add);
-        if (!whole) copy_rows(rows, tiles * kSide, copy, 2 * kSide, c, p.ldc);
-    }
-}
-
 template <int P>
 GT_INLINE void split_right(const Operands& p, std::size_t first, std::size_t depth, Tile* right) {
     for (std::size_t tile = 0; tile < p.n / kSide; ++tile)
@@ -90,7 +63,10 @@ void columns_nn(const Operands& p) {
                 for (std::size_t d = 0; d < depth; d += kDepth)
                     split_rows<P>(in_tile, depth - d, from + d, p.lda, cut, left + (tile * kSteps + d / kDepth) * P);
             }
-            two_row_tiles<P>(p, row, steps_of(depth), left, right, p.add || first > 0);
+            for (std::size_t column = 0; column < p.n; column += 2 * kSide)
+                result_block<P>(rows < 2 * kSide ? rows : 2 * kSide, p.n - column < 2 * kSide ? kSide : 2 * kSide,
+                                steps_of(depth), left, right + column / kSide * kSteps * P, kSteps * P,
+                                p.c + row * p.ldc + column, p.ldc, p.add || first > 0);
         }
     }
 }

@@ -1,6 +1,6 @@
 // Products with a packed right operand on the matrix unit (amx_tiles.h): weights are split once for a whole sequence,
-// the samples as they go by. Which path runs depends on shapes only; a row of the left operand that tiles cannot hold
-// is multiplied by itself, and changes no other.
+// the samples as they go by. Which path runs depends on shapes only, and what a row of the left operand holds changes
+// no other.
 #include "kernels/amx_tiles.h"
 #include "kernels/cell_table.h"
 
@@ -11,8 +11,6 @@ extern const PanelKernels<float> panel_f32;
 namespace GT_ISA {
 namespace {
 
-constexpr std::size_t kSteps = 8;  // of the summed axis at a time
-constexpr std::size_t kBlockDepth = kSteps * kDepth;
 constexpr std::size_t kRowTiles = 4;  // of the left operand, while all columns pass by
 
 // A tile takes 16 rows in the time of 6 by FMA, and weights as tiles have half as many bytes again.
@@ -74,27 +72,6 @@ GT_INLINE Cut cut_rows(const Left& left, std::size_t rows, std::size_t k) {
     Cut cut = kNone;
     for (std::size_t r = 0; r < rows; ++r) cut |= (cut_if_any(1, k, left.a + r * left.row, 0) & 1) << r;
     return cut;
-}
-
-GT_INLINE void copy_block(std::size_t rows, std::size_t columns, const float* from, std::size_t ld_from, float* to,
-                          std::size_t ld_to) {
-    for (std::size_t r = 0; r < rows; ++r)
-        for (std::size_t j = 0; j < columns; j += kSide) {
-            const __mmask16 lanes = first_lanes(columns - j);
-            _mm512_mask_storeu_ps(to + r * ld_to + j, lanes, _mm512_maskz_loadu_ps(lanes, from + r * ld_from + j));
-        }
-}
-
-// One block of tiles of the result; where it ends within a tile, by way of a copy.
-template <int P>
-GT_INLINE void result_block(std::size_t rows, std::size_t columns, std::size_t steps, const Tile* a, const Tile* b,
-                            std::size_t b_stride, float* c, std::size_t ldc, bool add) {
-    alignas(64) float copy[2 * kSide * 2 * kSide];
-    const bool whole = rows % kSide == 0 && columns % kSide == 0;
-    if (!whole && add) copy_block(rows, columns, c, ldc, copy, 2 * kSide);
-    block_product<P>(tiles_of(rows), tiles_of(columns), steps, a, kSteps * P, b, b_stride, whole ? c : copy,
-                     whole ? ldc : 2 * kSide, add);
-    if (!whole) copy_block(rows, columns, copy, 2 * kSide, c, ldc);
 }
 
 // At most kRowTiles tiles of rows.
