@@ -89,11 +89,11 @@ void matrix_product(const py::array& a, const py::array& b, const py::array& out
         if (n != 1 && n % static_cast<py::ssize_t>(kColumnMultiple) != 0)
             fail_value("b", "one column, or columns in multiples of 16", shape_text(right));
         const GemmKernels<T>& kernels = *active_isa().get<T>().gemm;
-        (transposed ? kernels.tn : kernels.nn)(static_cast<std::size_t>(m), static_cast<std::size_t>(n),
-                                               static_cast<std::size_t>(k), static_cast<const T*>(left.data()),
-                                               static_cast<std::size_t>(left.shape(1)),
-                                               static_cast<const T*>(right.data()), static_cast<std::size_t>(n),
-                                               result.mutable_data(), static_cast<std::size_t>(n), add, nullptr);
+        const auto columns = static_cast<std::size_t>(n);
+        const GemmColumns<T> set{columns, static_cast<const T*>(right.data()), result.mutable_data()};
+        (transposed ? kernels.tn : kernels.nn)(
+            static_cast<std::size_t>(m), static_cast<std::size_t>(k), static_cast<const T*>(left.data()),
+            static_cast<std::size_t>(left.shape(1)), &set, 1, columns, columns, add, nullptr);
     });
 }
 

@@ -3,6 +3,7 @@
 //
 // The summed axis is cut into blocks whose part of the right operand stays in L1 while all rows pass by. Rows are
 // independent of each other: how many are computed in one call changes no bit.
+#include "kernels/gemm_pieces.h"
 #include "kernels/gemv.h"
 #include "kernels/kernel_table.h"
 #include "simd/vec.h"
@@ -14,18 +15,19 @@ namespace {
 // A tile of R rows x V vectors has about so many accumulators: twice what hides 4 cycles of latency on two FMA units,
 // so that with V right vectors and a broadcast the registers suffice, and no cycle needs more than two loads.
 // kBlockBytes: of the right operand, and of copied columns of the left. A panel of kMostVectors of it stays in L1.
+// kStripElements: still near when the activation reads them; but every strip copies a right operand wider than a panel.
 // kAddLast: what stands in c is asked for at the start of a tile and added at its end; the shorter tiles of narrow
 // registers would wait for it longer than it takes.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr std::size_t kAccumulators = 16, kMostVectors = 4, kBlockBytes = 32 << 10;
+constexpr std::size_t kStripElements = 4096;
 constexpr bool kAddLast = false;
 #else
 constexpr std::size_t kAccumulators = 12, kMostVectors = 2, kBlockBytes = 64 << 10;
+constexpr std::size_t kStripElements = 16384;
 constexpr bool kAddLast = true;
 #endif
 constexpr std::size_t rows_of_tile(std::size_t vectors) { return kAccumulators / vectors; }
-
-constexpr std::size_t kStripElements = 4096;  // still in L1 when the activation reads them
 
 template <class T>
 struct Product {
@@ -106,27 +108,35 @@ GT_INLINE void panel(const Product<T>& p, std::size_t m, std::size_t vectors) {
     }
 }
 
-// Calls f(product, vectors) for the columns of every panel. `b` is the right operand itself if one panel holds it, else
-// its copy, panel behind panel.
+// Calls f(product, vectors) for every panel of every piece: of its rows from `row` on, which start at p.a. The right
+// operand of a piece lies where it was if one panel holds it, else copied, panel behind panel.
 template <class T, class F>
-GT_INLINE void for_each_panel(const Product<T>& p, std::size_t n, F f) {
+GT_INLINE void for_each_panel(const Product<T>& p, const Pieces<T>& pieces, std::size_t row, F f) {
     constexpr std::size_t kWide = kMostVectors * kLanes<T>;
-    if (n <= kWide) return f(p, n / kLanes<T>);
-    for (std::size_t column = 0; column < n; column += kWide) {
-        const std::size_t columns = n - column < kWide ? n - column : kWide;
-        f({p.k, p.a, p.lda, p.b + p.k * column, columns, p.c + column, p.ldc, p.add, p.ahead}, columns / kLanes<T>);
+    for (std::size_t i = 0; i < pieces.count; ++i) {
+        const GemmColumns<T>& piece = pieces.piece[i];
+        const bool copied = piece.n > kWide;
+        for (std::size_t column = 0; column < piece.n; column += kWide) {
+            const std::size_t columns = piece.n - column < kWide ? piece.n - column : kWide;
+            Product<T> panel_of = p;
+            panel_of.b = piece.b + p.k * column;
+            panel_of.ldb = copied ? columns : p.ldb;
+            panel_of.c = piece.c + row * p.ldc + column;
+            f(panel_of, columns / kLanes<T>);
+        }
     }
 }
 
 // Panels of a wide right operand are copied: their rows would fall into a few sets of L1 and push each other out.
 template <class T>
-GT_INLINE void copy_panels(const Product<T>& p, std::size_t n, T* to) {
+GT_INLINE T* copy_panels(const Product<T>& p, std::size_t n, const T* from, T* to) {
     constexpr std::size_t kWide = kMostVectors * kLanes<T>;
     for (std::size_t column = 0; column < n; column += kWide) {
         const std::size_t columns = n - column < kWide ? n - column : kWide;
         for (std::size_t k = 0; k < p.k; ++k, to += columns)
-            for (std::size_t j = 0; j < columns; j += kLanes<T>) store(to + j, load(p.b + k * p.ldb + column + j));
+            for (std::size_t j = 0; j < columns; j += kLanes<T>) store(to + j, load(from + k * p.ldb + column + j));
     }
+    return to;
 }
 
 // Columns of a wide left operand lie a page apart: they fall into few sets of L1 and each line would be fetched once
@@ -159,19 +169,18 @@ GT_INLINE void copy_columns(const T* from, std::size_t ld, std::size_t depth, st
 }
 
 template <class T>
-GT_INLINE void from_copied_columns(const Product<T>& p, std::size_t m, std::size_t n) {
+GT_INLINE void from_copied_columns(const Product<T>& p, std::size_t m, const Pieces<T>& pieces) {
     // A line more than a group needs: powers of two apart, all groups of a row would share a set of L1.
     const std::size_t pitch = p.k * kGroupStride + kLineBytes / sizeof(T);
     T copy[(kBlockBytes + kGroups * kLineBytes) / sizeof(T)];
     for (std::size_t row = 0; row < m; row += kCopiedColumns) {
         const std::size_t rows = m - row < kCopiedColumns ? m - row : kCopiedColumns;
         copy_columns(p.a + row, p.lda, p.k, rows, copy, pitch);
-        for_each_panel(p, n, [&](const Product<T>& panel_of, std::size_t vectors) GT_INLINE_LAMBDA {
-            const T* a = copy;
-            for (std::size_t i = 0; i < rows; i += kGroupRows, a += pitch)
-                panel<T, true>({p.k, a, kGroupStride, panel_of.b, panel_of.ldb, panel_of.c + (row + i) * p.ldc, p.ldc,
-                                p.add, p.ahead},
-                               rows - i < kGroupRows ? rows - i : kGroupRows, vectors);
+        for_each_panel(p, pieces, row, [&](Product<T> group, std::size_t vectors) GT_INLINE_LAMBDA {
+            group.a = copy;
+            group.lda = kGroupStride;
+            for (std::size_t i = 0; i < rows; i += kGroupRows, group.a += pitch, group.c += kGroupRows * p.ldc)
+                panel<T, true>(group, rows - i < kGroupRows ? rows - i : kGroupRows, vectors);
         });
     }
 }
@@ -180,48 +189,52 @@ GT_INLINE void from_copied_columns(const Product<T>& p, std::size_t m, std::size
 constexpr std::size_t kRowsOfBlock = 48;
 
 template <class T, bool kTransposed>
-GT_INLINE void all_blocks(const Product<T>& p, std::size_t m, std::size_t n) {
+GT_INLINE void all_blocks(const Product<T>& p, std::size_t m, const Pieces<T>& pieces) {
     for (std::size_t row = 0; row < m; row += kRowsOfBlock) {
         const std::size_t rows = m - row < kRowsOfBlock ? m - row : kRowsOfBlock;
-        for_each_panel<T>({p.k, kTransposed ? p.a + row : p.a + row * p.lda, p.lda, p.b, p.ldb, p.c + row * p.ldc,
-                           p.ldc, p.add, p.ahead},
-                          n, [&](const Product<T>& panel_of, std::size_t vectors) GT_INLINE_LAMBDA {
-                              panel<T, kTransposed>(panel_of, rows, vectors);
-                          });
+        Product<T> block = p;
+        block.a += kTransposed ? row : row * p.lda;
+        for_each_panel(block, pieces, row, [&](const Product<T>& panel_of, std::size_t vectors) GT_INLINE_LAMBDA {
+            panel<T, kTransposed>(panel_of, rows, vectors);
+        });
     }
 }
 
-// At most kMaxColumns columns: their part of the right operand fits kBlockBytes.
+// Of each piece's right operand kBlockBytes at a time.
 template <class T, bool kTransposed>
-GT_INLINE void columns_product(const Product<T>& whole, std::size_t m, std::size_t n) {
+GT_INLINE void product_of(const Product<T>& whole, std::size_t m, const Pieces<T>& pieces) {
     constexpr std::size_t kFarApart = 2048;  // bytes from column to column
     constexpr std::size_t kDepth = kBlockBytes / sizeof(T) / kMaxColumns;
-    const bool copied = n > kMostVectors * kLanes<T>;
-    T right[kBlockBytes / sizeof(T)];
+    T right[kMostPieces * kBlockBytes / sizeof(T)];
     for (std::size_t first = 0; first < whole.k || first == 0; first += kDepth) {
         Product<T> p = whole;
         p.k = whole.k - first < kDepth ? whole.k - first : kDepth;
         p.a += kTransposed ? first * p.lda : first;
-        p.b += first * p.ldb;
         p.add |= first > 0;
-        if (copied) {
-            copy_panels(p, n, right);
-            p.b = right;
+        Pieces<T> here = pieces;
+        T* to = right;
+        for (std::size_t i = 0; i < here.count; ++i) {
+            GemmColumns<T>& piece = here.piece[i];
+            const T* from = piece.b + first * p.ldb;
+            const bool copied = piece.n > kMostVectors * kLanes<T>;
+            piece.b = copied ? to : from;
+            if (copied) to = copy_panels(p, piece.n, from, to);
         }
         if (kTransposed && p.lda * sizeof(T) >= kFarApart)
-            from_copied_columns(p, m, n);
+            from_copied_columns(p, m, here);
         else
-            all_blocks<T, kTransposed>(p, m, n);
+            all_blocks<T, kTransposed>(p, m, here);
     }
 }
 
 template <class T, bool kTransposed>
-void gemm(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda, const T* b, std::size_t ldb, T* c,
-          std::size_t ldc, bool add, Ahead* ahead) {
-    if (n == 1) return kTransposed ? gemv_t(m, k, a, lda, b, c, add) : gemv_n(m, k, a, lda, b, c, add);
-    for (std::size_t column = 0; column < n; column += kMaxColumns)
-        columns_product<T, kTransposed>({k, a, lda, b + column, ldb, c + column, ldc, add, ahead}, m,
-                                        n - column < kMaxColumns ? n - column : kMaxColumns);
+void gemm(std::size_t m, std::size_t k, const T* a, std::size_t lda, const GemmColumns<T>* sets, std::size_t count,
+          std::size_t ldb, std::size_t ldc, bool add, Ahead* ahead) {
+    if (count == 1 && sets->n == 1)
+        return kTransposed ? gemv_t(m, k, a, lda, sets->b, sets->c, add) : gemv_n(m, k, a, lda, sets->b, sets->c, add);
+    const Product<T> whole{k, a, lda, nullptr, ldb, nullptr, ldc, add, ahead};
+    for_pieces_of(sets, count,
+                  [&](const Pieces<T>& pieces) GT_INLINE_LAMBDA { product_of<T, kTransposed>(whole, m, pieces); });
 }
 
 }  // namespace

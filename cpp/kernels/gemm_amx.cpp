@@ -2,6 +2,7 @@
 // a block of the summed axis. Which path runs depends on shapes only: how many columns are computed in one call changes
 // no bit.
 #include "kernels/amx_tiles.h"
+#include "kernels/gemm_pieces.h"
 #include "kernels/kernel_table.h"
 
 namespace gt {
@@ -20,16 +21,14 @@ GT_INLINE bool worthwhile(std::size_t k, std::size_t samples) { return k >= 128 
 constexpr std::size_t kStripElements = 32768;  // 512 rows of 64 samples share what was split of the samples
 
 struct Operands {
-    std::size_t m, n, k;
+    std::size_t m, k;
     const float* a;
     std::size_t lda;
-    const float* b;
-    std::size_t ldb;
-    float* c;
-    std::size_t ldc;
+    Pieces<float> pieces;
+    std::size_t ldb, ldc;
     bool add;
     Ahead* ahead;
-    Cut cut_right[kColumnTiles];  // columns of each tile
+    Cut cut_right[kMostPieces][kColumnTiles];  // columns of each tile
 };
 
 GT_INLINE void ask_for(Ahead* ahead, std::size_t lines) {
@@ -39,20 +38,20 @@ GT_INLINE void ask_for(Ahead* ahead, std::size_t lines) {
 }
 
 template <int P>
-GT_INLINE void split_right(const Operands& p, std::size_t first, std::size_t depth, Tile* right) {
-    for (std::size_t tile = 0; tile < p.n / kSide; ++tile)
+GT_INLINE void split_right(const Operands& p, std::size_t i, std::size_t first, std::size_t depth, Tile* right) {
+    for (std::size_t tile = 0; tile < p.pieces.piece[i].n / kSide; ++tile)
         for (std::size_t d = 0; d < depth; d += kDepth)
-            split_columns<P>(depth - d, kSide, p.b + (first + d) * p.ldb + tile * kSide, p.ldb, p.cut_right[tile],
-                             right + (tile * kSteps + d / kDepth) * P);
+            split_columns<P>(depth - d, kSide, p.pieces.piece[i].b + (first + d) * p.ldb + tile * kSide, p.ldb,
+                             p.cut_right[i][tile], right + (tile * kSteps + d / kDepth) * P);
 }
 
-// c [+]= a b of at most kMaxColumns columns.
+// c [+]= a b
 template <int P>
 void columns_nn(const Operands& p) {
-    Tile right[kColumnTiles * kSteps * P], left[2 * kSteps * P];
+    Tile right[kMostPieces][kColumnTiles * kSteps * P], left[2 * kSteps * P];
     for (std::size_t first = 0; first < p.k; first += kBlockDepth) {
         const std::size_t depth = p.k - first < kBlockDepth ? p.k - first : kBlockDepth;
-        split_right<P>(p, first, depth, right);
+        for (std::size_t i = 0; i < p.pieces.count; ++i) split_right<P>(p, i, first, depth, right[i]);
         for (std::size_t row = 0; row < p.m; row += 2 * kSide) {
             const std::size_t rows = p.m - row;
             ask_for(p.ahead, 2 * depth);
@@ -63,12 +62,36 @@ void columns_nn(const Operands& p) {
                 for (std::size_t d = 0; d < depth; d += kDepth)
                     split_rows<P>(in_tile, depth - d, from + d, p.lda, cut, left + (tile * kSteps + d / kDepth) * P);
             }
-            for (std::size_t column = 0; column < p.n; column += 2 * kSide)
-                result_block<P>(rows < 2 * kSide ? rows : 2 * kSide, p.n - column < 2 * kSide ? kSide : 2 * kSide,
-                                steps_of(depth), left, right + column / kSide * kSteps * P, kSteps * P,
-                                p.c + row * p.ldc + column, p.ldc, p.add || first > 0);
+            for (std::size_t i = 0; i < p.pieces.count; ++i) {
+                const GemmColumns<float>& piece = p.pieces.piece[i];
+                for (std::size_t column = 0; column < piece.n; column += 2 * kSide)
+                    result_block<P>(rows < 2 * kSide ? rows : 2 * kSide,
+                                    piece.n - column < 2 * kSide ? kSide : 2 * kSide, steps_of(depth), left,
+                                    right[i] + column / kSide * kSteps * P, kSteps * P, piece.c + row * p.ldc + column,
+                                    p.ldc, p.add || first > 0);
+            }
         }
     }
+}
+
+// c^T [+]= b^T a for `columns` columns of a, at most four tiles of them.
+template <int P>
+GT_INLINE void turned_blocks(std::size_t sample_tiles, std::size_t columns, std::size_t steps, const Tile* samples,
+                             const Tile* weights, float* c, std::size_t ldc, bool add) {
+    alignas(64) float sums[2 * kSide * 2 * kSide];
+    for (std::size_t i = 0; i < tiles_of(columns); i += 2)
+        for (std::size_t tile = 0; tile < sample_tiles; tile += 2) {
+            const std::size_t across = tiles_of(columns) - i < 2 ? 1 : 2, down = sample_tiles - tile < 2 ? 1 : 2;
+            block_product<P>(down, across, steps, samples + tile * kSteps * P, kSteps * P, weights + i * kSteps * P,
+                             kSteps * P, sums, 2 * kSide, false);
+            for (std::size_t u = 0; u < across; ++u)
+                for (std::size_t v = 0; v < down; ++v) {
+                    const std::size_t at = (i + u) * kSide;
+                    add_turned(sums + v * kSide * 2 * kSide + u * kSide, 2 * kSide,
+                               columns - at < kSide ? columns - at : kSide, c + at * ldc + (tile + v) * kSide, ldc,
+                               add);
+                }
+        }
 }
 
 // c^T [+]= b^T a: the weights are the right operand there, so that their rows are split as they lie in memory, and it
@@ -76,15 +99,15 @@ void columns_nn(const Operands& p) {
 template <int P>
 void columns_tn(const Operands& p) {
     constexpr std::size_t kLines = 4;  // of 16 weights: a row of W is met in whole pairs of cache lines
-    Tile samples[kColumnTiles * kSteps * P], weights[kLines * kSteps * P];
-    alignas(64) float sums[2 * kSide * 2 * kSide];
-    const std::size_t sample_tiles = p.n / kSide;
+    Tile samples[kMostPieces][kColumnTiles * kSteps * P], weights[kLines * kSteps * P];
     for (std::size_t first = 0; first < p.k; first += kBlockDepth) {
         const std::size_t depth = p.k - first < kBlockDepth ? p.k - first : kBlockDepth, steps = steps_of(depth);
         const bool add = p.add || first > 0;
-        split_right<P>(p, first, depth, samples);
-        for (std::size_t tile = 0; tile < sample_tiles; ++tile)
-            for (std::size_t s = 0; s < steps; ++s) turn<P>(samples + (tile * kSteps + s) * P);
+        for (std::size_t i = 0; i < p.pieces.count; ++i) {
+            split_right<P>(p, i, first, depth, samples[i]);
+            for (std::size_t tile = 0; tile < p.pieces.piece[i].n / kSide; ++tile)
+                for (std::size_t s = 0; s < steps; ++s) turn<P>(samples[i] + (tile * kSteps + s) * P);
+        }
         for (std::size_t column = 0; column < p.m; column += kLines * kSide) {
             const std::size_t columns = p.m - column < kLines * kSide ? p.m - column : kLines * kSide;
             ask_for(p.ahead, 4 * depth);
@@ -96,44 +119,31 @@ void columns_tn(const Operands& p) {
                     split_columns<P>(depth - d, in_tile, from, p.lda, cut,
                                      weights + (i / kSide * kSteps + d / kDepth) * P);
                 }
-            for (std::size_t i = 0; i < tiles_of(columns); i += 2)
-                for (std::size_t tile = 0; tile < sample_tiles; tile += 2) {
-                    const std::size_t across = tiles_of(columns) - i < 2 ? 1 : 2,
-                                      down = sample_tiles - tile < 2 ? 1 : 2;
-                    block_product<P>(down, across, steps, samples + tile * kSteps * P, kSteps * P,
-                                     weights + i * kSteps * P, kSteps * P, sums, 2 * kSide, false);
-                    for (std::size_t u = 0; u < across; ++u)
-                        for (std::size_t v = 0; v < down; ++v) {
-                            const std::size_t at = column + (i + u) * kSide;
-                            add_turned(sums + v * kSide * 2 * kSide + u * kSide, 2 * kSide,
-                                       p.m - at < kSide ? p.m - at : kSide, p.c + at * p.ldc + (tile + v) * kSide,
-                                       p.ldc, add);
-                        }
-                }
+            for (std::size_t i = 0; i < p.pieces.count; ++i)
+                turned_blocks<P>(p.pieces.piece[i].n / kSide, columns, steps, samples[i], weights,
+                                 p.pieces.piece[i].c + column * p.ldc, p.ldc, add);
         }
     }
 }
 
 template <int P, bool kTransposed>
-void gemm(std::size_t m, std::size_t n, std::size_t k, const float* a, std::size_t lda, const float* b, std::size_t ldb,
-          float* c, std::size_t ldc, bool add, Ahead* ahead) {
-    if (n == 1 || !worthwhile(k, ldb)) {
+void gemm(std::size_t m, std::size_t k, const float* a, std::size_t lda, const GemmColumns<float>* sets,
+          std::size_t count, std::size_t ldb, std::size_t ldc, bool add, Ahead* ahead) {
+    if ((count == 1 && sets->n == 1) || !worthwhile(k, ldb)) {
         const auto fma = kTransposed ? avx512::gemm_f32.tn : avx512::gemm_f32.nn;
-        return fma(m, n, k, a, lda, b, ldb, c, ldc, add, ahead);
+        return fma(m, k, a, lda, sets, count, ldb, ldc, add, ahead);
     }
     const TileRegisters registers;
-    Operands p{m, 0, k, a, lda, b, ldb, c, ldc, add, ahead, {}};
-    for (std::size_t column = 0; column < n; column += kMaxColumns) {
-        p.n = n - column < kMaxColumns ? n - column : kMaxColumns;
-        p.b = b + column;
-        p.c = c + column;
-        for (std::size_t tile = 0; tile < p.n / kSide; ++tile)
-            p.cut_right[tile] = cut_columns(k, kSide, p.b + tile * kSide, ldb);
+    for_pieces_of(sets, count, [&](const Pieces<float>& pieces) GT_INLINE_LAMBDA {
+        Operands p{m, k, a, lda, pieces, ldb, ldc, add, ahead, {}};
+        for (std::size_t i = 0; i < pieces.count; ++i)
+            for (std::size_t tile = 0; tile < pieces.piece[i].n / kSide; ++tile)
+                p.cut_right[i][tile] = cut_columns(k, kSide, pieces.piece[i].b + tile * kSide, ldb);
         if (kTransposed)
             columns_tn<P>(p);
         else
             columns_nn<P>(p);
-    }
+    });
 }
 
 }  // namespace

@@ -21,15 +21,25 @@ namespace gt {
 constexpr std::size_t kColumnMultiple = 16;
 constexpr std::size_t kMaxColumns = 64;  // of one block of samples
 
-// `ahead` (or null): what to ask for meanwhile.
+// Columns of a product.
+template <class T>
+struct GemmColumns {
+    std::size_t n;
+    const T* b;  // (k, n)
+    T* c;        // (m, n)
+};
+
+// One left operand, which is read, copied or split once for all sets of columns. Each n is a multiple of
+// kColumnMultiple, as are ldb and ldc, or there is one set and all three are 1. How columns are shared out among sets
+// and calls changes no bit. `ahead` (or null): what to ask for meanwhile.
 template <class T>
 struct GemmKernels {
-    // c (m, n) [+]= a (m, k) b (k, n); n a multiple of kColumnMultiple, as are ldb and ldc, or all three 1.
-    void (*nn)(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda, const T* b, std::size_t ldb,
-               T* c, std::size_t ldc, bool add, Ahead* ahead);
+    // c (m, n) [+]= a (m, k) b (k, n)
+    void (*nn)(std::size_t m, std::size_t k, const T* a, std::size_t lda, const GemmColumns<T>* sets, std::size_t count,
+               std::size_t ldb, std::size_t ldc, bool add, Ahead* ahead);
     // c (m, n) [+]= a^T b with a (k, m).
-    void (*tn)(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda, const T* b, std::size_t ldb,
-               T* c, std::size_t ldc, bool add, Ahead* ahead);
+    void (*tn)(std::size_t m, std::size_t k, const T* a, std::size_t lda, const GemmColumns<T>* sets, std::size_t count,
+               std::size_t ldb, std::size_t ldc, bool add, Ahead* ahead);
     std::size_t strip_elements;  // of a result that comes in strips of rows, each used before the next
 };
 
@@ -42,6 +52,12 @@ struct ForwardSums {
     double derivative[kMaxColumns];  //        |phi'(z)|
     double saturated[kMaxColumns];   // units with |phi'(z)| under kSaturatedShare of its largest
     double on[kMaxColumns];          // units with phi'(z) != 0; activations that can die only
+
+    void clear(std::size_t columns) {
+        double* const all[] = {z, z_squared, a, a_squared, derivative, saturated, on};
+        for (double* sums : all)
+            for (std::size_t b = 0; b < columns; ++b) sums[b] = 0;
+    }
 };
 
 constexpr double kSaturatedShare = 0.05;

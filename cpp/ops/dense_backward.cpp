@@ -44,14 +44,13 @@ template <class T>
 void StackPass<T>::redo_from_log_derivative(std::size_t l, const std::vector<std::size_t>& samples,
                                             BackwardTile<T>* tile) {
     constexpr double kLog2e = 1.4426950408889634;
-    ForwardSums sums{};
-    Preactivation<T> z;
-    compute_layer(l, scratch_->spare_a.data(), scratch_->spare_derivative.data(), &sums, nullptr, &z, nullptr);
+    start_layer(l, scratch_->spare_a.data(), scratch_->spare_derivative.data(), nullptr);
+    compute_layer(this, 1, l, nullptr);
     const std::size_t n = tile->rows, ld = tile->ld;
     double *row = scratch_->row.data(), *log2_delta = scratch_->log_magnitude.data(), *sign = scratch_->sign.data();
     for (const std::size_t b : samples) {
         for (std::size_t u = 0; u < n; ++u)
-            row[u] = scale_by(static_cast<double>(scratch_->z[u * ld + b]), z.exponent[b]);
+            row[u] = scale_by(static_cast<double>(z_[u * ld + b]), layer_.z.exponent[b]);
         kernels_.activation->log_derivative[network_.layer(l).activation](n, row, log2_delta, sign);
         double top = kNegativeInfinity;
         for (std::size_t u = 0; u < n; ++u) {
@@ -75,15 +74,33 @@ void StackPass<T>::redo_from_log_derivative(std::size_t l, const std::vector<std
 }
 
 template <class T>
-void StackPass<T>::backward_layer(std::size_t l) {
+void StackPass<T>::backward_layer(StackPass* passes, std::size_t count, std::size_t l) {
+    const StackNetwork<T>& network = passes->network_;
+    const DenseLayer<T>& layer = network.layer(l);
+    Ahead ahead;
+    GemmColumns<T> sets[kSideBySide];
+    for (std::size_t i = 0; i < count; ++i) {
+        const BlockPart<T>& part = passes[i].part_;
+        passes[i].pass_activation(l);
+        sets[i] = {part.columns, part.delta(l), part.da(l)};
+        if (l > 0) part.add_tile(part.delta(l - 1), layer.inputs, &ahead);
+    }
+    if (l > 0) {
+        network.add_weight(l - 1, &ahead);
+        for (std::size_t i = 0; i < count; ++i)
+            passes[i].part_.add_tile(passes[i].part_.a(l - 1), network.units(l - 1), &ahead);
+    }
+    const std::size_t ld = passes->part_.ld;
+    passes->kernels_.gemm->tn(layer.inputs, layer.outputs, network.weight(l), layer.inputs, sets, count, ld, ld, false,
+                              &ahead);
+    for (std::size_t i = 0; i < count; ++i) passes[i].finish_input_gradient(l);
+}
+
+// delta of layer l, in range for the product.
+template <class T>
+void StackPass<T>::pass_activation(std::size_t l) {
     const DenseLayer<T>& layer = network_.layer(l);
     const std::size_t ld = part_.ld, columns = part_.columns;
-    Ahead ahead;
-    if (l > 0) {
-        part_.add_tile(part_.delta(l - 1), layer.inputs, &ahead);
-        network_.add_weight(l - 1, &ahead);
-        part_.add_tile(part_.a(l - 1), network_.units(l - 1), &ahead);
-    }
     double da_squared[kMaxColumns], delta_squared[kMaxColumns];
     T delta_max[kMaxColumns];
     BackwardTile<T> tile{layer.outputs, columns,       ld,       part_.da(l + 1), part_.delta(l),
@@ -91,8 +108,7 @@ void StackPass<T>::backward_layer(std::size_t l) {
     kernels_.activation->backward(tile);
     double* exponent = part_.exponent_of_delta(l);
     std::copy(da_exponent_, da_exponent_ + columns, exponent);
-    double log2_da[kMaxColumns];
-    norms(layer.outputs, tile.da, da_squared, log2_da);
+    norms(layer.outputs, tile.da, da_squared, log2_da_);
     mark_nonfinite(l, &tile);
 
     const bool smooth = info(l).near_zero != NearZero::homogeneous && !info(l).can_die;
@@ -101,18 +117,18 @@ void StackPass<T>::backward_layer(std::size_t l) {
         for (std::size_t b = 0; b < part_.samples; ++b) {
             const double largest = delta_max[b];
             const bool kept = largest >= Range<T>::delta_low && largest <= Range<T>::delta_high;
-            if (!kept && std::isfinite(log2_da[b]) && !std::isnan(delta_squared[b])) lost.push_back(b);
+            if (!kept && std::isfinite(log2_da_[b]) && !std::isnan(delta_squared[b])) lost.push_back(b);
         }
         if (!lost.empty()) redo_from_log_derivative(l, lost, &tile);
     }
     if (layer.residual != 0 && layer.residual != 1) scale_branch(l, &tile);
     if (l + 1 == network_.depth())
-        put(out_.log2_cotangent, 0, log2_da, da_exponent_);
+        put(out_.log2_cotangent, 0, log2_da_, da_exponent_);
     else
-        put_gain(out_.weight_gain, l + 1, log2_da, da_exponent_, log2_delta_, delta_exponent_);
+        put_gain(out_.weight_gain, l + 1, log2_da_, da_exponent_, log2_delta_, delta_exponent_);
     norms(layer.outputs, tile.delta, delta_squared, log2_delta_);
     std::copy(exponent, exponent + columns, delta_exponent_);
-    put_gain(out_.activation_gain, l, log2_delta_, exponent, log2_da, da_exponent_);
+    put_gain(out_.activation_gain, l, log2_delta_, exponent, log2_da_, da_exponent_);
     if (layer.normalised) {
         double log2_dz[kMaxColumns], dz_exponent[kMaxColumns];
         std::copy(log2_delta_, log2_delta_ + columns, log2_dz);
@@ -130,13 +146,15 @@ void StackPass<T>::backward_layer(std::size_t l) {
     put(out_.log2_delta, l, log2_delta_, exponent);
     put(out_.log2_delta_max, l, log2_max, exponent);
     rescale(layer.outputs, tile.delta, exponent, log2_max);
+}
 
-    kernels_.gemm->tn(layer.inputs, columns, layer.outputs, network_.weight(l), layer.inputs, tile.delta, ld,
-                      part_.da(l), ld, false, &ahead);
+template <class T>
+void StackPass<T>::finish_input_gradient(std::size_t l) {
+    const double* exponent = part_.exponent_of_delta(l);
     double above[kMaxColumns];  // the exponent of part_.da(l + 1)
-    std::copy(da_exponent_, da_exponent_ + columns, above);
-    for (std::size_t b = 0; b < columns; ++b) da_exponent_[b] = exponent[b] + network_.weight_exponent(l);
-    if (layer.residual != 0) add_skipped_gradient(l, log2_da, above);
+    std::copy(da_exponent_, da_exponent_ + part_.columns, above);
+    for (std::size_t b = 0; b < part_.columns; ++b) da_exponent_[b] = exponent[b] + network_.weight_exponent(l);
+    if (network_.layer(l).residual != 0) add_skipped_gradient(l, above);
 }
 
 template <class T>
@@ -151,8 +169,8 @@ void StackPass<T>::finish_backward() {
 
 template void StackPass<float>::load_cotangent(const Cotangent<float>&);
 template void StackPass<double>::load_cotangent(const Cotangent<double>&);
-template void StackPass<float>::backward_layer(std::size_t);
-template void StackPass<double>::backward_layer(std::size_t);
+template void StackPass<float>::backward_layer(StackPass*, std::size_t, std::size_t);
+template void StackPass<double>::backward_layer(StackPass*, std::size_t, std::size_t);
 template void StackPass<float>::finish_backward();
 template void StackPass<double>::finish_backward();
 

@@ -96,7 +96,7 @@ void StackPass<T>::plan_scale(std::size_t l, Preactivation<T>* z) const {
     const double* exponent = part_.exponent_of_a(l);
     const double weight_exponent = network_.weight_exponent(l);
     z->scaled = weight_exponent != 0 || network_.bias_exponent(l) != 0 || !all_zero(exponent, part_.columns);
-    std::fill(z->exponent, z->exponent + kMaxColumns, 0.0);
+    std::fill(z->exponent, z->exponent + part_.columns, 0.0);
     if (!z->scaled) return;
     const bool homogeneous = info(l).near_zero == NearZero::homogeneous, bias = network_.bias(l) != nullptr;
     const double bias_exponent = network_.bias_exponent(l);
@@ -116,7 +116,7 @@ void StackPass<T>::find_linear_samples(std::size_t l, Preactivation<T>* z) const
     if (info(l).near_zero != NearZero::linear || network_.bias(l)) return;
     const double limit = sizeof(T) == 4 ? info(l).linear_below_log2_f32 : info(l).linear_below_log2_f64;
     T largest[kMaxColumns];
-    kernels_.reduce->column_max(network_.layer(l).outputs, part_.columns, part_.ld, scratch_->z.data(), largest);
+    kernels_.reduce->column_max(network_.layer(l).outputs, part_.columns, part_.ld, z_, largest);
     const double* exponent = part_.exponent_of_a(l);
     for (std::size_t b = 0; b < part_.columns; ++b) {
         const double product = exponent[b] + network_.weight_exponent(l);
@@ -127,49 +127,80 @@ void StackPass<T>::find_linear_samples(std::size_t l, Preactivation<T>* z) const
     }
 }
 
-// Product and activation of layer l from the kept a[l]: z stays in the scratch, `sums` are added to.
 template <class T>
-void StackPass<T>::compute_layer(std::size_t l, T* a, T* derivative, ForwardSums* sums, std::uint8_t* alive,
-                                 Preactivation<T>* z, Ahead* ahead) {
-    const DenseLayer<T>& layer = network_.layer(l);
-    const std::size_t ld = part_.ld, columns = part_.columns;
-    T valid[kMaxColumns];  // for the count of dead units, which must not see padding
-    for (std::size_t b = 0; b < kMaxColumns; ++b) valid[b] = b < part_.samples ? T(1) : T(0);
-    plan_scale(l, z);
-    const std::size_t in_strips = round_up(kernels_.gemm->strip_elements / columns, 16);
-    const std::size_t strip = z->scaled || layer.normalised ? layer.outputs : in_strips;
+void StackPass<T>::start_layer(std::size_t l, T* a, T* derivative, std::uint8_t* alive) {
+    plan_scale(l, &layer_.z);
+    layer_.a = a;
+    layer_.derivative = derivative;
+    layer_.alive = alive;
+    layer_.sums.clear(part_.columns);
+}
+
+// Products and activations of layer l from the kept a[l], as started; z stays in the scratch.
+template <class T>
+void StackPass<T>::compute_layer(StackPass* passes, std::size_t count, std::size_t l, Ahead* ahead) {
+    const StackNetwork<T>& network = passes->network_;
+    const GemmKernels<T>& gemm = *passes->kernels_.gemm;
+    const DenseLayer<T>& layer = network.layer(l);
+    const std::size_t ld = passes->part_.ld, columns = passes->part_.columns;
+    bool whole = layer.normalised;  // or a sample's largest z must be known before any is taken
+    for (std::size_t i = 0; i < count; ++i) whole |= passes[i].layer_.z.scaled;
+    const std::size_t strip = whole ? layer.outputs : round_up(gemm.strip_elements / columns, 16);
     for (std::size_t row = 0; row < layer.outputs; row += strip) {
-        const std::size_t rows = std::min(strip, layer.outputs - row), at = row * ld;
-        T* product = scratch_->z.data() + at;
-        kernels_.gemm->nn(rows, columns, layer.inputs, network_.weight(l) + row * layer.inputs, layer.inputs,
-                          part_.a(l), ld, product, ld, false, ahead);
-        if (layer.normalised)
-            normalise(l, z);
-        else if (z->scaled)
-            find_linear_samples(l, z);
-        const T* bias = layer.normalised ? layer.norm_bias : network_.bias(l);
-        kernels_.activation->forward[layer.activation]({rows, columns, ld, product, a + at, derivative + at,
-                                                        bias ? bias + row : nullptr, z->scaled ? &z->scale : nullptr,
-                                                        valid, sums, alive ? alive + row : nullptr});
+        const std::size_t rows = std::min(strip, layer.outputs - row);
+        GemmColumns<T> sets[kSideBySide];
+        for (std::size_t i = 0; i < count; ++i) {
+            const BlockPart<T>& part = passes[i].part_;
+            sets[i] = {part.columns, part.a(l), passes[i].z_ + row * ld};
+        }
+        gemm.nn(rows, layer.inputs, network.weight(l) + row * layer.inputs, layer.inputs, sets, count, ld, ld, false,
+                ahead);
+        for (std::size_t i = 0; i < count; ++i) passes[i].activate(l, row, rows);
     }
 }
 
+// Rows [row, row + rows) of z: all of them where the layer is normalised or scaled.
 template <class T>
-void StackPass<T>::forward_layer(std::size_t l) {
-    const std::size_t outputs = network_.layer(l).outputs;
-    ForwardSums sums{};
-    Preactivation<T> z;
-    T* a = part_.a(l + 1);
-    Ahead ahead;
-    if (l + 1 < network_.depth()) {
-        network_.add_weight(l + 1, &ahead);
-        part_.add_tile(part_.a(l + 2), network_.units(l + 2), &ahead);
-        part_.add_tile(part_.delta(l + 1), network_.units(l + 2), &ahead);
-    }
-    compute_layer(l, a, part_.delta(l), &sums, part_.alive(l), &z, &ahead);
+void StackPass<T>::activate(std::size_t l, std::size_t row, std::size_t rows) {
+    const DenseLayer<T>& layer = network_.layer(l);
+    const std::size_t at = row * part_.ld;
+    Preactivation<T>& z = layer_.z;
+    if (layer.normalised)
+        normalise(l, &z);
+    else if (z.scaled)
+        find_linear_samples(l, &z);
+    T valid[kMaxColumns];  // for the count of dead units, which must not see padding
+    for (std::size_t b = 0; b < part_.columns; ++b) valid[b] = b < part_.samples ? T(1) : T(0);
+    const T* bias = layer.normalised ? layer.norm_bias : network_.bias(l);
+    kernels_.activation->forward[layer.activation](
+        {rows, part_.columns, part_.ld, z_ + at, layer_.a + at, layer_.derivative + at, bias ? bias + row : nullptr,
+         z.scaled ? &z.scale : nullptr, valid, &layer_.sums, layer_.alive ? layer_.alive + row : nullptr});
+}
 
+template <class T>
+void StackPass<T>::forward_layer(StackPass* passes, std::size_t count, std::size_t l) {
+    const StackNetwork<T>& network = passes->network_;
+    Ahead ahead;
+    if (l + 1 < network.depth()) network.add_weight(l + 1, &ahead);
+    for (std::size_t i = 0; i < count; ++i) {
+        const BlockPart<T>& part = passes[i].part_;
+        passes[i].start_layer(l, part.a(l + 1), part.delta(l), part.alive(l));
+        if (l + 1 == network.depth()) continue;
+        part.add_tile(part.a(l + 2), network.units(l + 2), &ahead);
+        part.add_tile(part.delta(l + 1), network.units(l + 2), &ahead);
+    }
+    compute_layer(passes, count, l, &ahead);
+    for (std::size_t i = 0; i < count; ++i) passes[i].finish_layer(l);
+}
+
+template <class T>
+void StackPass<T>::finish_layer(std::size_t l) {
+    const std::size_t outputs = network_.layer(l).outputs;
+    T* a = part_.a(l + 1);
+    Preactivation<T>& z = layer_.z;
+    ForwardSums& sums = layer_.sums;
     double log2_z[kMaxColumns], log2_a[kMaxColumns];  // of the mantissas
-    norms(outputs, scratch_->z.data(), sums.z_squared, log2_z);
+    norms(outputs, z_, sums.z_squared, log2_z);
     norms(outputs, a, sums.a_squared, log2_a);
     double* exponent = part_.exponent_of_a(l + 1);
     std::copy(z.exponent, z.exponent + part_.columns, exponent);
@@ -182,7 +213,7 @@ void StackPass<T>::forward_layer(std::size_t l) {
         if (std::isnan(log2_z[b]) || std::isnan(log2_a[b]) || (std::isinf(most) && most > 0))
             part_.nonfinite(b) = std::min(part_.nonfinite(b), l);
     }
-    collect_statistics(l, z.exponent, exponent, sums, log2_z, log2_a);
+    collect_statistics(l, exponent, log2_z, log2_a);
     put(out_.log2_preactivation, l, log2_z, z.exponent);
     put(out_.log2_activation, l + 1, log2_a, exponent);
     rescale(outputs, a, exponent, log2_a);
@@ -232,15 +263,16 @@ static void mean_and_spread(const KernelTable<T>& kernels, std::size_t units, st
 }
 
 template <class T>
-void StackPass<T>::collect_statistics(std::size_t l, const double* z_exponent, const double* a_exponent,
-                                      const ForwardSums& sums, const double* log2_z, const double* log2_a) {
+void StackPass<T>::collect_statistics(std::size_t l, const double* a_exponent, const double* log2_z,
+                                      const double* log2_a) {
     const std::size_t units = network_.layer(l).outputs, ld = part_.ld;
+    const ForwardSums& sums = layer_.sums;
     for (std::size_t b = 0; b < part_.samples; b += kColumnMultiple) {
         const std::size_t samples = std::min(kColumnMultiple, part_.samples - b);
         LayerStatistics& s = part_.statistics(l, b);
         s.count = static_cast<double>(units) * static_cast<double>(samples);
-        mean_and_spread(kernels_, units, samples, ld, scratch_->z.data() + b, sums.z + b, sums.z_squared + b,
-                        z_exponent + b, log2_z + b, &s.z_mean, &s.z_spread);
+        mean_and_spread(kernels_, units, samples, ld, z_ + b, sums.z + b, sums.z_squared + b, layer_.z.exponent + b,
+                        log2_z + b, &s.z_mean, &s.z_spread);
         mean_and_spread(kernels_, units, samples, ld, part_.a(l + 1) + b, sums.a + b, sums.a_squared + b,
                         a_exponent + b, log2_a + b, &s.a_mean, &s.a_spread);
         for (std::size_t i = b; i < b + samples; ++i) {

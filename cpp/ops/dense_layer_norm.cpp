@@ -35,8 +35,7 @@ void StackPass<T>::normalise(std::size_t l, Preactivation<T>* z) {
         scale[b] = power_of_two<T>(product - exponent[b]);
         bias_scale[b] = bias ? power_of_two<T>(network_.bias_exponent(l) - exponent[b]) : T(0);
     }
-    kernels_.layer_norm->centre(
-        {layer.outputs, columns, ld, scratch_->z.data(), network_.bias(l), scale, bias_scale, mean, squares});
+    kernels_.layer_norm->centre({layer.outputs, columns, ld, z_, network_.bias(l), scale, bias_scale, mean, squares});
 
     const bool keeps_exponent = info(l).near_zero != NearZero::offset && !layer.norm_bias;
     T left[kMaxColumns];
@@ -55,8 +54,7 @@ void StackPass<T>::normalise(std::size_t l, Preactivation<T>* z) {
         z->scale.linear[b] = keeps_exponent && kept != 0 && info(l).near_zero == NearZero::linear;
         z->scaled |= kept != 0;
     }
-    kernels_.layer_norm->forward(
-        {layer.outputs, columns, ld, scratch_->z.data(), part_.normal(l), layer.norm_weight, factor});
+    kernels_.layer_norm->forward({layer.outputs, columns, ld, z_, part_.normal(l), layer.norm_weight, factor});
     if (z->scaled) kernels_.reduce->scale_columns(layer.outputs, columns, ld, part_.normal(l), left);
 }
 

@@ -52,10 +52,11 @@ void StackNetwork<T>::prepare(std::size_t l) {
 }
 
 template <class T>
-StackScratch<T>::StackScratch(const StackNetwork<T>& network, std::size_t columns)
-    : z(checked_multiply(network.max_units(), columns)),
-      spare_a(z.size()),
-      spare_derivative(z.size()),
+StackScratch<T>::StackScratch(const StackNetwork<T>& network, std::size_t columns, std::size_t side_by_side)
+    : tile_size(checked_multiply(network.max_units(), columns)),
+      z(checked_multiply(tile_size, side_by_side)),
+      spare_a(tile_size),
+      spare_derivative(tile_size),
       row(network.max_units()),
       log_magnitude(network.max_units()),
       sign(network.max_units()) {}

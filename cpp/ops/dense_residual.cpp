@@ -64,15 +64,15 @@ void StackPass<T>::scale_branch(std::size_t l, BackwardTile<T>* tile) const {
     }
 }
 
-// da(l) += da(l + 1); `log2_da` and `exponent` are of the latter.
+// da(l) += da(l + 1); `exponent` and log2_da_ are of the latter.
 template <class T>
-void StackPass<T>::add_skipped_gradient(std::size_t l, const double* log2_da, const double* exponent) {
+void StackPass<T>::add_skipped_gradient(std::size_t l, const double* exponent) {
     const std::size_t units = network_.layer(l).inputs;
     const std::array<double, kMaxColumns> log2_product = log2_largest(units, part_.da(l));
     T branch[kMaxColumns], skip[kMaxColumns];
     for (std::size_t b = 0; b < part_.columns; ++b)
         da_exponent_[b] =
-            plan_sum(log2_product[b], da_exponent_[b], log2_da[b], exponent[b], 1.0, branch + b, skip + b);
+            plan_sum(log2_product[b], da_exponent_[b], log2_da_[b], exponent[b], 1.0, branch + b, skip + b);
     kernels_.layer_norm->add_tiles(units, part_.columns, part_.ld, part_.da(l), branch, part_.da(l + 1), skip);
 }
 
@@ -82,7 +82,7 @@ template void StackPass<float>::add_input(std::size_t, const double*, double*, F
 template void StackPass<double>::add_input(std::size_t, const double*, double*, ForwardSums*);
 template void StackPass<float>::scale_branch(std::size_t, BackwardTile<float>*) const;
 template void StackPass<double>::scale_branch(std::size_t, BackwardTile<double>*) const;
-template void StackPass<float>::add_skipped_gradient(std::size_t, const double*, const double*);
-template void StackPass<double>::add_skipped_gradient(std::size_t, const double*, const double*);
+template void StackPass<float>::add_skipped_gradient(std::size_t, const double*);
+template void StackPass<double>::add_skipped_gradient(std::size_t, const double*);
 
 }  // namespace gt

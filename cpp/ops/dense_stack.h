@@ -87,11 +87,16 @@ struct SampleOutputs {
     double *log2_cotangent = nullptr, *log2_grad_input = nullptr;  // (stride,)
 };
 
-// Memory of one worker, used again from block to block.
+// Blocks that a worker carries side by side, at most.
+constexpr std::size_t kSideBySide = 4;
+
+// Memory of one worker, used again from layer to layer, for `side_by_side` passes.
 template <class T>
 struct StackScratch {
-    StackScratch(const StackNetwork<T>& network, std::size_t columns);
-    AlignedBuffer<T> z, spare_a, spare_derivative;   // (max units, columns)
+    StackScratch(const StackNetwork<T>& network, std::size_t columns, std::size_t side_by_side);
+    std::size_t tile_size;                           // max units * columns
+    AlignedBuffer<T> z;                              // a tile for each pass
+    AlignedBuffer<T> spare_a, spare_derivative;      // a tile
     AlignedBuffer<double> row, log_magnitude, sign;  // (max units,)
 };
 
@@ -184,7 +189,16 @@ template <class T>
 struct Preactivation {
     bool scaled = false;  // false: every exponent is 0 and `scale` is not set
     PreactivationScale<T> scale;
-    double exponent[kMaxColumns] = {};
+    double exponent[kMaxColumns];
+};
+
+// A layer on its way forward: what the product becomes, and where phi of it goes.
+template <class T>
+struct LayerForward {
+    Preactivation<T> z;
+    T *a, *derivative;
+    std::uint8_t* alive;  // or null
+    ForwardSums sums;
 };
 
 // The passes of one part of a block; borrows everything.
@@ -194,28 +208,39 @@ class StackPass {
     StackPass(const IsaKernels& isa, StackNetwork<T>& network, const BlockPart<T>& part, const SampleOutputs& out)
         : isa_(isa), kernels_(isa.get<T>()), network_(network), part_(part), out_(out) {}
 
-    // Whoever carries on lends its memory; nothing stays there between two calls.
-    void use(StackScratch<T>& scratch) { scratch_ = &scratch; }
+    // Whoever carries on lends its memory, to the pass that is `index` of those side by side; nothing stays there
+    // between two calls.
+    void use(StackScratch<T>& scratch, std::size_t index) {
+        scratch_ = &scratch;
+        z_ = scratch.z.data() + index * scratch.tile_size;
+    }
 
     // dense_forward.cpp
     void load_input(const T* x);  // (batch, n_0)
-    void forward_layer(std::size_t l);
+    // All passes side by side, at most kSideBySide: a layer's weights come from memory, and are copied or split for the
+    // product, once for all of them.
+    static void forward_layer(StackPass* passes, std::size_t count, std::size_t l);
     void store_output(T* y);  // (batch, n_L), plain values
 
     // dense_backward.cpp
     void load_cotangent(const Cotangent<T>& cotangent);
-    void backward_layer(std::size_t l);  // from dL/da of the layer's output to delta, and on to dL/da of its input
-    void finish_backward();              // the norm of dL/dx, whose rows are left in part().da(0)
+    // From dL/da of the layer's output to delta, and on to dL/da of its input.
+    static void backward_layer(StackPass* passes, std::size_t count, std::size_t l);
+    void finish_backward();  // the norm of dL/dx, whose rows are left in part().da(0)
     const double* exponent_of_da() const { return da_exponent_; }
     const BlockPart<T>& part() const { return part_; }
 
   private:
-    void compute_layer(std::size_t l, T* a, T* derivative, ForwardSums* sums, std::uint8_t* alive, Preactivation<T>* z,
-                       Ahead* ahead);
+    void start_layer(std::size_t l, T* a, T* derivative, std::uint8_t* alive);
+    static void compute_layer(StackPass* passes, std::size_t count, std::size_t l, Ahead* ahead);
+    void activate(std::size_t l, std::size_t row, std::size_t rows);
+    void finish_layer(std::size_t l);
     void plan_scale(std::size_t l, Preactivation<T>* z) const;
     void find_linear_samples(std::size_t l, Preactivation<T>* z) const;
-    void collect_statistics(std::size_t l, const double* z_exponent, const double* a_exponent, const ForwardSums& sums,
-                            const double* log2_z, const double* log2_a);  // norms of the mantissas
+    void collect_statistics(std::size_t l, const double* a_exponent, const double* log2_z,
+                            const double* log2_a);  // norms of the mantissas
+    void pass_activation(std::size_t l);
+    void finish_input_gradient(std::size_t l);
     void redo_from_log_derivative(std::size_t l, const std::vector<std::size_t>& samples, BackwardTile<T>* tile);
     void mark_nonfinite(std::size_t l, BackwardTile<T>* tile);
 
@@ -225,7 +250,7 @@ class StackPass {
     // dense_residual.cpp
     void add_input(std::size_t l, const double* log2_a, double* exponent, ForwardSums* sums);
     void scale_branch(std::size_t l, BackwardTile<T>* tile) const;
-    void add_skipped_gradient(std::size_t l, const double* log2_da, const double* exponent);
+    void add_skipped_gradient(std::size_t l, const double* exponent);
     std::array<double, kMaxColumns> log2_largest(std::size_t units, const T* tile) const;  // of the mantissas
 
     const ActivationInfo& info(std::size_t l) const { return kernels_.activation->info[network_.layer(l).activation]; }
@@ -243,9 +268,12 @@ class StackPass {
     StackNetwork<T>& network_;
     BlockPart<T> part_;
     StackScratch<T>* scratch_ = nullptr;
+    T* z_ = nullptr;  // of the layer under way
     const SampleOutputs& out_;
+    LayerForward<T> layer_;
     double da_exponent_[kMaxColumns] = {};  // of part_.da(l)
-    double log2_delta_[kMaxColumns] = {};   // of the layer above, with its exponent before it was rescaled
+    double log2_da_[kMaxColumns] = {};
+    double log2_delta_[kMaxColumns] = {};  // of the layer above, with its exponent before it was rescaled
     double delta_exponent_[kMaxColumns] = {};
 };
 

@@ -56,47 +56,67 @@ struct PairSums {
     double weight = 0, bias = 0;
 };
 
-// One rectangle of pairs: samples [row, row + rows) of block x against columns [column, column + columns) of block y.
+// A block's samples, and the powers of two that bring each to the exponents of the two sums.
+template <class T>
+struct PairSide {
+    const StackBlock<T>* block;
+    const double *weight, *bias;
+};
+
+// Samples [row, row + rows) of x against samples [column, column + columns) of y.
 struct PairRange {
     std::size_t row, rows, column, columns;
 };
 
+// The products of two rectangles of pairs; `times` is how often each pair counts.
 template <class T>
-PairSums rectangle(const KernelTable<T>& kernels, const StackNetwork<T>& network, std::size_t l, const StackBlock<T>& x,
-                   const StackBlock<T>& y, const PairRange& range, const double* weight_x, const double* weight_y,
-                   const double* bias_x, const double* bias_y, GradientScratch<T>& scratch) {
-    const std::size_t ld = kMaxColumns;
-    kernels.gram->tn(range.rows, range.columns, network.layer(l).outputs, x.delta(l) + range.row, x.columns,
-                     y.delta(l) + range.column, y.columns, scratch.left.data(), ld, false, nullptr);
-    kernels.gram->tn(range.rows, range.columns, network.layer(l).inputs, x.a(l) + range.row, x.columns,
-                     y.a(l) + range.column, y.columns, scratch.right.data(), ld, false, nullptr);
+void add_pairs(const KernelTable<T>& kernels, const PairSide<T>& x, const PairSide<T>& y, const PairRange& range,
+               double times, const T* deltas, const T* activations, PairSums* total) {
     double pair[2];
-    kernels.reduce->pair_sums(range.rows, range.columns, ld, scratch.left.data(), scratch.right.data(),
-                              weight_x + range.row, weight_y + range.column, bias_x + range.row, bias_y + range.column,
-                              pair);
-    return {pair[0], pair[1]};
+    kernels.reduce->pair_sums(range.rows, range.columns, kMaxColumns, deltas, activations, x.weight + range.row,
+                              y.weight + range.column, x.bias + range.row, y.bias + range.column, pair);
+    total->weight += times * pair[0];
+    total->bias += times * pair[1];
 }
 
 template <class T>
 PairSums sum_pairs(const KernelTable<T>& kernels, const StackNetwork<T>& network, std::size_t l,
                    const std::vector<StackBlock<T>>& blocks, std::size_t block_count, const Weights& weight,
                    const Weights& bias, GradientScratch<T>& scratch) {
+    constexpr std::size_t kLd = kMaxColumns;
     PairSums total;
-    const auto add = [&](std::size_t i, std::size_t j, const PairRange& range, double times) {
-        const PairSums sums = rectangle(kernels, network, l, blocks[i], blocks[j], range,
-                                        &weight.factor[i * kMaxColumns], &weight.factor[j * kMaxColumns],
-                                        &bias.factor[i * kMaxColumns], &bias.factor[j * kMaxColumns], scratch);
-        total.weight += times * sums.weight;
-        total.bias += times * sums.bias;
+    const auto side = [&](std::size_t i) {
+        return PairSide<T>{&blocks[i], &weight.factor[i * kMaxColumns], &bias.factor[i * kMaxColumns]};
+    };
+    T *deltas = scratch.left.data(), *activations = scratch.right.data();
+    const auto multiply = [&](const PairSide<T>& x, const PairSide<T>& y, const PairRange& range) {
+        const auto gram = [&](std::size_t units, const T* left, const T* right, T* to) {
+            const GemmColumns<T> set{range.columns, right + range.column, to};
+            kernels.gram->tn(range.rows, units, left + range.row, x.block->columns, &set, 1, y.block->columns, kLd,
+                             false, nullptr);
+        };
+        gram(network.layer(l).outputs, x.block->delta(l), y.block->delta(l), deltas);
+        gram(network.layer(l).inputs, x.block->a(l), y.block->a(l), activations);
     };
     for (std::size_t i = 0; i < block_count; ++i) {
-        // Pairs come twice: of a block with itself only those right of the diagonal's squares are taken, doubled.
-        for (std::size_t row = 0; row < blocks[i].samples; row += kColumnMultiple) {
-            const std::size_t rows = std::min(kColumnMultiple, blocks[i].samples - row), right = row + kColumnMultiple;
-            add(i, i, {row, rows, row, kColumnMultiple}, 1);
-            if (right < blocks[i].columns) add(i, i, {row, rows, right, blocks[i].columns - right}, 2);
+        const PairSide<T> x = side(i);
+        // Pairs come twice: of a block with itself only squares of the diagonal and what is right of them are taken,
+        // the latter doubled.
+        for (std::size_t row = 0; row < x.block->samples; row += kColumnMultiple) {
+            const std::size_t rows = std::min(kColumnMultiple, x.block->samples - row), right = row + kColumnMultiple,
+                              rest = x.block->columns - right;
+            multiply(x, x, {row, rows, row, x.block->columns - row});
+            add_pairs(kernels, x, x, {row, rows, row, kColumnMultiple}, 1, deltas, activations, &total);
+            if (rest > 0)
+                add_pairs(kernels, x, x, {row, rows, right, rest}, 2, deltas + kColumnMultiple,
+                          activations + kColumnMultiple, &total);
         }
-        for (std::size_t j = i + 1; j < block_count; ++j) add(i, j, {0, blocks[i].samples, 0, blocks[j].columns}, 2);
+        for (std::size_t j = i + 1; j < block_count; ++j) {
+            const PairSide<T> y = side(j);
+            const PairRange all{0, x.block->samples, 0, y.block->columns};
+            multiply(x, y, all);
+            add_pairs(kernels, x, y, all, 2, deltas, activations, &total);
+        }
     }
     return total;
 }
@@ -159,9 +179,11 @@ void form_weight(const KernelTable<T>& kernels, std::size_t inputs, std::size_t 
     double squares = 0;
     for (std::size_t row = 0; row < outputs; row += kGradientStripRows) {
         const std::size_t rows = std::min(kGradientStripRows, outputs - row);
-        for (std::size_t i = 0; i < block_count; ++i)
-            kernels.gemm->nn(rows, ld, blocks[i].samples, blocks[i].delta(l) + row * blocks[i].columns,
-                             blocks[i].columns, right + first[i] * ld, ld, scratch.strip.data(), ld, i > 0, nullptr);
+        for (std::size_t i = 0; i < block_count; ++i) {
+            const GemmColumns<T> set{ld, right + first[i] * ld, scratch.strip.data()};
+            kernels.gemm->nn(rows, blocks[i].samples, blocks[i].delta(l) + row * blocks[i].columns, blocks[i].columns,
+                             &set, 1, ld, ld, i > 0, nullptr);
+        }
         for (std::size_t r = 0; r < rows; ++r) {
             const T* from = scratch.strip.data() + r * ld;
             if (keep) {

@@ -115,7 +115,8 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
         chunk.blocks.emplace_back(network_, shape.block_samples, Keep::all_layers);
     const std::size_t block_bytes = chunk.blocks[0].arena_bytes, columns = chunk.blocks[0].columns;
     Workspace arena(checked_multiply(per_chunk, block_bytes));
-    for (std::size_t i = 0; i < chunk.over_samples.workers(); ++i) chunk.scratch.emplace_back(network_, columns);
+    for (std::size_t i = 0; i < chunk.over_samples.workers(); ++i)
+        chunk.scratch.emplace_back(network_, columns, std::min(kSideBySide, per_chunk));
     chunk.gradient_scratch.resize(chunk.over_layers.workers());
     const std::size_t widest = round_up(network_.max_units(), kColumnMultiple);
     for (GradientScratch<T>& scratch : chunk.gradient_scratch)
@@ -140,7 +141,6 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
 // bit: every worker gets some, and none more than the caches like.
 template <class T>
 auto StackTracer<T>::cut(Chunk& chunk) -> std::vector<Passes> {
-    constexpr std::size_t kSideBySide = 4;
     const std::size_t workers = chunk.over_samples.workers(), count = chunk.block_count,
                       group = std::min(kSideBySide, divide_up(count, workers)), groups = divide_up(count, group),
                       parts = std::min(divide_up(workers, groups), chunk.blocks[0].quanta());
@@ -180,15 +180,17 @@ void StackTracer<T>::trace_chunk(Chunk& chunk) {
     std::vector<Passes> items = cut(chunk);
     const Loop over_items = chunk.over_samples.of(items.size());
     const std::vector<std::size_t> starts = segments(items.size() == 1, over_items.workers());
-    const auto for_each_pass = [&](auto&& body) {
+    const auto for_each_worker = [&](auto&& body) {
         for_each(over_items, [&](std::size_t i, std::size_t worker) {
-            for (StackPass<T>& pass : items[i]) {
-                if (chunk.interrupt.requested(worker)) return;
-                pass.use(chunk.scratch[worker]);
-                body(pass);
-            }
+            for (std::size_t k = 0; k < items[i].size(); ++k) items[i][k].use(chunk.scratch[worker], k);
+            body(items[i], [&] { return chunk.interrupt.requested(worker); });
         });
         return !chunk.interrupt.stopped();
+    };
+    const auto for_each_pass = [&](auto&& body) {
+        for_each_worker([&](Passes& passes, auto&& interrupted) {
+            for (std::size_t k = 0; k < passes.size() && !interrupted(); ++k) body(passes[k]);
+        });
     };
     const auto for_each_layer = [&](std::size_t first, std::size_t end, auto&& body) {
         for_each(chunk.over_layers.of(end - first),
@@ -198,20 +200,20 @@ void StackTracer<T>::trace_chunk(Chunk& chunk) {
     for (std::size_t s = 0; s + 1 < starts.size(); ++s) {
         if (!prepared_)
             for_each_layer(starts[s], starts[s + 1], [&](std::size_t l, std::size_t) { network_.prepare(l); });
-        if (!for_each_pass([&](StackPass<T>& pass) {
-                for (std::size_t l = starts[s]; l < starts[s + 1]; ++l) {
-                    pass.forward_layer(l);
-                    keep_derivative(chunk, pass.part(), l);
+        if (!for_each_worker([&](Passes& passes, auto&& interrupted) {
+                for (std::size_t l = starts[s]; l < starts[s + 1] && !interrupted(); ++l) {
+                    StackPass<T>::forward_layer(passes.data(), passes.size(), l);
+                    for (const StackPass<T>& pass : passes) keep_derivative(chunk, pass.part(), l);
                 }
             }))
             return;
     }
     for_each_pass([&](StackPass<T>& pass) { pass.load_cotangent(chunk.cotangent); });
     for (std::size_t s = starts.size() - 1; s-- > 0;) {
-        if (!for_each_pass([&](StackPass<T>& pass) {
-                for (std::size_t l = starts[s + 1]; l-- > starts[s];) {
-                    pass.backward_layer(l);
-                    keep_rows(chunk, pass.part(), l);
+        if (!for_each_worker([&](Passes& passes, auto&& interrupted) {
+                for (std::size_t l = starts[s + 1]; l-- > starts[s] && !interrupted();) {
+                    StackPass<T>::backward_layer(passes.data(), passes.size(), l);
+                    for (const StackPass<T>& pass : passes) keep_rows(chunk, pass.part(), l);
                 }
             }))
             return;
@@ -329,7 +331,7 @@ void stack_forward(const IsaKernels& isa, std::vector<DenseLayer<T>> layers, con
     const Loop over_blocks = loop_over_samples(network, shape.blocks(), batch);
     for (std::size_t i = 0; i < over_blocks.workers(); ++i) {
         blocks.emplace_back(network, shape.block_samples, Keep::last_layer);
-        scratch.emplace_back(network, shape.block_samples);
+        scratch.emplace_back(network, shape.block_samples, 1);
     }
     Workspace arena(checked_multiply(blocks.size(), blocks[0].arena_bytes));
     prepare_layers(network);
@@ -339,9 +341,10 @@ void stack_forward(const IsaKernels& isa, std::vector<DenseLayer<T>> layers, con
         block.start(arena.as<unsigned char>() + worker * block.arena_bytes, i * shape.block_samples,
                     samples_of_block(shape, i));
         StackPass<T> pass(isa, network, BlockPart<T>(block), nothing);
-        pass.use(scratch[worker]);
+        pass.use(scratch[worker], 0);
         pass.load_input(x);
-        for (std::size_t l = 0; l < depth && !interrupt.requested(worker); ++l) pass.forward_layer(l);
+        for (std::size_t l = 0; l < depth && !interrupt.requested(worker); ++l)
+            StackPass<T>::forward_layer(&pass, 1, l);
         pass.store_output(y);
     });
     if (interrupt.stopped()) throw Interrupted{};
