@@ -3,6 +3,7 @@
 //
 // The summed axis is cut into blocks whose part of the right operand stays in L1 while all rows pass by. Rows are
 // independent of each other: how many are computed in one call changes no bit.
+#include "kernels/column_groups.h"
 #include "kernels/gemm_pieces.h"
 #include "kernels/gemv.h"
 #include "kernels/kernel_table.h"
@@ -27,6 +28,8 @@ constexpr std::size_t kAccumulators = 12, kMostVectors = 2, kBlockBytes = 64 << 
 constexpr std::size_t kStripElements = 16384;
 constexpr bool kAddLast = true;
 #endif
+template <class T>
+constexpr std::size_t kDepth = kBlockBytes / sizeof(T) / kMaxColumns;
 constexpr std::size_t rows_of_tile(std::size_t vectors) { return kAccumulators / vectors; }
 
 template <class T>
@@ -139,48 +142,20 @@ GT_INLINE T* copy_panels(const Product<T>& p, std::size_t n, const T* from, T* t
     return to;
 }
 
-// Columns of a wide left operand lie a page apart: they fall into few sets of L1 and each line would be fetched once
-// per tile. A few lines' worth of them is therefore copied once, row by row of the operand, in groups that tiles read
-// from end to end: kGroupRows columns, kGroupStride apart. Meanwhile the next columns are asked for, or, where L1 has
-// no room for them, the next rows.
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr std::size_t kGroups = 4, kGroupRows = 16, kGroupStride = 16;
-constexpr std::size_t kCopiedColumns = kGroups * kGroupRows, kRowsAhead = 0, kColumnsAhead = kCopiedColumns;
-#else
-constexpr std::size_t kGroups = 8, kGroupRows = 6, kGroupStride = 8;
-constexpr std::size_t kCopiedColumns = kGroups * kGroupRows, kRowsAhead = 3, kColumnsAhead = 0;
-#endif
-constexpr std::size_t kLineBytes = 64;
-
-template <class T>
-GT_INLINE void copy_columns(const T* from, std::size_t ld, std::size_t depth, std::size_t columns, T* to,
-                            std::size_t pitch) {
-    for (std::size_t k = 0; k < depth; ++k) {
-        const T* line = from + k * ld;
-        for (std::size_t i = 0; i < kCopiedColumns; i += kLineBytes / sizeof(T))
-            __builtin_prefetch(line + kRowsAhead * ld + kColumnsAhead + i);
-        T* at = to + k * kGroupStride;
-        std::size_t i = 0;
-        for (; i + kGroupStride <= columns; i += kGroupRows, at += pitch)
-            for (std::size_t j = 0; j < kGroupStride; j += kLanes<T>) store(at + j, load(line + i + j));
-        for (; i < columns; i += kGroupRows, at += pitch)
-            for (std::size_t j = 0; j < kGroupRows && i + j < columns; ++j) at[j] = line[i + j];
-    }
-}
-
 template <class T>
 GT_INLINE void from_copied_columns(const Product<T>& p, std::size_t m, const Pieces<T>& pieces) {
-    // A line more than a group needs: powers of two apart, all groups of a row would share a set of L1.
-    const std::size_t pitch = p.k * kGroupStride + kLineBytes / sizeof(T);
-    T copy[(kBlockBytes + kGroups * kLineBytes) / sizeof(T)];
+    T copy[kGroups * group_pitch<T>(kDepth<T>)];
     for (std::size_t row = 0; row < m; row += kCopiedColumns) {
         const std::size_t rows = m - row < kCopiedColumns ? m - row : kCopiedColumns;
-        copy_columns(p.a + row, p.lda, p.k, rows, copy, pitch);
+        copy_columns(p.a + row, p.lda, p.k, rows, copy);
         for_each_panel(p, pieces, row, [&](Product<T> group, std::size_t vectors) GT_INLINE_LAMBDA {
             group.a = copy;
             group.lda = kGroupStride;
-            for (std::size_t i = 0; i < rows; i += kGroupRows, group.a += pitch, group.c += kGroupRows * p.ldc)
+            for (std::size_t i = 0; i < rows; i += kGroupRows) {
                 panel<T, true>(group, rows - i < kGroupRows ? rows - i : kGroupRows, vectors);
+                group.a += group_pitch<T>(p.k);
+                group.c += kGroupRows * p.ldc;
+            }
         });
     }
 }
@@ -204,11 +179,10 @@ GT_INLINE void all_blocks(const Product<T>& p, std::size_t m, const Pieces<T>& p
 template <class T, bool kTransposed>
 GT_INLINE void product_of(const Product<T>& whole, std::size_t m, const Pieces<T>& pieces) {
     constexpr std::size_t kFarApart = 2048;  // bytes from column to column
-    constexpr std::size_t kDepth = kBlockBytes / sizeof(T) / kMaxColumns;
     T right[kMostPieces * kBlockBytes / sizeof(T)];
-    for (std::size_t first = 0; first < whole.k || first == 0; first += kDepth) {
+    for (std::size_t first = 0; first < whole.k || first == 0; first += kDepth<T>) {
         Product<T> p = whole;
-        p.k = whole.k - first < kDepth ? whole.k - first : kDepth;
+        p.k = whole.k - first < kDepth<T> ? whole.k - first : kDepth<T>;
         p.a += kTransposed ? first * p.lda : first;
         p.add |= first > 0;
         Pieces<T> here = pieces;

@@ -1,5 +1,6 @@
 // Products with a packed right operand: weights that stay in L2 while the samples of many steps go by. Left operand:
 // one broadcast per element; right operand and result: whole vectors.
+#include "kernels/column_groups.h"
 #include "kernels/kernel_table.h"
 #include "simd/map.h"
 #include "simd/vec.h"
@@ -69,8 +70,8 @@ GT_INLINE void whole_tile(const Product<T>& p, std::size_t row, std::size_t vect
 
 // From or to the last columns of the result, `columns` of them.
 template <class T>
-GT_INLINE void copy_columns(std::size_t rows, std::size_t columns, const T* from, std::size_t ld_from, T* to,
-                            std::size_t ld_to) {
+GT_INLINE void copy_result(std::size_t rows, std::size_t columns, const T* from, std::size_t ld_from, T* to,
+                           std::size_t ld_to) {
     for (std::size_t r = 0; r < rows; ++r)
         for (std::size_t j = 0; j < columns; ++j) to[r * ld_to + j] = from[r * ld_from + j];
 }
@@ -83,9 +84,9 @@ GT_INLINE void tile(const Product<T>& p, std::size_t row, std::size_t vector) {
     T* c = p.c + row * p.ldc + column;
     if (column + kColumns <= p.n) return whole_tile<T, kStep, R, V>(p, row, vector, c, p.ldc);
     T copy[R * kColumns] = {};
-    if (p.add) copy_columns(R, p.n - column, c, p.ldc, copy, kColumns);
+    if (p.add) copy_result(R, p.n - column, c, p.ldc, copy, kColumns);
     whole_tile<T, kStep, R, V>(p, row, vector, copy, kColumns);
-    copy_columns(R, p.n - column, copy, kColumns, c, p.ldc);
+    copy_result(R, p.n - column, copy, kColumns, c, p.ldc);
 }
 
 // Rows [row, row + R) against vectors [first, end), which start at a panel; `down`: from the last to the first.
@@ -143,6 +144,24 @@ GT_INLINE void rows_by_panels(const Product<T>& p, std::size_t row, std::size_t 
     last_rows<T, kStep>(p, row + whole, rows - whole, 0, vectors, down);
 }
 
+// Copied columns: panel by panel, group by group.
+template <class T>
+GT_INLINE void columns_by_panels(const Product<T>& whole, std::size_t rows) {
+    const std::size_t vectors = (whole.n + kLanes<T> - 1) / kLanes<T>;
+    for (std::size_t first = 0; first < vectors; first += kPanelVectors) {
+        const std::size_t end = first + kPanelVectors < vectors ? first + kPanelVectors : vectors;
+        Product<T> p = whole;
+        for (std::size_t group = 0; group < rows; group += kGroupRows) {
+            const std::size_t left = rows - group < kGroupRows ? rows - group : kGroupRows;
+            std::size_t r = 0;
+            for (; r + kTileRows <= left; r += kTileRows) strip<T, kGroupStride, kTileRows>(p, r, first, end, false);
+            last_rows<T, kGroupStride>(p, r, left - r, first, end, false);
+            p.a += group_pitch<T>(p.k);
+            p.c += kGroupRows * p.ldc;
+        }
+    }
+}
+
 constexpr std::size_t kDepth = 256;  // of a panel at a time: 16 or 32 KB of float32
 
 template <class T>
@@ -161,30 +180,19 @@ void multiply(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size
         }
 }
 
-// The columns of a lie far apart and share few sets of L1: a line's worth of them is copied once for all panels.
-constexpr std::size_t kPackedColumns = 16;
-
 template <class T>
 void multiply_transposed(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda, const T* panels,
                          T* c, std::size_t ldc, bool add, std::size_t) {
-    T packed[kDepth * kPackedColumns];
-    const std::size_t stride = k * kWide<T>;
-    for (std::size_t row = 0; row < m; row += kPackedColumns) {
-        const std::size_t rows = m - row < kPackedColumns ? m - row : kPackedColumns;
+    T copy[kGroups * group_pitch<T>(kDepth)];
+    for (std::size_t row = 0; row < m; row += kCopiedColumns) {
+        const std::size_t rows = m - row < kCopiedColumns ? m - row : kCopiedColumns;
         for (std::size_t first = 0; first < k || first == 0; first += kDepth) {
             const std::size_t depth = k - first < kDepth ? k - first : kDepth;
-            for (std::size_t i = 0; i < depth; ++i) {
-                const T* from = a + (first + i) * lda + row;
-                T* to = packed + i * kPackedColumns;
-                if (rows == kPackedColumns)
-                    for (std::size_t j = 0; j < kPackedColumns; j += kLanes<T>) store(to + j, load(from + j));
-                else
-                    for (std::size_t j = 0; j < rows; ++j) to[j] = from[j];
-            }
+            copy_columns(a + first * lda + row, lda, depth, rows, copy);
             const Product<T> p{
-                n,   depth,           packed, 1, kPackedColumns, panels + first * kWide<T>, stride, c + row * ldc,
+                n,   depth,           copy, 1, kGroupStride, panels + first * kWide<T>, k * kWide<T>, c + row * ldc,
                 ldc, add || first > 0};
-            rows_by_panels<T, kPackedColumns>(p, 0, rows, false);
+            columns_by_panels(p, rows);
         }
     }
 }

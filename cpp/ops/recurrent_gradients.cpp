@@ -127,7 +127,7 @@ double WeightGradient<T>::align(Part* part, std::size_t row, std::size_t rows) {
 
 template <class T>
 void WeightGradient<T>::add(std::size_t first, std::size_t end) {
-    constexpr std::size_t kBlock = 64;  // columns of dz that a worker takes at a time
+    constexpr std::size_t kBlock = 96;  // columns of dz that a worker takes at a time: whole tiles of every kernel
     const std::size_t row = context_.sequence.first_row(first), rows = context_.sequence.first_row(end) - row;
     if (rows == 0) return;
     const PanelKernels<T>& panel = *context_.kernels().panel;
