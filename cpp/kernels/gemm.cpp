@@ -211,12 +211,17 @@ void gemm(std::size_t m, std::size_t k, const T* a, std::size_t lda, const GemmC
                   [&](const Pieces<T>& pieces) GT_INLINE_LAMBDA { product_of<T, kTransposed>(whole, m, pieces); });
 }
 
+template <class T>
+double nv_squares(std::size_t m, std::size_t k, const T* a, const T* b, T* c) {
+    return gemv_squares(m, k, a, b, c);
+}
+
 }  // namespace
 
 extern const GemmKernels<float> gemm_f32;
 extern const GemmKernels<double> gemm_f64;
-const GemmKernels<float> gemm_f32{gemm<float, false>, gemm<float, true>, kStripElements};
-const GemmKernels<double> gemm_f64{gemm<double, false>, gemm<double, true>, kStripElements};
+const GemmKernels<float> gemm_f32{gemm<float, false>, gemm<float, true>, nv_squares<float>, kStripElements};
+const GemmKernels<double> gemm_f64{gemm<double, false>, gemm<double, true>, nv_squares<double>, kStripElements};
 
 }  // namespace GT_ISA
 }  // namespace gt

@@ -146,11 +146,15 @@ void gemm(std::size_t m, std::size_t k, const float* a, std::size_t lda, const G
     });
 }
 
+double nv_squares(std::size_t m, std::size_t k, const float* a, const float* b, float* c) {
+    return avx512::gemm_f32.nv_squares(m, k, a, b, c);
+}
+
 }  // namespace
 
 extern const GemmKernels<float> gemm_highest, gemm_high;
-const GemmKernels<float> gemm_highest{gemm<3, false>, gemm<3, true>, kStripElements};
-const GemmKernels<float> gemm_high{gemm<2, false>, gemm<2, true>, kStripElements};
+const GemmKernels<float> gemm_highest{gemm<3, false>, gemm<3, true>, nv_squares, kStripElements};
+const GemmKernels<float> gemm_high{gemm<2, false>, gemm<2, true>, nv_squares, kStripElements};
 
 }  // namespace GT_ISA
 }  // namespace gt

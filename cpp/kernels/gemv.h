@@ -11,12 +11,25 @@ namespace {
 GT_INLINE void put_sum(double* to, double sum, bool add) { *to = add ? *to + sum : sum; }
 GT_INLINE void put_sum(float* to, double sum, bool add) { *to = static_cast<float>(add ? *to + sum : sum); }
 
+// Rows that are read side by side; the same part of the rows behind them is asked for meanwhile. The matrix comes from
+// L3 or memory, and hardware does not follow so many rows.
+constexpr std::size_t kRowsTogether = 8;
+
+template <std::size_t R, class T>
+GT_INLINE void ask_for_rows_behind(const T* a, std::size_t lda, std::size_t at) {
+    constexpr std::size_t kLineBytes = 64, kBytes = R * kLanes<T> * sizeof(T);  // met at every step
+    const char* from = reinterpret_cast<const char*>(a + R * lda + R * at);     // as if the rows had no gaps
+#pragma GCC unroll 16
+    for (std::size_t b = 0; b < kBytes; b += kLineBytes) __builtin_prefetch(from + b);
+}
+
 // y[r] [+]= sum over k of a[r, k] x[k]: rows [row, row + R).
 template <std::size_t R, class T>
 GT_INLINE void dot_rows(std::size_t k, const T* a, std::size_t lda, const T* x, T* y, bool add) {
     Vec<T> sum[R] = {};
     for_each_strip<T>(k, [&](std::size_t i, auto at) GT_INLINE_LAMBDA {
         const Vec<T> right = at.load(x + i);
+        ask_for_rows_behind<R>(a, lda, i);
 #pragma GCC unroll 16
         for (std::size_t r = 0; r < R; ++r) sum[r] = at.load(a + r * lda + i) * right + sum[r];
     });
@@ -26,40 +39,72 @@ GT_INLINE void dot_rows(std::size_t k, const T* a, std::size_t lda, const T* x, 
 
 template <class T>
 GT_INLINE void gemv_n(std::size_t m, std::size_t k, const T* a, std::size_t lda, const T* x, T* y, bool add) {
-    constexpr std::size_t kRows = 8;
     std::size_t row = 0;
-    for (; row + kRows <= m; row += kRows) dot_rows<kRows>(k, a + row * lda, lda, x, y + row, add);
+    for (; row + kRowsTogether <= m; row += kRowsTogether)
+        dot_rows<kRowsTogether>(k, a + row * lda, lda, x, y + row, add);
     for (; row < m; ++row) dot_rows<1>(k, a + row * lda, lda, x, y + row, add);
 }
 
-// y[c] [+]= sum over k of a[k, c] x[k]: V vectors of columns.
-template <std::size_t V, class T, class At>
-GT_INLINE void add_rows(std::size_t k, const T* a, std::size_t lda, const T* x, T* y, bool add, At at) {
-    Vec<T> sum[V];
+// y = a x by the same additions as above, and the sum of the squares of a.
+template <std::size_t R, class T>
+GT_INLINE VecF64 dot_rows_and_squares(std::size_t k, const T* a, const T* x, T* y) {
+    constexpr std::size_t kChains = R < 4 ? R : 4, kGroup = 8;  // vectors of a row between two sums in float64
+    Vec<T> sum[R] = {};
+    VecF64 squares{};
+    for (std::size_t group = 0; group < k; group += kGroup * kLanes<T>) {
+        const std::size_t left = k - group, count = left < kGroup * kLanes<T> ? left : kGroup * kLanes<T>;
+        Vec<T> square[kChains] = {};
+        for_each_strip<T>(count, [&](std::size_t i, auto at) GT_INLINE_LAMBDA {
+            const Vec<T> right = at.load(x + group + i);
+            ask_for_rows_behind<R>(a, k, group + i);
 #pragma GCC unroll 16
-    for (std::size_t v = 0; v < V; ++v) sum[v] = add ? at.load(y + v * kLanes<T>) : Vec<T>{};
-    for (std::size_t i = 0; i < k; ++i) {
-        const Vec<T> factor = broadcast(x[i]);
-#pragma GCC unroll 16
-        for (std::size_t v = 0; v < V; ++v) sum[v] = at.load(a + i * lda + v * kLanes<T>) * factor + sum[v];
+            for (std::size_t r = 0; r < R; ++r) {
+                const Vec<T> left_of = at.load(a + r * k + group + i);
+                sum[r] = left_of * right + sum[r];
+                square[r % kChains] = left_of * left_of + square[r % kChains];
+            }
+        });
+#pragma GCC unroll 4
+        for (std::size_t c = 0; c < kChains; ++c) squares += widened(square[c]);
     }
 #pragma GCC unroll 16
-    for (std::size_t v = 0; v < V; ++v) at.store(y + v * kLanes<T>, sum[v]);
+    for (std::size_t r = 0; r < R; ++r) put_sum(y + r, reduce_add(sum[r]), false);
+    return squares;
+}
+
+template <class T>
+GT_INLINE double gemv_squares(std::size_t m, std::size_t k, const T* a, const T* x, T* y) {
+    VecF64 squares{};
+    std::size_t row = 0;
+    for (; row + kRowsTogether <= m; row += kRowsTogether)
+        squares += dot_rows_and_squares<kRowsTogether>(k, a + row * k, x, y + row);
+    for (; row < m; ++row) squares += dot_rows_and_squares<1>(k, a + row * k, x, y + row);
+    return reduce_add(squares);
+}
+
+// y[c] [+]= sum over R rows of a[r, c] x[r].
+template <std::size_t R, class T>
+GT_INLINE void add_rows(std::size_t m, const T* a, std::size_t lda, const T* x, T* y, bool add) {
+    Vec<T> factor[R];
+#pragma GCC unroll 16
+    for (std::size_t r = 0; r < R; ++r) factor[r] = broadcast(x[r]);
+    for_each_strip<T>(m, [&](std::size_t i, auto at) GT_INLINE_LAMBDA {
+        Vec<T> sum = add ? at.load(y + i) : Vec<T>{};
+        ask_for_rows_behind<R>(a, lda, i);
+#pragma GCC unroll 16
+        for (std::size_t r = 0; r < R; ++r) sum = at.load(a + r * lda + i) * factor[r] + sum;
+        at.store(y + i, sum);
+    });
 }
 
 template <class T>
 GT_INLINE void gemv_t(std::size_t m, std::size_t k, const T* a, std::size_t lda, const T* x, T* y, bool add) {
-    constexpr std::size_t kLane = kLanes<T>;
-    std::size_t column = 0;
-    for (; column + 8 * kLane <= m; column += 8 * kLane)
-        add_rows<8>(k, a + column, lda, x, y + column, add, WholeVector{});
-    if (column + 4 * kLane <= m) {
-        add_rows<4>(k, a + column, lda, x, y + column, add, WholeVector{});
-        column += 4 * kLane;
-    }
-    for_each_strip<T>(m - column, [&](std::size_t i, auto at) GT_INLINE_LAMBDA {
-        add_rows<1>(k, a + column + i, lda, x, y + column + i, add, at);
-    });
+    std::size_t row = 0;
+    for (; row + kRowsTogether <= k; row += kRowsTogether)
+        add_rows<kRowsTogether>(m, a + row * lda, lda, x + row, y, add || row > 0);
+    for (; row < k; ++row) add_rows<1>(m, a + row * lda, lda, x + row, y, add || row > 0);
+    if (k == 0 && !add)
+        for (std::size_t i = 0; i < m; ++i) y[i] = T(0);
 }
 
 }  // namespace

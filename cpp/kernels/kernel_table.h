@@ -40,6 +40,8 @@ struct GemmKernels {
     // c (m, n) [+]= a^T b with a (k, m).
     void (*tn)(std::size_t m, std::size_t k, const T* a, std::size_t lda, const GemmColumns<T>* sets, std::size_t count,
                std::size_t ldb, std::size_t ldc, bool add, Ahead* ahead);
+    // c (m,) = a (m, k) b (k,) as nn has it, and the sum of the squares of a, which is read once for both.
+    double (*nv_squares)(std::size_t m, std::size_t k, const T* a, const T* b, T* c);
     std::size_t strip_elements;  // of a result that comes in strips of rows, each used before the next
 };
 
@@ -160,8 +162,7 @@ struct ReduceKernels {
     // sums[r] = sum over c of x[r, c] * weight[c], in float64.
     void (*row_dot)(std::size_t rows, std::size_t columns, std::size_t ld, const T* x, const double* weight,
                     double* sums);
-    // Sum of the squares, squared in T, and largest magnitude of a flat array. `largest` may miss a NaN, `squares` not.
-    void (*flat_squares)(std::size_t count, const T* x, double* squares, T* largest);
+    double (*flat_squares)(std::size_t count, const T* x);  // sum of the squares, squared in T
     bool (*all_finite)(std::size_t count, const T* x);
     // to[c, r] = from[r, c] * factor[c] (factor null: 1); any sizes.
     void (*transpose)(std::size_t rows, std::size_t columns, const T* from, std::size_t ld_from, T* to,

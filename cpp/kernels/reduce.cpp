@@ -102,41 +102,22 @@ void row_dot(std::size_t rows, std::size_t columns, std::size_t ld, const T* x, 
 
 // Several sums side by side: one alone would wait for each of its additions.
 template <class T>
-struct FlatSums {
-    static constexpr std::size_t kChains = 4;
+double flat_squares(std::size_t count, const T* x) {
+    constexpr std::size_t kChains = 4;
     VecF64 total{};
-    Vec<T> most[kChains] = {};
-
-    GT_INLINE void add_group(const T* x) {  // kGroup vectors
+    std::size_t i = 0;
+    for (; i + kGroup * kLanes<T> <= count; i += kGroup * kLanes<T>) {
         Vec<T> sum[kChains] = {};
-#pragma GCC unroll 4
-        for (std::size_t i = 0; i < kGroup; i += kChains)
-#pragma GCC unroll 4
-            for (std::size_t j = 0; j < kChains; ++j) {
-                const Vec<T> v = load(x + (i + j) * kLanes<T>);
-                sum[j] += v * v;
-                most[j] = max(abs(v), most[j]);
-            }
+#pragma GCC unroll 16
+        for (std::size_t j = 0; j < kGroup; ++j) {
+            const Vec<T> v = load(x + i + j * kLanes<T>);
+            sum[j % kChains] = v * v + sum[j % kChains];
+        }
         total += widened((sum[0] + sum[1]) + (sum[2] + sum[3]));
     }
-    GT_INLINE void add_rest(std::size_t count, const T* x) {
-        Vec<T> sum{};
-        for_each_vector(count, x, T(0), [&](Vec<T> v, std::size_t) GT_INLINE_LAMBDA {
-            sum += v * v;
-            most[0] = max(abs(v), most[0]);
-        });
-        total += widened(sum);
-    }
-};
-
-template <class T>
-void flat_squares(std::size_t count, const T* x, double* squares, T* largest) {
-    FlatSums<T> sums;
-    std::size_t i = 0;
-    for (; i + kGroup * kLanes<T> <= count; i += kGroup * kLanes<T>) sums.add_group(x + i);
-    sums.add_rest(count - i, x + i);
-    *squares = reduce_add(sums.total);
-    *largest = largest_lane<T>(max(max(sums.most[0], sums.most[1]), max(sums.most[2], sums.most[3])));
+    Vec<T> sum{};
+    for_each_vector(count - i, x + i, T(0), [&](Vec<T> v, std::size_t) GT_INLINE_LAMBDA { sum = v * v + sum; });
+    return reduce_add(total + widened(sum));
 }
 
 template <class T>

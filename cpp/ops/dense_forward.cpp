@@ -129,6 +129,7 @@ void StackPass<T>::find_linear_samples(std::size_t l, Preactivation<T>* z) const
 
 template <class T>
 void StackPass<T>::start_layer(std::size_t l, T* a, T* derivative, std::uint8_t* alive) {
+    layer_.have_product = !network_.prepared(l) && network_.prepare_with_product(l, part_.a(l), z_);
     plan_scale(l, &layer_.z);
     layer_.a = a;
     layer_.derivative = derivative;
@@ -153,8 +154,9 @@ void StackPass<T>::compute_layer(StackPass* passes, std::size_t count, std::size
             const BlockPart<T>& part = passes[i].part_;
             sets[i] = {part.columns, part.a(l), passes[i].z_ + row * ld};
         }
-        gemm.nn(rows, layer.inputs, network.weight(l) + row * layer.inputs, layer.inputs, sets, count, ld, ld, false,
-                ahead);
+        if (!passes->layer_.have_product)
+            gemm.nn(rows, layer.inputs, network.weight(l) + row * layer.inputs, layer.inputs, sets, count, ld, ld,
+                    false, ahead);
         for (std::size_t i = 0; i < count; ++i) passes[i].activate(l, row, rows);
     }
 }

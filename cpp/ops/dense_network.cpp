@@ -52,6 +52,16 @@ void StackNetwork<T>::prepare(std::size_t l) {
 }
 
 template <class T>
+bool StackNetwork<T>::prepare_with_product(std::size_t l, const T* x, T* y) {
+    DenseLayer<T>& layer = layers_[l];
+    const KernelTable<T>& kernels = isa_.get<T>();
+    const double squares = kernels.gemm->nv_squares(layer.outputs, layer.inputs, layer.weight, x, y);
+    weights_[l].take(*kernels.reduce, layer.outputs * layer.inputs, layer.weight, squares);
+    if (layer.bias) biases_[l].take(*kernels.reduce, layer.outputs, layer.bias);
+    return weights_[l].exponent() == 0;
+}
+
+template <class T>
 StackScratch<T>::StackScratch(const StackNetwork<T>& network, std::size_t columns, std::size_t side_by_side)
     : tile_size(checked_multiply(network.max_units(), columns)),
       z(checked_multiply(tile_size, side_by_side)),

@@ -52,6 +52,10 @@ class StackNetwork {
     bool has_skip() const;  // whether some layer adds its input
 
     void prepare(std::size_t l);  // once per layer, before its first use; different layers in any order or thread
+    // The same while y = W x is taken for a single sample, which reads the weights once for both. False: they had to be
+    // scaled, and y is that of the unscaled ones.
+    bool prepare_with_product(std::size_t l, const T* x, T* y);
+    bool prepared(std::size_t l) const { return weights_[l].taken(); }
     const T* weight(std::size_t l) const { return weights_[l].data(); }
     double weight_exponent(std::size_t l) const { return weights_[l].exponent(); }  // W = weight * 2^exponent
     // What a pass will read of layer l; the caller's weights too where they are not yet prepared.
@@ -199,6 +203,7 @@ struct LayerForward {
     T *a, *derivative;
     std::uint8_t* alive;  // or null
     ForwardSums sums;
+    bool have_product;  // z is there already
 };
 
 // The passes of one part of a block; borrows everything.

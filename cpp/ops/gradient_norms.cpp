@@ -190,10 +190,8 @@ void form_weight(const KernelTable<T>& kernels, std::size_t inputs, std::size_t 
                 T* to = out.weight.value.data() + (row + r) * inputs;
                 for (std::size_t c = 0; c < inputs; ++c) to[c] += from[c] * factor;
             } else {
-                double part = 0;
-                T largest = 0;
-                kernels.reduce->flat_squares(inputs, from, &part, &largest);
-                squares += part < Range<T>::norm_low && largest > T(0) ? squares_in_float64(inputs, from) : part;
+                const double part = kernels.reduce->flat_squares(inputs, from);
+                squares += part < Range<T>::norm_low ? squares_in_float64(inputs, from) : part;
             }
         }
     }

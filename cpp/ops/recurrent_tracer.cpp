@@ -121,12 +121,7 @@ template <class T>
 void RecurrentTracer<T>::find_nonfinite(std::size_t layer) {
     const std::size_t n = network_.hidden, row_size = cell_shape(network_.kind).row_blocks * n;
     const DirectionState<T>& s = states_[layer];
-    const auto finite = [&](const T* x, std::size_t count) {  // squares may overflow where values do not
-        double squares = 0;
-        T largest = 0;
-        isa_.get<T>().reduce->flat_squares(count, x, &squares, &largest);
-        return std::isfinite(squares) || (!std::isnan(squares) && std::isfinite(largest));
-    };
+    const auto finite = [&](const T* x, std::size_t count) { return isa_.get<T>().reduce->all_finite(count, x); };
     const std::size_t all = (sequence_.batch() + sequence_.rows()) * n;
     if (finite(s.h, all) && (s.c == nullptr || finite(s.c, all))) return;
     for (std::size_t step = 0; step < sequence_.steps(); ++step)

@@ -10,14 +10,24 @@ namespace gt {
 template <class T>
 void ScaledValues<T>::take(const ReduceKernels<T>& reduce, std::size_t count, const T* x) {
     const SubnormalMode keep(Subnormals::keep);
+    take(reduce, count, x, reduce.flat_squares(count, x));
+}
+
+template <class T>
+void ScaledValues<T>::take(const ReduceKernels<T>& reduce, std::size_t count, const T* x, double squares) {
     own_ = x;
-    double squares = 0;
+    log2_norm_ = 0.5 * std::log2(squares);
+    // The largest magnitude lies between the root of the mean square and the norm: mostly that says enough.
+    const double norm = std::sqrt(squares), mean = norm / std::sqrt(static_cast<double>(count));
+    is_zero_ = false;
+    if (squares > Range<T>::norm_low && norm <= Range<T>::weight_high && mean >= Range<T>::weight_low) return;
+    const SubnormalMode keep(Subnormals::keep);
     T most = 0;
-    reduce.flat_squares(count, x, &squares, &most);
+    reduce.column_max(count, 1, 1, x, &most);
     const double largest = most;
     is_zero_ = squares == 0 && largest == 0;
     const bool trusted = squares > Range<T>::norm_low && squares < Range<T>::norm_high;
-    log2_norm_ = trusted || std::isnan(squares) ? 0.5 * std::log2(squares) : log2_norm_by_largest(count, 1, x, largest);
+    if (!trusted && !std::isnan(squares)) log2_norm_ = log2_norm_by_largest(count, 1, x, largest);
     if (std::isnan(squares) || !(largest > 0) || !std::isfinite(largest)) return;
     if (largest >= Range<T>::weight_low && largest <= Range<T>::weight_high) return;
     exponent_ = exponent_of(largest) - 1;  // largest magnitude of the copy in [1, 2)

@@ -11,7 +11,10 @@ template <class T>
 class ScaledValues {
   public:
     void take(const ReduceKernels<T>& reduce, std::size_t count, const T* x);
+    // The same where the sum of squares is known from another pass over x.
+    void take(const ReduceKernels<T>& reduce, std::size_t count, const T* x, double squares);
 
+    bool taken() const { return own_ != nullptr; }
     const T* data() const { return copy_.size() ? copy_.data() : own_; }
     double exponent() const { return exponent_; }
     double log2_norm() const { return log2_norm_; }

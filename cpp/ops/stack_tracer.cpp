@@ -198,7 +198,7 @@ void StackTracer<T>::trace_chunk(Chunk& chunk) {
     };
     for_each_pass([&](StackPass<T>& pass) { pass.load_input(chunk.x); });
     for (std::size_t s = 0; s + 1 < starts.size(); ++s) {
-        if (!prepared_)
+        if (!prepared_ && chunk.blocks[0].columns > 1)  // a single sample's pass prepares its layers itself
             for_each_layer(starts[s], starts[s + 1], [&](std::size_t l, std::size_t) { network_.prepare(l); });
         if (!for_each_worker([&](Passes& passes, auto&& interrupted) {
                 for (std::size_t l = starts[s]; l < starts[s + 1] && !interrupted(); ++l) {
