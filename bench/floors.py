@@ -38,9 +38,9 @@ class Floor:
         return self.bytes / read_gbytes(self.footprint) / 1e6
 
 
-def floor_of(workload: Workload | LstmWorkload) -> Floor:
-    """Count a workload."""
-    return of_stack(workload) if isinstance(workload, Workload) else of_lstm(workload)
+def floor_of(workload: Workload | LstmWorkload, input_gradient: bool = True) -> Floor:
+    """Count a workload; an LSTM's with dL/dx or without, whose share of a stack is nothing."""
+    return of_stack(workload) if isinstance(workload, Workload) else of_lstm(workload, input_gradient)
 
 
 def gradient_norm(samples: int, inputs: int, outputs: int) -> int:
@@ -64,14 +64,14 @@ def of_stack(w: Workload) -> Floor:
     return Floor(products, 2 * weights + 2 * tiles, weights + tiles)
 
 
-def of_lstm(w: LstmWorkload) -> Floor:
+def of_lstm(w: LstmWorkload, input_gradient: bool = True) -> Floor:
     """Three products of 8 T B H (I + H): forward, back in time and to the input, and for the weight gradients.
 
-    Beside them every step's norms of what it adds to the weight gradients.
+    Without the input's gradient 8 T B H I less. Beside them every step's norms of what it adds to the weight gradients.
     z is written and read forward, read and overwritten by dz backward and read for the gradients; h and c are written
     once and read twice. One sample reads both copies of W_hh once a step instead, which is more.
     """
-    products = 8 * w.steps * w.batch * w.hidden * 3 * (w.inputs + w.hidden)
+    products = 8 * w.steps * w.batch * w.hidden * (3 * (w.inputs + w.hidden) - (0 if input_gradient else w.inputs))
     norms = w.steps * sum(gradient_norm(w.batch, side, 4 * w.hidden) for side in (w.inputs, w.hidden))
     z, h = 4 * w.steps * w.batch * w.hidden * FLOAT, w.steps * w.batch * w.hidden * FLOAT
     states = Floor(products + norms, 5 * z + 6 * h, z + 2 * h)

@@ -46,6 +46,7 @@ def test_lstm(batch):
     gates, rows = 4 * 5, 7 * batch
     products = [product(rows, gates, 3), product(rows, gates, 5)]  # forward; as many to the input and back in time
     assert floor.operations == 3 * sum(products) + 7 * (gradient_norm(batch, 3, gates) + gradient_norm(batch, 5, gates))
+    assert floor.operations - of_lstm(LstmWorkload("w", 7, batch, 3, 5), False).operations == products[0]
     if batch == 1:
         assert floor.bytes == 2 * 7 * gates * 5 * 4
 

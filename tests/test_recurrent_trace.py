@@ -220,6 +220,16 @@ def test_keeping_changes_no_figure(cell, dtype):
 
 
 @pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("shape", ["two layers of any length", "both directions", "nobody at the last steps"])
+def test_leaving_out_the_input_gradient_changes_nothing_else(cell, shape):
+    net, given, _ = case(cell, shape, "float32")
+    whole, less = traced(net, given), build_net(net).trace(**given, input_gradient=False)
+    assert np.all(np.isnan(less.log2_dx))
+    for name in ("log2_dh", "log2_grad_weight_ih", "log2_grad_weight_hh_step", "log2_grad_weight_ih_step"):
+        assert np.array_equal(getattr(less, name), getattr(whole, name), equal_nan=True), name
+
+
+@pytest.mark.parametrize("cell", CELLS)
 def test_cotangent_at_the_last_step_enters_at_each_directions_own_end(cell, dtype, isa):
     net, given, _ = case(cell, "all of it", dtype)
     given = {name: given[name] for name in ("x", "lengths", "cotangent")} | {"cotangent": given["cotangent"][0].copy()}

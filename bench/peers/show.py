@@ -69,7 +69,7 @@ def summary(workloads: dict[str, Workload | LstmWorkload], measured: dict[str, l
     for heading in ("ms", "ours", "ratio", "GFLOP/s", "floor", "share"):
         result.add_column(heading, justify="right", no_wrap=True)
     for name, rows in measured.items():
-        own, floor = rows[0], floor_of(workloads[name])
+        own, floor = rows[0], floor_of(workloads[name], input_gradient=False)
         best = best_peer(rows) or own
         result.add_row(
             name,

@@ -81,9 +81,9 @@ class RecurrentTrace {
     }
 
     // `cotangent`: (batch, outputs) at each end, (steps, batch, outputs) at every step, or None for the seeded one;
-    // `exponent`: int64 of each row, or None.
+    // `exponent`: int64 of each row, or None. Without `input_gradient` log2_dx is left NaN.
     py::dict backward(const py::object& cotangent, const py::object& exponent, const py::object& cotangent_c,
-                      std::uint64_t seed, const std::vector<std::string>& keep) {
+                      std::uint64_t seed, const std::vector<std::string>& keep, bool input_gradient) {
         keep_ = {keep.begin(), keep.end()};
         typename RecurrentTracer<T>::Cotangent start{};
         py::array rows = checked_cotangent(cotangent, seed, exponent.is_none());
@@ -105,7 +105,7 @@ class RecurrentTrace {
         bool fits = true;
         run_op("x", s_.what(), [&](Interrupt& interrupt) {
             for (std::size_t k = 0; k < net_->layers(); ++k) fits &= tracer_->store_forward(k, forwards[k]);
-            fits &= tracer_->backward(start, directions, log2_dx, dx, interrupt);
+            fits &= tracer_->backward(start, directions, input_gradient ? log2_dx : nullptr, dx, interrupt);
         });
         if (!fits) fail_overflow("keep", "exponents within int64", "one beyond");
         collect_gradients(&figures);
@@ -333,7 +333,7 @@ void bind_trace(py::module_& module, const char* name) {
         .def("output", &RecurrentTrace<T>::output)
         .def("final_output", &RecurrentTrace<T>::final_output)
         .def("backward", &RecurrentTrace<T>::backward, py::arg("cotangent"), py::arg("exponent"),
-             py::arg("cotangent_c"), py::arg("seed"), py::arg("keep"))
+             py::arg("cotangent_c"), py::arg("seed"), py::arg("keep"), py::arg("input_gradient"))
         .def("influence", &RecurrentTrace<T>::influence, py::arg("layer"), py::arg("cotangent"), py::arg("seed"));
 }
 

@@ -57,7 +57,7 @@ class RecurrentTracer {
 
     // Gradients arrive at the last layer's h: `rows` (batch, outputs) at each sample's end or (steps, batch, outputs)
     // at every step, times 2^exponent of each row (null: 0); dc_last (layers, batch, hidden) or null. log2_dx (steps,
-    // batch). False where a kept exponent is beyond int64.
+    // batch), or null: dL/dx is left out, kept_dx too. False where a kept exponent is beyond int64.
     struct Cotangent {
         const T* rows;
         const std::int64_t* exponent;

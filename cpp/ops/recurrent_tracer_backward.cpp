@@ -170,7 +170,9 @@ bool RecurrentTracer<T>::backward(const Cotangent& cotangent, const std::vector<
     pack_cotangent(cotangent, &arriving);
     InputGradient above, below;
     for (std::size_t stacked = network_.depth(); stacked-- > 0;) {
-        below.start(rows, network_.layers[stacked * directions].inputs, stacked > 0 || directions == 2 || kept_dx);
+        const bool wanted = stacked > 0 || log2_dx;  // the first layer's only to be told
+        below.start(rows, network_.layers[stacked * directions].inputs,
+                    wanted && (stacked > 0 || directions == 2 || kept_dx));
         for (std::size_t d = 0; d < directions; ++d) {
             const std::size_t k = stacked * directions + d;
             const DirectionContext<T> here = context(d, interrupt);
@@ -191,7 +193,7 @@ bool RecurrentTracer<T>::backward(const Cotangent& cotangent, const std::vector<
                 const std::size_t first = end < per_chunk ? 0 : end - per_chunk;
                 pass.run(first, end);
                 gradients.add(first, end);
-                input_gradient(here, state, weights_[k]->ih, first, end, &below);
+                if (wanted) input_gradient(here, state, weights_[k]->ih, first, end, &below);
                 if (interrupt.stopped()) throw Interrupted{};
                 end = first;
             }
@@ -206,6 +208,7 @@ bool RecurrentTracer<T>::backward(const Cotangent& cotangent, const std::vector<
         }
         std::swap(above, below);
     }
+    if (log2_dx == nullptr) return fits;
     sequence_.for_each([&](std::size_t row, std::size_t source) {
         log2_dx[source] = above.log2[row];
         if (kept_dx)

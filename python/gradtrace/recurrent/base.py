@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from gradtrace import _core
 from gradtrace.losses import LOSSES
-from gradtrace.messages import checked_count, checked_seed, shown, wrong_name
+from gradtrace.messages import checked_count, checked_flag, checked_seed, shown, wrong_name
 from gradtrace.recurrent.cells import Cell
 from gradtrace.recurrent.influence import Influence
 from gradtrace.recurrent.trace import RecurrentTrace, build_trace
@@ -153,8 +153,11 @@ class Recurrent:
         at: Literal["last", "all"],
         cotangent_seed: int,
         keep: Sequence[str],
+        input_gradient: bool,
     ) -> RecurrentTrace:
         names = self._checked_keep(keep)
+        if not checked_flag("input_gradient", input_gradient) and "dx" in names:
+            raise ValueError("input_gradient: expected True beside keep=['dx'], got False")
         seed = checked_seed("cotangent_seed", cotangent_seed)
         self._check_loss(cotangent, readout, target, loss, at)
         self._check_memory(x, names)
@@ -162,7 +165,7 @@ class Recurrent:
         readout_trace, start, exponent = None, cotangent, None
         if readout is not None and loss is not None:
             readout_trace, start, exponent = self._through_readout(run, x, lengths, readout, target, loss, at)
-        figures = run.backward(start, exponent, cotangent_c, seed, names)
+        figures = run.backward(start, exponent, cotangent_c, seed, names, bool(input_gradient))
         facts = {
             "cell": self._cell.name,
             "dtype": str(self.dtype),
@@ -340,12 +343,13 @@ class WithoutCellState(Recurrent):
         at: Literal["last", "all"] = "last",
         cotangent_seed: int = 0,
         keep: Sequence[str] = (),
+        input_gradient: bool = True,
     ) -> RecurrentTrace:
         """Trace the gradient through every step.
 
         Parameters
         ----------
-        x, h0, lengths, cotangent, readout, target, loss, at, cotangent_seed
+        x, h0, lengths, cotangent, readout, target, loss, at, cotangent_seed, input_gradient
             As `LSTM.trace` has them.
         keep : list of str, default ()
             Arrays to keep: ``"dh"``, ``"h"``, ``"dx"``, ``"grad_weight_ih"``, ``"grad_weight_hh"``; a GRU also
@@ -361,7 +365,9 @@ class WithoutCellState(Recurrent):
         TypeError, ValueError, MemoryError
             As `LSTM.trace`.
         """
-        return self._trace(x, h0, None, lengths, cotangent, None, readout, target, loss, at, cotangent_seed, keep)
+        return self._trace(
+            x, h0, None, lengths, cotangent, None, readout, target, loss, at, cotangent_seed, keep, input_gradient
+        )
 
     def influence(
         self,

@@ -166,6 +166,7 @@ class LSTM(Recurrent):
         at: Literal["last", "all"] = "last",
         cotangent_seed: int = 0,
         keep: Sequence[str] = (),
+        input_gradient: bool = True,
     ) -> RecurrentTrace:
         """Trace the gradient through every step, inside the cell.
 
@@ -197,6 +198,8 @@ class LSTM(Recurrent):
         keep : list of str, default ()
             Arrays to keep: ``"dh"``, ``"dc"``, ``"dc_direct"``, ``"dc_gated"``, ``"dgates"``, ``"gates"``, ``"h"``,
             ``"c"``, ``"dx"``, ``"grad_weight_ih"``, ``"grad_weight_hh"``, ``"grad_bias"``.
+        input_gradient : bool, default True
+            False leaves out dL/dx, a sixth of the work where a layer has as many inputs as units; `log2_dx` is NaN.
 
         Returns
         -------
@@ -213,7 +216,21 @@ class LSTM(Recurrent):
         -----
         The arrays must not change while the trace runs.
         """
-        return self._trace(x, h0, c0, lengths, cotangent, cotangent_c, readout, target, loss, at, cotangent_seed, keep)
+        return self._trace(
+            x,
+            h0,
+            c0,
+            lengths,
+            cotangent,
+            cotangent_c,
+            readout,
+            target,
+            loss,
+            at,
+            cotangent_seed,
+            keep,
+            input_gradient,
+        )
 
     def influence(
         self,

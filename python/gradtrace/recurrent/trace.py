@@ -90,7 +90,7 @@ class RecurrentTrace(TraceFiles):
     log2_grad_weight_ih_step, log2_grad_weight_hh_step, log2_grad_bias_step : ndarray
         (K, T), norm of what each step adds to the batch gradient; they do not add up in norm.
     log2_dx : ndarray
-        (T, B), norm of dL/dx.
+        (T, B), norm of dL/dx; NaN throughout with ``input_gradient=False``.
     dh, dc, dc_direct, dc_gated, dh_direct, dh_gated, h, c : ScaledArray
         Only with ``keep=``: (K, T+1, B, H), an exponent for each row.
     dgates, gates, dz : ScaledArray
