@@ -45,11 +45,12 @@ void scale(std::size_t rows, std::size_t n, T* x, std::size_t ld, const T* facto
     }
 }
 
-// Blocks of rows against each other: their vectors are loaded once for all pairs.
+// Blocks of rows against each other: their vectors are loaded once for all pairs. As many rows as accumulators, left
+// vectors and one right vector have registers for; three already keep both FMA units at work.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr std::size_t kDotRows = 4;
 #else
-constexpr std::size_t kDotRows = 2;
+constexpr std::size_t kDotRows = 3;
 #endif
 
 template <class T>
@@ -59,6 +60,11 @@ GT_INLINE Vec<T> load_part(const T* x, std::size_t count) {
     for (std::size_t i = 0; i < count; ++i) tail[i] = x[i];
     return load(tail);
 }
+
+template <std::size_t N>
+struct Count {
+    static constexpr std::size_t value = N;
+};
 
 template <class T, std::size_t R, std::size_t C>
 GT_INLINE void dots(std::size_t n, const T* a, const T* b, std::size_t ld, T* gram, std::size_t ld_gram, T* mirror) {
@@ -79,20 +85,31 @@ GT_INLINE void dots(std::size_t n, const T* a, const T* b, std::size_t ld, T* gr
             gram[r * ld_gram + c] = mirror[c * ld_gram + r] = static_cast<T>(reduce_add(acc[r][c]));
 }
 
+// R rows from i on against all from i on.
+template <class T, std::size_t R>
+GT_INLINE void dots_behind(std::size_t i, std::size_t rows, std::size_t n, const T* a, std::size_t ld, T* out,
+                           std::size_t ld_gram) {
+    const auto against = [&](std::size_t j, auto columns) GT_INLINE_LAMBDA {
+        dots<T, R, columns.value>(n, a + i * ld, a + j * ld, ld, out + i * ld_gram + j, ld_gram, out + j * ld_gram + i);
+    };
+    std::size_t j = i;
+    for (; j + kDotRows <= rows; j += kDotRows) against(j, Count<kDotRows>{});
+    if (j + 2 <= rows) {
+        against(j, Count<2>{});
+        j += 2;
+    }
+    if (j < rows) against(j, Count<1>{});
+}
+
 template <class T>
 void gram(std::size_t rows, std::size_t n, const T* a, std::size_t ld, T* out, std::size_t ld_gram) {
     std::size_t i = 0;
-    for (; i + kDotRows <= rows; i += kDotRows) {
-        std::size_t j = i;
-        for (; j + kDotRows <= rows; j += kDotRows)
-            dots<T, kDotRows, kDotRows>(n, a + i * ld, a + j * ld, ld, out + i * ld_gram + j, ld_gram,
-                                        out + j * ld_gram + i);
-        for (; j < rows; ++j)
-            dots<T, kDotRows, 1>(n, a + i * ld, a + j * ld, ld, out + i * ld_gram + j, ld_gram, out + j * ld_gram + i);
+    for (; i + kDotRows <= rows; i += kDotRows) dots_behind<T, kDotRows>(i, rows, n, a, ld, out, ld_gram);
+    if (i + 2 <= rows) {
+        dots_behind<T, 2>(i, rows, n, a, ld, out, ld_gram);
+        i += 2;
     }
-    for (; i < rows; ++i)
-        for (std::size_t j = i; j < rows; ++j)
-            dots<T, 1, 1>(n, a + i * ld, a + j * ld, ld, out + i * ld_gram + j, ld_gram, out + j * ld_gram + i);
+    if (i < rows) dots_behind<T, 1>(i, rows, n, a, ld, out, ld_gram);
 }
 
 GT_INLINE void add_scaled(double* sums, VecF64 v, VecF64 factor) { store(sums, v * factor + load(sums)); }
