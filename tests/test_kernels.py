@@ -36,9 +36,9 @@ def test_matrix_product_at_every_size(isa, dtype, transposed):
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("add", [False, True])
-@pytest.mark.parametrize("n", [1, 64])
+@pytest.mark.parametrize("n", [1, 64, 336])
 def test_large_matrix_product(isa, dtype, transposed, add, n):
-    """Columns of the left operand a page apart, more of them than are copied at a time."""
+    """Columns of the left operand a page apart, more of them than are copied at a time, and two times 4 x 64 of b."""
     got, exact, size = product(517, 1024, n, transposed, dtype, add)
     assert np.all(abs(got - exact) <= tolerance("matrix product", "of the sum of magnitudes", dtype) * 32 * size)
 

@@ -42,6 +42,16 @@ def test_every_bit_is_the_same_for_every_number_of_threads(batch, dtype, isa, th
     assert seen[0] == seen[1] == seen[2]
 
 
+def test_blocks_side_by_side_are_the_same_for_every_number_of_threads(dtype, isa, threads):
+    """Columns of W so far apart that they are copied, for one to four blocks of samples at a time."""
+    stack, x, labels = case(dtype, 250, sizes=(530, 600, 520, 20))
+    seen = []
+    for n in (1, 2, 3, 4):
+        threads(n)
+        seen.append(bits(stack.trace(x, target=labels, loss="cross_entropy", keep=KEEP)))
+    assert all(other == seen[0] for other in seen[1:])
+
+
 def test_one_sample_through_wide_layers_is_the_same_for_every_number_of_threads(dtype, isa, threads):
     stack, x, labels = case(dtype, 1, sizes=(300, 700, 650, 20))
     seen = []

@@ -185,3 +185,24 @@ def test_keeping_changes_no_figure(keep, dtype, isa):
             np.testing.assert_array_equal(getattr(everything, name), getattr(some, name), name)
     limit = tolerance("chunks", "log2", dtype)
     assert_figures(some, everything, limit, ("log2_grad_weight", "log2_grad_bias"))
+
+
+@pytest.mark.parametrize("scale", [1, 0, 1e30, 1e-30, np.nan])
+@pytest.mark.parametrize("units", [1, 7, 8, 100])
+def test_one_sample_finds_norms_and_products_in_one_reading_of_the_weights(units, scale, dtype, isa):
+    """Only the first sample of a trace reads them so; the second is told by the product alone."""
+    rng = np.random.default_rng(units)
+    shapes = (units, 5), (units, units), (3, units)
+    weights = [(rng.standard_normal(shape) / np.sqrt(shape[1])).astype(dtype) for shape in shapes]
+    weights[1] *= np.array(scale, dtype)
+    stack = gt.Stack(weights, activation="tanh")
+    x, cotangent = rng.standard_normal((2, 5)).astype(dtype), rng.standard_normal((2, 3)).astype(dtype)
+    together, many = stack.trace(list(x[:, None]), cotangent=list(cotangent[:, None])), stack.trace(x)
+    first, second = (stack.trace(x[i : i + 1], cotangent=cotangent[i : i + 1]) for i in range(2))
+    for name in ("log2_delta", "log2_preactivation", "weight_gain", "log2_grad_input"):
+        both = np.concatenate([getattr(first, name), getattr(second, name)], axis=-1)
+        assert np.array_equal(getattr(together, name), both, equal_nan=True), name
+    assert_close(first.log2_weight, many.log2_weight, tolerance("chunks", "log2", dtype))
+    with np.errstate(divide="ignore"):
+        exact = [np.log2(np.linalg.norm(weight.astype(np.longdouble))) for weight in weights]
+    assert_close(first.log2_weight, np.array(exact, float), tolerance("chunks", "log2", dtype))
