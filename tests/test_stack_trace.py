@@ -187,6 +187,20 @@ def test_keeping_changes_no_figure(keep, dtype, isa):
     assert_figures(some, everything, limit, ("log2_grad_weight", "log2_grad_bias"))
 
 
+@pytest.mark.parametrize("batch", [1, 2, 17])
+def test_any_choice_of_kept_arrays_gives_the_same_figures(batch, dtype, isa):
+    layers, x, cotangent = case("tanh", dtype, batch=batch)
+    everything = traced(layers, x, cotangent)
+    for choice in range(2 ** len(ALL_KEPT) - 1):
+        keep = [name for i, name in enumerate(ALL_KEPT) if choice >> i & 1]
+        got = traced(layers, x, cotangent, keep)
+        for name in ("log2_delta", "log2_grad_weight", "log2_grad_bias"):
+            assert_close(getattr(got, name), getattr(everything, name), tolerance("chunks", "log2", dtype), name)
+        for name in keep:
+            for some, all_of_them in zip(getattr(got, name), getattr(everything, name), strict=True):
+                assert np.array_equal(some.to_numpy(), all_of_them.to_numpy()), name
+
+
 @pytest.mark.parametrize("scale", [1, 0, 1e30, 1e-30, np.nan])
 @pytest.mark.parametrize("units", [1, 7, 8, 100])
 def test_one_sample_finds_norms_and_products_in_one_reading_of_the_weights(units, scale, dtype, isa):

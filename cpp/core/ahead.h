@@ -36,7 +36,7 @@ class Ahead {
     struct Range {
         const char *at, *end;
     };
-    static constexpr std::size_t kMostRanges = 4;
+    static constexpr std::size_t kMostRanges = 9;  // the weights, and two tiles for each of the passes side by side
     Range range_[kMostRanges] = {};
     std::size_t ranges_ = 0, next_ = 0;
 };

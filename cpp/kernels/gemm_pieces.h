@@ -26,10 +26,11 @@ GT_INLINE void for_pieces_of(const GemmColumns<T>* sets, std::size_t count, F f)
             const std::size_t left = sets[i].n - column;
             pieces.piece[pieces.count++] = {left < kMaxColumns ? left : kMaxColumns, sets[i].b + column,
                                             sets[i].c + column};
-            if (pieces.count < kMostPieces && (i + 1 < count || left > kMaxColumns)) continue;
+            if (pieces.count < kMostPieces) continue;
             f(pieces);
             pieces.count = 0;
         }
+    if (pieces.count > 0) f(pieces);
 }
 
 }  // namespace

@@ -17,10 +17,10 @@ constexpr std::size_t kRowsTogether = 8;
 
 template <std::size_t R, class T>
 GT_INLINE void ask_for_rows_behind(const T* a, std::size_t lda, std::size_t at) {
-    constexpr std::size_t kLineBytes = 64, kBytes = R * kLanes<T> * sizeof(T);  // met at every step
-    const char* from = reinterpret_cast<const char*>(a + R * lda + R * at);     // as if the rows had no gaps
+    constexpr std::size_t kLine = 64, kBytes = R * kLanes<T> * sizeof(T);                // met at every step
+    const auto from = reinterpret_cast<std::uintptr_t>(a) + R * (lda + at) * sizeof(T);  // as if the rows had no gaps
 #pragma GCC unroll 16
-    for (std::size_t b = 0; b < kBytes; b += kLineBytes) __builtin_prefetch(from + b);
+    for (std::size_t b = 0; b < kBytes; b += kLine) __builtin_prefetch(reinterpret_cast<const void*>(from + b));
 }
 
 // y[r] [+]= sum over k of a[r, k] x[k]: rows [row, row + R).
@@ -59,9 +59,9 @@ GT_INLINE VecF64 dot_rows_and_squares(std::size_t k, const T* a, const T* x, T* 
             ask_for_rows_behind<R>(a, k, group + i);
 #pragma GCC unroll 16
             for (std::size_t r = 0; r < R; ++r) {
-                const Vec<T> left_of = at.load(a + r * k + group + i);
-                sum[r] = left_of * right + sum[r];
-                square[r % kChains] = left_of * left_of + square[r % kChains];
+                const Vec<T> row = at.load(a + r * k + group + i);
+                sum[r] = row * right + sum[r];
+                square[r % kChains] = row * row + square[r % kChains];
             }
         });
 #pragma GCC unroll 4

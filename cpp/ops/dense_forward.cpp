@@ -129,7 +129,8 @@ void StackPass<T>::find_linear_samples(std::size_t l, Preactivation<T>* z) const
 
 template <class T>
 void StackPass<T>::start_layer(std::size_t l, T* a, T* derivative, std::uint8_t* alive) {
-    layer_.have_product = !network_.prepared(l) && network_.prepare_with_product(l, part_.a(l), z_);
+    const bool alone = part_.ld == 1 && !network_.prepared(l);  // a single sample reads new weights itself
+    layer_.have_product = alone && network_.prepare_with_product(l, part_.a(l), z_);
     plan_scale(l, &layer_.z);
     layer_.a = a;
     layer_.derivative = derivative;

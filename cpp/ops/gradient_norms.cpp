@@ -103,12 +103,11 @@ PairSums sum_pairs(const KernelTable<T>& kernels, const StackNetwork<T>& network
         // Pairs come twice: of a block with itself only squares of the diagonal and what is right of them are taken,
         // the latter doubled.
         for (std::size_t row = 0; row < x.block->samples; row += kColumnMultiple) {
-            const std::size_t rows = std::min(kColumnMultiple, x.block->samples - row), right = row + kColumnMultiple,
-                              rest = x.block->columns - right;
+            const std::size_t rows = std::min(kColumnMultiple, x.block->samples - row), right = row + kColumnMultiple;
             multiply(x, x, {row, rows, row, x.block->columns - row});
             add_pairs(kernels, x, x, {row, rows, row, kColumnMultiple}, 1, deltas, activations, &total);
-            if (rest > 0)
-                add_pairs(kernels, x, x, {row, rows, right, rest}, 2, deltas + kColumnMultiple,
+            if (right < x.block->columns)
+                add_pairs(kernels, x, x, {row, rows, right, x.block->columns - right}, 2, deltas + kColumnMultiple,
                           activations + kColumnMultiple, &total);
         }
         for (std::size_t j = i + 1; j < block_count; ++j) {
@@ -148,9 +147,14 @@ void form_bias(const KernelTable<T>& kernels, std::size_t outputs, std::size_t l
 
 // What cancels to almost nothing leaves entries whose squares T cannot hold.
 template <class T>
-double squares_in_float64(std::size_t count, const T* x) {
+double row_squares(const KernelTable<T>& kernels, std::size_t count, const T* x) {
+    const double squares = kernels.reduce->flat_squares(count, x);
+    if (!(squares < Range<T>::norm_low)) return squares;
+    T largest = 0;
+    kernels.reduce->column_max(count, 1, 1, x, &largest);
     double sum = 0;
-    for (std::size_t i = 0; i < count; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+    for (std::size_t i = 0; largest > T(0) && i < count; ++i)
+        sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
     return sum;
 }
 
@@ -190,8 +194,7 @@ void form_weight(const KernelTable<T>& kernels, std::size_t inputs, std::size_t 
                 T* to = out.weight.value.data() + (row + r) * inputs;
                 for (std::size_t c = 0; c < inputs; ++c) to[c] += from[c] * factor;
             } else {
-                const double part = kernels.reduce->flat_squares(inputs, from);
-                squares += part < Range<T>::norm_low ? squares_in_float64(inputs, from) : part;
+                squares += row_squares(kernels, inputs, from);
             }
         }
     }
@@ -259,7 +262,8 @@ void layer_gradient(const KernelTable<T>& kernels, const StackNetwork<T>& networ
     };
     std::size_t samples = 0;
     for (std::size_t i = 0; i < block_count; ++i) samples += blocks[i].samples;
-    if (samples == 1 && out.weight.value.size() == 0 && out.bias.value.size() == 0) {
+    const bool one_alone = samples == 1 && out.weight.value.size() == 0;
+    if (one_alone && out.bias.value.size() == 0) {
         out.log2_weight = term_norm(0, 0);  // one sample's gradient is an outer product
         out.log2_bias = delta_norm(0, 0);
         return;
@@ -270,6 +274,10 @@ void layer_gradient(const KernelTable<T>& kernels, const StackNetwork<T>& networ
     const Weights bias = align_terms(blocks, block_count, delta_norm, delta_exponent);
 
     out.log2_weight = out.log2_bias = kNegativeInfinity;
+    if (one_alone) {
+        out.log2_weight = term_norm(0, 0);
+        return form_bias(kernels, outputs, l, blocks, block_count, bias, out);
+    }
     bool form_w = out.weight.value.size() != 0 || !pairs_are_cheaper(samples, inputs, outputs), form_b = form_w;
     if (!form_w) {
         const bool finite = std::isfinite(weight.exponent) && !weight.is_nan && !bias.is_nan;

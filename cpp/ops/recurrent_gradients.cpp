@@ -127,7 +127,7 @@ double WeightGradient<T>::align(Part* part, std::size_t row, std::size_t rows) {
 
 template <class T>
 void WeightGradient<T>::add(std::size_t first, std::size_t end) {
-    constexpr std::size_t kBlock = 96;  // columns of dz that a worker takes at a time: whole tiles of every kernel
+    constexpr std::size_t kMostColumns = 96;  // of dz that a worker takes at a time: whole tiles of every kernel
     const std::size_t row = context_.sequence.first_row(first), rows = context_.sequence.first_row(end) - row;
     if (rows == 0) return;
     const PanelKernels<T>& panel = *context_.kernels().panel;
@@ -141,10 +141,12 @@ void WeightGradient<T>::add(std::size_t first, std::size_t end) {
         panel.pack(rows, part.side->width(), part.side->right_rows(first, end, gathered_.data()), part.side->width(), 1,
                    factor_.data(), columns_, panels_.data() + panel.size(rows, part.column, columns_));
     }
-    const Loop loop{(columns_ + kBlock - 1) / kBlock,
-                    2.0 * static_cast<double>(rows) * static_cast<double>(value_.size())};
-    parallel_for(loop, [&](std::size_t block, std::size_t) {
-        const std::size_t from = block * kBlock, columns = std::min(kBlock, columns_ - from);
+    const Loop whole{divide_up(columns_, kColumnMultiple),
+                     2.0 * static_cast<double>(rows) * static_cast<double>(value_.size())};
+    const std::size_t share = round_up(divide_up(columns_, whole.workers()), kColumnMultiple),
+                      most = std::min(kMostColumns, share);
+    parallel_for(whole.of(divide_up(columns_, most)), [&](std::size_t block, std::size_t) {
+        const std::size_t from = block * most, columns = std::min(most, columns_ - from);
         panel.multiply_transposed(columns, width_, rows, parts_[0].side->dz(row) + from, context_.row_size(),
                                   panels_.data(), value_.data() + from * width_, width_, !empty_, columns_);
     });

@@ -30,8 +30,8 @@ void ScaledValues<T>::take(const ReduceKernels<T>& reduce, std::size_t count, co
     if (!trusted && !std::isnan(squares)) log2_norm_ = log2_norm_by_largest(count, 1, x, largest);
     if (std::isnan(squares) || !(largest > 0) || !std::isfinite(largest)) return;
     if (largest >= Range<T>::weight_low && largest <= Range<T>::weight_high) return;
-    exponent_ = exponent_of(largest) - 1;  // largest magnitude of the copy in [1, 2)
     copy_ = AlignedBuffer<T>(count);
+    exponent_ = exponent_of(largest) - 1;  // largest magnitude of the copy in [1, 2)
     for (std::size_t i = 0; i < count; ++i) copy_[i] = static_cast<T>(scale_by(static_cast<double>(x[i]), -exponent_));
 }
 

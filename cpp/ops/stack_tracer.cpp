@@ -57,6 +57,11 @@ BlockPart<T> part_of(StackBlock<T>& block, const Share& share) {
     return {block, first * kColumnMultiple, (end - first) * kColumnMultiple};
 }
 
+// Of so many blocks, each worker's; but none more than the caches like.
+std::size_t side_by_side(std::size_t blocks, std::size_t workers) {
+    return std::min(kSideBySide, divide_up(blocks, workers));
+}
+
 std::size_t samples_of_block(const BatchShape& shape, std::size_t block) {
     return std::min(shape.block_samples, shape.samples - block * shape.block_samples);
 }
@@ -116,7 +121,7 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
     const std::size_t block_bytes = chunk.blocks[0].arena_bytes, columns = chunk.blocks[0].columns;
     Workspace arena(checked_multiply(per_chunk, block_bytes));
     for (std::size_t i = 0; i < chunk.over_samples.workers(); ++i)
-        chunk.scratch.emplace_back(network_, columns, std::min(kSideBySide, per_chunk));
+        chunk.scratch.emplace_back(network_, columns, side_by_side(per_chunk, chunk.over_samples.workers()));
     chunk.gradient_scratch.resize(chunk.over_layers.workers());
     const std::size_t widest = round_up(network_.max_units(), kColumnMultiple);
     for (GradientScratch<T>& scratch : chunk.gradient_scratch)
@@ -129,8 +134,8 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
             chunk.blocks[i].start(arena.as<unsigned char>() + i * block_bytes, (first + i) * shape.block_samples,
                                   samples_of_block(shape, first + i));
         trace_chunk(chunk);
-        prepared_ = true;
         if (interrupt.stopped()) throw Interrupted{};
+        prepared_ = true;
         if (chunk.exponent_lost) throw std::overflow_error("keep: an exponent of the kept rows is beyond int64");
     }
     samples_ += batch;
@@ -138,11 +143,11 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
 
 // What one worker carries through the layers: shares of some blocks, side by side, so that each layer's weights come
 // from memory once for all of them. Neither how many go side by side nor how a block's columns are shared changes a
-// bit: every worker gets some, and none more than the caches like.
+// bit.
 template <class T>
 auto StackTracer<T>::cut(Chunk& chunk) -> std::vector<Passes> {
     const std::size_t workers = chunk.over_samples.workers(), count = chunk.block_count,
-                      group = std::min(kSideBySide, divide_up(count, workers)), groups = divide_up(count, group),
+                      group = side_by_side(count, workers), groups = divide_up(count, group),
                       parts = std::min(divide_up(workers, groups), chunk.blocks[0].quanta());
     std::vector<Passes> items;
     for (std::size_t first = 0; first < count; first += group)

@@ -199,7 +199,8 @@ class LSTM(Recurrent):
             Arrays to keep: ``"dh"``, ``"dc"``, ``"dc_direct"``, ``"dc_gated"``, ``"dgates"``, ``"gates"``, ``"h"``,
             ``"c"``, ``"dx"``, ``"grad_weight_ih"``, ``"grad_weight_hh"``, ``"grad_bias"``.
         input_gradient : bool, default True
-            False leaves out dL/dx, a sixth of the work where a layer has as many inputs as units; `log2_dx` is NaN.
+            False leaves out dL/dx, a sixth of the first layer's products where it has as many inputs as units, at most
+            a third; `log2_dx` is NaN.
 
         Returns
         -------
