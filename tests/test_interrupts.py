@@ -33,7 +33,8 @@ call = lambda: lstm.influence(np.ones((600, 8, 64), "float32"))
 @pytest.mark.parametrize("setup", [STACK_CALL, LSTM_CALL, INFLUENCE_CALL], ids=["stack", "lstm", "influence"])
 def test_ctrl_c_stops_a_long_trace(setup):
     code = f"""
-import numpy as np, gradtrace as gt, sys
+import signal, numpy as np, gradtrace as gt
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 {setup}
 print("ready", flush=True)
 try:
