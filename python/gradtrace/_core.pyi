@@ -52,7 +52,13 @@ class RecurrentTracer:
     def output(self) -> npt.NDArray[Any]: ...
     def final_output(self) -> npt.NDArray[Any]: ...
     def backward(
-        self, cotangent: Any, exponent: Any, cotangent_c: Any, seed: int, keep: Sequence[str]
+        self,
+        cotangent: Any,
+        exponent: Any,
+        cotangent_c: Any,
+        seed: int,
+        keep: Sequence[str],
+        input_gradient: bool,
     ) -> dict[str, Any]: ...
     def influence(
         self, layer: int, cotangent: Any, seed: int
