@@ -17,7 +17,8 @@ struct Pieces {
     std::size_t count = 0;
 };
 
-// Calls f(pieces) until all columns of all sets have been there.
+// Calls f(pieces) until all columns of all sets have been there. From one place: f is a whole product, written out
+// there.
 template <class T, class F>
 GT_INLINE void for_pieces_of(const GemmColumns<T>* sets, std::size_t count, F f) {
     Pieces<T> pieces;
@@ -26,11 +27,10 @@ GT_INLINE void for_pieces_of(const GemmColumns<T>* sets, std::size_t count, F f)
             const std::size_t left = sets[i].n - column;
             pieces.piece[pieces.count++] = {left < kMaxColumns ? left : kMaxColumns, sets[i].b + column,
                                             sets[i].c + column};
-            if (pieces.count < kMostPieces) continue;
+            if (pieces.count < kMostPieces && (i + 1 < count || left > kMaxColumns)) continue;
             f(pieces);
             pieces.count = 0;
         }
-    if (pieces.count > 0) f(pieces);
 }
 
 }  // namespace

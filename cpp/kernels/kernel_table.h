@@ -24,9 +24,9 @@ constexpr std::size_t kMaxColumns = 64;  // of one block of samples
 // Columns of a product.
 template <class T>
 struct GemmColumns {
-    std::size_t n;
-    const T* b;  // (k, n)
-    T* c;        // (m, n)
+    std::size_t n;  // not 0
+    const T* b;     // (k, n)
+    T* c;           // (m, n)
 };
 
 // One left operand, which is read, copied or split once for all sets of columns. Each n is a multiple of
