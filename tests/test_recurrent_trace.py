@@ -1,65 +1,15 @@
 """Every figure and kept array of a recurrent trace against the oracle, and what they promise about each other."""
 
-import pickle
-from functools import cache
-
 import numpy as np
 import pytest
 import recurrent_reference as rr
 import reference as ref
 from portable_cases import GATES, build, build_net, converted, converted_net, random_layers, recurrent_net
+from recurrent_cases import CELLS, GRADIENTS, KEPT, SHAPES, case, network, traced
 from recurrent_reference import plain
 from tolerances import RECURRENT, assert_close, assert_figures, assert_recurrent, tolerance
 
 import gradtrace as gt
-
-CELLS = ["lstm", "gru", "rnn", "relu"]
-KEPT = {
-    "lstm": ("dh", "dc", "dc_direct", "dc_gated", "dgates", "gates", "h", "c", "dx"),
-    "gru": ("dh", "dh_direct", "dh_gated", "dgates", "gates", "h", "dx"),
-    "rnn": ("dh", "dz", "h", "dx"),
-}
-GRADIENTS = {
-    "lstm": ("grad_weight_ih", "grad_weight_hh", "grad_bias"),
-    "gru": ("grad_weight_ih", "grad_weight_hh", "grad_bias_ih", "grad_bias_hh"),
-    "rnn": ("grad_weight_ih", "grad_weight_hh", "grad_bias"),
-}
-# T, B, I, H, layers, both directions, lengths
-SHAPES = {
-    "one step of one unit": (1, 1, 1, 1, 1, False, None),
-    "one layer": (7, 5, 3, 9, 1, False, None),
-    "two layers of any length": (9, 6, 5, 17, 2, False, (4, 9, 1, 6, 9, 2)),
-    "both directions": (6, 3, 4, 8, 1, True, None),
-    "nobody at the last steps": (7, 3, 4, 6, 2, True, (2, 5, 4)),
-    "all of it": (8, 18, 5, 33, 2, True, (3, 8, 1, 8, 5, 2) * 3),
-}
-
-
-def network(rng, cell, *sizes, **options):
-    return recurrent_net(rng, "rnn" if cell == "relu" else cell, *sizes, **options,
-                         activation="relu" if cell == "relu" else "tanh")  # fmt: skip
-
-
-@cache
-def case(cell, shape, dtype):
-    """Network, arguments of `trace`, and the oracle's trace of exactly these numbers."""
-    T, B, I, H, layers, both, lengths = SHAPES[shape]  # noqa: E741
-    rng = np.random.default_rng(sum(map(ord, cell + shape)))
-    net = network(rng, cell, I, H, layers, both, dtype=dtype)
-    x, u = rng.standard_normal((T, B, I)), rng.standard_normal((T, B, (1 + both) * H))
-    h0, c0, v = rng.standard_normal((3, len(net.layers), B, H))
-    given = {"x": x, "h0": h0, "c0": c0, "cotangent": u, "cotangent_c": v}
-    given = {name: array.astype(dtype) for name, array in given.items()}
-    exact = rr.trace(converted_net(net, np.float64), *(given[n].astype(float) for n in
-                     ("x", "cotangent", "h0", "c0", "cotangent_c")), lengths)  # fmt: skip
-    if cell != "lstm":
-        del given["c0"], given["cotangent_c"]
-    return net, given | {"lengths": None if lengths is None else np.array(lengths)}, exact
-
-
-def traced(net, given, keep=None):
-    keep = KEPT[net.cell] + GRADIENTS[net.cell] if keep is None else keep
-    return build_net(net).trace(**given, keep=keep)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -343,75 +293,3 @@ def test_a_readout_that_is_sure_leaves_a_tiny_gradient_not_a_zero_one(dtype, isa
     exact = rr.trace(exact_net, x.astype(float), u)
     assert_recurrent(got, exact, dtype, limit, ("log2_dh", "log2_dc", "log2_dc_direct", "log2_dc_gated", "log2_dx"))
     assert np.all(got.log2_dh < -7000)
-
-
-# --- objects ---
-
-
-WHY_NOT = {
-    "lstm": ("log2_dh_direct", "log2_dz", "activation_gain", "log2_grad_bias_ih", "dh_gated", "dz"),
-    "gru": ("log2_dc", "log2_dc_gated", "weight_gain", "log2_grad_bias", "c", "dc"),
-    "rnn": ("log2_dc", "log2_dh_direct", "log2_retention", "gate_mean", "forget_half_life", "dgates", "gates"),
-}
-
-
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-def test_figures_of_other_cells_are_refused_with_a_reason(cell):
-    net, given, _ = case(cell, "one layer", "float32")
-    got = traced(net, given, ())
-    for name in WHY_NOT[cell]:
-        with pytest.raises(AttributeError, match=f"^{name}: .{{20,}}"):
-            getattr(got, name)
-        assert not hasattr(got, name)
-    for name in KEPT[cell] + GRADIENTS[cell]:
-        with pytest.raises(AttributeError, match=f"{name}: .*keep"):
-            getattr(got, name)
-    with pytest.raises(AttributeError, match="nonsense"):
-        got.nonsense  # noqa: B018
-
-
-@pytest.mark.parametrize("cell", CELLS)
-def test_traces_and_networks_survive_a_pickle(cell, dtype):
-    net, given, _ = case(cell, "all of it", dtype)
-    built, got = build_net(net), traced(net, given)
-    again, other = pickle.loads(pickle.dumps(got)), pickle.loads(pickle.dumps(built))
-    assert again == got
-    assert again.dh.mantissa.tobytes() == got.dh.mantissa.tobytes()
-    assert other == built
-    assert other.trace(**given, keep=KEPT[net.cell] + GRADIENTS[net.cell]) == got
-    assert built.trace(**given) != got  # keeps nothing
-    assert built.trace(**(given | {"x": given["x"] + 1})) != built.trace(**given)
-    assert got != "a trace"
-    for text in (repr(got), str(got), got._repr_html_(), repr(built), built._repr_html_()):
-        assert 0 < len(text) < 100_000
-
-
-@pytest.mark.parametrize("cell", CELLS)
-def test_networks_say_what_they_are(cell, dtype):
-    net, _, _ = case(cell, "all of it", dtype)
-    built = build_net(net)
-    for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
-        arrays = getattr(built, name)
-        assert isinstance(arrays, tuple)
-        assert all(np.array_equal(a, getattr(b, name)) for a, b in zip(arrays, net.layers, strict=True))
-    facts = (built.input_size, built.hidden_size, built.num_layers, built.bidirectional, built.dtype)
-    assert facts == (5, 33, 2, True, np.dtype(dtype))
-    if net.cell == "rnn":
-        assert built.activation == net.activation
-        other = "relu" if net.activation == "tanh" else "tanh"
-        assert built != build_net(net._replace(activation=other))
-    moved = converted_net(net, np.copy)
-    moved.layers[3].weight_hh[0, 0] += 1
-    assert build_net(moved) != built
-    assert build_net(net) == built
-
-
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-def test_traces_are_frozen(cell):
-    net, given, _ = case(cell, "one layer", "float32")
-    got = traced(net, given, ())
-    for name in (*RECURRENT[cell], "loss", "steps", "something_new"):
-        with pytest.raises(AttributeError):
-            setattr(got, name, 0)
-    with pytest.raises(ValueError, match="read-only"):
-        got.log2_dh[0] = 0

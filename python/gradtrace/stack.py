@@ -12,9 +12,10 @@ from gradtrace import _core
 from gradtrace.batches import batches, slices
 from gradtrace.initialisation import random_parameters
 from gradtrace.losses import LOSSES
-from gradtrace.messages import checked_count, checked_flag, checked_seed, wrong_name
+from gradtrace.messages import checked_count, checked_seed
 from gradtrace.scaled import ScaledArray
-from gradtrace.trace import KEPT, StackTrace, TraceBuilder
+from gradtrace.stack_arguments import check_options, check_quantiles, checked_keep
+from gradtrace.trace import StackTrace, TraceBuilder
 
 if TYPE_CHECKING:
     from gradtrace.remedies import Remedies
@@ -267,9 +268,9 @@ class Stack:
         -----
         The arrays must not change while the trace runs.
         """
-        names = _checked_keep(keep)
-        _check_options(target, loss, cotangent, cotangent_seed, per_sample)
-        _check_quantiles(names, per_sample)
+        names = checked_keep(keep)
+        check_options(target, loss, cotangent, cotangent_seed, per_sample)
+        check_quantiles(names, per_sample)
         if isinstance(x, np.ndarray):
             if loss is not None and target is None:
                 raise ValueError(f"target: expected an array beside loss={loss!r}, got None")
@@ -337,7 +338,7 @@ class Stack:
         task = stack_task(self, x, target, loss, checked_seed("seed", seed))
         options: dict[str, Any] = {"target": task.target, "loss": task.loss} if loss is not None else {}
         if cotangent is not None:
-            _check_options(target, loss, cotangent, 0, True)
+            check_options(target, loss, cotangent, 0, True)
             self._core.check_batch(x, None, "", cotangent)
             options["cotangent"] = cotangent[: len(task.x)]
         return try_remedies(self, task, options, only, checked_count("steps", steps), seed)
@@ -425,29 +426,3 @@ def _runs(values: Sequence[Any], times: str) -> str:
         else:
             runs.append([value, 1])
     return "[" + ", ".join(f"{value}{times}{count}" if count > 1 else f"{value}" for value, count in runs) + "]"
-
-
-def _checked_keep(keep: Sequence[str]) -> list[str]:
-    if isinstance(keep, str) or not isinstance(keep, (list, tuple, set, frozenset)):
-        raise TypeError(f"keep: expected a list of names, got {type(keep).__name__}; for example keep=('deltas',)")
-    for name in keep:
-        if not isinstance(name, str) or name not in KEPT:
-            raise wrong_name("keep", KEPT, name)
-    return list(keep)
-
-
-def _check_options(target: Any, loss: Any, cotangent: Any, cotangent_seed: Any, per_sample: Any) -> None:
-    if loss is not None and (not isinstance(loss, str) or loss not in LOSSES):
-        raise wrong_name("loss", LOSSES, loss)
-    if loss is not None and cotangent is not None:
-        raise ValueError("cotangent: expected None beside a loss, got both; give one of them")
-    if loss is None and target is not None:
-        raise ValueError("loss: expected a name beside a target, got None; loss='cross_entropy' or loss='mse'")
-    checked_seed("cotangent_seed", cotangent_seed)
-    checked_flag("per_sample", per_sample)
-
-
-def _check_quantiles(keep: Sequence[str], per_sample: bool) -> None:
-    rows = [name for name in keep if name in ("deltas", "activations")]
-    if rows and not per_sample:
-        raise ValueError(f"keep: expected no per-sample arrays beside per_sample=False, got {rows[0]!r}")

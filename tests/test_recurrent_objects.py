@@ -1,0 +1,77 @@
+"""Recurrent networks and traces as Python objects: refusals, pickles, equality, what is read-only."""
+
+import pickle
+
+import numpy as np
+import pytest
+from portable_cases import build_net, converted_net
+from recurrent_cases import CELLS, GRADIENTS, KEPT, case, traced
+from tolerances import RECURRENT
+
+WHY_NOT = {
+    "lstm": ("log2_dh_direct", "log2_dz", "activation_gain", "log2_grad_bias_ih", "dh_gated", "dz"),
+    "gru": ("log2_dc", "log2_dc_gated", "weight_gain", "log2_grad_bias", "c", "dc"),
+    "rnn": ("log2_dc", "log2_dh_direct", "log2_retention", "gate_mean", "forget_half_life", "dgates", "gates"),
+}
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_figures_of_other_cells_are_refused_with_a_reason(cell):
+    net, given, _ = case(cell, "one layer", "float32")
+    got = traced(net, given, ())
+    for name in WHY_NOT[cell]:
+        with pytest.raises(AttributeError, match=f"^{name}: .{{20,}}"):
+            getattr(got, name)
+        assert not hasattr(got, name)
+    for name in KEPT[cell] + GRADIENTS[cell]:
+        with pytest.raises(AttributeError, match=f"{name}: .*keep"):
+            getattr(got, name)
+    with pytest.raises(AttributeError, match="nonsense"):
+        got.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_traces_and_networks_survive_a_pickle(cell, dtype):
+    net, given, _ = case(cell, "all of it", dtype)
+    built, got = build_net(net), traced(net, given)
+    again, other = pickle.loads(pickle.dumps(got)), pickle.loads(pickle.dumps(built))
+    assert again == got
+    assert again.dh.mantissa.tobytes() == got.dh.mantissa.tobytes()
+    assert other == built
+    assert other.trace(**given, keep=KEPT[net.cell] + GRADIENTS[net.cell]) == got
+    assert built.trace(**given) != got  # keeps nothing
+    assert built.trace(**(given | {"x": given["x"] + 1})) != built.trace(**given)
+    assert got != "a trace"
+    for text in (repr(got), str(got), got._repr_html_(), repr(built), built._repr_html_()):
+        assert 0 < len(text) < 100_000
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_networks_say_what_they_are(cell, dtype):
+    net, _, _ = case(cell, "all of it", dtype)
+    built = build_net(net)
+    for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+        arrays = getattr(built, name)
+        assert isinstance(arrays, tuple)
+        assert all(np.array_equal(a, getattr(b, name)) for a, b in zip(arrays, net.layers, strict=True))
+    facts = (built.input_size, built.hidden_size, built.num_layers, built.bidirectional, built.dtype)
+    assert facts == (5, 33, 2, True, np.dtype(dtype))
+    if net.cell == "rnn":
+        assert built.activation == net.activation
+        other = "relu" if net.activation == "tanh" else "tanh"
+        assert built != build_net(net._replace(activation=other))
+    moved = converted_net(net, np.copy)
+    moved.layers[3].weight_hh[0, 0] += 1
+    assert build_net(moved) != built
+    assert build_net(net) == built
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_traces_are_frozen(cell):
+    net, given, _ = case(cell, "one layer", "float32")
+    got = traced(net, given, ())
+    for name in (*RECURRENT[cell], "loss", "steps", "something_new"):
+        with pytest.raises(AttributeError):
+            setattr(got, name, 0)
+    with pytest.raises(ValueError, match="read-only"):
+        got.log2_dh[0] = 0
