@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from gradtrace.criticality import critical_point
 from gradtrace.plain_float32 import framework_dh, stack_deltas
 from gradtrace.questions import figures as draw
 from gradtrace.questions.answer import Answer
+from gradtrace.questions.timing import flushed_cost, subnormal_cost
 from gradtrace.recurrent import LSTM
 from gradtrace.stack import Stack
 from gradtrace.summary import decimal
@@ -352,7 +352,7 @@ def why_deeper_networks(seed: int) -> Answer:
     with np.errstate(divide="ignore"):
         theirs = np.log2([np.median(np.linalg.norm(delta.astype(np.float64), axis=1)) for delta in plain])
     level = np.median(trace.log2_delta, axis=1)
-    slow, ours = _subnormal_cost(seed), _flushed_cost(seed, x)
+    slow, ours = subnormal_cost(seed), flushed_cost(seed, x)
     heavy = "as many processors do" if slow > 1.5 else "unlike on many processors"
     text = (
         f"Because every layer takes the same share, here {-math.log2(_factor(trace)):.2f} bits, so that depth is an "
@@ -381,38 +381,6 @@ def why_deeper_networks(seed: int) -> Answer:
         lambda ax: draw.zeros(ax, level, theirs),
         draw.ZEROS_LEGEND,
     )
-
-
-def _time_ratio(slow: Callable[[], Any], fast: Callable[[], Any], pairs: int = 15) -> float:
-    """Time two calls in turns, after one of each to warm up: the median of the ratios."""
-    slow(), fast()
-    ratios = []
-    for _ in range(pairs):
-        seconds = []
-        for call in (slow, fast):
-            start = time.perf_counter()
-            call()
-            seconds.append(time.perf_counter() - start)
-        ratios.append(seconds[0] / seconds[1])
-    return float(np.median(ratios))
-
-
-def _subnormal_cost(seed: int) -> float:
-    """Time elementwise products of float32 arrays whose results are subnormal over the same with normal ones."""
-    x = np.random.default_rng(seed).uniform(0.5, 1.0, 1 << 18).astype(np.float32)
-    half, tiny, out = np.float32(0.5), x * np.float32(2.0**-130), np.empty_like(x)
-    return _time_ratio(lambda: np.multiply(tiny, half, out=out), lambda: np.multiply(x, half, out=out))
-
-
-def _flushed_cost(seed: int, x: npt.NDArray[np.float32]) -> float:
-    """Time traces of a stack whose gradient vanishes over those of one whose gradient stays.
-
-    Positive cotangents: the samples' weight gradients must not cancel, which the trace would look into.
-    """
-    width, gains = x.shape[1], (1.0, critical_point("sigmoid").gain)
-    cotangent = np.abs(np.random.default_rng(seed).standard_normal(x.shape)).astype(np.float32)
-    lost, kept = (Stack.random([width] * 201, "sigmoid", None, "normal", gain, seed=seed) for gain in gains)
-    return _time_ratio(lambda: lost.trace(x, cotangent=cotangent), lambda: kept.trace(x, cotangent=cotangent))
 
 
 def how_related_to_relu(seed: int) -> Answer:
