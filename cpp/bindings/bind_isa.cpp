@@ -24,7 +24,7 @@ void bind_isa(py::module_& module) {
         py::dict facts;
         facts["version"] = GT_VERSION;
         facts["compiler"] = GT_COMPILER;
-        facts["threads"] = thread_library();
+        facts["thread_count_source"] = thread_count_source();
         return facts;
     });
     module.def("physical_memory", &physical_memory_bytes);

@@ -1,15 +1,14 @@
 #include "ops/parallel.h"
 
-#include <pthread.h>
-
 #include <algorithm>
 #include <exception>
 
+#include "ops/thread_pool.h"
+
 #if defined(_OPENMP)
 #include <omp.h>
-#endif
-#if defined(__x86_64__)
-#include <immintrin.h>
+#else
+#include <thread>
 #endif
 
 namespace gt {
@@ -17,63 +16,28 @@ namespace {
 
 std::atomic<int> g_thread_limit{0};
 
-#if defined(_OPENMP)
-// libgomp's workers do not survive a fork, and its next parallel region in the child waits for them for ever: a child
-// of a process whose pool has run stays serial.
-std::atomic<bool> g_pool_started{false};
-std::atomic<bool> g_pool_lost{false};
-
-void note_fork_in_child() {
-    if (g_pool_started.load()) g_pool_lost.store(true);
-}
-
-void watch_forks() {
-    static const int registered = pthread_atfork(nullptr, nullptr, note_fork_in_child);
-    static_cast<void>(registered);
-}
-#endif
-
 }  // namespace
 
 void set_thread_limit(int threads) { g_thread_limit.store(threads); }
 
+// OpenMP is asked for its number only, which OMP_NUM_THREADS and threadpoolctl set; the threads are our own.
 int threads_in_use() {
-#if defined(_OPENMP)
-    if (g_pool_lost.load()) return 1;
     const int limit = g_thread_limit.load();
-    return limit > 0 ? limit : omp_get_max_threads();
+    if (limit > 0) return limit;
+#if defined(_OPENMP)
+    return omp_get_max_threads();
 #else
-    return 1;
+    return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 #endif
 }
 
-const char* thread_library() {
+const char* thread_count_source() {
 #if defined(_OPENMP)
     return "OpenMP";
 #else
-    return "none";
+    return "system";
 #endif
 }
-
-#if defined(__x86_64__)
-SubnormalMode::SubnormalMode(Subnormals mode) : saved_(_mm_getcsr()) {
-    constexpr unsigned kFlushToZero = 1u << 15, kDenormalsAreZero = 1u << 6, kBoth = kFlushToZero | kDenormalsAreZero;
-    const auto now = static_cast<unsigned>(saved_);
-    _mm_setcsr(mode == Subnormals::flush ? now | kBoth : now & ~kBoth);
-}
-SubnormalMode::~SubnormalMode() { _mm_setcsr(static_cast<unsigned>(saved_)); }
-#elif defined(__aarch64__)
-SubnormalMode::SubnormalMode(Subnormals mode) {
-    constexpr unsigned long long kFlushToZero = 1ull << 24;
-    __asm__ __volatile__("mrs %0, fpcr" : "=r"(saved_));
-    const unsigned long long now = mode == Subnormals::flush ? saved_ | kFlushToZero : saved_ & ~kFlushToZero;
-    __asm__ __volatile__("msr fpcr, %0" : : "r"(now));
-}
-SubnormalMode::~SubnormalMode() { __asm__ __volatile__("msr fpcr, %0" : : "r"(saved_)); }
-#else
-SubnormalMode::SubnormalMode(Subnormals) : saved_(0) {}
-SubnormalMode::~SubnormalMode() {}
-#endif
 
 Loop::Loop(std::size_t items, double operations) : items_(items) {
     constexpr double kOperationsPerWorker = 2e6;
@@ -89,35 +53,26 @@ Loop Loop::of(std::size_t items) const {
 }
 
 void parallel_for(const Loop& loop, const std::function<void(std::size_t, std::size_t)>& body) {
-#if defined(_OPENMP)
-    const int workers = static_cast<int>(loop.workers());
-    if (workers > 1) {
-        watch_forks();
-        g_pool_started.store(true);
-        // Threads that the library starts here inherit the caller's mode and keep it, for whoever else uses them.
-        const SubnormalMode keep(Subnormals::keep);
-        std::exception_ptr failure;  // an exception must not leave a parallel region
-        std::atomic<bool> failed{false};
-#pragma omp parallel num_threads(workers)
-        {
-            const SubnormalMode flush(Subnormals::flush);
-            const auto worker = static_cast<std::size_t>(omp_get_thread_num());
-#pragma omp for schedule(dynamic, 1) nowait
-            for (std::size_t item = 0; item < loop.items(); ++item) {
-                if (failed.load(std::memory_order_relaxed)) continue;
-                try {
-                    body(item, worker);
-                } catch (...) {
-                    if (!failed.exchange(true)) failure = std::current_exception();
-                }
-            }
-        }
-        if (failure) std::rethrow_exception(failure);
+    const SubnormalMode flush(Subnormals::flush);
+    if (loop.workers() == 1) {
+        for (std::size_t item = 0; item < loop.items(); ++item) body(item, 0);
         return;
     }
-#endif
-    const SubnormalMode flush(Subnormals::flush);
-    for (std::size_t item = 0; item < loop.items(); ++item) body(item, 0);
+    std::exception_ptr failure;
+    std::atomic<bool> failed{false};
+    std::atomic<std::size_t> next{0};
+    share_work(loop.workers(), [&](std::size_t worker) {
+        while (!failed.load(std::memory_order_relaxed)) {
+            const std::size_t item = next.fetch_add(1, std::memory_order_relaxed);
+            if (item >= loop.items()) return;
+            try {
+                body(item, worker);
+            } catch (...) {
+                if (!failed.exchange(true)) failure = std::current_exception();
+            }
+        }
+    });
+    if (failure) std::rethrow_exception(failure);
 }
 
 bool Interrupt::requested(std::size_t worker) {

@@ -1,4 +1,4 @@
-// Threads: one parallel loop, the floating-point mode of its workers, and how a long op hears of Ctrl-C.
+// One parallel loop, how many threads share it, and how a long op hears of Ctrl-C.
 #pragma once
 
 #include <atomic>
@@ -6,28 +6,14 @@
 #include <cstddef>
 #include <functional>
 
+#include "ops/subnormals.h"
+
 namespace gt {
 
-// 0: as many as OpenMP would use (OMP_NUM_THREADS, threadpoolctl).
+// 0: as many as OpenMP would use (OMP_NUM_THREADS, threadpoolctl), or the machine has where it was built without.
 void set_thread_limit(int threads);
-int threads_in_use();  // what a loop of many items would use now
-const char* thread_library();
-
-// How this thread treats subnormals while this stands; the mode before comes back with its end. Ops flush: row scaling
-// keeps every figure that counts far from them, and a vanished trace then costs what a healthy one does. What the
-// caller brought (inputs, weights, cotangents) is read with subnormals kept, and rescaled.
-enum class Subnormals { flush, keep };
-
-class SubnormalMode {
-  public:
-    explicit SubnormalMode(Subnormals mode);
-    ~SubnormalMode();
-    SubnormalMode(const SubnormalMode&) = delete;
-    SubnormalMode& operator=(const SubnormalMode&) = delete;
-
-  private:
-    unsigned long long saved_;
-};
+int threads_in_use();               // what a loop of many items would use now
+const char* thread_count_source();  // who gives the number that no limit overrides
 
 // A loop of independent items, its workers chosen once: scratch is made for so many, and another thread may change the
 // limit meanwhile. `operations` is a rough count over all items: small loops stay on one thread, whose start would cost

@@ -24,7 +24,8 @@ def set_num_threads(threads: int | None) -> None:
     Parameters
     ----------
     threads : int or None
-        At least 1; None gives the choice back to OpenMP (``OMP_NUM_THREADS``, threadpoolctl).
+        At least 1; None gives the choice back to OpenMP (``OMP_NUM_THREADS``, threadpoolctl). Where the system starts
+        fewer threads than that, a trace goes on with those it got.
 
     Raises
     ------
@@ -121,7 +122,7 @@ def collect() -> dict[str, Any]:
         "isa_requested": os.environ.get("GRADTRACE_ISA", ""),
         "precision": precision().name,
         "threads": get_num_threads(),
-        "thread_library": facts["threads"],
+        "threads_from": facts["thread_count_source"],
         "compiler": facts["compiler"],
     }
 
