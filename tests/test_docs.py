@@ -24,7 +24,8 @@ EXTENDING = "extending.md"  # its blocks are lines of files: below
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{re.escape(language)}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.S | re.M)
+    fenced = re.findall(r"^```([^`\n]*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.S | re.M)
+    return [text for kind, text in fenced if kind == language]
 
 
 def with_blocks(language: str) -> list[Path]:

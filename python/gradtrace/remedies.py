@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -154,6 +154,11 @@ class Remedies(Sequence[Remedy]):
             if remedy.name == name:
                 return remedy
         raise KeyError(f"{name}: not tried; {', '.join(remedy.name for remedy in self.tried)}")
+
+    def mapped(self, change: Callable[[Any], Any]) -> Remedies:
+        """Give the same measures with every network changed."""
+        before, *tried = (replace(one, network=change(one.network)) for one in (self.before, *self.tried))
+        return replace(self, before=before, tried=tuple(tried))
 
     def to_dict(self) -> dict[str, Any]:
         """Give all measures, fit for strict JSON."""

@@ -42,7 +42,8 @@ def check_agreement(network: Stack | Recurrent, source: Callable[[Array], Array]
     if isinstance(network, Stack):
         x = generator.standard_normal((_SAMPLES, network.sizes[0])).astype(network.dtype)
     else:
-        x = generator.standard_normal((_STEPS, _SAMPLES, network.input_size)).astype(network.dtype)
+        first = (_SAMPLES, _STEPS) if network.batch_first else (_STEPS, _SAMPLES)
+        x = generator.standard_normal((*first, network.input_size)).astype(network.dtype)
     expected = np.asarray(source(x))
     difference = _difference(_forward(network, x), expected)
     limit = _TOLERANCE[network.dtype.name]

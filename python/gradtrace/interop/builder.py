@@ -105,8 +105,12 @@ def build_recurrent(
     bidirectional: bool,
     activation: str = "tanh",
     kind: Any = None,
+    **carried: Any,
 ) -> Recurrent:
-    """Make a recurrent network from PyTorch's arrays; without a kind the rows of weight_hh tell it."""
+    """Make a recurrent network from PyTorch's arrays; without a kind the rows of weight_hh tell it.
+
+    `carried`: readout, embedding, batch_first, as the constructors take them.
+    """
     parts: dict[str, list[Array | None]] = {
         part: [None if array is None else checked_parameter(name, array) for array in arrays[part]]
         for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -125,7 +129,7 @@ def build_recurrent(
     kind = kind or _BLOCKS[int(blocks)]
     options: dict[str, Any] = {"activation": activation} if kind is RNN else {}
     try:
-        network: Recurrent = kind(**parts, bidirectional=bidirectional, **options)
+        network: Recurrent = kind(**parts, bidirectional=bidirectional, **options, **carried)
     except (TypeError, ValueError) as error:
         raise RefusedError(name, str(error)) from None
     return network

@@ -59,7 +59,8 @@ def from_torch(module: Any, check: bool = True) -> Stack | Recurrent:
 
     Notes
     -----
-    ``batch_first`` concerns the data only: here x is (steps, samples, features).
+    A module with ``batch_first`` gives a network with ``batch_first``: x, y and a cotangent at every step have its
+    layout. Figures are time first either way.
     """
     try:
         from torch import nn
@@ -147,7 +148,8 @@ def _recurrent(module: Any) -> Recurrent:
         for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     }
     kind = {"LSTM": LSTM, "GRU": GRU, "RNN": RNN}[name]
-    return build_recurrent(name, arrays, module.bidirectional, getattr(module, "nonlinearity", "tanh"), kind)
+    activation = getattr(module, "nonlinearity", "tanh")
+    return build_recurrent(name, arrays, module.bidirectional, activation, kind, batch_first=module.batch_first)
 
 
 def _runner(module: Any) -> Any:
@@ -161,10 +163,8 @@ def _runner(module: Any) -> Any:
         try:
             with torch.no_grad():
                 data = torch.from_numpy(x)
-                if isinstance(module, nn.RNNBase):
-                    y = module(data.transpose(0, 1) if module.batch_first else data)[0]
-                    return np.asarray((y.transpose(0, 1) if module.batch_first else y).numpy())
-                return np.asarray(module(data).numpy())
+                y = module(data)
+                return np.asarray((y[0] if isinstance(module, nn.RNNBase) else y).numpy())
         finally:
             for child, mode in modes.items():
                 child.training = mode

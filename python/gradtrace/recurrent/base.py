@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace import _core
-from gradtrace.losses import LOSSES
-from gradtrace.messages import checked_count, checked_flag, checked_seed, shown, wrong_name
+from gradtrace.messages import checked_count, checked_flag, checked_seed, shown
+from gradtrace.recurrent.arguments import check_loss, checked_keep
+from gradtrace.recurrent.carried import Carried
 from gradtrace.recurrent.cells import Cell
 from gradtrace.recurrent.influence import Influence
 from gradtrace.recurrent.trace import RecurrentTrace, build_trace
@@ -20,7 +21,7 @@ from gradtrace.trace import StackTrace
 if TYPE_CHECKING:
     from gradtrace.remedies import Remedies
 
-__all__ = ["Array", "Arrays", "Biases", "Recurrent", "WithoutCellState"]
+__all__ = ["Array", "Arrays", "Biases", "Recurrent"]
 
 Array = npt.NDArray[Any]
 Arrays = Array | Sequence[Array]
@@ -30,11 +31,28 @@ Biases = Array | Sequence[Array | None] | None
 class Recurrent:
     """What the three cells share; use `LSTM`, `GRU` or `RNN`."""
 
-    __slots__ = ("_core",)
+    __slots__ = ("_carried", "_core")
 
     _cell: ClassVar[Cell]
 
     _core: _core.Recurrent
+    _carried: Carried
+
+    def _set(
+        self,
+        kind: str,
+        weight_ih: Arrays,
+        weight_hh: Arrays,
+        bias_ih: Biases,
+        bias_hh: Biases,
+        bidirectional: bool,
+        readout: Stack | None,
+        embedding: Array | None,
+        batch_first: bool,
+    ) -> None:
+        both = checked_flag("bidirectional", bidirectional)
+        self._core = _core.Recurrent(kind, weight_ih, weight_hh, bias_ih, bias_hh, both)
+        self._carried = Carried.checked(readout, embedding, batch_first, self.input_size, self._outputs, self.dtype)
 
     @property
     def weight_ih(self) -> tuple[Array, ...]:
@@ -75,6 +93,26 @@ class Recurrent:
     def bidirectional(self) -> bool:
         """Whether every layer also runs backwards in time."""
         return self._directions == 2
+
+    @property
+    def readout(self) -> Stack | None:
+        """Network behind the outputs of the last layer; `trace` uses it where a loss is given and no other readout."""
+        return self._carried.readout
+
+    @property
+    def embedding(self) -> Array | None:
+        """Rows (V, I) that stand for tokens; with one, x may be int64 tokens or rows looked up already."""
+        return self._carried.embedding
+
+    @property
+    def batch_first(self) -> bool:
+        """Whether x, y and a cotangent at every step have the samples in front; figures are time first either way."""
+        return self._carried.batch_first
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed or left out where the network was read from a file or a module."""
+        return self._carried.notes
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -127,17 +165,60 @@ class Recurrent:
         from gradtrace.remedies import try_remedies  # remedies are recurrent networks themselves
         from gradtrace.training import recurrent_task
 
-        task = recurrent_task(self, x, readout, target, loss, lengths, checked_seed("seed", seed))
+        if readout is None and not (target is None and loss is None):
+            readout = self.readout
+        x, cotangent = self._carried.time_first(x), self._carried.cotangent_time_first(cotangent)
+        plain = self._carrying(Carried())
+        task = recurrent_task(plain, x, readout, target, loss, lengths, checked_seed("seed", seed))
         options: dict[str, Any] = {"lengths": task.lengths}
         if readout is not None:
             options |= {"readout": task.readout, "target": task.target, "loss": task.loss}
         if cotangent is not None:
             options["cotangent"] = cotangent[: task.x.shape[1]]
-        return try_remedies(self, task, options, only, checked_count("steps", steps), seed)
+        tried = try_remedies(plain, task, options, only, checked_count("steps", steps), seed)
+        return tried.mapped(lambda network: network._carrying(self._carried))
 
     @property
     def _directions(self) -> int:
         return int(self._core.directions)
+
+    @property
+    def _outputs(self) -> int:
+        return self._directions * self.hidden_size
+
+    def _carrying(self, carried: Carried) -> Recurrent:
+        """Give the same network, its arrays shared, with other parts beside them."""
+        if carried.same(self._carried) and carried.notes == self._carried.notes:
+            return self
+        return _again(type(self), self._arguments(), self._options(), carried)
+
+    def replaced(
+        self,
+        weight_ih: Sequence[Array],
+        weight_hh: Sequence[Array],
+        bias_ih: Sequence[Array | None],
+        bias_hh: Sequence[Array | None],
+    ) -> Recurrent:
+        """Give a network of the same kind with other arrays, kept and not copied; it carries the same parts.
+
+        Parameters
+        ----------
+        weight_ih, weight_hh, bias_ih, bias_hh : list of ndarray
+            As the constructor takes them.
+
+        Returns
+        -------
+        LSTM, GRU or RNN
+        """
+        return _again(type(self), (weight_ih, weight_hh, bias_ih, bias_hh), self._options(), self._carried)
+
+    def _time_first(self, x: Any, keep: Sequence[str] = ()) -> Any:
+        self._check_memory(x, keep)
+        return self._carried.time_first(x)
+
+    def _forward(self, x: Array, h0: Array | None, c0: Array | None, lengths: Array | None) -> tuple[Array, Any, Any]:
+        y, h_n, c_n = self._core.forward(self._time_first(x), h0, c0, lengths)
+        return self._carried.user_layout(y), h_n, c_n
 
     def _trace(
         self,
@@ -155,12 +236,14 @@ class Recurrent:
         keep: Sequence[str],
         input_gradient: bool,
     ) -> RecurrentTrace:
-        names = self._checked_keep(keep)
+        names = checked_keep(keep, self._cell)
         if not checked_flag("input_gradient", input_gradient) and "dx" in names:
             raise ValueError("input_gradient: expected True beside keep=['dx'], got False")
         seed = checked_seed("cotangent_seed", cotangent_seed)
-        self._check_loss(cotangent, readout, target, loss, at)
-        self._check_memory(x, names)
+        if readout is None and not (target is None and loss is None):
+            readout = self.readout
+        check_loss(cotangent, readout, target, loss, at, self._outputs, self.dtype)
+        x, cotangent = self._time_first(x, names), self._carried.cotangent_time_first(cotangent)
         run = self._core.trace(x, h0, c0, lengths)
         readout_trace, start, exponent = None, cotangent, None
         if readout is not None and loss is not None:
@@ -202,45 +285,14 @@ class Recurrent:
         mantissa[valid], exponent[valid] = rows.mantissa, rows.exponent
         return trace, mantissa, exponent
 
-    def _check_loss(self, cotangent: Any, readout: Any, target: Any, loss: Any, at: Any) -> None:
-        if not isinstance(at, str) or at not in ("last", "all"):
-            raise wrong_name("at", ("last", "all"), at)
-        if loss is not None and (not isinstance(loss, str) or loss not in LOSSES):
-            raise wrong_name("loss", LOSSES, loss)
-        if readout is None:
-            for name, value in (("loss", loss), ("target", target)):
-                if value is not None:
-                    raise ValueError(f"{name}: expected None without a readout, got one; readout=gt.Stack(...)")
-            return
-        if not isinstance(readout, Stack):
-            raise TypeError(f"readout: expected a Stack, got {type(readout).__name__}")
-        if cotangent is not None:
-            raise ValueError("cotangent: expected None beside a readout, got both; give one of them")
-        if loss is None or target is None:
-            name = "loss" if loss is None else "target"
-            raise ValueError(f"{name}: expected one beside a readout, got None; loss='cross_entropy' or loss='mse'")
-        outputs = self._directions * self.hidden_size
-        if readout.sizes[0] != outputs:
-            raise ValueError(f"readout: expected {outputs} inputs, the outputs of a step, got {readout.sizes[0]}")
-        if readout.dtype != self.dtype:
-            raise TypeError(f"readout: expected dtype {self.dtype} (the network's), got {readout.dtype}")
-
-    def _checked_keep(self, keep: Any) -> list[str]:
-        if isinstance(keep, str) or not isinstance(keep, (list, tuple, set, frozenset)):
-            raise TypeError(f"keep: expected a list of names, got {type(keep).__name__}; for example keep=('dh',)")
-        known = self._cell.keeps
-        for name in keep:
-            if not isinstance(name, str) or name not in known:
-                raise wrong_name("keep", known, name)
-        return list(keep)
-
     def _check_memory(self, x: Any, keep: Sequence[str] = ()) -> None:
         """Refuse what this machine could not even hold, before anything is computed."""
-        if not isinstance(x, np.ndarray) or x.ndim != 3:
-            return  # the core says what is wrong
+        if not isinstance(x, np.ndarray) or x.ndim != (2 if self.embedding is not None and x.dtype.kind == "i" else 3):
+            return  # the core, or the embedding, says what is wrong
         limit, layers = _core.physical_memory(), len(self._core.weight_hh)
         rows, item = x.shape[0] * x.shape[1], self.dtype.itemsize
-        arrays = rows * layers * self.hidden_size * item * self._cell.kept_per_row + 8 * 10 * rows * layers
+        copied = 0 if self.embedding is None and not self.batch_first else rows * self.input_size * item
+        arrays = copied + rows * layers * self.hidden_size * item * self._cell.kept_per_row + 8 * 10 * rows * layers
         if arrays > limit:
             raise MemoryError(
                 f"x: the trace needs {arrays} bytes, this machine has {limit}; use fewer samples or steps at a time"
@@ -266,7 +318,7 @@ class Recurrent:
         if not -count <= layer < count:
             raise ValueError(f"layer: expected {-count} to {count - 1}, got {shown(layer)}")
         seed = checked_seed("cotangent_seed", cotangent_seed)
-        self._check_memory(x)
+        x = self._time_first(x)
         if isinstance(x, np.ndarray) and x.ndim == 3:
             need, limit = 16 * (x.shape[0] + 1) ** 2 * x.shape[1], _core.physical_memory()
             if need > limit:
@@ -282,7 +334,8 @@ class Recurrent:
         if not isinstance(other, Recurrent) or self._kind() != other._kind():
             return NotImplemented if not isinstance(other, Recurrent) else False
         mine, theirs = self._parts(), other._parts()
-        return len(mine) == len(theirs) and all(map(same_arrays, mine, theirs))
+        equal = len(mine) == len(theirs) and all(map(same_arrays, mine, theirs))
+        return equal and self._carried.same(other._carried)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -290,104 +343,26 @@ class Recurrent:
         return type(self), self.bidirectional
 
     def _arguments(self) -> tuple[Any, ...]:
-        return (
-            *(list(part) for part in (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)),
-            self.bidirectional,
-        )
+        return tuple(list(part) for part in (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh))
+
+    def _options(self) -> dict[str, Any]:
+        return {"bidirectional": self.bidirectional}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._arguments()
+        return _again, (type(self), self._arguments(), self._options(), self._carried)
 
     def __repr__(self) -> str:
         layers = f", num_layers={self.num_layers}" if self.num_layers > 1 else ""
         both = ", bidirectional=True" if self.bidirectional else ""
-        return f"{type(self).__name__}({self.input_size}, {self.hidden_size}{layers}{both}, dtype={self.dtype})"
+        sizes = f"{self.input_size}, {self.hidden_size}"
+        return f"{type(self).__name__}({sizes}{layers}{both}{self._carried}, dtype={self.dtype})"
 
     def _repr_html_(self) -> str:
         return f"<code>{self!r}</code>"
 
 
-class WithoutCellState(Recurrent):
-    """Forward, trace and influence of the cells whose whole state is h."""
-
-    __slots__ = ()
-
-    def forward(self, x: Array, h0: Array | None = None, lengths: Array | None = None) -> tuple[Array, Array]:
-        """Compute the outputs.
-
-        Parameters
-        ----------
-        x, h0, lengths
-            As `LSTM.forward` has them.
-
-        Returns
-        -------
-        y : ndarray
-            (T, B, D H), the last layer's h; 0 past a sample's end.
-        h_n : ndarray
-            (K, B, H), at each sample's own end.
-        """
-        self._check_memory(x)
-        y, h_n, _ = self._core.forward(x, h0, None, lengths)
-        return y, h_n
-
-    def trace(
-        self,
-        x: Array,
-        h0: Array | None = None,
-        lengths: Array | None = None,
-        cotangent: Array | None = None,
-        readout: Stack | None = None,
-        target: Array | None = None,
-        loss: LossName | None = None,
-        at: Literal["last", "all"] = "last",
-        cotangent_seed: int = 0,
-        keep: Sequence[str] = (),
-        input_gradient: bool = True,
-    ) -> RecurrentTrace:
-        """Trace the gradient through every step.
-
-        Parameters
-        ----------
-        x, h0, lengths, cotangent, readout, target, loss, at, cotangent_seed, input_gradient
-            As `LSTM.trace` has them.
-        keep : list of str, default ()
-            Arrays to keep: ``"dh"``, ``"h"``, ``"dx"``, ``"grad_weight_ih"``, ``"grad_weight_hh"``; a GRU also
-            ``"dh_direct"``, ``"dh_gated"``, ``"dgates"``, ``"gates"``, ``"grad_bias_ih"``, ``"grad_bias_hh"``, an RNN
-            ``"dz"``, ``"grad_bias"``.
-
-        Returns
-        -------
-        RecurrentTrace
-
-        Raises
-        ------
-        TypeError, ValueError, MemoryError
-            As `LSTM.trace`.
-        """
-        return self._trace(
-            x, h0, None, lengths, cotangent, None, readout, target, loss, at, cotangent_seed, keep, input_gradient
-        )
-
-    def influence(
-        self,
-        x: Array,
-        h0: Array | None = None,
-        lengths: Array | None = None,
-        cotangent: Array | None = None,
-        layer: int = -1,
-        cotangent_seed: int = 0,
-    ) -> Influence:
-        """Compute how much every state of a layer influences every later one.
-
-        Parameters
-        ----------
-        x, h0, lengths, cotangent, layer, cotangent_seed
-            As `LSTM.influence` has them.
-
-        Returns
-        -------
-        Influence
-            Its `log2_dc` is None.
-        """
-        return self._influence(x, h0, None, lengths, cotangent, layer, cotangent_seed)
+def _again(kind: Any, arrays: tuple[Any, ...], options: dict[str, Any], carried: Carried) -> Recurrent:
+    """Make a network from its parts, those that it carries as they are."""
+    network: Recurrent = kind(*arrays, **options)
+    network._carried = carried
+    return network

@@ -25,13 +25,8 @@ def rebuilt(
     bias_ih: Sequence[Array | None],
     bias_hh: Sequence[Array | None],
 ) -> Recurrent:
-    """Give a network of the same kind with other arrays, which are kept, not copied."""
-    options: dict[str, Any] = {"bidirectional": network.bidirectional}
-    if isinstance(network, RNN):
-        options["activation"] = network.activation
-    kind: Any = type(network)
-    changed: Recurrent = kind(list(weight_ih), list(weight_hh), list(bias_ih), list(bias_hh), **options)
-    return changed
+    """Give a network of the same kind with other arrays, which are kept, not copied; it carries the same parts."""
+    return network.replaced(list(weight_ih), list(weight_hh), list(bias_ih), list(bias_hh))
 
 
 def last_output(network: Any, x: Array, lengths: Array | None, start: dict[str, Any] | None = None) -> Array:

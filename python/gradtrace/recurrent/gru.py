@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy.typing as npt
 
-from gradtrace import _core
-from gradtrace.messages import checked_flag
-from gradtrace.recurrent.base import Arrays, Biases, WithoutCellState
+from gradtrace.recurrent.base import Array, Arrays, Biases
 from gradtrace.recurrent.cells import CELLS
 from gradtrace.recurrent.initialisation import random_recurrent
+from gradtrace.recurrent.without_cell_state import WithoutCellState
+from gradtrace.stack import Stack
 
 __all__ = ["GRU"]
 
@@ -20,7 +20,7 @@ class GRU(WithoutCellState):
 
     Parameters
     ----------
-    weight_ih, weight_hh, bias_ih, bias_hh, bidirectional
+    weight_ih, weight_hh, bias_ih, bias_hh, bidirectional, readout, embedding, batch_first
         As `LSTM` has them, with (3H, I), (3H, H), (3H,), rows in the order r, z, n.
 
     Raises
@@ -39,10 +39,11 @@ class GRU(WithoutCellState):
         bias_ih: Biases = None,
         bias_hh: Biases = None,
         bidirectional: bool = False,
+        readout: Stack | None = None,
+        embedding: Array | None = None,
+        batch_first: bool = False,
     ) -> None:
-        self._core = _core.Recurrent(
-            "gru", weight_ih, weight_hh, bias_ih, bias_hh, checked_flag("bidirectional", bidirectional)
-        )
+        self._set("gru", weight_ih, weight_hh, bias_ih, bias_hh, bidirectional, readout, embedding, batch_first)
 
     @classmethod
     def random(

@@ -7,8 +7,6 @@ from typing import Literal
 
 import numpy.typing as npt
 
-from gradtrace import _core
-from gradtrace.messages import checked_flag
 from gradtrace.recurrent.base import Array, Arrays, Biases, Recurrent
 from gradtrace.recurrent.cells import CELLS
 from gradtrace.recurrent.influence import Influence
@@ -37,6 +35,14 @@ class LSTM(Recurrent):
         (4H,) each; a list may hold None.
     bidirectional : bool, default False
         Arrays come in pairs, the forward direction's first.
+    readout : Stack, optional
+        Network behind the outputs of a step, D H inputs: the head of the usual model. `trace` uses it where a loss is
+        given and no other readout.
+    embedding : ndarray, optional
+        (V, I), a row for each token; x may then be int64 tokens (T, B), or their rows (T, B, I) looked up already.
+    batch_first : bool, default False
+        Layout of x, y and a cotangent at every step: (B, T, ...) instead of (T, B, ...). Nothing else changes: states
+        stay (K, B, H), targets and figures time first.
 
     Raises
     ------
@@ -64,10 +70,11 @@ class LSTM(Recurrent):
         bias_ih: Biases = None,
         bias_hh: Biases = None,
         bidirectional: bool = False,
+        readout: Stack | None = None,
+        embedding: Array | None = None,
+        batch_first: bool = False,
     ) -> None:
-        self._core = _core.Recurrent(
-            "lstm", weight_ih, weight_hh, bias_ih, bias_hh, checked_flag("bidirectional", bidirectional)
-        )
+        self._set("lstm", weight_ih, weight_hh, bias_ih, bias_hh, bidirectional, readout, embedding, batch_first)
 
     @classmethod
     def random(
@@ -135,7 +142,8 @@ class LSTM(Recurrent):
         Parameters
         ----------
         x : ndarray of the network's dtype
-            Shape (T, B, I), C-contiguous, finite.
+            Shape (T, B, I), C-contiguous, finite; with `batch_first` (B, T, I), with an `embedding` also int64 tokens
+            (T, B) or (B, T).
         h0, c0 : ndarray, optional
             Initial states, (K, B, H), or (B, H) for a single layer and direction; zero by default.
         lengths : ndarray of int64, optional
@@ -144,12 +152,11 @@ class LSTM(Recurrent):
         Returns
         -------
         y : ndarray
-            (T, B, D H), the last layer's h; 0 past a sample's end.
+            (T, B, D H), the last layer's h; 0 past a sample's end. With `batch_first` a view (B, T, D H).
         (h_n, c_n) : tuple of ndarray
             (K, B, H) each, at each sample's own end.
         """
-        self._check_memory(x)
-        y, h_n, c_n = self._core.forward(x, h0, c0, lengths)
+        y, h_n, c_n = self._forward(x, h0, c0, lengths)
         return y, (h_n, c_n)
 
     def trace(
@@ -173,19 +180,20 @@ class LSTM(Recurrent):
         Parameters
         ----------
         x : ndarray of the network's dtype
-            Shape (T, B, I), C-contiguous, finite.
+            Shape (T, B, I), C-contiguous, finite; with `batch_first` (B, T, I), with an `embedding` also int64 tokens
+            (T, B) or (B, T).
         h0, c0 : ndarray, optional
             Initial states, (K, B, H), or (B, H) for a single layer and direction; zero by default.
         lengths : ndarray of int64, optional
             (B,), each sample's own number of steps; nothing is computed past an end.
         cotangent : ndarray, optional
             dL/dh of the last layer: (B, D H), at each sample's last step (each direction's own), or (T, B, D H), at
-            every step. Used as it is and summed over samples. Without it and without a readout a standard normal at
-            the last step that depends on `cotangent_seed` only.
+            every step ((B, T, D H) with `batch_first`). Used as it is and summed over samples. Without it and without
+            a loss a standard normal at the last step that depends on `cotangent_seed` only.
         cotangent_c : ndarray, optional
             dL/dc at each sample's last step, (K, B, H), or (B, H) for a single layer and direction.
         readout : Stack, optional
-            Network between h and the loss; its own trace is `RecurrentTrace.readout`.
+            Network between h and the loss, the network's own by default; its trace is `RecurrentTrace.readout`.
         target : ndarray, optional
             Of the readout: for ``at="last"`` int64 labels (B,) or values (B, n), for ``at="all"`` (T, B) or
             (T, B, n).

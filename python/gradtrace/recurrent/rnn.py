@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy.typing as npt
 
-from gradtrace import _core
-from gradtrace.messages import checked_flag, wrong_name
-from gradtrace.recurrent.base import Arrays, Biases, WithoutCellState
+from gradtrace.messages import wrong_name
+from gradtrace.recurrent.base import Array, Arrays, Biases
 from gradtrace.recurrent.cells import CELLS
 from gradtrace.recurrent.initialisation import random_recurrent
+from gradtrace.recurrent.without_cell_state import WithoutCellState
+from gradtrace.stack import Stack
 
 __all__ = ["RNN"]
 
@@ -20,7 +21,7 @@ class RNN(WithoutCellState):
 
     Parameters
     ----------
-    weight_ih, weight_hh, bias_ih, bias_hh, bidirectional
+    weight_ih, weight_hh, bias_ih, bias_hh, bidirectional, readout, embedding, batch_first
         As `LSTM` has them, with (H, I), (H, H), (H,).
     activation : {"tanh", "relu"}, default "tanh"
         phi.
@@ -42,12 +43,15 @@ class RNN(WithoutCellState):
         bias_hh: Biases = None,
         activation: str = "tanh",
         bidirectional: bool = False,
+        readout: Stack | None = None,
+        embedding: Array | None = None,
+        batch_first: bool = False,
     ) -> None:
         if not isinstance(activation, str) or activation not in ("tanh", "relu"):
             raise wrong_name("activation", ("tanh", "relu"), activation)
         self._activation = activation
-        self._core = _core.Recurrent(
-            f"rnn_{activation}", weight_ih, weight_hh, bias_ih, bias_hh, checked_flag("bidirectional", bidirectional)
+        self._set(
+            f"rnn_{activation}", weight_ih, weight_hh, bias_ih, bias_hh, bidirectional, readout, embedding, batch_first
         )
 
     @classmethod
@@ -92,6 +96,5 @@ class RNN(WithoutCellState):
     def _kind(self) -> tuple[Any, ...]:
         return *super()._kind(), self._activation
 
-    def _arguments(self) -> tuple[Any, ...]:
-        *arrays, bidirectional = super()._arguments()
-        return *arrays, self._activation, bidirectional
+    def _options(self) -> dict[str, Any]:
+        return super()._options() | {"activation": self._activation}
