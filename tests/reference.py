@@ -38,7 +38,6 @@ def to_mpmath(x):
 
 # --- Activations: value, derivative, largest derivative -------------------------------------------------------------
 
-LEAKY_SLOPE = 0.01
 SELU_ALPHA, SELU_LAMBDA = 1.6732632423543772, 1.0507009873554805
 
 
@@ -66,7 +65,7 @@ class Activation(NamedTuple):
     value: Callable
     derivative: Callable
     largest: float  # sup |phi'|
-    side: Callable | None = None  # which side of its kinks z is on: the same as phi(z) is
+    side: Callable | None = None  # which side of its kinks z is on, where phi(z) shows it
     mirror: Callable | None = None  # z brought to the other side of the nearest kink
     dies: bool = False  # phi' is 0 off that side
     homogeneous: bool = False  # phi(k z) = k phi(z) for k > 0
@@ -78,10 +77,6 @@ ACTIVATIONS = {
         lambda f, z: np.where(positive(z), z, 0 * z),
         lambda f, z: np.where(positive(z), 1, 0 * z),
         1.0, positive, np.negative, dies=True, homogeneous=True),
-    "leaky_relu": Activation(
-        lambda f, z: np.where(positive(z), z, LEAKY_SLOPE * z),
-        lambda f, z: np.where(positive(z), 1, LEAKY_SLOPE + 0 * z),
-        1.0, positive, np.negative, homogeneous=True),
     "hard_tanh": Activation(
         lambda f, z: np.where(inside(z), z, np.where(positive(z), 1, -1)),
         lambda f, z: np.where(inside(z), 1, 0 * z),
@@ -92,10 +87,6 @@ ACTIVATIONS = {
     "softplus": Activation(
         lambda f, z: np.where(positive(z), z, 0 * z) + f.log1p(f.exp(np.where(positive(z), -z, z))),
         sigmoid, 1.0),
-    "elu": Activation(
-        lambda f, z: np.where(positive(z), z, f.expm1(np.where(positive(z), 0 * z, z))),
-        lambda f, z: np.where(positive(z), 1, f.exp(np.where(positive(z), 0 * z, z))),
-        1.0),
     "selu": Activation(
         lambda f, z: SELU_LAMBDA * np.where(positive(z), z, SELU_ALPHA * f.expm1(np.where(positive(z), 0 * z, z))),
         lambda f, z: SELU_LAMBDA * np.where(positive(z), 1, SELU_ALPHA * f.exp(np.where(positive(z), 0 * z, z))),
@@ -109,6 +100,43 @@ ACTIVATIONS = {
         lambda f, z: sigmoid(f, z) * (1 + z * sigmoid(f, -z)),
         1.0998393201288669),
 }  # fmt: skip
+
+
+def kinked(value, derivative, slope):
+    """With slope 1 above 0 and this one just below; a negative one hides in phi(z) on which side z is."""
+    side = positive if slope >= 0 and slope != 1 else None
+    return Activation(value, derivative, max(1.0, abs(slope)), side, np.negative, dies=slope == 0)
+
+
+def leaky_relu(slope):
+    return kinked(
+        lambda f, z: np.where(positive(z), z, slope * z), lambda f, z: np.where(positive(z), 1, slope + 0 * z), slope
+    )._replace(homogeneous=True)
+
+
+def elu(alpha):
+    return kinked(
+        lambda f, z: np.where(positive(z), z, alpha * f.expm1(np.where(positive(z), 0 * z, z))),
+        lambda f, z: np.where(positive(z), 1, alpha * f.exp(np.where(positive(z), 0 * z, z))),
+        alpha,
+    )
+
+
+WITH_PARAMETER = {"leaky_relu": leaky_relu, "elu": elu}
+
+
+class ByName(dict):
+    """Activations by name; those with a parameter for any of its values."""
+
+    def __missing__(self, name):
+        kind, value = name.split(":")
+        self[name] = WITH_PARAMETER[kind](float(value))
+        return self[name]
+
+
+ACTIVATIONS = ByName(ACTIVATIONS | {"leaky_relu": leaky_relu(0.01), "elu": elu(1.0)})
+for name in ("leaky_relu:0.3", "leaky_relu:-0.5", "leaky_relu:3.0", "elu:0.5", "elu:2.5", "elu:-1.5"):
+    ACTIVATIONS[name]
 
 
 def activate(name, z):

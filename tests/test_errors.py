@@ -93,6 +93,46 @@ NETWORK = [
         "activation: expected one of linear, sigmoid, tanh, relu, leaky_relu, elu, selu, softplus, gelu, silu, erf, hard_tanh, got 'zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz...'",
     ),
     (
+        lambda: gt.Stack([w(3, 2)], activation="swish:0.5"),
+        ValueError,
+        "activation: expected one of linear, sigmoid, tanh, relu, leaky_relu, elu, selu, softplus, gelu, silu, erf, hard_tanh, got 'swish:0.5'",
+    ),
+    (
+        lambda: gt.Stack([w(3, 2)], activation=["tanh:1.0"]),
+        ValueError,
+        "activation[0]: expected tanh alone, which has no parameter, got 'tanh:1.0'; leaky_relu:slope and elu:alpha have one",
+    ),
+    *(
+        (
+            lambda text=text: gt.Stack.random([3, 2], activation=f"leaky_relu:{text}"),
+            ValueError,
+            "activation: expected a number, the slope, 0 or between 1e-20 and 1e20 in size, behind leaky_relu:, "
+            f"got 'leaky_relu:{text}'",
+        )
+        for text in (
+            "",
+            " ",
+            "0.1 ",
+            " 0.1",
+            "0,1",
+            "0.1:0.2",
+            "1_0",
+            "0x1",
+            "nan",
+            "inf",
+            "-inf",
+            "1e400",
+            "1e-30",
+            "1e21",
+            "5e-324",
+        )
+    ),
+    (
+        lambda: gt.Stack.random([3, 2], output_activation="elu:1e999"),
+        ValueError,
+        "output_activation: expected a number, the alpha, 0 or between 1e-20 and 1e20 in size, behind elu:, got 'elu:1e999'",
+    ),
+    (
         lambda: gt.Stack([w(3, 2)], activation=["tanh", "relu"]),
         ValueError,
         "activation: expected one name, or a list of 1, one name for each weight, got a list of 2",

@@ -54,6 +54,21 @@ def test_the_same_trace_as_autograd():
     assert abs(trace.loss - loss.item()) < 1e-12
 
 
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        (nn.LeakyReLU(0.3), "leaky_relu:0.3"), (nn.LeakyReLU(-1), "leaky_relu:-1.0"), (nn.LeakyReLU(0), "relu"),
+        (nn.ELU(0.5), "elu:0.5"), (nn.ELU(3), "elu:3.0"), (nn.ELU(), "elu"),
+    ],
+)  # fmt: skip
+def test_a_slope_or_alpha_comes_along(layer, name):
+    torch.manual_seed(0)
+    module, x = nn.Sequential(nn.Linear(4, 8), layer, nn.Linear(8, 2)).double(), torch.randn(6, 4).double()
+    stack = gt.from_torch(module)
+    assert stack.activation == (name, "linear")
+    np.testing.assert_allclose(stack.forward(x.numpy()), module(x).detach().numpy(), rtol=1e-13)
+
+
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
 def test_recurrent_modules_give_the_same_trace_as_autograd(name, bidirectional):
@@ -112,7 +127,8 @@ REFUSED = [
     (lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Tanh()), "layer '2': a tanh behind a relu"),
     (lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.LayerNorm(4)), "layer '2': a normalisation is represented between"),
     (lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4, eps=1e-3)), "layer '1': expected epsilon 1e-05, got 0.001"),
-    (lambda: nn.Sequential(nn.Linear(4, 4), nn.LeakyReLU(0.2)), "layer '1': a LeakyReLU is represented with negative_slope=0.01"),
+    (lambda: nn.Sequential(nn.Linear(4, 4), nn.LeakyReLU(1e-30)), "layer '1': negative_slope: expected a number, the slope"),
+    (lambda: nn.Sequential(nn.Linear(4, 4), nn.ELU(float("inf"))), "layer '1': alpha: expected a number, the alpha"),
     (lambda: nn.Sequential(nn.Linear(4, 4), nn.GELU("tanh")), "layer '1': a GELU is represented with approximate=none only"),
     (lambda: nn.Sequential(nn.Linear(4, 4), nn.Linear(5, 4)), "layer '1': expected 4 inputs to follow the layer before, got 5"),
     (lambda: nn.Sequential(nn.Linear(4, 4).half()), "layer '0': expected float32 or float64 parameters, but weight is"),

@@ -12,6 +12,8 @@ ACTIVATIONS = {
     "linear": torch.nn.Identity, "sigmoid": torch.nn.Sigmoid, "tanh": torch.nn.Tanh, "relu": torch.nn.ReLU,
     "leaky_relu": torch.nn.LeakyReLU, "elu": torch.nn.ELU, "selu": torch.nn.SELU, "softplus": torch.nn.Softplus,
     "gelu": torch.nn.GELU, "silu": torch.nn.SiLU, "hard_tanh": torch.nn.Hardtanh, "erf": None,
+    "leaky_relu:0.3": lambda: torch.nn.LeakyReLU(0.3), "leaky_relu:-0.5": lambda: torch.nn.LeakyReLU(-0.5),
+    "elu:0.5": lambda: torch.nn.ELU(0.5), "elu:2.0": lambda: torch.nn.ELU(2.0),
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 
 #include "bindings/array_check.h"
 #include "bindings/bind.h"
+#include "bindings/checked_stack.h"
 #include "isa/dispatch.h"
 
 namespace gt {
@@ -15,13 +16,6 @@ auto with_dtype(const py::array& array, const std::string& name, F&& f) {
     fail_type(name, "dtype float32 or float64", shortened(py::str(array.dtype())));
 }
 
-std::size_t activation_index(const std::string& name) {
-    const ActivationKernels<float>& kernels = *active_isa().f32.activation;
-    for (std::size_t i = 0; i < kernels.count; ++i)
-        if (name == kernels.info[i].name) return i;
-    fail_value("name", "an activation", "'" + shortened(name) + "'");
-}
-
 py::list activation_table() {
     const ActivationKernels<float>& kernels = *active_isa().f32.activation;
     py::list table;
@@ -30,6 +24,7 @@ py::list activation_table() {
         py::dict row;
         row["name"] = info.name;
         row["derivative_sup"] = info.derivative_sup;
+        row["parameter"] = info.parameter ? py::object(py::str(info.parameter)) : py::object(py::none());
         row["can_die"] = info.can_die;
         row["homogeneous"] = info.near_zero == NearZero::homogeneous;
         row["zero_at_origin"] = info.near_zero != NearZero::offset;
@@ -54,24 +49,26 @@ py::object evaluate_math(const std::string& name, const py::array& x) {
     });
 }
 
-py::object evaluate_activation(const std::string& name, const py::array& z) {
+py::object evaluate_activation(const py::object& name, const py::array& z) {
+    const CheckedActivation phi = checked_activation(name, "name");
     return with_dtype(z, "z", [&](auto zero) -> py::object {
         using T = decltype(zero);
         const py::array in = checked_array<T>(z, "z", "");
         py::array_t<T> a(in.size()), derivative(in.size());
-        active_isa().get<T>().activation->evaluate[activation_index(name)](static_cast<std::size_t>(in.size()),
-                                                                           static_cast<const T*>(in.data()),
-                                                                           a.mutable_data(), derivative.mutable_data());
+        active_isa().get<T>().activation->evaluate[phi.index](phi.parameter, static_cast<std::size_t>(in.size()),
+                                                              static_cast<const T*>(in.data()), a.mutable_data(),
+                                                              derivative.mutable_data());
         return py::make_tuple(a, derivative);
     });
 }
 
-py::tuple log_derivative(const std::string& name, const py::array& z) {
+py::tuple log_derivative(const py::object& name, const py::array& z) {
+    const CheckedActivation phi = checked_activation(name, "name");
     const py::array in = checked_array<double>(z, "z", "");
     py::array_t<double> log_magnitude(in.size()), sign(in.size());
-    active_isa().f64.activation->log_derivative[activation_index(name)](
-        static_cast<std::size_t>(in.size()), static_cast<const double*>(in.data()), log_magnitude.mutable_data(),
-        sign.mutable_data());
+    active_isa().f64.activation->log_derivative[phi.index](phi.parameter, static_cast<std::size_t>(in.size()),
+                                                           static_cast<const double*>(in.data()),
+                                                           log_magnitude.mutable_data(), sign.mutable_data());
     return py::make_tuple(log_magnitude, sign);
 }
 

@@ -119,9 +119,7 @@ class Tracer {
         };
         using R = LayerResult;
         const auto samples = static_cast<double>(tracer_.samples());
-        const auto sup = [&](std::size_t l) {
-            return active_isa().f32.activation->info[stack_->activations[l]].derivative_sup;
-        };
+        const auto sup = [&](std::size_t l) { return stack_->activations[l].info.derivative_sup; };
         column("log2_weight", [](const R& r, std::size_t) { return r.log2_weight; });
         column("log2_grad_weight", [](const R& r, std::size_t) { return r.log2_grad_weight; });
         column("log2_grad_bias", [](const R& r, std::size_t) { return r.log2_grad_bias; });
@@ -241,13 +239,14 @@ py::object make_tracer(const std::shared_ptr<DenseStack>& stack, const std::vect
 }  // namespace
 
 void bind_stack(py::module_& module) {
-    module.def("check_activation", &checked_activation, py::arg("activation"), py::arg("name"),
-               "Index of an activation; TypeError or ValueError that names the argument.");
+    module.def(
+        "check_activation",
+        [](const py::object& activation, const std::string& name) { return checked_activation(activation, name).name; },
+        py::arg("activation"), py::arg("name"),
+        "The name as a stack keeps it; TypeError or ValueError that names the argument.");
     module.def(
         "derivative_sup",
-        [](const py::object& activation) {
-            return active_isa().f32.activation->info[checked_activation(activation, "activation")].derivative_sup;
-        },
+        [](const py::object& activation) { return checked_activation(activation, "activation").info.derivative_sup; },
         py::arg("activation"), "Largest |phi'|.");
     py::class_<DenseStack, std::shared_ptr<DenseStack>>(module, "DenseStack")
         .def(py::init(&make_stack), py::arg("weights"), py::arg("biases"), py::arg("activation"), py::arg("residual"),
@@ -275,8 +274,7 @@ void bind_stack(py::module_& module) {
         .def_property_readonly("activation",
                                [](const DenseStack& s) {
                                    py::list names;
-                                   for (const std::size_t a : s.activations)
-                                       names.append(active_isa().f32.activation->info[a].name);
+                                   for (const CheckedActivation& a : s.activations) names.append(a.name);
                                    return py::tuple(names);
                                })
         .def("forward", [](const DenseStack& s,

@@ -54,16 +54,55 @@ void check_biases(DenseStack& stack, const py::object& biases) {
 
 }  // namespace
 
-std::size_t checked_activation(const py::object& object, const std::string& name) {
-    if (!py::isinstance<py::str>(object)) fail_type(name, "the name of an activation", type_name(object));
-    const auto wanted = object.attr("encode")("unicode_escape").cast<std::string>();
+namespace {
+
+std::size_t activation_index(const std::string& wanted, const std::string& name, const std::string& got) {
     const ActivationKernels<float>& kernels = *active_isa().f32.activation;
     std::string known;
     for (std::size_t i = 0; i < kernels.count; ++i) {
         if (wanted == kernels.info[i].name) return i;
         known += (i ? ", " : "") + std::string(kernels.info[i].name);
     }
-    fail_value(name, "one of " + known, "'" + shortened(wanted) + "'");
+    fail_value(name, "one of " + known, got);
+}
+
+double checked_parameter(const std::string& text, const ActivationInfo& info, const std::string& name,
+                         const std::string& got) {
+    const std::string expected = std::string("a number, the ") + info.parameter +
+                                 ", 0 or between 1e-20 and 1e20 in size, behind " + info.name + ":";
+    const double value = PyOS_string_to_double(text.c_str(), nullptr, nullptr);
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
+        fail_value(name, expected, got);
+    }
+    const double size = std::fabs(value);
+    if (!(size == 0 || (size >= kLeastParameter && size <= kMostParameter))) fail_value(name, expected, got);
+    return value;
+}
+
+std::string shortest(double value) {
+    const std::unique_ptr<char, void (*)(void*)> text(PyOS_double_to_string(value, 'r', 0, Py_DTSF_ADD_DOT_0, nullptr),
+                                                      &PyMem_Free);
+    return text.get();
+}
+
+}  // namespace
+
+CheckedActivation checked_activation(const py::object& object, const std::string& name) {
+    if (!py::isinstance<py::str>(object)) fail_type(name, "the name of an activation", type_name(object));
+    const auto wanted = object.attr("encode")("unicode_escape").cast<std::string>();
+    const std::string got = "'" + shortened(wanted) + "'";
+    const ActivationKernels<float>& kernels = *active_isa().f32.activation;
+    const std::size_t colon = wanted.find(':'), index = activation_index(wanted.substr(0, colon), name, got);
+    const ActivationInfo& usual = kernels.info[index];
+    if (colon == std::string::npos) return {index, usual.usual, usual, usual.name};
+    if (usual.parameter == nullptr)
+        fail_value(name, std::string(usual.name) + " alone, which has no parameter", got,
+                   "leaky_relu:slope and elu:alpha have one");
+    const double value = checked_parameter(wanted.substr(colon + 1), usual, name, got);
+    if (value == usual.usual) return {index, value, usual, usual.name};
+    if (value == 0) return checked_activation(py::str("relu"), name);
+    return {index, value, kernels.described[index](value), usual.name + (":" + shortest(value))};
 }
 
 namespace {

@@ -8,11 +8,19 @@
 
 namespace gt {
 
+// An activation as the user named it.
+struct CheckedActivation {
+    std::size_t index;    // into ActivationKernels
+    double parameter;     // 0 where it has none
+    ActivationInfo info;  // with that parameter
+    std::string name;     // with its parameter where that is not the usual one
+};
+
 // A checked network that holds the caller's arrays, uncopied.
 struct DenseStack {
     std::vector<py::array> weights;
     std::vector<py::object> biases;  // arrays or None
-    std::vector<std::size_t> activations;
+    std::vector<CheckedActivation> activations;
     std::vector<double> residual;  // of every layer; 0: no skip connection
     std::vector<bool> normalised;
     std::vector<py::object> norm_weights, norm_biases;  // arrays or None
@@ -24,8 +32,9 @@ struct DenseStack {
         std::vector<DenseLayer<T>> all;
         for (std::size_t l = 0; l < weights.size(); ++l)
             all.push_back({static_cast<std::size_t>(sizes[l]), static_cast<std::size_t>(sizes[l + 1]),
-                           static_cast<const T*>(weights[l].data()), data<T>(biases[l]), activations[l], residual[l],
-                           normalised[l], data<T>(norm_weights[l]), data<T>(norm_biases[l])});
+                           static_cast<const T*>(weights[l].data()), data<T>(biases[l]), activations[l].index,
+                           activations[l].parameter, activations[l].info, residual[l], normalised[l],
+                           data<T>(norm_weights[l]), data<T>(norm_biases[l])});
         return all;
     }
 
@@ -36,8 +45,8 @@ struct DenseStack {
     }
 };
 
-// The activation's index; TypeError or ValueError that names the argument.
-std::size_t checked_activation(const py::object& object, const std::string& name);
+// Throws TypeError or ValueError that names the argument.
+CheckedActivation checked_activation(const py::object& object, const std::string& name);
 
 // Throws TypeError or ValueError that names the argument. `biases`: None, or a list with arrays or None; `activation`:
 // one name or a list; `residual`: None, True, a number, or a list of these; `layer_norm`: None, True, or a list of

@@ -17,6 +17,11 @@ struct ActivationInfo {
     double slope_positive, slope_negative;                // phi' at 0+ and 0-; used where near_zero is `linear`
     double linear_below_log2_f32, linear_below_log2_f64;  // phi and phi' are linear to rounding for |z| under 2^this
     bool can_die;                                         // phi' is 0 on a range, mathematically
+    const char* parameter = nullptr;                      // what its parameter is called, if it has one,
+    double usual = 0;                                     // and the value that the figures above are for
 };
+
+// An activation's parameter is 0 or within these: beyond, its products would leave float32.
+constexpr double kLeastParameter = 1e-20, kMostParameter = 1e20;
 
 }  // namespace gt

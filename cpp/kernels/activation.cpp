@@ -25,8 +25,8 @@ struct LayerSums {
 
     // `at` takes out what lies beyond the layer's units.
     template <class A, class At>
-    GT_INLINE void add(const Activated<T>& v, At at) {
-        const Vec<T> one = broadcast(T(1)), threshold = broadcast(T(kSaturatedShare * A::info.derivative_sup));
+    GT_INLINE void add(const A& phi, const Activated<T>& v, At at) {
+        const Vec<T> one = broadcast(T(1)), threshold = broadcast(T(kSaturatedShare * described(phi).derivative_sup));
         z += at.keep(v.z);
         z_squared += at.keep(v.z * v.z);
         a += at.keep(v.a);
@@ -55,13 +55,13 @@ struct VectorScale {
 };
 
 template <class T, class A, bool kScaled>
-GT_INLINE Activated<T> activate(Vec<T> product, Vec<T> bias, const VectorScale<T>& s) {
+GT_INLINE Activated<T> activate(const A& phi, Vec<T> product, Vec<T> bias, const VectorScale<T>& s) {
     Activated<T> v;
     v.z = kScaled ? product * s.scale + bias * s.bias_scale : product + bias;
-    A::forward(v.z, v.a, v.derivative);
+    phi.forward(v.z, v.a, v.derivative);
     if (kScaled && A::info.near_zero == NearZero::linear) {
-        const Vec<T> slope =
-            select(v.z > T(0), broadcast(T(A::info.slope_positive)), broadcast(T(A::info.slope_negative)));
+        const ActivationInfo info = described(phi);
+        const Vec<T> slope = select(v.z > T(0), broadcast(T(info.slope_positive)), broadcast(T(info.slope_negative)));
         v.a = select(s.linear, slope * v.z, v.a);
         v.derivative = select(s.linear, slope, v.derivative);
     }
@@ -71,15 +71,16 @@ GT_INLINE Activated<T> activate(Vec<T> product, Vec<T> bias, const VectorScale<T
 
 // Which samples the unit would be on for without its bias.
 template <class T, class A>
-GT_INLINE auto on_without_bias(Vec<T> product) {
+GT_INLINE auto on_without_bias(const A& phi, Vec<T> product) {
     Vec<T> value, derivative;
-    A::forward(product, value, derivative);
+    phi.forward(product, value, derivative);
     return derivative != T(0);
 }
 
 // Many samples: one vector of them down all rows.
 template <class T, class A, bool kScaled>
 GT_INLINE void forward_samples(const ForwardTile<T>& t, std::size_t column) {
+    const A phi = made<A>(t.parameter);
     VectorScale<T> scale{};
     if (kScaled)
         scale = {load(t.scale->scale + column), load(t.scale->bias_scale + column),
@@ -91,14 +92,14 @@ GT_INLINE void forward_samples(const ForwardTile<T>& t, std::size_t column) {
         for (std::size_t row = group; row < end; ++row) {
             const std::size_t at = row * t.ld + column;
             const Vec<T> bias = t.bias ? broadcast(t.bias[row]) : Vec<T>{}, product = load(t.z + at);
-            const Activated<T> v = activate<T, A, kScaled>(product, bias, scale);
+            const Activated<T> v = activate<T, A, kScaled>(phi, product, bias, scale);
             store(t.z + at, v.z);
             store(t.a + at, v.a);
             store(t.derivative + at, v.derivative);
-            sums.template add<A>(v, WholeVector{});
+            sums.template add<A>(phi, v, WholeVector{});
             if (!A::info.can_die) continue;
             if (any((v.size != T(0)) & valid)) t.alive[row] |= kOn;
-            if (t.bias && any(on_without_bias<T, A>(kScaled ? product * scale.scale : product) & valid))
+            if (t.bias && any(on_without_bias<T, A>(phi, kScaled ? product * scale.scale : product) & valid))
                 t.alive[row] |= kOnWithoutBias;
         }
         sums.template put<A>(*t.add_sums,
@@ -109,6 +110,7 @@ GT_INLINE void forward_samples(const ForwardTile<T>& t, std::size_t column) {
 // One sample: its units are what lies side by side.
 template <class T, class A, bool kScaled>
 GT_INLINE void forward_units(const ForwardTile<T>& t) {
+    const A phi = made<A>(t.parameter);
     VectorScale<T> scale{};
     if (kScaled)
         scale = {broadcast(t.scale->scale[0]), broadcast(t.scale->bias_scale[0]),
@@ -119,15 +121,15 @@ GT_INLINE void forward_units(const ForwardTile<T>& t) {
         for_each_strip<T>(length, [&](std::size_t i, auto at) GT_INLINE_LAMBDA {
             const std::size_t row = group + i;
             const Vec<T> bias = t.bias ? at.load(t.bias + row) : Vec<T>{}, product = at.load(t.z + row);
-            const Activated<T> v = activate<T, A, kScaled>(product, bias, scale);
+            const Activated<T> v = activate<T, A, kScaled>(phi, product, bias, scale);
             at.store(t.z + row, v.z);
             at.store(t.a + row, v.a);
             at.store(t.derivative + row, v.derivative);
-            sums.template add<A>(v, at);
+            sums.template add<A>(phi, v, at);
             if (!A::info.can_die) return;
             at.mark(t.alive + row, v.size != T(0), kOn);
             if (t.bias)
-                at.mark(t.alive + row, on_without_bias<T, A>(kScaled ? product * scale.scale : product),
+                at.mark(t.alive + row, on_without_bias<T, A>(phi, kScaled ? product * scale.scale : product),
                         kOnWithoutBias);
         });
         sums.template put<A>(*t.add_sums, [](double* to, Vec<T> sum) GT_INLINE_LAMBDA { *to += reduce_add(sum); });
@@ -200,19 +202,26 @@ void activation_backward(const BackwardTile<T>& t) {
 }
 
 template <class A>
-void log_derivative(std::size_t count, const double* z, double* log_magnitude, double* sign) {
+void log_derivative(double parameter, std::size_t count, const double* z, double* log_magnitude, double* sign) {
+    const A phi = made<A>(parameter);
     for_each_vector(count, z, 0.0, [&](VecF64 v, std::size_t first) GT_INLINE_LAMBDA {
         VecF64 s;
-        store_vector(count, log_magnitude, A::log_derivative(v, s), first);
+        store_vector(count, log_magnitude, phi.log_derivative(v, s), first);
         store_vector(count, sign, s, first);
     });
 }
 
+template <class A>
+ActivationInfo described_with(double parameter) {
+    return described(made<A>(parameter));
+}
+
 template <class T, class A>
-void evaluate(std::size_t count, const T* z, T* a, T* derivative) {
+void evaluate(double parameter, std::size_t count, const T* z, T* a, T* derivative) {
+    const A phi = made<A>(parameter);
     for_each_vector(count, z, T(0), [&](Vec<T> v, std::size_t first) GT_INLINE_LAMBDA {
         Vec<T> value, slope;
-        A::forward(v, value, slope);
+        phi.forward(v, value, slope);
         store_vector(count, a, value, first);
         store_vector(count, derivative, slope, first);
     });
@@ -225,11 +234,13 @@ template <class... A>
 struct Tables<ActivationList<A...>> {
     static constexpr std::size_t count = sizeof...(A);
     static constexpr ActivationInfo info[] = {A::info...};
-    static constexpr void (*log_derivatives[])(std::size_t, const double*, double*, double*) = {log_derivative<A>...};
+    static constexpr void (*log_derivatives[])(double, std::size_t, const double*, double*,
+                                               double*) = {log_derivative<A>...};
+    static constexpr ActivationInfo (*descriptions[])(double) = {described_with<A>...};
     template <class T>
     struct Of {
         static constexpr void (*forward[])(const ForwardTile<T>&) = {activation_forward<T, A>...};
-        static constexpr void (*evaluates[])(std::size_t, const T*, T*, T*) = {evaluate<T, A>...};
+        static constexpr void (*evaluates[])(double, std::size_t, const T*, T*, T*) = {evaluate<T, A>...};
     };
 };
 using All = Tables<Activations>;
@@ -240,12 +251,14 @@ extern const ActivationKernels<float> activation_f32;
 extern const ActivationKernels<double> activation_f64;
 const ActivationKernels<float> activation_f32{All::info,
                                               All::count,
+                                              All::descriptions,
                                               All::Of<float>::forward,
                                               activation_backward<float>,
                                               All::log_derivatives,
                                               All::Of<float>::evaluates};
 const ActivationKernels<double> activation_f64{All::info,
                                                All::count,
+                                               All::descriptions,
                                                All::Of<double>::forward,
                                                activation_backward<double>,
                                                All::log_derivatives,

@@ -5,6 +5,8 @@
 //   forward         phi(z) and phi'(z); NaN in, NaN out; at infinities the limits.
 //   log_derivative  ln |phi'(z)|, also where phi' underflows, and the sign of phi'; float64.
 //
+// One with a parameter holds it, and has `described`: its info for that parameter; then nothing of it is static.
+//
 // Kinks as PyTorch has them: relu'(0) = 0, hard_tanh'(+-1) = 0, at 0 leaky_relu, elu and selu take the negative branch.
 #pragma once
 
@@ -25,9 +27,29 @@ GT_INLINE VecF64 plain_log_derivative(VecF64 z, VecF64& sign) {
     return log(abs(derivative));
 }
 
+// The activation with its parameter, if it has one, and what an op must know of that.
+template <class A>
+GT_INLINE A made(double parameter) {
+    if constexpr (A::info.parameter != nullptr) return A{parameter};
+    return A{};
+}
+template <class A>
+GT_INLINE ActivationInfo described(const A& phi) {
+    if constexpr (A::info.parameter != nullptr) return phi.described();
+    return A::info;
+}
+
 template <class V>
 GT_INLINE V nan_or(V z, V value) {  // value, but NaN where z is
     return select(z == z, value, z);
+}
+
+// Of phi with slope 1 above 0 and this one just below, which is its largest there.
+GT_INLINE ActivationInfo with_lower_slope(ActivationInfo info, double slope) {
+    const double size = slope < 0 ? -slope : slope;
+    info.derivative_sup = size > 1 ? size : 1;
+    info.slope_negative = slope;
+    return info;
 }
 
 struct Linear {
@@ -75,15 +97,22 @@ struct Relu {
     GT_INLINE static VecF64 log_derivative(VecF64 z, VecF64& sign) { return plain_log_derivative<Relu>(z, sign); }
 };
 
+// A slope of 0 is relu, and comes as that.
 struct LeakyRelu {
-    static constexpr double kSlope = 0.01;
-    static constexpr ActivationInfo info{"leaky_relu", 1, NearZero::homogeneous, 1, kSlope, 0, 0, false};
+    static constexpr ActivationInfo info{"leaky_relu", 1, NearZero::homogeneous, 1, 0.01, 0, 0, false, "slope", 0.01};
+    double slope;
+    ActivationInfo described() const { return with_lower_slope(info, slope); }
     template <class V>
-    GT_INLINE static void forward(V z, V& a, V& derivative) {
-        derivative = nan_or(z, select(z > Element<V>(0), constant<V>(1.0), constant<V>(kSlope)));
+    GT_INLINE void forward(V z, V& a, V& derivative) const {
+        derivative = nan_or(z, select(z > Element<V>(0), constant<V>(1.0), constant<V>(slope)));
         a = derivative * z;
     }
-    GT_INLINE static VecF64 log_derivative(VecF64 z, VecF64& sign) { return plain_log_derivative<LeakyRelu>(z, sign); }
+    GT_INLINE VecF64 log_derivative(VecF64 z, VecF64& sign) const {
+        VecF64 value, derivative;
+        forward(z, value, derivative);
+        sign = copy_sign(constant<VecF64>(1.0), derivative);
+        return log(abs(derivative));
+    }
 };
 
 // scale * (z > 0 ? z : alpha (e^z - 1)), the form of elu and selu.
@@ -96,15 +125,19 @@ GT_INLINE void exponential_linear(V z, double scale, double alpha, V& a, V& deri
     derivative = select(positive, constant<V>(scale), e.times(negative_scale));
 }
 
+// Clevert et al. 2016. An alpha of 0 is relu, and comes as that.
 struct Elu {
-    static constexpr ActivationInfo info{"elu", 1, NearZero::linear, 1, 1, -25, -54, false};
+    static constexpr ActivationInfo info{"elu", 1, NearZero::linear, 1, 1, -25, -54, false, "alpha", 1};
+    double alpha;
+    ActivationInfo described() const { return with_lower_slope(info, alpha); }
     template <class V>
-    GT_INLINE static void forward(V z, V& a, V& derivative) {
-        exponential_linear(z, 1, 1, a, derivative);
+    GT_INLINE void forward(V z, V& a, V& derivative) const {
+        exponential_linear(z, 1, alpha, a, derivative);
     }
-    GT_INLINE static VecF64 log_derivative(VecF64 z, VecF64& sign) {
-        sign = constant<VecF64>(1.0);
-        return min(VecF64{}, z);
+    GT_INLINE VecF64 log_derivative(VecF64 z, VecF64& sign) const {
+        const auto positive = z > 0.0;
+        sign = select(positive, constant<VecF64>(1.0), copy_sign(constant<VecF64>(1.0), constant<VecF64>(alpha)));
+        return select(positive, VecF64{}, z + log(abs(constant<VecF64>(alpha))));
     }
 };
 

@@ -86,6 +86,7 @@ struct ForwardTile {
     const T* valid;                      // (columns,): 1 for a sample, 0 for padding
     ForwardSums* add_sums;               // added to, so that a layer may come in strips of rows
     std::uint8_t* alive;  // (rows,): UnitLife flags set where a valid sample shows them; activations that can die only
+    double parameter;     // of the activation, if it has one
 };
 
 template <class T>
@@ -102,12 +103,14 @@ template <class T>
 struct ActivationKernels {
     const ActivationInfo* info;  // kCount of them; the index is the activation's identity everywhere
     std::size_t count;
+    ActivationInfo (*const* described)(double parameter);  // info, with this parameter if it has one
     void (*const* forward)(const ForwardTile<T>&);
     void (*backward)(const BackwardTile<T>&);  // the same for all: phi' was kept
     // ln |phi'(z)| without underflow, and the sign of phi' (0 where phi' is 0 mathematically).
-    void (*const* log_derivative)(std::size_t count, const double* z, double* log_magnitude, double* sign);
+    void (*const* log_derivative)(double parameter, std::size_t count, const double* z, double* log_magnitude,
+                                  double* sign);
     // phi and phi' of a flat array of any length, for the tests of the mathematics.
-    void (*const* evaluate)(std::size_t count, const T* z, T* a, T* derivative);
+    void (*const* evaluate)(double parameter, std::size_t count, const T* z, T* a, T* derivative);
 };
 
 // z = product * scale + bias * bias_scale, then less its mean over the units.

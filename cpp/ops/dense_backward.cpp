@@ -51,7 +51,8 @@ void StackPass<T>::redo_from_log_derivative(std::size_t l, const std::vector<std
     for (const std::size_t b : samples) {
         for (std::size_t u = 0; u < n; ++u)
             row[u] = scale_by(static_cast<double>(z_[u * ld + b]), layer_.z.exponent[b]);
-        kernels_.activation->log_derivative[network_.layer(l).activation](n, row, log2_delta, sign);
+        kernels_.activation->log_derivative[network_.layer(l).activation](network_.layer(l).parameter, n, row,
+                                                                          log2_delta, sign);
         double top = kNegativeInfinity;
         for (std::size_t u = 0; u < n; ++u) {
             const double da = tile->da[u * ld + b];

@@ -175,9 +175,10 @@ void StackPass<T>::activate(std::size_t l, std::size_t row, std::size_t rows) {
     T valid[kMaxColumns];  // for the count of dead units, which must not see padding
     for (std::size_t b = 0; b < part_.columns; ++b) valid[b] = b < part_.samples ? T(1) : T(0);
     const T* bias = layer.normalised ? layer.norm_bias : network_.bias(l);
-    kernels_.activation->forward[layer.activation](
-        {rows, part_.columns, part_.ld, z_ + at, layer_.a + at, layer_.derivative + at, bias ? bias + row : nullptr,
-         z.scaled ? &z.scale : nullptr, valid, &layer_.sums, layer_.alive ? layer_.alive + row : nullptr});
+    kernels_.activation->forward[layer.activation]({rows, part_.columns, part_.ld, z_ + at, layer_.a + at,
+                                                    layer_.derivative + at, bias ? bias + row : nullptr,
+                                                    z.scaled ? &z.scale : nullptr, valid, &layer_.sums,
+                                                    layer_.alive ? layer_.alive + row : nullptr, layer.parameter});
 }
 
 template <class T>

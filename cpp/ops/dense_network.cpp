@@ -26,9 +26,7 @@ std::size_t StackNetwork<T>::max_units() const {
 
 template <class T>
 bool StackNetwork<T>::may_die() const {
-    const ActivationInfo* info = isa_.get<T>().activation->info;
-    return std::any_of(layers_.begin(), layers_.end(),
-                       [&](const DenseLayer<T>& l) { return info[l.activation].can_die; });
+    return std::any_of(layers_.begin(), layers_.end(), [](const DenseLayer<T>& l) { return l.info.can_die; });
 }
 
 template <class T>

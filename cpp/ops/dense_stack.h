@@ -28,6 +28,8 @@ struct DenseLayer {
     const T* weight;                   // (outputs, inputs), the caller's
     const T* bias;                     // (outputs,), or null
     std::size_t activation;            // index into ActivationKernels
+    double parameter;                  // of the activation
+    ActivationInfo info;               // with that parameter
     double residual;                   // a_l = a_{l-1} + residual * phi(z_l); 0: a_l = phi(z_l)
     bool normalised;                   // phi takes norm_weight * normal(z_l) + norm_bias
     const T *norm_weight, *norm_bias;  // (outputs,), or null
@@ -258,7 +260,7 @@ class StackPass {
     void add_skipped_gradient(std::size_t l, const double* exponent);
     std::array<double, kMaxColumns> log2_largest(std::size_t units, const T* tile) const;  // of the mantissas
 
-    const ActivationInfo& info(std::size_t l) const { return kernels_.activation->info[network_.layer(l).activation]; }
+    const ActivationInfo& info(std::size_t l) const { return network_.layer(l).info; }
     // log2 of the norm of every sample's mantissas, from their sums of squares where those can be trusted.
     void norms(std::size_t units, const T* tile, const double* squares, double* log2_norm) const;
     // Brings those samples back into range that left it; `log2_size` is of the mantissas.

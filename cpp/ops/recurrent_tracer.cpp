@@ -250,7 +250,7 @@ bool RecurrentTracer<T>::store_forward(std::size_t layer, const ForwardOutputs<T
         sequence_.for_each([&](std::size_t row, std::size_t source) {
             for (std::size_t g = 0; g < gates; ++g) {
                 const bool candidate = cell.gate_block[g] == cell.candidate_block;
-                activation.evaluate[candidate ? tanh : sigmoid](n, s.z + row * row_size + cell.gate_block[g] * n,
+                activation.evaluate[candidate ? tanh : sigmoid](0, n, s.z + row * row_size + cell.gate_block[g] * n,
                                                                 values.data() + g * n, slope.data());
             }
             fits &= keep_row(gates * n, values.data(), 0.0, out.kept_gates.mantissa + source * gates * n,

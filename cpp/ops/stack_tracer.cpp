@@ -318,7 +318,7 @@ std::vector<LayerResult> StackTracer<T>::results() {
             dead += !(alive_[unit] & kOn);
             by_bias += alive_[unit] == kOnWithoutBias;
         }
-        if (!isa_.get<T>().activation->info[layer.activation].can_die) continue;
+        if (!layer.info.can_die) continue;
         r.dead_units = static_cast<double>(dead) / static_cast<double>(layer.outputs);
         r.dead_by_bias = static_cast<double>(by_bias) / static_cast<double>(layer.outputs);
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace import activation_names as names
 from gradtrace import thresholds as limit
 from gradtrace.diagnosis import Diagnosis, Finding, ranked
 from gradtrace.table import median, power_of_ten
@@ -21,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 #: What an activation takes from the gradient at best, in bits a layer: its root mean square derivative near 0.
 _AT_BEST = {
-    "sigmoid": -2.0, "softplus": -1.0, "relu": -0.5, "leaky_relu": -0.5, "gelu": -0.6, "silu": -0.6,
+    "sigmoid": -2.0, "softplus": -1.0, "relu": -0.5, "gelu": -0.6, "silu": -0.6,
 }  # fmt: skip
 # Piecewise linear: off is not saturated.
 _NEVER_SATURATE = ("relu", "leaky_relu", "linear")
@@ -124,11 +126,16 @@ def _split(trace: StackTrace, worst: int, reached: npt.NDArray[np.bool_]) -> dic
     return split
 
 
+def _at_best(name: str) -> float:
+    slope = names.parameter(name)
+    return _AT_BEST.get(name, 0.0) if slope is None else 0.5 * math.log2((1 + slope * slope) / 2)
+
+
 def _vanishing_cause(trace: StackTrace, worst: int, evidence: dict[str, float]) -> tuple[str, tuple[str, ...]]:
     section = slice(worst, trace.depth - 1)
     name = max(set(trace.activation[section]), key=trace.activation[section].count)
     activation, weight = evidence["activation_bits"], evidence["weight_bits"]
-    at_best, factor = _AT_BEST.get(name, 0.0), evidence["factor_per_layer"]
+    at_best, factor = _at_best(name), evidence["factor_per_layer"]
     if np.isneginf(activation) or np.isneginf(weight):
         what = "an activation" if np.isneginf(activation) else "a weight matrix"
         return f"The gradient is exactly zero: {what} multiplies it by 0.", ("he_initialisation",)
@@ -145,7 +152,7 @@ def _vanishing_cause(trace: StackTrace, worst: int, evidence: dict[str, float]) 
             f"the weights {_give(weight)}.",
             ("relu_he", "tanh_orthogonal", "critical_initialisation", "residual_layer_norm"),
         )
-    if activation < weight and name in _AT_BEST and weight > -_CLEARLY / 4:
+    if activation < weight and at_best < 0 and weight > -_CLEARLY / 4:
         return (
             f"The weights do not make up for what {name} takes: {-activation:.2f} bits a layer, because "
             f"{'half of its units are off' if name == 'relu' else 'its derivative is well under 1 on one side'}. "
@@ -331,7 +338,7 @@ def dead_causes(trace: StackTrace, layer: int) -> dict[str, float]:
 
 
 def _saturation(trace: StackTrace) -> Finding | None:
-    able = np.array([name not in _NEVER_SATURATE for name in trace.activation])
+    able = np.array([names.kind(name) not in _NEVER_SATURATE for name in trace.activation])
     layers = np.flatnonzero(able & (trace.saturated >= limit.SATURATED))
     if layers.size == 0:
         return None

@@ -46,7 +46,9 @@ class Stack:
         One (n_l,) for each layer; the list or any entry may be None.
     activation : str or list of str, default "tanh"
         One name, or one for each layer: ``linear``, ``sigmoid``, ``tanh``, ``relu``, ``leaky_relu``, ``elu``,
-        ``selu``, ``softplus``, ``gelu``, ``silu``, ``erf``, ``hard_tanh``.
+        ``selu``, ``softplus``, ``gelu``, ``silu``, ``erf``, ``hard_tanh``. Two take a parameter,
+        ``"leaky_relu:0.3"`` (the slope below 0, else 0.01) and ``"elu:0.5"`` (alpha, else 1): 0, which is relu, or
+        1e-20 to 1e20 in size, either sign.
     residual : bool, float or list, optional
         Skip connections around layers, ``a_l = a_{l-1} + s phi_l(...)`` (He et al. 2016). True (s = 1) or a scale s:
         at every layer with as many outputs as inputs. A list says it for each layer, None for no skip connection.
@@ -171,7 +173,7 @@ class Stack:
 
     @property
     def activation(self) -> tuple[str, ...]:
-        """Name of every layer's activation."""
+        """Name of every layer's activation, with its parameter where that is not the usual one."""
         return tuple(self._facts["activation"])
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace.activation_names import kind
 from gradtrace.criticality import critical_point
 from gradtrace.stack import Stack
 
@@ -71,7 +72,7 @@ def _other_activation(name: str, **law: Any) -> Callable[[Stack, Array, int], St
 
 
 def _he(stack: Stack, x: Array, seed: int) -> Stack | None:
-    if not set(stack.activation[:-1]) & set(_RELU_LIKE):
+    if not {kind(name) for name in stack.activation[:-1]} & set(_RELU_LIKE):
         return None
     return _drawn(stack, list(stack.activation), seed, init="he_normal")
 

@@ -59,7 +59,7 @@ class StackTrace(TraceFiles):
     Attributes
     ----------
     activation : tuple of str
-        Name of every layer's activation.
+        Name of every layer's activation, with its parameter where that is not the usual one.
     sizes : tuple of int
         Units n_0 to n_L.
     residual : tuple of float or None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace._core import check_activation
 from gradtrace.interop.agreement import check_agreement
 from gradtrace.interop.builder import RefusedError, StackBuilder, build_recurrent
 from gradtrace.recurrent import GRU, LSTM, RNN, Recurrent
@@ -25,12 +26,12 @@ _ACTIVATIONS = {
 }  # fmt: skip
 # PyTorch's class -> ours, and the parameters that it must have.
 _PARAMETERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "LeakyReLU": ("leaky_relu", {"negative_slope": 0.01}),
-    "ELU": ("elu", {"alpha": 1.0}),
     "Softplus": ("softplus", {"beta": 1.0, "threshold": 20.0}),
     "GELU": ("gelu", {"approximate": "none"}),
     "Hardtanh": ("hard_tanh", {"min_val": -1.0, "max_val": 1.0}),
 }
+# PyTorch's class -> ours, and its parameter, which is ours too.
+_WITH_PARAMETER = {"LeakyReLU": ("leaky_relu", "negative_slope"), "ELU": ("elu", "alpha")}
 
 
 def from_torch(module: Any, check: bool = True) -> Stack | Recurrent:
@@ -123,6 +124,13 @@ def _add(builder: StackBuilder, name: str, layer: Any) -> None:
             if not same:
                 raise RefusedError(name, f"a {kind} is represented with {parameter_name}={value} only, got {got}")
         builder.activation(name, ours)
+    elif type(layer).__module__.startswith("torch.nn") and kind in _WITH_PARAMETER:
+        ours, parameter_name = _WITH_PARAMETER[kind]
+        value = float(getattr(layer, parameter_name))
+        try:
+            builder.activation(name, check_activation(f"{ours}:{value!r}", parameter_name))
+        except ValueError as error:
+            raise RefusedError(name, str(error)) from None
     else:
         why = "its forward pass may do anything" if list(layer.children()) else "gradtrace has no such layer"
         raise RefusedError(name, f"a {kind} cannot be represented: {why}; gt.watch records any module")
