@@ -1,10 +1,12 @@
 """The user's tables: what is read, what is refused, and the words of every refusal."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from gradtrace import Stack, datasets
-from gradtrace.readers import DataError
+from gradtrace.readers import DataError, read_sequences
 
 
 @pytest.fixture
@@ -189,17 +191,30 @@ REFUSED = [
         None,
         "data: expected a file named .csv, .npz or .npy, got 't.txt'; convert it to one of these",
     ),
+    ("t.csv", "a,b\n1,2\x00\n3,4\n", None, "t.csv: line 2: expected text, got a NUL character; save it as CSV UTF-8"),
+    (
+        "t.csv",
+        "a,b\n1,p\n3," + "q" * 300 + "\n",
+        "b",
+        "t.csv: target 'b', line 3: expected a label or a value, got 300 characters; name another column",
+    ),
+    (
+        "t.csv",
+        "a,b\n1,2\n3," + "q" * 300 + "\n",
+        None,
+        f"t.csv: column 'b', line 3: expected a number, got {'q' * 40!r}; remove the column or encode it as numbers",
+    ),
     (
         "t.npy",
         "no array",
         None,
-        "t.npy: expected a NumPy file without Python objects, got something else; save it with numpy.save",
+        "t.npy: expected a NumPy array, got another format; numpy.save writes one",
     ),
     (
         "t.npy",
         np.array([{}, None], dtype=object),
         None,
-        "t.npy: expected a NumPy file without Python objects, got something else; save it with numpy.save",
+        "t.npy: expected numbers or text, got Python objects; objects are never loaded",
     ),
     ("t.npy", np.zeros(3), None, "t.npy: expected a two-dimensional or structured array, got shape (3,)"),
     ("t.npy", np.zeros((0, 3)), None, "t.npy: expected at least one row, got none"),
@@ -235,7 +250,7 @@ REFUSED = [
         "t.npz",
         {"x": np.array([[{}]], dtype=object)},
         None,
-        "t.npz: array 'x': expected plain numbers or text, got Python objects or damage",
+        "t.npz: array 'x': expected plain numbers or text, got Python objects",
     ),
     (
         "t.npz",
@@ -262,6 +277,54 @@ def test_a_missing_file_and_a_folder(tmp_path):
         datasets.load(tmp_path / "folder.csv")
 
 
+def test_messages_stay_one_line_whatever_the_file_says(table):
+    names = table("t.csv", '"a\nb\x1b[m",c\n1,2\n')
+    with pytest.raises(DataError, match=r"^target: expected a column of t\.csv \(a b \[m, c\) or its index"):
+        datasets.load(names, "d")
+    wide = table("w.npz", {"x": np.eye(3), "y": np.full((3, 500), np.inf)})
+    with pytest.raises(DataError, match=r"^target 'y', row 0: expected a finite number") as error:
+        datasets.load(wide, "y")
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) <= 400
+
+
+def test_one_long_cell_does_not_widen_a_million_others(table):
+    """An array of text is as wide as its longest cell: this one would take 40 GB."""
+    rows = "\n".join(["1,2"] * 100_000)
+    path = table("t.csv", f"a,b\n{rows}\n{'9' * 100_000},3\n")
+    with pytest.raises(DataError, match="column 'a', line 100002: expected a number"):
+        datasets.load(path)
+
+
+def test_the_ends_of_the_format_give_no_warning(table, dtype):
+    ends = np.array([[1e308, 5e-324, 1e300], [-1e308, 1e-323, 1e-300], [1.7e308, 0.0, 1.0]])
+    with np.errstate(all="raise"):
+        x = datasets.load(table("a.npy", ends), dtype=dtype).x
+    assert x.dtype == dtype
+    np.testing.assert_allclose(x.std(axis=0), 1, rtol=1e-6)
+
+
+def test_sequences(table):
+    x = np.random.default_rng(0).standard_normal((5, 3, 2))
+    read = read_sequences(table("x.npy", np.asfortranarray(x.astype(">f8"))), "float32")
+    assert (read.dtype, read.flags.c_contiguous) == (np.float32, True)
+    np.testing.assert_array_equal(read, x.astype("float32"))
+    x[1, 2, 0] = 1e300
+    wanted = "data: expected a .npy file of sequences (steps, batch, features), got "
+    for name, content, message in (
+        ("x.npy", x, "data: expected finite numbers within float32, got 1e+300 at (1, 2, 0)"),
+        ("x.npy", np.eye(3), f"{wanted}float64 of shape (3, 3)"),
+        ("x.npy", np.zeros((3, 0, 2)), f"{wanted}float64 of shape (3, 0, 2)"),
+        ("x.npy", x.astype(complex), f"{wanted}'x.npy': expected numbers, got dtype complex128"),
+        ("x.txt", "", f"{wanted}'x.txt'"),
+    ):
+        with pytest.raises(DataError) as error:
+            read_sequences(table(name, content), "float32")
+        assert str(error.value) == message
+    with pytest.raises(DataError, match=r"'no\.npy': No such file or directory"):
+        read_sequences(Path("no.npy"), "float32")
+
+
 def test_a_loss_needs_a_fitting_target(table):
     path = table("t.csv", "a,b\n1,p\n3,q\n")
     with pytest.raises(DataError, match=r"^target 'b': expected numbers for loss=mse, got p; use loss=cross_entropy$"):
@@ -274,7 +337,7 @@ def test_a_loss_needs_a_fitting_target(table):
 def test_a_truncated_archive_is_refused(table):
     path = table("t.npz", {"x": np.random.default_rng(0).standard_normal((100, 5))})
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"^t\.npz: expected a NumPy file"):
+    with pytest.raises(DataError, match=r"^t\.npz: expected an NPZ archive of arrays, got damage"):
         datasets.load(path)
 
 

@@ -13,12 +13,12 @@ from gradtrace import config, isa
 from gradtrace._core import build_facts as _build_facts
 from gradtrace.config import get_num_threads, precision, set_num_threads, show_config
 from gradtrace.diagnosis import Diagnosis, Finding
-from gradtrace.export import load_trace
 from gradtrace.interop import from_torch, load, watch
 from gradtrace.recurrent import GRU, LSTM, RNN, Influence, RecurrentTrace
 from gradtrace.scaled import ScaledArray
 from gradtrace.stack import Stack
 from gradtrace.trace import StackTrace
+from gradtrace.trace_archive import load_trace
 
 __version__: str = _build_facts()["version"]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from gradtrace.files_out import write_text
 from gradtrace.json_ready import json_ready
 
 __all__ = ["JSON_HELP", "bad_input", "checked_output", "print_json", "write_page"]
@@ -44,9 +45,9 @@ def checked_output(name: str) -> Path:
 
 
 def write_page(path: Path, text: str) -> None:
-    """Write an HTML file; a usage error where that is not possible."""
+    """Write an HTML file, whole or not at all; a usage error where that is not possible."""
     try:
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
     except OSError as error:
         message = f"output: expected a file that can be written, got {str(path)!r}; {error.strerror}"
         raise click.UsageError(message, click.get_current_context()) from None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace.messages import checked_path
 from gradtrace.readers import DataError, Table, listed, read_table
 from gradtrace.stack import LossName, Stack
 from gradtrace.trace import StackTrace
@@ -88,7 +89,7 @@ def load(
     DataError
         If the file cannot be read as such a table.
     """
-    path = Path(path)
+    path = checked_path("path", path)
     return _prepare(read_table(path, target), path.name, loss, samples, seed, dtype)
 
 
@@ -175,11 +176,12 @@ def _standardised(values: Array) -> tuple[Array, npt.NDArray[np.bool_]]:
     constant = values.min(axis=0) == values.max(axis=0)
     # Divided by the largest magnitude first: the square of a column of 1e200 would overflow.
     scale = np.abs(values).max(axis=0)
-    scaled = values / np.where(scale == 0.0, 1.0, scale)
-    centred = scaled - scaled.mean(axis=0)
-    deviation = centred.std(axis=0)
-    constant |= deviation == 0.0
-    return np.where(constant, 0.0, centred / np.where(constant, 1.0, deviation)), constant
+    with np.errstate(under="ignore"):  # beside 1e300 a value of 1e-300 is 0
+        scaled = values / np.where(scale == 0.0, 1.0, scale)
+        centred = scaled - scaled.mean(axis=0)
+        deviation = centred.std(axis=0)
+        constant |= deviation == 0.0
+        return np.where(constant, 0.0, centred / np.where(constant, 1.0, deviation)), constant
 
 
 def _encoded(raw: Array, name: str, loss: str) -> tuple[Array, LossName, str]:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from gradtrace import __version__, config, datasets, interop, terminal
 from gradtrace.command import JSON_HELP, bad_input, checked_output, print_json, write_page
 from gradtrace.diagnosis import Diagnosis
+from gradtrace.readers import read_sequences
 from gradtrace.recurrent import Recurrent
 from gradtrace.remedies import Remedies
 from gradtrace.stack import Stack
@@ -93,7 +93,7 @@ def _inputs(
     if not isinstance(network, Stack):
         if target is not None:
             raise ValueError("target: expected none for a recurrent network, which has no readout in its file")
-        return _sequences(Path(data), network), {}
+        return read_sequences(Path(data), network.dtype), {}
     if data == "digits":
         rows = datasets.load_digits(samples, seed, dtype)
     else:
@@ -105,21 +105,6 @@ def _inputs(
     if rows.outputs > network.sizes[-1] or (rows.loss == "mse" and rows.outputs != network.sizes[-1]):
         raise ValueError(f"target: expected {network.sizes[-1]} outputs as the network has, got {rows.outputs}")
     return rows.x, {"target": rows.target, "loss": rows.loss}
-
-
-def _sequences(path: Path, network: Recurrent) -> Any:
-    if path.suffix.lower() != ".npy":
-        raise ValueError(
-            f"data: expected a .npy file of sequences (T, B, I) for a recurrent network, got {path.name!r}"
-        )
-    try:
-        with path.open("rb") as file:
-            x = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"data: expected a readable .npy file, got {path.name!r}: {str(error)[:80]}") from None
-    if x.ndim != 3 or x.dtype.kind not in "fiu":
-        raise ValueError(f"data: expected numbers of shape (T, B, I), got {x.dtype} of shape {x.shape}")
-    return np.ascontiguousarray(x, dtype=network.dtype)
 
 
 # What the second figure of a recurrent network shows; the page has no legends.

@@ -1,159 +1,33 @@
-"""Traces as files, data frames and labelled arrays."""
+"""Traces as data frames and labelled arrays."""
 
 from __future__ import annotations
 
 import importlib
-import json
-import zipfile
 from dataclasses import fields
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gradtrace.scaled import ScaledArray
+from gradtrace.figures import STACK, recurrent_figures
 
-__all__ = ["load_trace", "save_trace", "to_dataframe", "to_xarray"]
+__all__ = ["to_dataframe", "to_xarray"]
 
 Trace = Any  # a StackTrace or a RecurrentTrace, whose modules import this one
-
-_FORMAT = "gradtrace trace 1"
-_FACTS, _READOUT, _KEPT = "facts.json", "readout", "kept"
-
-
-def save_trace(trace: Trace, path: str | PathLike[str]) -> None:
-    """Write a trace as NPZ; `StackTrace.save` documents it."""
-    with Path(path).open("wb") as file:  # np.savez would add a suffix of its own
-        np.savez_compressed(file, **_packed(trace))
-
-
-def _packed(trace: Trace, prefix: str = "") -> dict[str, Any]:
-    arrays: dict[str, Any] = {}
-    facts: dict[str, Any] = {"format": _FORMAT, "kind": type(trace).__name__, "kept": {}}
-    for part in fields(trace):
-        value = getattr(trace, part.name)
-        if part.name == "_kept":
-            for name, kept in value.items():
-                several = isinstance(kept, list)
-                facts["kept"][name] = len(kept) if several else None
-                for i, array in enumerate(kept if several else [kept]):
-                    arrays[f"{prefix}{_KEPT}/{name}/{i}/mantissa"] = array.mantissa
-                    arrays[f"{prefix}{_KEPT}/{name}/{i}/exponent"] = array.exponent
-        elif part.name == "_figures":
-            arrays |= {f"{prefix}{name}": array for name, array in value.items()}
-        elif part.name == _READOUT:
-            facts[_READOUT] = value is not None
-            arrays |= {} if value is None else _packed(value, f"{prefix}{_READOUT}/")
-        elif isinstance(value, np.ndarray):
-            arrays[f"{prefix}{part.name}"] = value
-        else:
-            facts[part.name] = value
-    arrays[f"{prefix}{_FACTS}"] = np.array(json.dumps(facts))
-    return arrays
-
-
-def load_trace(path: str | PathLike[str]) -> Trace:
-    """Read a trace that `save` wrote.
-
-    Parameters
-    ----------
-    path : str or path
-
-    Returns
-    -------
-    StackTrace or RecurrentTrace
-        Equal to the one saved, kept arrays included.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is no such file; nothing in it is ever unpickled.
-    """
-    try:
-        with Path(path).open("rb") as file:  # np.load would leave a broken one open
-            if not zipfile.is_zipfile(file):  # it would take the file for a pickle
-                raise ValueError("it is no NPZ file")
-            file.seek(0)
-            loaded = np.load(file, allow_pickle=False)
-            arrays = {name: loaded[name] for name in loaded.files}
-        return _unpacked(arrays, "")
-    except FileNotFoundError:
-        raise
-    except (AttributeError, KeyError, OSError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        text = " ".join(str(error).split())[:80]
-        raise ValueError(f"path: expected a trace that save() wrote, got {str(path)!r}: {text}") from None
-
-
-def _unpacked(arrays: dict[str, Any], prefix: str) -> Trace:
-    from gradtrace.recurrent.trace import RecurrentTrace
-    from gradtrace.trace import StackTrace
-
-    facts = json.loads(str(arrays.pop(f"{prefix}{_FACTS}")))
-    if facts.pop("format", None) != _FORMAT:
-        raise ValueError(f"it is not {_FORMAT!r}")
-    kinds: dict[str, Any] = {kind.__name__: kind for kind in (StackTrace, RecurrentTrace)}
-    kind = kinds[facts.pop("kind")]
-    kept: dict[str, Any] = {}
-    for name, count in facts.pop(_KEPT).items():
-        several = [_kept_array(arrays, f"{prefix}{_KEPT}/{name}/{i}") for i in range(1 if count is None else count)]
-        kept[name] = several[0] if count is None else several
-    values: dict[str, Any] = {name: _hashable(value) for name, value in facts.items()}
-    if _READOUT in values:
-        values[_READOUT] = _unpacked(arrays, f"{prefix}{_READOUT}/") if values[_READOUT] else None
-    own = {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
-    own = {name: array for name, array in own.items() if "/" not in name}
-    for array in own.values():
-        array.flags.writeable = False
-    names = {part.name for part in fields(kind)}
-    if "_figures" in names:
-        values["_figures"] = {name: array for name, array in own.items() if name not in names}
-        own = {name: array for name, array in own.items() if name in names}
-    trace: Trace = kind(**values, **own, _kept=kept)
-    return trace
-
-
-def _kept_array(arrays: dict[str, Any], name: str) -> ScaledArray:
-    return ScaledArray(arrays[f"{name}/mantissa"], arrays[f"{name}/exponent"])
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _dimensions(trace: Trace) -> dict[str, tuple[tuple[str, ...], Any]]:
     """Name the axes of every figure: name to (axes, values)."""
-    named: dict[str, tuple[tuple[str, ...], Any]] = {}
     if hasattr(trace, "_figures"):
-        sizes = {trace.steps + 1: "state", trace.steps: "step"}
-        for name, values in trace._figures.items():
-            axes: tuple[str, ...]
-            if name == "log2_dx":
-                axes = ("step", "sample")
-            elif values.ndim == 1:
-                axes = ("layer",)
-            elif name == "forget_half_life_unit":
-                axes = ("layer", "unit")
-            elif name.startswith("gate_"):
-                axes = ("layer", "step", "gate")
-            else:
-                axes = ("layer", sizes[values.shape[1]], "sample")[: values.ndim]
-            named[name] = (axes, values)
-        return named
+        return {figure.name: (figure.axes, getattr(trace, figure.name)) for figure in recurrent_figures(trace.cell)}
     last = "sample" if trace.quantiles is None else "quantile"
-    for part in fields(trace):
-        values = getattr(trace, part.name)
-        if not isinstance(values, np.ndarray):
-            continue
-        if part.name in ("log2_cotangent", "log2_grad_input"):
-            named[part.name] = ((last,), values)
-        elif part.name == "log2_activation":  # of the layers' outputs; the input's has a name of its own
+    named: dict[str, tuple[tuple[str, ...], Any]] = {}
+    for figure in STACK:
+        values = getattr(trace, figure.name)
+        axes = tuple(last if axis == "sample" else axis for axis in figure.axes)
+        if axes[0] == "output":  # of the layers' outputs; the input's has a name of its own
             named["log2_input"] = ((last,), values[0])
-            named[part.name] = (("layer", last), values[1:])
-        else:
-            named[part.name] = (("layer", last)[: values.ndim], values)
+            axes, values = ("layer", last), values[1:]
+        named[figure.name] = (axes, values)
     return named
 
 

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
 
 import numpy as np
 
-__all__ = ["checked_count", "checked_flag", "checked_index", "checked_seed", "shown", "wrong_name"]
+__all__ = [
+    "checked_count",
+    "checked_flag",
+    "checked_index",
+    "checked_path",
+    "checked_seed",
+    "one_line",
+    "shown",
+    "wrong_name",
+]
 
 
 def wrong_name(argument: str, known: Iterable[str], value: object) -> Exception:
@@ -28,6 +40,24 @@ def shown(value: object) -> str:
     if isinstance(value, int) and value.bit_length() > 200:
         return f"an integer of {value.bit_length()} bits"
     return str(value) if isinstance(value, (bool, int, float, np.number)) else type(value).__name__
+
+
+def one_line(text: str, most: int = 300) -> str:
+    """Make a message of what a file says: one line of ASCII, cut where it is long."""
+    return re.sub(r"[^ -~]+", " ", text)[:most]
+
+
+def checked_path(name: str, value: object) -> Path:
+    """Give a file's path; TypeError or ValueError that names the argument."""
+    if not isinstance(value, (str, PathLike)):
+        raise TypeError(f"{name}: expected a string or a path, got {type(value).__name__}")
+    try:
+        path = Path(value)
+    except TypeError:  # a path of bytes
+        raise TypeError(f"{name}: expected a string or a path, got a path of bytes") from None
+    if not str(value) or "\0" in str(path):
+        raise ValueError(f"{name}: expected the name of a file, got {shown(str(path)) if str(value) else repr('')}")
+    return path
 
 
 def checked_seed(name: str, seed: object) -> int:

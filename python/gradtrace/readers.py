@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
-import zipfile
-import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DataError", "Table", "listed", "read_table"]
+from gradtrace.arrays_in import open_regular, read_array, read_arrays
+from gradtrace.messages import one_line
+
+__all__ = ["DataError", "Table", "listed", "read_sequences", "read_table"]
 
 Array = npt.NDArray[Any]
 
 _MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
 _SHOWN_NAMES = 8
+# Booleans, numbers and text; the others, dates among them, are named where they are asked for.
+_KINDS = "biufcSU"
+# An array of text is as wide as its longest cell, for every row.
+_LONGEST_CELL = 200
 
 
 class DataError(ValueError):
     """A file that cannot be used as it is; the message is one line and names the place."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message, 400))  # names and cells come from the file
 
 
 @dataclass(frozen=True)
@@ -77,10 +86,52 @@ def read_table(path: Path, target: str | None) -> Table:
         )
     try:
         table = reader(path, target)
+    except DataError:
+        raise
+    except ValueError as error:
+        raise DataError(f"{path.name}: {error}") from None
     except OSError as error:
         raise DataError(f"data: expected a readable file, got {str(path)!r}; {error.strerror or error}") from None
     _check_contents(table, path.name)
     return table
+
+
+def read_sequences(path: Path, dtype: npt.DTypeLike) -> Array:
+    """Read the inputs of a recurrent network.
+
+    Parameters
+    ----------
+    path : Path
+        ``.npy``, numbers of shape (T, B, I).
+    dtype : dtype
+        float32 or float64, of the network.
+
+    Returns
+    -------
+    ndarray
+        Shape (T, B, I), finite, C-contiguous.
+
+    Raises
+    ------
+    DataError
+        If the file is no such array, or holds what the dtype cannot.
+    """
+    wanted = "data: expected a .npy file of sequences (steps, batch, features)"
+    if path.suffix.lower() != ".npy":
+        raise DataError(f"{wanted}, got {path.name!r}")
+    try:
+        x = read_array(path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{wanted}, got {path.name!r}: {reason}") from None
+    if x.ndim != 3 or not x.size:
+        raise DataError(f"{wanted}, got {x.dtype} of shape {x.shape}")
+    with np.errstate(all="ignore"):
+        values = np.ascontiguousarray(x, dtype=dtype)
+    if not np.isfinite(values).all():
+        place = tuple(map(int, np.argwhere(~np.isfinite(values))[0]))
+        raise DataError(f"data: expected finite numbers within {values.dtype}, got {x[place]} at {place}")
+    return values
 
 
 def _check_contents(table: Table, name: str) -> None:
@@ -118,12 +169,12 @@ def _csv_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     """Read header, rows and the line each row ends on; every row is as long as the header."""
     rows, lines = [], []
     # utf-8-sig drops the mark that spreadsheets put first; it would become part of the first column's name.
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with io.TextIOWrapper(open_regular(path), newline="", encoding="utf-8-sig") as file:
         try:
             first = file.readline()
             file.seek(0)
             unquoted = re.sub(r'"[^"]*"', "", first)
-            reader = csv.reader(file, delimiter=max(",;\t", key=unquoted.count), strict=True)
+            reader = csv.reader(_text_lines(file, path.name), delimiter=max(",;\t", key=unquoted.count), strict=True)
             header = [name.strip() for name in next(reader, [])]
             for cells in reader:
                 if not cells:
@@ -146,6 +197,14 @@ def _csv_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     return header, rows, lines
 
 
+def _text_lines(file: Iterable[str], name: str) -> Iterator[str]:
+    """Give the lines; a NUL, which NumPy would drop at the end of a cell, is no text."""
+    for count, line in enumerate(file, 1):
+        if "\0" in line:
+            raise DataError(f"{name}: line {count}: expected text, got a NUL character; save it as CSV UTF-8")
+        yield line
+
+
 def _float(cell: str) -> float | None:
     try:
         return float(cell)
@@ -154,12 +213,13 @@ def _float(cell: str) -> float | None:
 
 
 def _number_cells(cells: Sequence[str], name: str, lines: Sequence[int], file: str) -> Array:
-    try:
-        values = np.array(cells, dtype=np.str_).astype(np.float64)
-        if np.isfinite(values).all():
-            return values
-    except ValueError:
-        pass
+    if max(map(len, cells), default=0) <= _LONGEST_CELL:
+        try:
+            values = np.array(cells, dtype=np.str_).astype(np.float64)
+            if np.isfinite(values).all():
+                return values
+        except ValueError:
+            pass
     for cell, line in zip(cells, lines, strict=True):
         value = _float(cell)
         if cell.strip().lower() in _MISSING:
@@ -183,6 +243,11 @@ def _target_cells(cells: Sequence[str], name: str, lines: Sequence[int], file: s
             raise DataError(
                 f"{file}: target {name!r}, line {line}: expected a value, got nothing; remove the row or fill it"
             )
+        if len(cell) > _LONGEST_CELL:
+            raise DataError(
+                f"{file}: target {name!r}, line {line}: expected a label or a value, got {len(cell)} characters; "
+                "name another column"
+            )
     if all(map(_INTEGER.fullmatch, stripped)):
         return np.array([int(cell) for cell in stripped], dtype=np.int64)
     numbers = [_float(cell) for cell in stripped]
@@ -203,9 +268,7 @@ def _column(names: Sequence[str], target: str, file: str) -> int:
 
 
 def _read_npy(path: Path, target: str | None) -> Table:
-    array = _numpy_arrays(path)
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"{path.name}: expected one array, got an archive; name the file .npz")
+    array = read_array(path, _KINDS + "V")
     if array.dtype.names:
         names = list(array.dtype.names)
         columns = [array[name].reshape(-1) if array.ndim == 1 else array[name] for name in names]
@@ -228,9 +291,7 @@ def _read_npy(path: Path, target: str | None) -> Table:
 
 
 def _read_npz(path: Path, target: str | None) -> Table:
-    arrays = _numpy_arrays(path)
-    if isinstance(arrays, np.ndarray):
-        raise DataError(f"{path.name}: expected an archive of arrays, got one array; name the file .npy")
+    arrays = read_arrays(path, _KINDS, others=True)
     labels = None
     if target is not None:
         if target not in arrays:
@@ -257,33 +318,9 @@ def _features_name(arrays: dict[str, Array | None], rows: int | None, file: str)
     raise DataError(f"{file}: expected one two-dimensional array of features beside the target, got {got}; name it 'x'")
 
 
-_DAMAGE = (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
-
-
-def _numpy_arrays(path: Path) -> Array | dict[str, Array | None]:
-    """Load one array, or an archive's arrays by name; None stands for one of Python objects, which is never loaded."""
-    with path.open("rb") as file:
-        try:
-            loaded = np.load(file, allow_pickle=False)
-        except _DAMAGE:
-            raise DataError(
-                f"{path.name}: expected a NumPy file without Python objects, got something else; "
-                "save it with numpy.save"
-            ) from None
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        arrays: dict[str, Array | None] = {}
-        for name in loaded.files:
-            try:
-                arrays[name] = loaded[name]
-            except _DAMAGE:
-                arrays[name] = None
-        return arrays
-
-
 def _readable(array: Array | None, name: str, file: str) -> Array:
     if array is None:
-        raise DataError(f"{file}: array {name!r}: expected plain numbers or text, got Python objects or damage")
+        raise DataError(f"{file}: array {name!r}: expected plain numbers or text, got Python objects")
     return array
 
 
@@ -300,7 +337,8 @@ def _plain_target(raw: Array, name: str, file: str) -> Array:
 def _numbers(array: Array, what: str) -> Array:
     if array.dtype.kind not in "biuf":
         raise DataError(f"{what}: expected numbers, got {array.dtype}; remove it or encode it as numbers")
-    return array.astype(np.float64)
+    with np.errstate(all="ignore"):  # a long double beyond its end becomes inf, which is refused with its place
+        return array.astype(np.float64)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from gradtrace import __version__, config, datasets, terminal
 from gradtrace.command import JSON_HELP, bad_input, print_json
-from gradtrace.messages import shown
+from gradtrace.readers import read_sequences
 from gradtrace.recurrent import GRU, LSTM, RNN
 from gradtrace.recurrent.trace import RecurrentTrace
 from gradtrace.stack import Stack
@@ -119,15 +120,7 @@ def _inputs(
     if data == "digits":
         rows = datasets.load_digits(batch, seed, dtype)
         return np.ascontiguousarray(rows.x.T[:, :, None]), rows.target
-    try:
-        x = np.load(data, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        message = f"data: expected a .npy file of shape (steps, batch, features), got {shown(data)}"
-        raise ValueError(message) from None
-    if not isinstance(x, np.ndarray) or x.ndim != 3 or x.dtype.kind not in "fiub":
-        got = f"shape {x.shape}, dtype {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
-        raise ValueError(f"data: expected numbers of shape (steps, batch, features), got {got[:60]}")
-    return np.ascontiguousarray(x, dtype=dtype), None
+    return read_sequences(Path(data), dtype), None
 
 
 def _json(trace: RecurrentTrace, options: dict[str, Any]) -> dict[str, Any]:

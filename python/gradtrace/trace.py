@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from gradtrace.diagnose import dead_causes, diagnose_stack
 from gradtrace.diagnosis import Diagnosis
+from gradtrace.figures import STACK
 from gradtrace.losses import LOSSES
 from gradtrace.quantiles import PROBABILITIES, StreamingQuantiles
 from gradtrace.scaled import ScaledArray
@@ -27,19 +28,8 @@ KEPT = ("deltas", "activations", "derivatives", "grad_weights", "grad_biases")
 
 Floats = npt.NDArray[np.float64]
 
-# Arrays with one figure for each sample, and whether a loss's mean scales them.
-_PER_SAMPLE = {
-    "log2_cotangent": True,
-    "log2_delta": True,
-    "log2_delta_max": True,
-    "log2_grad_input": True,
-    "log2_grad_weight_sample": True,
-    "activation_gain": False,
-    "norm_gain": False,
-    "weight_gain": False,
-    "log2_preactivation": False,
-    "log2_activation": False,
-}
+# Arrays with one figure for each sample.
+_PER_SAMPLE = [figure.name for figure in STACK if "sample" in figure.axes]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -306,9 +296,9 @@ class TraceBuilder:
             factor = LOSSES[loss].gradient_factor(samples, sizes[-1])
         kept = {name: self._kept(name, totals, factor) for name in KEPT if name in totals or self._has(name)}
         figures = {name: self._joined(name) for name in _PER_SAMPLE} | totals
-        for name, scaled in [*_PER_SAMPLE.items(), ("log2_grad_weight", True), ("log2_grad_bias", True)]:
-            if scaled and factor != 1.0:
-                figures[name] += np.log2(factor)
+        for figure in STACK:
+            if figure.scaled and factor != 1.0:
+                figures[figure.name] += np.log2(factor)
         for array in figures.values():
             if isinstance(array, np.ndarray):
                 array.flags.writeable = False

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradtrace import export
 from gradtrace.comparison import Comparison, compare
+from gradtrace.trace_archive import save_trace
 
 if TYPE_CHECKING:
     import pandas
@@ -43,9 +44,16 @@ class TraceFiles:
         Parameters
         ----------
         path : str or path
-            Written as it is named; an existing file is replaced.
+            Written as it is named; an existing file is replaced once the new one is complete, or not at all.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `path` is no path.
+        OSError
+            If it cannot be written.
         """
-        export.save_trace(self, path)
+        save_trace(self, path)
 
     def to_dataframe(self: Any) -> pandas.DataFrame:
         """Give one tidy row for each layer (and state) and sample.

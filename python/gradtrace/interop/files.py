@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from gradtrace.arrays_in import read_arrays
 from gradtrace.interop.state_dict import from_state_dict
-from gradtrace.messages import wrong_name
+from gradtrace.messages import checked_path, one_line, wrong_name
 from gradtrace.recurrent import Recurrent
 from gradtrace.stack import Stack
 
@@ -42,6 +42,8 @@ def load(
 
     Raises
     ------
+    TypeError
+        If `path` is no path.
     FileNotFoundError
         If there is no such file.
     ValueError
@@ -49,7 +51,7 @@ def load(
     ImportError
         If the library for the format is not installed.
     """
-    path = Path(path)
+    path = checked_path("path", path)
     readers: dict[str, Any] = {".safetensors": _safetensors, ".npz": _npz, ".onnx": None}
     suffix = path.suffix.lower()
     if suffix not in readers:
@@ -63,7 +65,7 @@ def load(
     except (ValueError, OSError, MemoryError) as error:
         if isinstance(error, UnicodeError) or not str(error):
             raise ValueError(f"{path.name}: it is damaged") from None
-        raise ValueError(f"{path.name}: {re.sub(r'[^ -~]+', ' ', str(error))[:300]}") from None
+        raise ValueError(f"{path.name}: {one_line(str(error))}") from None
 
 
 def _safetensors(path: Path) -> dict[str, Any]:
@@ -73,9 +75,7 @@ def _safetensors(path: Path) -> dict[str, Any]:
 
 
 def _npz(path: Path) -> dict[str, Any]:
-    from gradtrace.interop.npz_file import read_npz
-
-    return read_npz(path)
+    return read_arrays(path)
 
 
 def _onnx(path: Path, activation: str | None, prefix: str) -> Stack | Recurrent:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from gradtrace.interop.state_dict import native
+from gradtrace.arrays_in import native
 
 __all__ = ["read_safetensors"]
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from gradtrace.interop.builder import RefusedError, StackBuilder, build_recurrent
@@ -93,8 +92,3 @@ def _stack(named: Mapping[str, Array], activation: str | None, output_activation
 def _natural(name: str) -> list[Any]:
     """Sort ``layer.2`` before ``layer.10``."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d{1,9})", name)]
-
-
-def native(array: Array) -> Array:
-    """Bring an array of a file into this machine's byte order."""
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))

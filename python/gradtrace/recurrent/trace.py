@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace.diagnosis import Diagnosis
+from gradtrace.figures import RECURRENT
 from gradtrace.horizon import gradient_horizon
 from gradtrace.messages import checked_index
 from gradtrace.recurrent.cells import CELLS, KEPT
@@ -24,12 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RecurrentTrace", "build_trace"]
 
-_FIGURES = {
-    "log2_dc", "log2_dc_direct", "log2_dc_gated", "log2_dh_direct", "log2_dh_gated", "log2_dz", "activation_gain",
-    "weight_gain", "log2_retention", "gate_mean", "gate_saturated", "forget_half_life", "forget_half_life_unit",
-    "log2_grad_bias", "log2_grad_bias_step", "log2_grad_bias_ih", "log2_grad_bias_hh", "log2_grad_bias_ih_step",
-    "log2_grad_bias_hh_step",
-}  # fmt: skip
+_FIGURES = {figure.name for figure in RECURRENT}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
