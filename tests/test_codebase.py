@@ -110,13 +110,14 @@ def test_isa_objects_have_no_dynamic_initialisers() -> None:
 
 def test_wide_registers_only_in_their_isa_objects() -> None:
     wide = {"amx": "", "avx512": "", "avx2": "%zmm", "portable": "%ymm|%zmm"}
+    wide |= {"amx_emulated": "%ymm|%zmm|%tmm", "amx_emulated_avx512": "%tmm"}
     for path in objects("gt_kernels_*.dir"):
         isa = re.search(r"gt_kernels_(\w+)\.dir", str(path))
         assert isa
         if wide[isa[1]]:
             assert not re.search(wide[isa[1]], tool("objdump", "-d", "--no-show-raw-insn", path)), path
     for path in objects("_core.dir"):
-        assert not re.search("%ymm|%zmm", tool("objdump", "-d", "--no-show-raw-insn", path)), path
+        assert not re.search("%ymm|%zmm|%tmm", tool("objdump", "-d", "--no-show-raw-insn", path)), path
 
 
 def test_matrix_product_uses_the_registers_of_its_isa() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import gradtrace as gt
+from gradtrace import _core
 
 COMPILED, SUPPORTED = ", ".join(gt.isa.compiled()), ", ".join(gt.isa.supported())
 FACTS = ["gradtrace", "python", "numpy", "platform", "cpu", "isa_active", "isa_supported", "isa_compiled",
@@ -69,6 +70,14 @@ def test_use_of_an_unknown_name(name, shown, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("name", _core.isa_for_tests())
+def test_those_for_tests_are_in_no_public_list(name):
+    assert name not in (*gt.isa.compiled(), *gt.isa.supported())
+    with pytest.raises(ValueError, match="name: expected one of"):
+        gt.isa.use(name)
+    assert imported(name).stderr.splitlines()[-1].startswith(f"ImportError: GRADTRACE_ISA={name}: not available")
+
+
 def test_use_of_one_that_this_cpu_does_not_run(monkeypatch):
     monkeypatch.setattr(gt.isa, "compiled", lambda: ("avx9000", *gt.isa.supported()))
     with pytest.raises(ValueError) as caught:
@@ -89,12 +98,12 @@ def test_trace_under_way_ends_on_the_one_it_began_with(isa):
 
     def batches(other):
         yield x[:20]
-        gt.isa.use(other)
+        _core.isa_use(other)
         yield x[20:]
 
     expected = stack.trace(batches(isa))
     for other in gt.isa.supported():
-        gt.isa.use(isa)
+        _core.isa_use(isa)
         assert stack.trace(batches(other)) == expected
 
 

@@ -12,6 +12,7 @@ namespace py = pybind11;
 void bind_isa(py::module_& module) {
     module.def("isa_active", [] { return std::string(active_isa().name); });
     module.def("isa_supported", &supported_isas);
+    module.def("isa_for_tests", &isas_for_tests);
     module.def("isa_compiled", &compiled_isas);
     module.def("isa_use", &use_isa, py::arg("name"));
     module.def("precision_is_high", [] { return precision() == Precision::high; });

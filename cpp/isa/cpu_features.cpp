@@ -84,6 +84,8 @@ bool cpu_runs(const char* isa) {
     if (std::strcmp(isa, "avx2") == 0) return runs_avx2();
     if (std::strcmp(isa, "avx512") == 0) return runs_avx512();
     if (std::strcmp(isa, "amx") == 0) return runs_amx();
+    if (std::strcmp(isa, "amx_emulated") == 0) return true;
+    if (std::strcmp(isa, "amx_emulated_avx512") == 0) return runs_avx512();
     return false;
 }
 

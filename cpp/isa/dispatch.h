@@ -11,6 +11,10 @@ namespace gt {
 std::vector<std::string> compiled_isas();   // best first
 std::vector<std::string> supported_isas();  // of these, what this CPU runs
 
+// Of those that are no instruction set of any CPU, what runs here: the matrix unit's sources over its instructions in
+// plain C++.
+std::vector<std::string> isas_for_tests();
+
 // The active kernels at the precision in force. An op loads this once and uses that table to its end.
 const IsaKernels& active_isa();
 
@@ -18,7 +22,7 @@ const IsaKernels& active_isa();
 Precision precision();
 void set_precision(Precision precision);
 
-// Makes `name` active; false, and nothing changed, when it is not in supported_isas().
+// Makes `name` active; false, and nothing changed, when it is in neither supported_isas() nor isas_for_tests().
 bool use_isa(const std::string& name);
 
 }  // namespace gt

@@ -1,16 +1,22 @@
 # The one place that knows ISA -> flags. Best first: the first that this CPU has is chosen at import.
 #
-#   name | processor | flags (spelled out: never -march=native, the wheel must say what it needs) | sources, by commas
+#   name | processor | flags (spelled out: never -march=native, the wheel must say what it needs) | base | sources, by commas
 #
 # Sources are GT_KERNEL_SOURCES unless a line names its own: then it is an extension, whose few kernels replace those of
-# another ISA (dispatch.cpp says which).
+# its base, another line.
 #
 # Adding an ISA: one line here and one case in cpu_features.cpp.
 set(GT_ISA_TABLE
-  "amx|x86_64|-mamx-tile -mamx-bf16 -mavx512f -mavx512cd -mavx512vl -mavx512bw -mavx512dq -mavx2 -mfma -mf16c -mbmi -mbmi2 -mprefer-vector-width=512|cpp/kernels/gemm_amx.cpp,cpp/kernels/panel_amx.cpp"
+  "amx|x86_64|-mamx-tile -mamx-bf16 -mavx512f -mavx512cd -mavx512vl -mavx512bw -mavx512dq -mavx2 -mfma -mf16c -mbmi -mbmi2 -mprefer-vector-width=512|avx512|cpp/kernels/gemm_amx.cpp,cpp/kernels/panel_amx.cpp"
   "avx512|x86_64|-mavx512f -mavx512cd -mavx512vl -mavx512bw -mavx512dq -mavx2 -mfma -mf16c -mbmi -mbmi2 -mprefer-vector-width=512"
   "avx2|x86_64|-mavx2 -mfma -mf16c -mbmi -mbmi2"
   "portable|any|")
+
+# For tests only, in no public list: the sources of the matrix unit with its instructions, and those of AVX-512, in plain
+# C++ (kernels/amx_instructions.h), so that they run on machines that have neither.
+set(GT_TEST_ISA_TABLE
+  "amx_emulated|x86_64|-Wno-psabi|portable|cpp/kernels/gemm_amx.cpp,cpp/kernels/panel_amx.cpp"
+  "amx_emulated_avx512|x86_64|-mavx512f -mavx512cd -mavx512vl -mavx512bw -mavx512dq -mavx2 -mfma -mf16c -mbmi -mbmi2 -mprefer-vector-width=512|avx512|cpp/kernels/gemm_amx.cpp,cpp/kernels/panel_amx.cpp")
 
 set(GT_KERNEL_SOURCES
   cpp/kernels/activation.cpp
@@ -40,18 +46,23 @@ include(CheckCXXCompilerFlag)
 # One object library a line from the same sources; the lines that compiled go to isa_list.inc for dispatch.cpp.
 function(gt_add_isa_objects target)
   set(entries "")
-  foreach(line IN LISTS GT_ISA_TABLE)
+  foreach(line IN LISTS GT_ISA_TABLE GT_TEST_ISA_TABLE)
     string(REPLACE "|" ";" fields "${line}")
     list(GET fields 0 name)
     list(GET fields 1 processor)
     list(GET fields 2 flags)
     set(sources ${GT_KERNEL_SOURCES})
-    set(entry GT_ISA_ENTRY)
+    set(entry "GT_ISA_ENTRY(${name})")
+    set(base ${name})
     list(LENGTH fields count)
     if(count GREATER 3)
-      list(GET fields 3 sources)
+      list(GET fields 3 base)
+      list(GET fields 4 sources)
       string(REPLACE "," ";" sources "${sources}")
-      set(entry GT_ISA_EXTENSION)
+      set(entry "GT_ISA_EXTENSION(${name}, ${base})")
+      if(line IN_LIST GT_TEST_ISA_TABLE)
+        set(entry "GT_ISA_FOR_TESTS(${name}, ${base})")
+      endif()
     endif()
     if(NOT processor STREQUAL "any" AND NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(${processor}|AMD64)$")
       continue()
@@ -67,7 +78,7 @@ function(gt_add_isa_objects target)
     add_library(gt_kernels_${name} OBJECT ${sources})
     target_include_directories(gt_kernels_${name} PRIVATE cpp)
     target_compile_features(gt_kernels_${name} PRIVATE cxx_std_17)
-    target_compile_definitions(gt_kernels_${name} PRIVATE GT_ISA=${name})
+    target_compile_definitions(gt_kernels_${name} PRIVATE GT_ISA=${name} GT_BASE=${base})
     target_compile_options(gt_kernels_${name} PRIVATE ${GT_KERNEL_OPTIONS} ${GT_WARNINGS} ${flag_list})
     if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
       # GCC's own AVX-512 headers read undefined registers on purpose.
@@ -75,7 +86,7 @@ function(gt_add_isa_objects target)
     endif()
     set_target_properties(gt_kernels_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON INTERPROCEDURAL_OPTIMIZATION OFF)
     target_link_libraries(${target} PRIVATE gt_kernels_${name})
-    string(APPEND entries "${entry}(${name})\n")
+    string(APPEND entries "${entry}\n")
   endforeach()
   file(CONFIGURE OUTPUT "${CMAKE_CURRENT_BINARY_DIR}/generated/isa_list.inc" CONTENT "${entries}")
   target_include_directories(${target} PRIVATE "${CMAKE_CURRENT_BINARY_DIR}/generated")

@@ -9,6 +9,7 @@
 // so that long sums are rounded less often than by a chain of FMA. It takes subnormals as zero.
 #pragma once
 
+#include "kernels/amx_instructions.h"
 #include "simd/vec.h"
 
 namespace gt {

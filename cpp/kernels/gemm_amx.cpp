@@ -6,7 +6,7 @@
 #include "kernels/kernel_table.h"
 
 namespace gt {
-namespace avx512 {
+namespace GT_BASE {
 extern const GemmKernels<float> gemm_f32;
 }
 namespace GT_ISA {
@@ -130,7 +130,7 @@ template <int P, bool kTransposed>
 void gemm(std::size_t m, std::size_t k, const float* a, std::size_t lda, const GemmColumns<float>* sets,
           std::size_t count, std::size_t ldb, std::size_t ldc, bool add, Ahead* ahead) {
     if ((count == 1 && sets->n == 1) || !worthwhile(k, ldb)) {
-        const auto fma = kTransposed ? avx512::gemm_f32.tn : avx512::gemm_f32.nn;
+        const auto fma = kTransposed ? GT_BASE::gemm_f32.tn : GT_BASE::gemm_f32.nn;
         return fma(m, k, a, lda, sets, count, ldb, ldc, add, ahead);
     }
     const TileRegisters registers;
@@ -147,7 +147,7 @@ void gemm(std::size_t m, std::size_t k, const float* a, std::size_t lda, const G
 }
 
 double nv_squares(std::size_t m, std::size_t k, const float* a, const float* b, float* c) {
-    return avx512::gemm_f32.nv_squares(m, k, a, b, c);
+    return GT_BASE::gemm_f32.nv_squares(m, k, a, b, c);
 }
 
 }  // namespace

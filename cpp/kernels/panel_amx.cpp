@@ -5,7 +5,7 @@
 #include "kernels/cell_table.h"
 
 namespace gt {
-namespace avx512 {
+namespace GT_BASE {
 extern const PanelKernels<float> panel_f32;
 }
 namespace GT_ISA {
@@ -24,20 +24,22 @@ GT_INLINE std::size_t tiles_size(std::size_t k, std::size_t n) {
 
 template <int P>
 std::size_t size(std::size_t k, std::size_t n, std::size_t rows) {
-    return worthwhile(rows) ? tiles_size<P>(k, n) : avx512::panel_f32.size(k, n, rows);
+    return worthwhile(rows) ? tiles_size<P>(k, n) : GT_BASE::panel_f32.size(k, n, rows);
 }
 
 template <int P>
 GT_INLINE void pack_tiles(std::size_t k, std::size_t n, const float* b, std::size_t row, std::size_t column,
                           const float* factor, Tile* tiles) {
     float scaled[kDepth][kSide];
-    const Cut cut = row == 1 ? cut_if_any(n, k, b, column) : cut_if_any(k, n, b, row);
+    // Where the row stride is 1 too, the operand is a single column, of which there may be a factor.
+    const bool turned = row == 1 && factor == nullptr;
+    const Cut cut = turned ? cut_if_any(n, k, b, column) : cut_if_any(k, n, b, row);
     for (std::size_t first = 0; first < padded_columns<float>(n); first += kSide) {
         const std::size_t columns = first < n ? (n - first < kSide ? n - first : kSide) : 0;
         for (std::size_t d = 0; d < k; d += kDepth, tiles += P) {
             const std::size_t depth = k - d < kDepth ? k - d : kDepth;
             const float* from = b + d * row + (columns ? first : 0) * column;
-            if (row == 1) {  // the operand's columns lie as the rows of its transpose
+            if (turned) {  // the operand's columns lie as the rows of its transpose
                 split_rows<P>(columns, depth, from, column, cut, tiles);
                 turn<P>(tiles);
             } else if (factor == nullptr) {
@@ -56,7 +58,7 @@ GT_INLINE void pack_tiles(std::size_t k, std::size_t n, const float* b, std::siz
 template <int P>
 void pack(std::size_t k, std::size_t n, const float* b, std::size_t row, std::size_t column, const float* factor,
           std::size_t rows, float* panels) {
-    if (!worthwhile(rows)) return avx512::panel_f32.pack(k, n, b, row, column, factor, rows, panels);
+    if (!worthwhile(rows)) return GT_BASE::panel_f32.pack(k, n, b, row, column, factor, rows, panels);
     pack_tiles<P>(k, n, b, row, column, factor, reinterpret_cast<Tile*>(panels));
 }
 
@@ -123,14 +125,14 @@ GT_INLINE void all_rows(std::size_t m, std::size_t n, std::size_t k, const Left&
 template <int P>
 void multiply(std::size_t m, std::size_t n, std::size_t k, const float* a, std::size_t lda, const float* panels,
               float* c, std::size_t ldc, bool add, PanelOrder order, std::size_t rows) {
-    if (!worthwhile(rows)) return avx512::panel_f32.multiply(m, n, k, a, lda, panels, c, ldc, add, order, rows);
+    if (!worthwhile(rows)) return GT_BASE::panel_f32.multiply(m, n, k, a, lda, panels, c, ldc, add, order, rows);
     all_rows<P>(m, n, k, {a, lda, 1}, panels, c, ldc, add, order == PanelOrder::down);
 }
 
 template <int P>
 void multiply_transposed(std::size_t m, std::size_t n, std::size_t k, const float* a, std::size_t lda,
                          const float* panels, float* c, std::size_t ldc, bool add, std::size_t rows) {
-    if (!worthwhile(rows)) return avx512::panel_f32.multiply_transposed(m, n, k, a, lda, panels, c, ldc, add, rows);
+    if (!worthwhile(rows)) return GT_BASE::panel_f32.multiply_transposed(m, n, k, a, lda, panels, c, ldc, add, rows);
     all_rows<P>(m, n, k, {a, 1, lda}, panels, c, ldc, add, false);
 }
 
