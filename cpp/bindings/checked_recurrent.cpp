@@ -39,16 +39,17 @@ void check_weights(RecurrentParameters& net, const Objects& weight_ih, const Obj
         if (hidden == 0 || static_cast<std::size_t>(hh.shape(0)) != blocks * hidden)
             fail_value(name, "shape (" + rows + ", H)" + (hidden ? " with H=" + std::to_string(hidden) : ""),
                        shape_text(hh), "the " + cell + " has " + std::to_string(blocks) + " blocks of H rows");
-        if (k == 0) net.hidden = hidden;
-        if (hidden != net.hidden)
-            fail_value(name, "H=" + std::to_string(net.hidden) + " as in weight_hh[0]", shape_text(hh));
+        if (k % net.directions && hidden != net.hidden(k - 1))
+            fail_value(name, "H=" + std::to_string(net.hidden(k - 1)) + " as in the layer's other direction",
+                       shape_text(hh));
         net.weight_hh.push_back(hh);
 
         const std::string ih_name = name_of("weight_ih", k, count);
         const py::array ih = checked_array<T>(weight_ih[k], ih_name, why);
         const bool first = k < net.directions;
         if (k == 0 && ih.ndim() == 2) net.inputs = static_cast<std::size_t>(ih.shape(1));
-        const std::size_t inputs = first ? net.inputs : net.outputs();
+        const std::size_t inputs =
+            first ? net.inputs : net.directions * net.hidden((k / net.directions - 1) * net.directions);
         require_shape(
             ih, ih_name, {static_cast<py::ssize_t>(blocks * hidden), k == 0 ? -1 : static_cast<py::ssize_t>(inputs)},
             "(" + rows + ", I) with H=" + std::to_string(hidden) + (k == 0 ? "" : ", I=" + std::to_string(inputs)),
@@ -65,13 +66,12 @@ void check_biases(RecurrentParameters& net, const py::object& biases, const std:
     if (biases.is_none()) return;
     const Objects list = as_list(biases, argument);
     require_count(list, argument, net.layers());
-    const auto rows = static_cast<py::ssize_t>(net.cell().weight_blocks * net.hidden);
     for (std::size_t k = 0; k < list.size(); ++k) {
         if (list[k].is_none()) continue;
         const std::string name = name_of(argument, k, list.size());
         (*to)[k] = checked_array<T>(list[k], name, " (weight_hh's)");
-        require_shape((*to)[k], name, {rows},
-                      "(" + rows_text(net.cell().weight_blocks) + ",) with H=" + std::to_string(net.hidden));
+        require_shape((*to)[k], name, {static_cast<py::ssize_t>(net.cell().weight_blocks * net.hidden(k))},
+                      "(" + rows_text(net.cell().weight_blocks) + ",) with H=" + std::to_string(net.hidden(k)));
     }
 }
 
@@ -128,20 +128,46 @@ py::object checked_lengths(std::size_t steps, std::size_t batch, const py::objec
 }  // namespace
 
 template <class T>
-py::object checked_state(const RecurrentParameters& net, std::size_t batch, const py::object& object,
+States<T> checked_states(const RecurrentParameters& net, std::size_t batch, const py::object& object,
                          const std::string& name) {
-    if (object.is_none()) return object;
-    const py::array array = checked_array<T>(object, name, " (the network's)");
-    const auto b = static_cast<py::ssize_t>(batch), n = static_cast<py::ssize_t>(net.hidden),
-               k = static_cast<py::ssize_t>(net.layers());
-    const std::string shape = "(" + std::to_string(batch) + ", " + std::to_string(net.hidden) + ")";
-    if (!(k == 1 && array.ndim() == 2))
-        require_shape(array, name, {k, b, n},
-                      "(" + std::to_string(net.layers()) + ", " + shape.substr(1) + (k == 1 ? " or " + shape : ""));
-    else
-        require_shape(array, name, {b, n}, shape);
-    require_finite<T>(array, name);
-    return array;
+    States<T> states;
+    if (object.is_none()) return states;
+    const std::string why = " (the network's)";
+    const auto b = static_cast<py::ssize_t>(batch), k = static_cast<py::ssize_t>(net.layers());
+    const auto shape_of = [&](std::size_t layer) {
+        return "(" + std::to_string(batch) + ", " + std::to_string(net.hidden(layer)) + ")";
+    };
+    if (net.uniform()) {
+        const auto n = static_cast<py::ssize_t>(net.hidden(0));
+        const py::array array = checked_array<T>(object, name, why);
+        if (!(k == 1 && array.ndim() == 2))
+            require_shape(array, name, {k, b, n},
+                          "(" + std::to_string(net.layers()) + ", " + shape_of(0).substr(1) +
+                              (k == 1 ? " or " + shape_of(0) : ""));
+        else
+            require_shape(array, name, {b, n}, shape_of(0));
+        require_finite<T>(array, name);
+        states.held.push_back(array);
+        for (py::ssize_t layer = 0; layer < k; ++layer)
+            states.layers.push_back(static_cast<const T*>(array.data()) + layer * b * n);
+        return states;
+    }
+    if (!py::isinstance<py::list>(object) && !py::isinstance<py::tuple>(object))
+        fail_type(name, "a list of " + std::to_string(k) + " arrays, one for each layer, since they differ in width",
+                  type_name(object));
+    const Objects list = as_list(object, name);
+    if (list.size() != net.layers())
+        fail_value(name, "a list of " + std::to_string(k) + ", one array for each layer",
+                   "a list of " + std::to_string(list.size()));
+    for (std::size_t layer = 0; layer < list.size(); ++layer) {
+        const std::string own = name_of(name, layer, list.size());
+        const py::array array = checked_array<T>(list[layer], own, why);
+        require_shape(array, own, {b, static_cast<py::ssize_t>(net.hidden(layer))}, shape_of(layer));
+        require_finite<T>(array, own);
+        states.held.push_back(array);
+        states.layers.push_back(static_cast<const T*>(array.data()));
+    }
+    return states;
 }
 
 template <class T>
@@ -157,19 +183,19 @@ Sequences<T> checked_sequences(const RecurrentParameters& net, const py::object&
     if (s.steps == 0) fail_value("x", "at least one step", "shape " + shape_text(s.x));
     if (s.batch == 0) fail_value("x", "at least one sample", "shape " + shape_text(s.x));
     require_finite<T>(s.x, "x");
-    s.h0 = checked_state<T>(net, s.batch, h0, "h0");
-    s.c0 = checked_state<T>(net, s.batch, c0, "c0");
+    s.h0 = checked_states<T>(net, s.batch, h0, "h0");
+    s.c0 = checked_states<T>(net, s.batch, c0, "c0");
     s.lengths = checked_lengths(s.steps, s.batch, lengths);
     return s;
 }
 
 template Sequences<float> checked_sequences<float>(const RecurrentParameters&, const py::object&, const py::object&,
                                                    const py::object&, const py::object&);
-template py::object checked_state<float>(const RecurrentParameters&, std::size_t, const py::object&,
-                                         const std::string&);
+template States<float> checked_states<float>(const RecurrentParameters&, std::size_t, const py::object&,
+                                             const std::string&);
 template Sequences<double> checked_sequences<double>(const RecurrentParameters&, const py::object&, const py::object&,
                                                      const py::object&, const py::object&);
-template py::object checked_state<double>(const RecurrentParameters&, std::size_t, const py::object&,
-                                          const std::string&);
+template States<double> checked_states<double>(const RecurrentParameters&, std::size_t, const py::object&,
+                                               const std::string&);
 
 }  // namespace gt

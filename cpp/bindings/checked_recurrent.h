@@ -11,22 +11,29 @@ namespace gt {
 struct RecurrentParameters {
     CellKind kind = CellKind::lstm;
     bool is_float32 = true;
-    std::size_t inputs = 0, hidden = 0, directions = 1;
+    std::size_t inputs = 0, directions = 1;
     std::vector<py::array> weight_ih, weight_hh;
     std::vector<py::object> bias_ih, bias_hh;  // arrays or None
 
     const CellShape& cell() const { return cell_shape(kind); }
     std::size_t layers() const { return weight_ih.size(); }
-    std::size_t outputs() const { return directions * hidden; }
+    std::size_t hidden(std::size_t layer) const { return static_cast<std::size_t>(weight_hh[layer].shape(1)); }
+    std::size_t outputs() const { return directions * hidden(layers() - 1); }
+    // Whether all layers are as wide: what has one array for each layer is then one array.
+    bool uniform() const {
+        for (std::size_t k = 1; k < layers(); ++k)
+            if (hidden(k) != hidden(0)) return false;
+        return true;
+    }
 
     template <class T>
     RecurrentNetwork<T> network() const {
-        RecurrentNetwork<T> net{kind, inputs, hidden, directions, {}};
+        RecurrentNetwork<T> net{kind, inputs, directions, {}};
         const auto data = [](const py::object& array) {
             return array.is_none() ? nullptr : static_cast<const T*>(py::array(array).data());
         };
         for (std::size_t k = 0; k < layers(); ++k)
-            net.layers.push_back({static_cast<std::size_t>(weight_ih[k].shape(1)),
+            net.layers.push_back({static_cast<std::size_t>(weight_ih[k].shape(1)), hidden(k),
                                   static_cast<const T*>(weight_ih[k].data()),
                                   static_cast<const T*>(weight_hh[k].data()), data(bias_ih[k]), data(bias_hh[k])});
         return net;
@@ -39,16 +46,21 @@ std::shared_ptr<RecurrentParameters> make_recurrent(const std::string& kind, con
                                                     const py::object& weight_hh, const py::object& bias_ih,
                                                     const py::object& bias_hh, bool bidirectional);
 
+// One array (batch, hidden) for each layer, checked and held; none at all where there were none.
+template <class T>
+struct States {
+    std::vector<py::array> held;
+    LayerArrays<const T> layers;
+};
+
 // What one call brings: checked, held while the core reads it.
 template <class T>
 struct Sequences {
     py::array x;
-    py::object h0, c0, lengths;  // arrays or None
+    States<T> h0, c0;
+    py::object lengths;  // an array or None
     std::size_t steps = 0, batch = 0;
 
-    static const T* data(const py::object& array) {
-        return array.is_none() ? nullptr : static_cast<const T*>(py::array(array).data());
-    }
     const std::int64_t* ends() const {
         return lengths.is_none() ? nullptr : static_cast<const std::int64_t*>(py::array(lengths).data());
     }
@@ -60,9 +72,10 @@ template <class T>
 Sequences<T> checked_sequences(const RecurrentParameters& net, const py::object& x, const py::object& h0,
                                const py::object& c0, const py::object& lengths);
 
-// (layers, batch, hidden), or (batch, hidden) for a single layer, or None.
+// (layers, batch, hidden), or (batch, hidden) for a single layer, or None; of layers of different widths a list with a
+// (batch, hidden) for each.
 template <class T>
-py::object checked_state(const RecurrentParameters& net, std::size_t batch, const py::object& object,
+States<T> checked_states(const RecurrentParameters& net, std::size_t batch, const py::object& object,
                          const std::string& name);
 
 }  // namespace gt

@@ -29,10 +29,11 @@ void PackedMatrix<T>::take(const KernelTable<T>& kernels, const T* weight, std::
 }
 
 template <class T>
-CellWeights<T>::CellWeights(const IsaKernels& isa, const CellShape& cell, std::size_t hidden,
-                            const RecurrentLayer<T>& layer, std::size_t batch)
-    : bias(checked_multiply(cell.row_blocks, hidden)) {
+CellWeights<T>::CellWeights(const IsaKernels& isa, const CellShape& cell, const RecurrentLayer<T>& layer,
+                            std::size_t batch)
+    : bias(checked_multiply(cell.row_blocks, layer.hidden)) {
     const KernelTable<T>& kernels = isa.get<T>();
+    const std::size_t hidden = layer.hidden;
     ih.take(kernels, layer.weight_ih, hidden, cell.weight_blocks, cell.ih_order, layer.inputs, batch);
     hh.take(kernels, layer.weight_hh, hidden, cell.weight_blocks, cell.hh_order, hidden, batch);
     std::fill(bias.data(), bias.data() + bias.size(), T(0));

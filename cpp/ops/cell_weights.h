@@ -12,7 +12,7 @@ namespace gt {
 // is the cell's number of weight blocks.
 template <class T>
 struct RecurrentLayer {
-    std::size_t inputs;
+    std::size_t inputs, hidden;
     const T *weight_ih, *weight_hh, *bias_ih, *bias_hh;
 };
 
@@ -30,8 +30,7 @@ struct PackedMatrix {
 
 template <class T>
 struct CellWeights {
-    CellWeights(const IsaKernels& isa, const CellShape& cell, std::size_t hidden, const RecurrentLayer<T>& layer,
-                std::size_t batch);
+    CellWeights(const IsaKernels& isa, const CellShape& cell, const RecurrentLayer<T>& layer, std::size_t batch);
 
     PackedMatrix<T> ih, hh;
     AlignedBuffer<T> bias;  // (row_blocks * hidden,)

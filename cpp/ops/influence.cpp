@@ -118,8 +118,8 @@ class InfluencePasses {
 template <class T>
 void RecurrentTracer<T>::influence(std::size_t layer, const T* u, double* log2_dh, double* log2_dc,
                                    Interrupt& interrupt) const {
-    const DirectionContext<T> here = context(layer % network_.directions, interrupt);
-    const std::size_t steps = sequence_.steps(), batch = sequence_.batch(), n = network_.hidden;
+    const DirectionContext<T> here = context(layer, interrupt);
+    const std::size_t steps = sequence_.steps(), batch = sequence_.batch(), n = hidden(layer);
     const std::size_t together = std::max<std::size_t>(1, kRowsTogether / batch);
     const PackedMatrix<T>& hh = weights_[layer]->hh;
     const double pairs = 0.5 * static_cast<double>(steps) * static_cast<double>(steps) * static_cast<double>(batch);

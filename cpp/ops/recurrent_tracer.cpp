@@ -18,10 +18,7 @@ RecurrentTracer<T>::RecurrentTracer(const IsaKernels& isa, RecurrentNetwork<T> n
 template <class T>
 void RecurrentTracer<T>::plan(Purpose purpose) {
     const CellShape& cell = cell_shape(network_.kind);
-    const std::size_t rows = sequence_.rows(), batch = sequence_.batch(), n = network_.hidden;
-    const std::size_t z = checked_multiply(rows, checked_multiply(cell.row_blocks, n)),
-                      h = checked_multiply(checked_add(rows, batch), n), y = checked_multiply(rows, network_.outputs()),
-                      x = checked_multiply(rows, network_.inputs);
+    const std::size_t rows = sequence_.rows(), batch = sequence_.batch(), x = checked_multiply(rows, network_.inputs);
     const bool shared = purpose == Purpose::forward;
     bool opened = false;
     const auto place = [&](auto& pointer, std::size_t count) {
@@ -43,6 +40,8 @@ void RecurrentTracer<T>::plan(Purpose purpose) {
         if (!sequence_.plain()) place(packed_x_, x);
         for (std::size_t k = 0; k < states_.size(); ++k) {
             DirectionState<T>& s = states_[k];
+            const std::size_t n = shared ? network_.widest() : hidden(k),
+                              h = checked_multiply(checked_add(rows, batch), hidden(k));
             place(s.h, h);
             if (cell.has_cell_state) place(s.c, h);
             if (scaled) place(s.h_exponent, rows + batch);
@@ -53,7 +52,7 @@ void RecurrentTracer<T>::plan(Purpose purpose) {
                 s.carry_log2_units = states_[0].carry_log2_units;
                 continue;
             }
-            place(s.z, z);
+            place(s.z, checked_multiply(rows, checked_multiply(cell.row_blocks, n)));
             if (cell.gates == 0) continue;
             place(s.gate_sums, rows * 2 * cell.gates);
             place(s.carry_log2, rows);
@@ -61,22 +60,23 @@ void RecurrentTracer<T>::plan(Purpose purpose) {
         }
         if (network_.directions == 1) continue;
         for (std::size_t l = 0; l < joined_.size(); ++l) {
-            place(joined_[l], y);
+            place(joined_[l], checked_multiply(rows, network_.outputs(l)));
             if (scaled) place(joined_exponent_[l], rows);
         }
     }
 }
 
 template <class T>
-void RecurrentTracer<T>::load_states(std::size_t layer, const T* h0, const T* c0) {
-    const std::size_t n = network_.hidden, batch = sequence_.batch();
-    const auto load = [&](const T* from, T* to) {
+void RecurrentTracer<T>::load_states(std::size_t layer, const LayerArrays<const T>& h0,
+                                     const LayerArrays<const T>& c0) {
+    const std::size_t n = hidden(layer), batch = sequence_.batch();
+    const auto load = [&](const LayerArrays<const T>& from, T* to) {
         if (to == nullptr) return;
         for (std::size_t slot = 0; slot < batch; ++slot) {
-            if (from == nullptr) {
+            if (from.empty()) {
                 std::fill(to + slot * n, to + (slot + 1) * n, T(0));
             } else {
-                const T* row = from + (layer * batch + sequence_.sample(slot)) * n;
+                const T* row = from[layer] + sequence_.sample(slot) * n;
                 std::copy(row, row + n, to + slot * n);
             }
         }
@@ -92,14 +92,14 @@ SequenceRows<T> RecurrentTracer<T>::layer_output(std::size_t stacked) const {
     if (network_.directions == 2) return {joined_[stacked], joined_exponent_[stacked]};
     const DirectionState<T>& s = states_[stacked];
     const std::size_t batch = sequence_.batch();
-    return {s.h + batch * network_.hidden, s.h_exponent ? s.h_exponent + batch : nullptr};
+    return {s.h + batch * hidden(stacked), s.h_exponent ? s.h_exponent + batch : nullptr};
 }
 
 // h of both directions side by side, in the sequence's own order.
 template <class T>
 void RecurrentTracer<T>::join_directions(std::size_t stacked) {
     if (network_.directions == 1) return;
-    const std::size_t n = network_.hidden, batch = sequence_.batch();
+    const std::size_t n = hidden(2 * stacked), batch = sequence_.batch();
     const DirectionState<T>&forward = states_[2 * stacked], &reverse = states_[2 * stacked + 1];
     for (std::size_t step = 0; step < sequence_.steps(); ++step)
         for (std::size_t slot = 0; slot < sequence_.active(step); ++slot) {
@@ -119,7 +119,7 @@ void RecurrentTracer<T>::join_directions(std::size_t stacked) {
 // A state with an infinite or NaN value has no gradient: its gates become NaN, and so does all that depends on them.
 template <class T>
 void RecurrentTracer<T>::find_nonfinite(std::size_t layer) {
-    const std::size_t n = network_.hidden, row_size = cell_shape(network_.kind).row_blocks * n;
+    const std::size_t n = hidden(layer), row_size = cell_shape(network_.kind).row_blocks * n;
     const DirectionState<T>& s = states_[layer];
     const auto finite = [&](const T* x, std::size_t count) { return isa_.get<T>().reduce->all_finite(count, x); };
     const std::size_t all = (sequence_.batch() + sequence_.rows()) * n;
@@ -134,7 +134,8 @@ void RecurrentTracer<T>::find_nonfinite(std::size_t layer) {
 }
 
 template <class T>
-void RecurrentTracer<T>::forward(const T* x, const T* h0, const T* c0, Interrupt& interrupt) {
+void RecurrentTracer<T>::forward(const T* x, const LayerArrays<const T>& h0, const LayerArrays<const T>& c0,
+                                 Interrupt& interrupt) {
     const SubnormalMode flush(Subnormals::flush);
     x_ = x;
     if (!sequence_.plain()) {
@@ -143,12 +144,11 @@ void RecurrentTracer<T>::forward(const T* x, const T* h0, const T* c0, Interrupt
     }
     weights_.clear();
     for (const RecurrentLayer<T>& layer : network_.layers)
-        weights_.push_back(std::make_unique<CellWeights<T>>(isa_, cell_shape(network_.kind), network_.hidden, layer,
-                                                            sequence_.batch()));
+        weights_.push_back(std::make_unique<CellWeights<T>>(isa_, cell_shape(network_.kind), layer, sequence_.batch()));
     for (std::size_t k = 0; k < states_.size(); ++k) {
         const std::size_t stacked = k / network_.directions, direction = k % network_.directions;
         load_states(k, h0, c0);
-        direction_forward(context(direction, interrupt), *weights_[k], layer_input(stacked), states_[k]);
+        direction_forward(context(k, interrupt), *weights_[k], layer_input(stacked), states_[k]);
         if (interrupt.stopped()) throw Interrupted{};
         find_nonfinite(k);
         if (direction + 1 == network_.directions) join_directions(stacked);
@@ -174,15 +174,15 @@ void RecurrentTracer<T>::store_output(T* y) const {
 }
 
 template <class T>
-void RecurrentTracer<T>::store_final(T* h_n, T* c_n) const {
-    const std::size_t n = network_.hidden, batch = sequence_.batch();
+void RecurrentTracer<T>::store_final(const LayerArrays<T>& h_n, const LayerArrays<T>& c_n) const {
+    const std::size_t batch = sequence_.batch();
     for (std::size_t k = 0; k < states_.size(); ++k)
         for (std::size_t slot = 0; slot < batch; ++slot) {
-            const std::size_t last = batch + sequence_.first_row(sequence_.length(slot) - 1) + slot,
-                              to = (k * batch + sequence_.sample(slot)) * n;
-            std::copy(states_[k].h + last * n, states_[k].h + (last + 1) * n, h_n + to);
-            if (states_[k].h_exponent) scale_plainly(n, states_[k].h_exponent[last], h_n + to);
-            if (c_n) std::copy(states_[k].c + last * n, states_[k].c + (last + 1) * n, c_n + to);
+            const std::size_t n = hidden(k), to = sequence_.sample(slot) * n,
+                              last = batch + sequence_.first_row(sequence_.length(slot) - 1) + slot;
+            std::copy(states_[k].h + last * n, states_[k].h + (last + 1) * n, h_n[k] + to);
+            if (states_[k].h_exponent) scale_plainly(n, states_[k].h_exponent[last], h_n[k] + to);
+            if (!c_n.empty()) std::copy(states_[k].c + last * n, states_[k].c + (last + 1) * n, c_n[k] + to);
         }
 }
 
@@ -190,7 +190,7 @@ template <class T>
 bool RecurrentTracer<T>::store_forward(std::size_t layer, const ForwardOutputs<T>& out) const {
     const CellShape& cell = cell_shape(network_.kind);
     const DirectionState<T>& s = states_[layer];
-    const std::size_t n = network_.hidden, batch = sequence_.batch(), rows = sequence_.rows(), gates = cell.gates,
+    const std::size_t n = hidden(layer), batch = sequence_.batch(), rows = sequence_.rows(), gates = cell.gates,
                       row_size = cell.row_blocks * n;
     bool fits = true;
     if (gates) {

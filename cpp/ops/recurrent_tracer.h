@@ -2,6 +2,7 @@
 // everything that a trace wants to know.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -11,16 +12,27 @@
 
 namespace gt {
 
-// Layer axis as PyTorch has it, direction fastest; layers above the first take directions * hidden inputs.
+// Layer axis as PyTorch has it, direction fastest; layers above the first take the outputs of both directions below.
+// Stacked layers may differ in their hidden sizes, the directions of one do not.
 template <class T>
 struct RecurrentNetwork {
     CellKind kind;
-    std::size_t inputs, hidden, directions;
+    std::size_t inputs, directions;
     std::vector<RecurrentLayer<T>> layers;
 
     std::size_t depth() const { return layers.size() / directions; }  // stacked layers
-    std::size_t outputs() const { return directions * hidden; }
+    std::size_t outputs(std::size_t stacked) const { return directions * layers[stacked * directions].hidden; }
+    std::size_t outputs() const { return outputs(depth() - 1); }
+    std::size_t widest() const {
+        std::size_t most = 0;
+        for (const RecurrentLayer<T>& layer : layers) most = std::max(most, layer.hidden);
+        return most;
+    }
 };
+
+// One array (batch, hidden) for each of the layers, or none at all.
+template <class T>
+using LayerArrays = std::vector<T*>;
 
 // Figures of one direction of one layer, beside those of the backward pass; null: not wanted.
 template <class T>
@@ -46,23 +58,23 @@ class RecurrentTracer {
     RecurrentTracer(const IsaKernels& isa, RecurrentNetwork<T> network, std::size_t steps, std::size_t batch,
                     const std::int64_t* lengths, Purpose purpose);
 
-    // x (steps, batch, inputs); h0, c0 (layers, batch, hidden) or null for zero.
-    void forward(const T* x, const T* h0, const T* c0, Interrupt& interrupt);
+    // x (steps, batch, inputs); h0, c0 empty for zero.
+    void forward(const T* x, const LayerArrays<const T>& h0, const LayerArrays<const T>& c0, Interrupt& interrupt);
 
-    void store_output(T* y) const;           // (steps, batch, outputs), 0 past an end
-    void store_final(T* h_n, T* c_n) const;  // (layers, batch, hidden); c_n null without a cell state
+    void store_output(T* y) const;  // (steps, batch, outputs), 0 past an end
+    void store_final(const LayerArrays<T>& h_n, const LayerArrays<T>& c_n) const;  // c_n empty without a cell state
     bool store_forward(std::size_t layer, const ForwardOutputs<T>& out) const;
     std::size_t first_nonfinite() const { return first_nonfinite_; }  // a state's index; 0: none
     const PackedSequence& sequence() const { return sequence_; }
 
     // Gradients arrive at the last layer's h: `rows` (batch, outputs) at each sample's end or (steps, batch, outputs)
-    // at every step, times 2^exponent of each row (null: 0); dc_last (layers, batch, hidden) or null. log2_dx (steps,
-    // batch), or null: dL/dx is left out, kept_dx too. False where a kept exponent is beyond int64.
+    // at every step, times 2^exponent of each row (null: 0); dc_last may be empty. log2_dx (steps, batch), or null:
+    // dL/dx is left out, kept_dx too. False where a kept exponent is beyond int64.
     struct Cotangent {
         const T* rows;
         const std::int64_t* exponent;
         bool every_step;
-        const T* dc_last;
+        LayerArrays<const T> dc_last;
     };
     bool backward(const Cotangent& cotangent, const std::vector<DirectionOutputs<T>>& out, double* log2_dx,
                   const KeptRows<T>& kept_dx, Interrupt& interrupt);
@@ -77,11 +89,12 @@ class RecurrentTracer {
     struct InputGradient;
     struct PackedCotangent;
     void pack_cotangent(const Cotangent& cotangent, PackedCotangent* out) const;
-    DirectionContext<T> context(std::size_t direction, Interrupt& interrupt) const {
-        return {isa_, network_.kind, network_.hidden, sequence_, direction == 1, interrupt};
+    std::size_t hidden(std::size_t layer) const { return network_.layers[layer].hidden; }
+    DirectionContext<T> context(std::size_t layer, Interrupt& interrupt) const {
+        return {isa_, network_.kind, hidden(layer), sequence_, layer % network_.directions == 1, interrupt};
     }
     void plan(Purpose purpose);
-    void load_states(std::size_t layer, const T* h0, const T* c0);
+    void load_states(std::size_t layer, const LayerArrays<const T>& h0, const LayerArrays<const T>& c0);
     SequenceRows<T> layer_input(std::size_t stacked) const {
         return stacked == 0 ? SequenceRows<T>{x_, nullptr} : layer_output(stacked - 1);
     }
@@ -91,7 +104,7 @@ class RecurrentTracer {
     void input_gradient(const DirectionContext<T>& context, const DirectionState<T>& state, const PackedMatrix<T>& ih,
                         std::size_t first, std::size_t end, InputGradient* out) const;
     void load_dc_last(std::size_t layer, const T* dc_last, T* to, double* exponent) const;
-    bool keep_dgates(const DirectionState<T>& state, const KeptRows<T>& to) const;
+    bool keep_dgates(std::size_t layer, const DirectionState<T>& state, const KeptRows<T>& to) const;
 
     const IsaKernels& isa_;
     RecurrentNetwork<T> network_;

@@ -130,9 +130,9 @@ void RecurrentTracer<T>::pack_cotangent(const Cotangent& cotangent, PackedCotang
 }
 
 template <class T>
-bool RecurrentTracer<T>::keep_dgates(const DirectionState<T>& state, const KeptRows<T>& to) const {
+bool RecurrentTracer<T>::keep_dgates(std::size_t layer, const DirectionState<T>& state, const KeptRows<T>& to) const {
     const CellShape& cell = cell_shape(network_.kind);
-    const std::size_t n = network_.hidden, width = cell.weight_blocks * n, row_size = cell.row_blocks * n;
+    const std::size_t n = hidden(layer), width = cell.weight_blocks * n, row_size = cell.row_blocks * n;
     bool fits = true;
     std::vector<T> values(width);
     sequence_.for_each([&](std::size_t row, std::size_t source) {
@@ -150,9 +150,9 @@ bool RecurrentTracer<T>::keep_dgates(const DirectionState<T>& state, const KeptR
 template <class T>
 void RecurrentTracer<T>::load_dc_last(std::size_t layer, const T* dc_last, T* to, double* exponent) const {
     const SubnormalMode keep(Subnormals::keep);
-    const std::size_t n = network_.hidden, batch = sequence_.batch();
+    const std::size_t n = hidden(layer), batch = sequence_.batch();
     for (std::size_t slot = 0; slot < batch; ++slot)
-        exponent[slot] = normalise_row(n, dc_last + (layer * batch + sequence_.sample(slot)) * n, 0.0, to + slot * n);
+        exponent[slot] = normalise_row(n, dc_last + sequence_.sample(slot) * n, 0.0, to + slot * n);
 }
 
 template <class T>
@@ -160,12 +160,12 @@ bool RecurrentTracer<T>::backward(const Cotangent& cotangent, const std::vector<
                                   double* log2_dx, const KeptRows<T>& kept_dx, Interrupt& interrupt) {
     const SubnormalMode flush(Subnormals::flush);
     const CellShape& cell = cell_shape(network_.kind);
-    const std::size_t n = network_.hidden, batch = sequence_.batch(), rows = sequence_.rows(),
-                      directions = network_.directions;
+    const std::size_t batch = sequence_.batch(), rows = sequence_.rows(), directions = network_.directions;
     bool fits = true;
     gradients_ = std::vector<DirectionGradients<T>>(states_.size());
     std::vector<double> dz_exponent(rows), dz_log2(rows), dc_exponent(batch);
-    AlignedBuffer<T> dc_last(cotangent.dc_last ? checked_multiply(batch, n) : 0);
+    const bool given_c = !cotangent.dc_last.empty();
+    AlignedBuffer<T> dc_last(given_c ? checked_multiply(batch, network_.widest()) : 0);
     PackedCotangent arriving;
     pack_cotangent(cotangent, &arriving);
     InputGradient above, below;
@@ -175,16 +175,16 @@ bool RecurrentTracer<T>::backward(const Cotangent& cotangent, const std::vector<
                     wanted && (stacked > 0 || directions == 2 || kept_dx));
         for (std::size_t d = 0; d < directions; ++d) {
             const std::size_t k = stacked * directions + d;
-            const DirectionContext<T> here = context(d, interrupt);
+            const DirectionContext<T> here = context(k, interrupt);
             DirectionState<T> state = states_[k];
             state.dz_exponent = dz_exponent.data();
             state.dz_log2 = dz_log2.data();
             Injection<T> injection = arriving.injection;
             if (stacked + 1 < network_.depth())
                 injection = {above.rows.data(), above.exponent.data(), above.width, 0, true};
-            injection.column = d * n;
-            if (cotangent.dc_last) load_dc_last(k, cotangent.dc_last, dc_last.data(), dc_exponent.data());
-            DirectionBackward<T> pass(here, *weights_[k], injection, cotangent.dc_last ? dc_last.data() : nullptr,
+            injection.column = d * hidden(k);
+            if (given_c) load_dc_last(k, cotangent.dc_last[k], dc_last.data(), dc_exponent.data());
+            DirectionBackward<T> pass(here, *weights_[k], injection, given_c ? dc_last.data() : nullptr,
                                       dc_exponent.data(), state, out[k].figures);
             const SequenceRows<T> input = layer_input(stacked);
             GradientPass<T> gradients(here, state, input, below.width, out[k].steps);
@@ -204,7 +204,7 @@ bool RecurrentTracer<T>::backward(const Cotangent& cotangent, const std::vector<
             to_torch_order(&gradients_[k].bias_ih, cell.ih_order, cell.weight_blocks);
             to_torch_order(&gradients_[k].bias_hh, cell.hh_order, cell.weight_blocks);
             below.add = true;
-            if (out[k].kept_dgates) fits &= keep_dgates(state, out[k].kept_dgates);
+            if (out[k].kept_dgates) fits &= keep_dgates(k, state, out[k].kept_dgates);
         }
         std::swap(above, below);
     }

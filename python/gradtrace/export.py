@@ -18,7 +18,8 @@ Trace = Any  # a StackTrace or a RecurrentTrace, whose modules import this one
 def _dimensions(trace: Trace) -> dict[str, tuple[tuple[str, ...], Any]]:
     """Name the axes of every figure: name to (axes, values)."""
     if hasattr(trace, "_figures"):
-        return {figure.name: (figure.axes, getattr(trace, figure.name)) for figure in recurrent_figures(trace.cell)}
+        figures = recurrent_figures(trace.cell)
+        return {figure.name: (figure.axes, _as_array(getattr(trace, figure.name))) for figure in figures}
     last = "sample" if trace.quantiles is None else "quantile"
     named: dict[str, tuple[tuple[str, ...], Any]] = {}
     for figure in STACK:
@@ -29,6 +30,16 @@ def _dimensions(trace: Trace) -> dict[str, tuple[tuple[str, ...], Any]]:
             axes, values = ("layer", last), values[1:]
         named[figure.name] = (axes, values)
     return named
+
+
+def _as_array(values: Any) -> Any:
+    """Put what is a list, one entry a layer, into one array: NaN behind the narrower ones."""
+    if not isinstance(values, list):
+        return values
+    rows = np.full((len(values), max(map(len, values))), np.nan)
+    for row, own in zip(rows, values, strict=True):
+        row[: len(own)] = own
+    return rows
 
 
 def _attributes(trace: Trace) -> dict[str, Any]:

@@ -11,7 +11,16 @@ from typing import Any
 
 from gradtrace.recurrent.cells import CELLS
 
-__all__ = ["RECURRENT", "STACK", "Figure", "axis_sizes", "kept_shapes", "recurrent_figures"]
+__all__ = [
+    "RECURRENT",
+    "STACK",
+    "Figure",
+    "axis_sizes",
+    "figure_shape",
+    "kept_shapes",
+    "recurrent_figures",
+    "_split_axes",
+]
 
 
 @dataclass(frozen=True)
@@ -99,20 +108,42 @@ def axis_sizes(trace: Any) -> dict[str, int]:
         samples = trace.samples if trace.quantiles is None else len(trace.quantiles)
         return {"layer": depth, "output": depth + 1, "sample": samples}
     cell = CELLS[trace.cell]
-    return {
+    sizes = {
         "layer": trace.num_layers * (1 + trace.bidirectional), "state": trace.steps + 1, "step": trace.steps,
-        "gate": len(cell.letters), "unit": trace.hidden_size, "row": cell.blocks * trace.hidden_size,
-        "input": trace.input_size, "sample": trace.samples,
+        "gate": len(cell.letters), "input": trace.input_size, "sample": trace.samples,
     }  # fmt: skip
+    if isinstance(trace.hidden_size, tuple):
+        return sizes
+    return sizes | {"unit": trace.hidden_size, "row": cell.blocks * trace.hidden_size}
+
+
+def _split_axes(trace: Any, axes: tuple[str, ...]) -> bool:
+    """Whether what has these axes is a list, one entry for each layer: its layers differ in their units."""
+    by_unit = "unit" in axes or "row" in axes
+    return by_unit and "layer" in axes and isinstance(getattr(trace, "hidden_size", None), tuple)
+
+
+def figure_shape(trace: Any, axes: tuple[str, ...]) -> Any:
+    """Give the shape of a figure with these axes; a list of them where it is a list."""
+    sizes = axis_sizes(trace)
+    if not _split_axes(trace, axes):
+        return tuple(sizes[axis] for axis in axes)
+    rest = [axis for axis in axes if axis != "layer"]
+    return [tuple((sizes | own)[axis] for axis in rest) for own in _layer_sizes(trace)]
 
 
 def _layer_sizes(trace: Any) -> list[dict[str, int]]:
     """Give the sizes that differ from layer to layer."""
     if not hasattr(trace, "cell"):
         return [{"UNIT": units, "INPUT": inputs} for inputs, units in zip(trace.sizes, trace.sizes[1:], strict=False)]
-    sizes, directions = axis_sizes(trace), 1 + trace.bidirectional
-    inputs = [trace.input_size, *[trace.hidden_size * directions] * (trace.num_layers - 1)]
-    return [{"UNIT": sizes["unit"], "ROW": sizes["row"], "INPUT": n} for n in inputs for _ in range(directions)]
+    hidden, blocks, directions = trace.hidden_size, CELLS[trace.cell].blocks, 1 + trace.bidirectional
+    units = hidden if isinstance(hidden, tuple) else (hidden,) * trace.num_layers
+    inputs = [trace.input_size, *(n * directions for n in units[:-1])]
+    return [
+        {"UNIT": n, "ROW": blocks * n, "INPUT": i, "unit": n, "row": blocks * n}
+        for n, i in zip(units, inputs, strict=True)
+        for _ in range(directions)
+    ]
 
 
 def kept_shapes(trace: Any) -> dict[str, Any]:
@@ -125,7 +156,8 @@ def kept_shapes(trace: Any) -> dict[str, Any]:
     shapes: dict[str, Any] = {}
     for name, axes in table.items():
         leading, rest = (part.split() for part in axes.split("|"))
-        several = any(axis.isupper() for axis in rest)
+        several = any(axis.isupper() for axis in rest) or _split_axes(trace, (*leading, *rest))
+        leading = [axis for axis in leading if axis != "layer"] if several else leading
         each = [
             (tuple(known[axis] for axis in (*leading, *rest)), tuple(known[axis] for axis in leading))
             for known in ([sizes | layer for layer in layers] if several else [sizes])

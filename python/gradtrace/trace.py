@@ -259,6 +259,8 @@ def equal_figures(a: Any, b: Any) -> bool:
     """Whether two figures of a trace are equal, NaN included; containers entry by entry."""
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(equal_figures(a[name], b[name]) for name in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(equal_figures, a, b))
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=True)
     if isinstance(a, float) and isinstance(b, float):

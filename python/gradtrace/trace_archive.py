@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from gradtrace import _core
 from gradtrace.arrays_in import read_arrays, unpacks_within
-from gradtrace.figures import STACK, Figure, axis_sizes, kept_shapes, recurrent_figures
+from gradtrace.figures import STACK, Figure, figure_shape, kept_shapes, recurrent_figures
 from gradtrace.files_out import write_file
 from gradtrace.messages import checked_path, one_line
 from gradtrace.quantiles import PROBABILITIES
@@ -51,7 +51,9 @@ def _packed(trace: Trace, prefix: str = "") -> dict[str, Array]:
                     arrays[f"{prefix}{_KEPT}/{name}/{i}/mantissa"] = array.mantissa
                     arrays[f"{prefix}{_KEPT}/{name}/{i}/exponent"] = array.exponent
         elif part.name == "_figures":
-            arrays |= {f"{prefix}{name}": array for name, array in value.items()}
+            for name, figure in value.items():
+                each = {f"{prefix}{name}/{k}": array for k, array in enumerate(figure)}
+                arrays |= each if isinstance(figure, list) else {f"{prefix}{name}": figure}
         elif part.name == _READOUT:
             facts[_READOUT] = value is not None
             arrays |= {} if value is None else _packed(value, f"{prefix}{_READOUT}/")
@@ -185,10 +187,16 @@ def _taken(arrays: dict[str, Array], name: str, shape: tuple[int, ...], dtype: s
     return array
 
 
-def _figures(arrays: dict[str, Array], prefix: str, table: tuple[Figure, ...], trace: Any) -> dict[str, Array]:
-    sizes = axis_sizes(trace)
-    shapes = {figure.name: tuple(sizes[axis] for axis in figure.axes) for figure in table}
-    return {name: _taken(arrays, f"{prefix}{name}", shape, "float64") for name, shape in shapes.items()}
+def _figures(arrays: dict[str, Array], prefix: str, table: tuple[Figure, ...], trace: Any) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    for figure in table:
+        place, shape = f"{prefix}{figure.name}", figure_shape(trace, figure.axes)
+        if isinstance(shape, list):
+            each = [_taken(arrays, f"{place}/{k}", own, "float64") for k, own in enumerate(shape)]
+            figures[figure.name] = each
+        else:
+            figures[figure.name] = _taken(arrays, place, shape, "float64")
+    return figures
 
 
 def _lengths(arrays: dict[str, Array], prefix: str, trace: Any) -> Array:
@@ -251,6 +259,7 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "bool": _is_flag,
     "float | None": _or_none(_is_float),
     "int | None": _or_none(_is_int),
+    "int | tuple[int, ...]": lambda value: _is_int(value) or _all(_is_int)(value),
     "tuple[str, ...]": _all(_is_text),
     "tuple[int, ...]": _all(_is_int),
     "tuple[bool, ...]": _all(_is_flag),
@@ -297,8 +306,12 @@ def _check_stack(trace: Any) -> None:
 
 def _check_recurrent(trace: Any) -> None:
     _expect(trace.cell in CELLS, "cell", f"one of {', '.join(CELLS)}")
-    for name in ("steps", "input_size", "hidden_size", "num_layers"):
+    for name in ("steps", "input_size", "num_layers"):
         _expect(getattr(trace, name) >= 1, name, "at least 1")
+    hidden = trace.hidden_size
+    if isinstance(hidden, tuple):  # equal sizes would be one number
+        _expect(len(hidden) == trace.num_layers and len(set(hidden)) > 1, "hidden_size", "one for each layer")
+    _expect(min(hidden if isinstance(hidden, tuple) else (hidden,)) >= 1, "hidden_size", "at least 1")
     _expect(trace.cotangent_at in ("last", "all"), "cotangent_at", "last or all")
     _check_common(trace, trace.steps + 1)
 
@@ -308,5 +321,6 @@ def _check_readout(readout: Any, trace: Any, lengths: Array) -> None:
         return
     samples = trace.samples if trace.cotangent_at == "last" else int(lengths.sum())
     _expect(readout.samples == samples, "readout", f"{samples} samples")
-    inputs = trace.hidden_size * (1 + trace.bidirectional)
+    last = trace.hidden_size[-1] if isinstance(trace.hidden_size, tuple) else trace.hidden_size
+    inputs = last * (1 + trace.bidirectional)
     _expect(readout.sizes[0] == inputs, "readout", f"{inputs} inputs")

@@ -259,7 +259,7 @@ def recurrent_task(
         if target is not None or loss is not None:
             raise ValueError("readout: expected one beside a target, got None; readout=gt.Stack(...)")
         directions = 2 if network.bidirectional else 1
-        sizes = [directions * network.hidden_size, network.input_size]
+        sizes = [directions * network.weight_hh[-1].shape[1], network.input_size]
         readout = Stack.random(sizes, output_activation=None, activation="linear", init="normal", seed=seed,
                                dtype=network.dtype)  # fmt: skip
         name = f"adding up all inputs, {few.shape[1]} sequences of {len(few)} steps"

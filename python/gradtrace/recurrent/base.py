@@ -80,9 +80,10 @@ class Recurrent:
         return int(self._core.input_size)
 
     @property
-    def hidden_size(self) -> int:
-        """Units H of a layer."""
-        return int(self._core.hidden_size)
+    def hidden_size(self) -> int | tuple[int, ...]:
+        """Units H of a layer; a tuple, one entry a stacked layer, where they differ."""
+        sizes = self._hidden_sizes[:: self._directions]
+        return sizes[0] if self._core.uniform else sizes
 
     @property
     def num_layers(self) -> int:
@@ -183,8 +184,13 @@ class Recurrent:
         return int(self._core.directions)
 
     @property
+    def _hidden_sizes(self) -> tuple[int, ...]:
+        """Units of each of the K layers and directions."""
+        return tuple(weight.shape[1] for weight in self._core.weight_hh)
+
+    @property
     def _outputs(self) -> int:
-        return self._directions * self.hidden_size
+        return self._directions * self._hidden_sizes[-1]
 
     def _carrying(self, carried: Carried) -> Recurrent:
         """Give the same network, its arrays shared, with other parts beside them."""
@@ -289,17 +295,17 @@ class Recurrent:
         """Refuse what this machine could not even hold, before anything is computed."""
         if not isinstance(x, np.ndarray) or x.ndim != (2 if self.embedding is not None and x.dtype.kind == "i" else 3):
             return  # the core, or the embedding, says what is wrong
-        limit, layers = _core.physical_memory(), len(self._core.weight_hh)
-        rows, item = x.shape[0] * x.shape[1], self.dtype.itemsize
+        limit, units = _core.physical_memory(), sum(self._hidden_sizes)
+        layers, rows, item = len(self._hidden_sizes), x.shape[0] * x.shape[1], self.dtype.itemsize
         copied = 0 if self.embedding is None and not self.batch_first else rows * self.input_size * item
-        arrays = copied + rows * layers * self.hidden_size * item * self._cell.kept_per_row + 8 * 10 * rows * layers
+        arrays = copied + rows * units * item * self._cell.kept_per_row + 8 * 10 * rows * layers
         if arrays > limit:
             raise MemoryError(
                 f"x: the trace needs {arrays} bytes, this machine has {limit}; use fewer samples or steps at a time"
             )
         wide = {"gates": self._cell.blocks, "dgates": self._cell.blocks}
-        kept = sum(wide.get(name, 1) for name in keep if not name.startswith("grad")) * rows * layers
-        if (need := arrays + kept * self.hidden_size * item) > limit:
+        kept = sum(wide.get(name, 1) for name in keep if not name.startswith("grad")) * rows * units
+        if (need := arrays + kept * item) > limit:
             raise MemoryError(f"keep: needs {need} bytes, this machine has {limit}; keep less or trace fewer samples")
 
     def _influence(

@@ -15,6 +15,7 @@ __all__ = ["half_life_bias", "last_output", "rebuilt"]
 
 Array = npt.NDArray[Any]
 
+_ARRAYS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 _LSTM_FORGET, _GRU_UPDATE = 1, 1  # blocks of rows
 
 
@@ -45,10 +46,10 @@ def half_life_bias(steps: int) -> float:
 
 def _gate_bias(network: Recurrent, block: int, values: Array | float) -> Recurrent:
     """Set a gate's total bias in every layer."""
-    hidden = network.hidden_size
-    rows = slice(block * hidden, (block + 1) * hidden)
     bias_ih, bias_hh = _biases(network)
-    for inner, outer in zip(bias_ih, bias_hh, strict=True):
+    for inner, outer, weight in zip(bias_ih, bias_hh, network.weight_hh, strict=True):
+        hidden = weight.shape[1]
+        rows = slice(block * hidden, (block + 1) * hidden)
         inner[rows], outer[rows] = values, 0
     return rebuilt(network, network.weight_ih, network.weight_hh, bias_ih, bias_hh)
 
@@ -61,6 +62,22 @@ def _biases(network: Recurrent) -> tuple[list[Array], list[Array]]:
         for biases in (network.bias_ih, network.bias_hh)
     ]
     return both[0], both[1]
+
+
+def _drawn(kind: Any, network: Recurrent, seed: int, **options: Any) -> Recurrent:
+    """Draw a network of the same sizes; of layers of different widths one after the other, each from its own seed."""
+    common = {"bidirectional": network.bidirectional, "dtype": network.dtype, **options}
+    sizes = network.hidden_size
+    if isinstance(sizes, int):
+        same: Recurrent = kind.random(network.input_size, sizes, network.num_layers, seed=seed, **common)
+        return same
+    inputs, parts = network.input_size, []
+    for layer, hidden in enumerate(sizes):
+        parts.append(kind.random(inputs, hidden, seed=(seed + layer) % 2**64, **common))
+        inputs = hidden * (2 if network.bidirectional else 1)
+    arrays = ([a for part in parts for a in getattr(part, name)] for name in _ARRAYS)
+    joined: Recurrent = kind(*arrays, bidirectional=network.bidirectional)
+    return joined
 
 
 def with_forget_bias(network: Recurrent, x: Array, seed: int) -> Recurrent | None:
@@ -77,19 +94,18 @@ def with_chrono(network: Recurrent, x: Array, seed: int) -> Recurrent | None:
     """Spread an LSTM's memory over 1 to T steps; the input gates get the negative."""
     if not isinstance(network, LSTM) or len(x) < 3:
         return None
-    layers, hidden = len(network.weight_hh), network.hidden_size
-    drawn = LSTM.random(1, hidden, num_layers=layers, forget_bias=f"chrono:{len(x)}", init="normal", seed=seed)
+    sizes = [weight.shape[1] for weight in network.weight_hh]
+    drawn = LSTM.random(1, max(sizes), num_layers=len(sizes), forget_bias=f"chrono:{len(x)}", init="normal", seed=seed)
     bias_ih, bias_hh = _biases(network)
-    for inner, outer, chrono in zip(bias_ih, bias_hh, drawn.bias_ih, strict=True):
-        inner[: 2 * hidden], outer[: 2 * hidden] = np.asarray(chrono)[: 2 * hidden], 0
+    for inner, outer, hidden, widest in zip(bias_ih, bias_hh, sizes, drawn.bias_ih, strict=True):
+        chrono = np.concatenate([block[:hidden] for block in np.split(np.asarray(widest), 4)])
+        inner[: 2 * hidden], outer[: 2 * hidden] = chrono[: 2 * hidden], 0
     return rebuilt(network, network.weight_ih, network.weight_hh, bias_ih, bias_hh)
 
 
 def with_orthogonal(network: Recurrent, x: Array, seed: int) -> Recurrent | None:
     """Draw orthogonal recurrent weights, gate by gate."""
-    kind: Any = type(network)
-    layers = len(network.weight_hh)
-    drawn = kind.random(1, network.hidden_size, num_layers=layers, recurrent_init="orthogonal", seed=seed)
+    drawn = _drawn(type(network), network, seed)
     weights = [np.asarray(weight, network.dtype) for weight in drawn.weight_hh]
     return rebuilt(network, network.weight_ih, weights, network.bias_ih, network.bias_hh)
 
@@ -104,23 +120,14 @@ def as_lstm(network: Recurrent, x: Array, seed: int) -> Recurrent | None:
     """Replace a plain RNN by an LSTM of as many units whose gates keep half of the state over the sequence."""
     if not isinstance(network, RNN):
         return None
-    changed: Recurrent = LSTM.random(
-        network.input_size,
-        network.hidden_size,
-        network.num_layers,
-        forget_bias=half_life_bias(len(x)),
-        seed=seed,
-        bidirectional=network.bidirectional,
-        dtype=network.dtype,
-    )
-    return changed
+    return _drawn(LSTM, network, seed, forget_bias=half_life_bias(len(x)))
 
 
 def as_identity_relu(network: Recurrent, x: Array, seed: int) -> Recurrent | None:
     """Replace tanh by relu and the recurrent weights by the identity, without biases (Le, Jaitly and Hinton 2015)."""
     if not isinstance(network, RNN):
         return None
-    eye = [np.eye(network.hidden_size, dtype=network.dtype) for _ in network.weight_hh]
+    eye = [np.eye(len(weight), dtype=network.dtype) for weight in network.weight_hh]
     return RNN(list(network.weight_ih), eye, activation="relu", bidirectional=network.bidirectional)
 
 

@@ -54,7 +54,7 @@ def state_gradient(trace: RecurrentTrace) -> Floats:
 def _over_time(trace: RecurrentTrace) -> list[Finding | None]:
     """Follow every sample's gradient from its last step back: how far it falls and rises, in every layer."""
     lags = np.arange(1, trace.steps + 1)
-    allowed = limit.LOST_BITS + np.array([limit.width_allowance([trace.hidden_size] * int(lag)) for lag in lags])
+    allowed = limit.LOST_BITS + np.array([limit.width_allowance([min(trace.hidden_sizes)] * int(lag)) for lag in lags])
     found: list[Finding | None] = []
     for rises, sign, change in ((False, -1.0, _fallen(trace)), (True, 1.0, _risen(trace))):
         enough = np.broadcast_to(allowed, (len(change), trace.steps))
@@ -101,7 +101,7 @@ def _fallen(trace: RecurrentTrace) -> Floats:
 
 def _memory(trace: RecurrentTrace) -> Floats:
     """Give the half-life of the slowest quarter of the units, which is what a network remembers with; (K,)."""
-    return np.asarray(np.quantile(trace.forget_half_life_unit, 0.75, axis=1), dtype=np.float64)
+    return np.array([np.quantile(units, 0.75) for units in trace.forget_half_life_unit])
 
 
 def _risen(trace: RecurrentTrace) -> Floats:

@@ -28,7 +28,9 @@ class LSTM(Recurrent):
     ----------
     weight_ih : ndarray or list of ndarray
         (4H, I), rows in the order i, f, g, o; float32 or float64 throughout, C-contiguous. A list has one array for
-        each stacked layer and direction, direction fastest; layers above the first have (4H, D H) with D directions.
+        each stacked layer and direction, direction fastest; layers above the first have (4H, D H) with D directions
+        and the H of the layer below, for each layer may have its own. Of layers of different widths states,
+        `cotangent_c`, kept arrays and figures by unit are lists with one entry for each of K.
     weight_hh : ndarray or list of ndarray
         (4H, H).
     bias_ih, bias_hh : ndarray, list of ndarray or None, optional

@@ -51,7 +51,8 @@ class RecurrentTrace(TraceFiles):
     lengths : ndarray of int64
         (B,), each sample's own number of steps.
     input_size, hidden_size, num_layers : int
-        Of the network.
+        Of the network. Of layers of different widths `hidden_size` is a tuple, one entry a stacked layer; what has an
+        axis of units is then a list with one entry for each of K.
     bidirectional : bool
         Whether there are two directions.
     bounded : bool
@@ -103,7 +104,7 @@ class RecurrentTrace(TraceFiles):
     samples: int
     lengths: npt.NDArray[np.int64]
     input_size: int
-    hidden_size: int
+    hidden_size: int | tuple[int, ...]
     num_layers: int
     bidirectional: bool
     bounded: bool
@@ -128,6 +129,12 @@ class RecurrentTrace(TraceFiles):
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._figures, *self._kept]
+
+    @property
+    def hidden_sizes(self) -> tuple[int, ...]:
+        """Units of each of the K layers and directions."""
+        sizes = (self.hidden_size,) * self.num_layers if isinstance(self.hidden_size, int) else self.hidden_size
+        return tuple(size for size in sizes for _ in range(2 if self.bidirectional else 1))
 
     @property
     def gate_names(self) -> tuple[str, ...]:
@@ -158,7 +165,8 @@ class RecurrentTrace(TraceFiles):
         Underflow
             States and shares of rows that turn subnormal, read 0 or overflow, rows by their root mean square.
         """
-        return lost_in(dtype, self.log2_dh[self._checked(layer)] - 0.5 * np.log2(self.hidden_size), "state")
+        at = self._checked(layer)
+        return lost_in(dtype, self.log2_dh[at] - 0.5 * np.log2(self.hidden_sizes[at]), "state")
 
     def horizon(self, share: float = 0.99, per_sample: bool = False) -> int | npt.NDArray[np.int64]:
         """Tell how many steps back hold a share of the squared gradient of the states: a truncation window.
@@ -282,16 +290,17 @@ class RecurrentTrace(TraceFiles):
 def build_trace(facts: dict[str, Any], figures: dict[str, Any]) -> RecurrentTrace:
     """Make the trace from what the core returned: figures are arrays, kept arrays pairs or lists of pairs."""
     kept: dict[str, ScaledArray | list[ScaledArray]] = {}
-    arrays: dict[str, npt.NDArray[np.float64]] = {}
+    arrays: dict[str, Any] = {}
     for name, value in figures.items():
         if name == "first_nonfinite":
             continue
         if isinstance(value, tuple):
             kept[name] = ScaledArray(*value)
-        elif isinstance(value, list):
+        elif isinstance(value, list) and isinstance(value[0], tuple):
             kept[name] = [ScaledArray(*pair) for pair in value]
         else:
-            value.flags.writeable = False
+            for array in value if isinstance(value, list) else [value]:
+                array.flags.writeable = False
             arrays[name] = value
     facts["lengths"].flags.writeable = False
     return RecurrentTrace(**facts, first_nonfinite=figures["first_nonfinite"], _figures=arrays, _kept=kept)
