@@ -13,7 +13,7 @@ from gradtrace.recurrent import GRU, LSTM, Recurrent
 from gradtrace.recurrent.changes import rebuilt
 from gradtrace.stack import Stack
 
-__all__ = ["check_agreement"]
+__all__ = ["check_agreement", "compare_outputs"]
 
 Array = npt.NDArray[Any]
 
@@ -44,12 +44,31 @@ def check_agreement(network: Stack | Recurrent, source: Callable[[Array], Array]
     else:
         first = (_SAMPLES, _STEPS) if network.batch_first else (_STEPS, _SAMPLES)
         x = generator.standard_normal((*first, network.input_size)).astype(network.dtype)
-    expected = np.asarray(source(x))
-    difference = _difference(_forward(network, x), expected)
+    compare_outputs(network, lambda other: _forward(other, x), np.asarray(source(x)), name)
+
+
+def compare_outputs(network: Any, forward: Callable[[Any], Array], expected: Array, name: str) -> None:
+    """Compare a network's outputs with its source's.
+
+    Parameters
+    ----------
+    network : Stack or recurrent network
+    forward : callable
+        Gives the outputs of a network like it.
+    expected : ndarray
+    name : str
+        What the source is, for the message.
+
+    Raises
+    ------
+    ValueError
+        If they differ; the message names the likely cause.
+    """
+    difference = _difference(forward(network), expected)
     limit = _TOLERANCE[network.dtype.name]
     if difference <= limit:
         return
-    cause = next((what for what, other in _suspects(network) if _difference(_forward(other, x), expected) <= limit), "")
+    cause = next((what for what, other in _suspects(network) if _difference(forward(other), expected) <= limit), "")
     cause = cause or "a hook, a parametrisation, or a parameter that the outputs depend on and the arrays do not show"
     raise ValueError(
         f"module: expected the outputs of {name}, got others by {difference:.2g} of the largest; likely cause: {cause}"
