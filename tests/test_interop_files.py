@@ -240,11 +240,11 @@ def _attribute(node, name, value):
 
 
 ONNX_REFUSED = [
-    (lambda m: setattr(m.graph.node[1], "op_type", "Softmax"), "a Softmax cannot be represented"),
-    (lambda m: _attribute(m.graph.node[0], "alpha", 2.0), "expected alpha=1.0, got 2.0"),
-    (lambda m: m.graph.node[2].input.__setitem__(0, "x"), "expected a chain"),
-    (lambda m: m.graph.node[0].input.__setitem__(1, "x2"), "expected a chain|weight that is a constant"),
-    (lambda m: setattr(m.graph.initializer[0], "data_location", 1), "its data is in another file"),
+    (lambda m: setattr(m.graph.node[1], "op_type", "Softmax"), "a Gemm behind a Softmax cannot be represented"),
+    (lambda m: _attribute(m.graph.node[0], "transA", 1), "transA=1, samples as columns, is not represented"),
+    (lambda m: m.graph.node[2].input.__setitem__(0, "x"), "expected 6 inputs to follow the layer before, got 10"),
+    (lambda m: m.graph.node[0].input.__setitem__(1, "x2"), "the tensor 'x2' is made by no node before it"),
+    (lambda m: setattr(m.graph.initializer[0], "data_location", 1), "outside of the model's folder"),
     (lambda m: m.graph.initializer[0].dims.__setitem__(0, 1 << 50), "fits this machine|do not fit its shape"),
     (lambda m: m.graph.initializer[0].dims.__setitem__(0, -1), "expected a shape that fits"),
     (lambda m: m.graph.initializer[0].dims.__setitem__(0, 11), "do not fit its shape"),

@@ -73,7 +73,7 @@ class Stack:
     True
     """
 
-    __slots__ = ("_core", "_dtype", "_facts")
+    __slots__ = ("_core", "_dtype", "_facts", "_notes")
 
     def __init__(
         self,
@@ -86,6 +86,7 @@ class Stack:
         self._core = _core.DenseStack(weights, biases, activation, residual, layer_norm)
         # Asked for once: a thousand layers' worth of these would take as long as a trace.
         self._dtype = np.dtype(weights[0].dtype)
+        self._notes: tuple[str, ...] = ()
         self._facts: dict[str, Any] = {
             "activation": self._core.activation,
             "sizes": self._core.sizes,
@@ -200,6 +201,27 @@ class Stack:
     def dtype(self) -> np.dtype[Any]:
         """float32 or float64."""
         return self._dtype
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed or left out where the network was read from a file or a module."""
+        return self._notes
+
+    def noted(self, notes: Sequence[str]) -> Stack:
+        """Give the same network, its arrays shared, with other notes; they do not count in comparisons.
+
+        Parameters
+        ----------
+        notes : list of str
+
+        Returns
+        -------
+        Stack
+        """
+        kind, arguments = self.__reduce__()[:2]
+        again: Stack = kind(*arguments)
+        again._notes = tuple(notes)
+        return again
 
     def forward(self, x: Array) -> Array:
         """Compute the outputs.
@@ -397,7 +419,7 @@ class Stack:
 
     def __reduce__(self) -> tuple[Any, ...]:
         parts = (self.weights, self.biases, self.activation, self.residual, self.layer_norm)
-        return type(self), tuple(list(part) for part in parts)
+        return type(self), tuple(list(part) for part in parts), (None, {"_notes": self._notes})
 
     def __repr__(self) -> str:
         blocks = ""

@@ -55,7 +55,7 @@ def check_graph(model: Any, reader: Reader, name: str, network: Stack | Recurren
         raise RefusedError(name, "the graph is another one at other sizes of its input")
     if _products(signal) > _MOST_PRODUCTS:
         return False
-    start = chain(signal)[0]
+    start: Any = chain(signal)[0]
     data = _data(reader.values[start.name].shape, signal, start)
     try:
         wanted = _Runner(model, reader, start.name, data).run(name)
@@ -67,7 +67,9 @@ def check_graph(model: Any, reader: Reader, name: str, network: Stack | Recurren
     if wanted.shape != signal.shape:
         raise RefusedError(name, f"expected outputs of shape {signal.shape}, its reference gives {wanted.shape}")
     ours = _ours(signal, data)
-    compare_outputs(network, ours, _rows(signal, wanted).reshape(ours(network).shape), "ONNX's reference implementation")
+    compare_outputs(
+        network, ours, _rows(signal, wanted).reshape(ours(network).shape), "ONNX's reference implementation"
+    )
     return True
 
 
@@ -78,7 +80,9 @@ def _products(signal: Signal) -> float:
         if isinstance(wire, Linear):
             total += rows * wire.weight.size
         elif isinstance(wire, Cells):
-            total += rows * sum(one.size for key in ("weight_ih", "weight_hh") for one in wire.arrays[key] if one is not None)
+            total += rows * sum(
+                one.size for key in ("weight_ih", "weight_hh") for one in wire.arrays[key] if one is not None
+            )
         total += rows * wire.units
     return total
 
@@ -91,7 +95,7 @@ def _data(shape: tuple[int, ...], signal: Signal, start: Start) -> Array:
     second = chain(signal)[1]
     if isinstance(second, Embedding):
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(start.element or onnx.TensorProto.INT64))
-        return generator.integers(0, min(len(second.table), 100), shape).astype(dtype)
+        return np.asarray(generator.integers(0, min(len(second.table), 100), shape).astype(dtype))
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(start.element or onnx.TensorProto.FLOAT))
     values = generator.standard_normal(shape)
     return (np.round(4 * values) if dtype.kind in "iu" else values).astype(dtype)
@@ -111,11 +115,11 @@ def _ours(signal: Signal, data: Array) -> Callable[[Any], Array]:
 
     def run(network: Any) -> Array:
         y, state = network.forward(_sequences(network, data, chain(signal)))
-        y = y.swapaxes(0, 1) if getattr(network, "batch_first", False) else y
+        y = y.swapaxes(0, 1) if network.batch_first else y
         final, cell = state if isinstance(state, tuple) else (state, state)
         ends = cell if base.role == "cell" else final
         rows = y if base.role == "all" else np.concatenate(ends[-wire.directions :], axis=-1)
-        readout = getattr(network, "readout", None)
+        readout = network.readout
         if readout is not None:
             flat = np.ascontiguousarray(rows.reshape(-1, rows.shape[-1]))
             return np.asarray(readout.forward(flat).reshape(*rows.shape[:-1], -1))
@@ -134,7 +138,7 @@ def _sequences(network: Any, data: Array, wires: list[Any]) -> Array:
     """Give the data as a recurrent network takes them."""
     first = next(wire for wire in wires if isinstance(wire, Cells))
     time, batch = (int(np.prod([atom.size for atom in axis])) for axis in (first.time, first.batch))
-    front = (batch, time) if getattr(network, "batch_first", False) else (time, batch)
+    front = (batch, time) if network.batch_first else (time, batch)
     if isinstance(wires[1], Embedding):
         return _reshaped(data, front, np.dtype(np.int64))
     return _reshaped(data, (*front, -1), network.dtype)
@@ -146,12 +150,12 @@ def _rows(signal: Signal, values: Array) -> Array:
     base = signal
     while base.wire.input is not None and not isinstance(base.wire, Cells):
         base = base.wire.input
-    values = values.reshape([atom.size for atom in atoms])
+    values = np.asarray(values.reshape([atom.size for atom in atoms]))
     if not isinstance(base.wire, Cells):
         return values
     front = [atom for axis in (base.wire.time, base.wire.batch) for atom in axis if atom in atoms]
     order = [atoms.index(atom) for atom in front]
-    return values.transpose(order + [at for at in range(len(atoms)) if at not in order])
+    return np.transpose(values, order + [at for at in range(len(atoms)) if at not in order])
 
 
 # The graph ------------------------------------------------------------------------------------------------------------
@@ -203,7 +207,7 @@ class _Runner:
         used = {one for node in nodes for one in node.input if one}
         made = [one for node in nodes for one in node.output if isinstance(self.reader.values.get(one), Signal)]
         known = {one: self.reader.values[one] for one in used if isinstance(self.reader.values[one], np.ndarray)}
-        tensors = [onnx.numpy_helper.from_array(np.ascontiguousarray(array), one) for one, array in known.items()]
+        tensors = [onnx.numpy_helper.from_array(np.asarray(array, order="C"), one) for one, array in known.items()]
         given = {one: self.values[one] for one in used if one in self.values}
         ends = [helper.make_tensor_value_info(one, 1, None) for one in made]
         starts = [
@@ -217,24 +221,24 @@ class _Runner:
         self.values |= dict(zip(made, (np.asarray(one) for one in outputs), strict=True))
 
     def _run_cells(self, node: Any) -> None:
-        """Run a recurrent node by ONNX's equations; the reference implementation has no relu, and once had one direction."""
+        """Run a recurrent node by ONNX's equations: the reference has no relu, and once had one direction."""
         x = self.values[node.input[0]]
         given = attributes(node)
         first = bool(given.get("layout", 0))
         x = x.swapaxes(0, 1) if first else x
-        parts = [self.reader.values[one] if one else None for one in list(node.input[1:4])] + [None]
+        parts: list[Any] = [self.reader.values[one] if one else None for one in list(node.input[1:4])] + [None]
         activation = str(given.get("activations", ["tanh"])[0]).lower()
         runs = []
         for at in range(len(parts[1])):
-            arrays = [None if part is None else part[at].astype(np.float64) for part in parts[:3]]
-            y, cell = _steps(node.op_type, activation, x[::-1] if at else x, *arrays)
+            w, r, b = (None if part is None else part[at].astype(np.float64) for part in parts[:3])
+            y, cell = _steps(node.op_type, activation, x[::-1] if at else x, w, r, b)
             runs.append((y[::-1] if at else y, y[-1], cell))
         made = [np.stack([run[0] for run in runs], axis=1), *(np.stack([run[at] for run in runs]) for at in (1, 2))]
         made = [made[0].transpose(2, 0, 1, 3), *(one.swapaxes(0, 1) for one in made[1:])] if first else made
         self.values |= {one: array.astype(x.dtype) for one, array in zip(node.output, made, strict=False) if one}
 
 
-def _steps(kind: str, activation: str, x: Array, w: Array, r: Array, b: Array | None) -> tuple[Array, Array]:
+def _steps(kind: str, activation: str, x: Array, w: Any, r: Any, b: Array | None) -> tuple[Array, Array]:
     """Compute one direction: h of all steps, and the last c."""
     rows = len(w)
     b = np.zeros(2 * rows) if b is None else b

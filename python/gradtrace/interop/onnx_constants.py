@@ -75,7 +75,7 @@ def _first(inputs: Inputs) -> Array:
 def slices(shape: tuple[int, ...], inputs: Inputs, given: dict[str, Any]) -> tuple[slice, ...]:
     """Give what a Slice takes of every axis."""
     parts = [inputs[at] if at < len(inputs) else None for at in range(1, 5)]
-    starts, ends = (given[key] if key in given else part for key, part in zip(("starts", "ends"), parts, strict=False))
+    starts, ends = (given.get(key, part) for key, part in zip(("starts", "ends"), parts, strict=False))
     starts, ends = (np.asarray(part).reshape(-1) for part in (starts, ends))
     axes = given.get("axes", parts[2])
     places = normal_axes(np.arange(len(starts)) if axes is None else axes, len(shape))
@@ -181,7 +181,7 @@ def _matmul(inputs: Inputs, given: dict[str, Any]) -> Array:
     a, b = (np.asarray(part) for part in inputs[:2])
     if a.ndim != 2 or b.ndim != 2 or a.size * b.shape[1] > 1 << 32:
         raise ValueError("a product of constants of other than two dimensions, or a large one, is not represented")
-    return a @ b
+    return np.asarray(a @ b)
 
 
 def _spend(size: int) -> None:

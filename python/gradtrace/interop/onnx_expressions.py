@@ -23,7 +23,7 @@ _GRID = np.concatenate([np.linspace(-8, 8, 65), [-40.0, -20.0, 20.0, 40.0], np.l
 _SAME = 4e-6
 _FIXED = ("sigmoid", "tanh", "relu", "softplus", "gelu", "silu", "erf", "hard_tanh", "selu")
 
-_erf = np.frompyfunc(math.erf, 1, 1)
+_erf: Any = np.frompyfunc(math.erf, 1, 1)
 
 # Operator -> the same in float64; the units of a row lie along the last axis.
 OPERATORS: dict[str, Callable[..., Any]] = {
@@ -96,6 +96,13 @@ class Expression:
 
     __slots__ = ("arguments", "coupled", "nodes", "operator", "reduced", "scale", "shift", "wide", "wire")
 
+    scale: Any
+    shift: Any
+    nodes: int
+    coupled: bool
+    reduced: bool
+    wide: bool
+
     def __init__(self, wire: Any, operator: str = "", arguments: tuple[Any, ...] = (), affine: Any = None) -> None:
         parts = [part for part in arguments if isinstance(part, Expression)]
         self.wire, self.operator, self.arguments = wire, operator, arguments
@@ -146,12 +153,12 @@ def _value(expression: Expression, units: Array, known: dict[int, Array]) -> Arr
     if id(expression) in known:
         return known[id(expression)]
     if expression.affine:
-        result = expression.scale * units + expression.shift  # type: ignore[operator]
+        result = expression.scale * units + expression.shift
     else:
         parts = [_value(part, units, known) if isinstance(part, Expression) else part for part in expression.arguments]
         result = OPERATORS[expression.operator](*parts)
-    known[id(expression)] = result
-    return result
+    known[id(expression)] = np.asarray(result)
+    return known[id(expression)]
 
 
 def combined(operator: str, arguments: tuple[Any, ...]) -> Expression:

@@ -1,4 +1,4 @@
-"""ONNX graphs: matrix products, normalisations and activations one behind the other, or recurrent layers with a head."""
+"""ONNX graphs: layers one behind the other, or recurrent ones with a head, as one network."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from gradtrace import _core
@@ -15,7 +14,7 @@ from gradtrace.interop.onnx_check import check_graph
 from gradtrace.interop.onnx_network import build_network
 from gradtrace.interop.onnx_reader import Reader, live_nodes
 from gradtrace.interop.onnx_signals import Signal
-from gradtrace.interop.onnx_tensors import node_name, read_tensors
+from gradtrace.interop.onnx_tensors import read_tensors
 from gradtrace.interop.onnx_wires import Cells, Linear, NeedSizeError, Norm, Other, States, chain
 from gradtrace.recurrent import Recurrent
 from gradtrace.stack import Stack
@@ -69,11 +68,7 @@ def _read(path: Path) -> Stack | Recurrent:
         notes = (*notes, "not compared with ONNX's reference implementation, which does not run it in reasonable time")
     if ends:
         notes = (*notes, f"left out at the end, a loss's business: {', '.join(ends)}")
-    return _noted(network, notes)
-
-
-def _noted(network: Stack | Recurrent, notes: tuple[str, ...]) -> Stack | Recurrent:
-    return network
+    return network.noted(notes) if notes else network
 
 
 def _check_functions(model: Any) -> None:

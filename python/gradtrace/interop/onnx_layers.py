@@ -188,9 +188,7 @@ def _operator(operator: str, node: Any, values: list[Any], given: dict[str, Any]
     return _elementwise(node_name(node), operator, [value for value in values if value is not None])
 
 
-def _with(
-    operator: str, defaults: dict[str, float], node: Any, values: list[Any], given: dict[str, Any]
-) -> Signal:
+def _with(operator: str, defaults: dict[str, float], node: Any, values: list[Any], given: dict[str, Any]) -> Signal:
     numbers = [np.asarray(given.get(key, default), dtype=np.float64) for key, default in defaults.items()]
     return _elementwise(node_name(node), operator, [values[0], *numbers])
 
@@ -226,8 +224,7 @@ def _layer_normalization(node: Any, values: list[Any], given: dict[str, Any]) ->
     name, x = node_name(node), values[0]
     if normal_axes(given.get("axis", -1), len(x.axes)) != [len(x.axes) - 1]:
         raise RefusedError(name, f"expected a normalisation of the last axis, got axis={given['axis']}")
-    at = len(x.axes) - 1 - len(x.axes)
-    parts = [_along(x, part, x.axes, at) if part is not None else None for part in (values + [None])[1:3]]
+    parts = [_along(x, part, x.axes, -1) if part is not None else None for part in [*values, None, None][1:3]]
     weight, bias = np.float64(1) if parts[0] is None else parts[0], np.float64(0) if parts[1] is None else parts[1]
     return (_norm(name, x, weight, bias, given.get("epsilon", 1e-5)),)
 
@@ -276,7 +273,18 @@ LAYERS: dict[str, Callable[[Any, list[Any], dict[str, Any]], Any]] = {
     **{name: partial(_with, name, defaults) for name, defaults in _PARAMETERS.items()},
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2"), _reduce),
     **dict.fromkeys(
-        ("Softmax", "LogSoftmax", "Hardmax", "ArgMax", "ArgMin", "TopK", "ZipMap", "Normalizer", "LabelEncoder", "Binarizer"),
+        (
+            "Softmax",
+            "LogSoftmax",
+            "Hardmax",
+            "ArgMax",
+            "ArgMin",
+            "TopK",
+            "ZipMap",
+            "Normalizer",
+            "LabelEncoder",
+            "Binarizer",
+        ),
         _end,
     ),
     "MatMul": _matmul,

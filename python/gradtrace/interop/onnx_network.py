@@ -86,7 +86,7 @@ def _pieces(signal: Signal) -> Pieces:
 def _layers(signal: Signal) -> tuple[list[_Layer], Signal]:
     """Give the layers behind the input or the recurrent part, and the signal that they start from."""
     found: list[_Layer] = []
-    at = signal
+    at: Any = signal
     while isinstance(at.wire, (Linear, Norm)):
         wire, pieces, norm = at.wire, _pieces(at), None
         assert wire.input is not None
@@ -193,7 +193,9 @@ def _add(builder: StackBuilder, layer: _Layer, weight: Array, bias: Array | None
         weight, bias = _ahead(weight, bias, *_pair(1.0 if scale is None else scale, 0.0 if shift is None else shift))
         if abs(epsilon - _EPSILON) > 1e-9:  # (c z - mean) / sqrt(var c z + e c^2) is the same function
             weight, bias = _ahead(weight, bias, np.asarray(math.sqrt(_EPSILON / epsilon)), None)
-            notes.add(f"normalisation with epsilon {epsilon:.3g}: the weights in front are scaled so that 1e-5 does the same")
+            notes.add(
+                f"normalisation with epsilon {epsilon:.3g}: the weights in front are scaled so that 1e-5 does the same"
+            )
     if scaled or pieces.gain is not None or pieces.offset is not None:
         notes.add("scales between layers (batch normalisation, for one) are part of the weights beside them")
     builder.linear(layer.name, weight, bias)
@@ -231,9 +233,7 @@ def _recurrent(layers: Sequence[_Layer], base: Signal, notes: _Notes) -> Recurre
             weight, bias = arrays["weight_ih"][at], arrays["bias_ih"][at]
             assert weight is not None
             arrays["weight_ih"][at], arrays["bias_ih"][at] = _behind(weight, bias, incoming)
-    return build_recurrent(
-        first.name, arrays, first.directions == 2, first.activation, _KINDS[first.kind], **carried
-    )
+    return build_recurrent(first.name, arrays, first.directions == 2, first.activation, _KINDS[first.kind], **carried)
 
 
 def _behind_table(table: Array, incoming: Affine) -> Array:

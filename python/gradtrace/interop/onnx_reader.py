@@ -19,7 +19,7 @@ from gradtrace.interop.onnx_recurrent import GATES, cells
 from gradtrace.interop.onnx_shapes import SHAPES
 from gradtrace.interop.onnx_signals import Atom, Signal
 from gradtrace.interop.onnx_tensors import attributes, node_name, numpy_dtype, tensor_array
-from gradtrace.interop.onnx_wires import NeedSizeError, Other, Start, States, chain
+from gradtrace.interop.onnx_wires import Other, Start, States, chain
 
 __all__ = ["Reader", "live_nodes"]
 
@@ -67,7 +67,9 @@ class Reader:
         Sizes of open dimensions that were found out.
     """
 
-    def __init__(self, model: Any, tensors: dict[str, Array], folder: Path, second: bool, known: dict[str, int]) -> None:
+    def __init__(
+        self, model: Any, tensors: dict[str, Array], folder: Path, second: bool, known: dict[str, int]
+    ) -> None:
         self.graph, self.folder = model.graph, folder
         self.opset = max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=1)
         self.values: dict[str, Any] = dict(tensors)
@@ -130,10 +132,13 @@ class Reader:
             return self._others(node, values, refusal)
         except ValueError as error:
             return self._others(node, values, RefusedError(node_name(node), f"{node.op_type}: {error}"))
+        except (TypeError, LookupError, AttributeError, AssertionError, ArithmeticError) as error:
+            text = f"the inputs of this {node.op_type} do not fit it: {' '.join(str(error).split())[:60]}"
+            return self._others(node, values, RefusedError(node_name(node), text))
 
     def _understood(self, node: Any, values: list[Any]) -> tuple[Any, ...]:
         kind = node.op_type
-        if all(value is None or isinstance(value, np.ndarray) for value in values) and values and not kind in GATES:
+        if all(value is None or isinstance(value, np.ndarray) for value in values) and values and kind not in GATES:
             return (self._folded(node, values),)
         if kind == "Shape" and isinstance(values[0], Signal):
             return (self._folded(node, [_sized(values[0])]),)
@@ -184,7 +189,9 @@ class Reader:
 
     def _others(self, node: Any, values: list[Any], refusal: RefusedError | None) -> tuple[Other, ...]:
         """Give outputs that are no signals: an end of the network, or what was refused."""
-        roots, operators, source = set(), (), None
+        roots: set[Any] = set()
+        operators: tuple[str, ...] = ()
+        source: Signal | None = None
         for value in values:
             if isinstance(value, Other):
                 roots |= value.roots

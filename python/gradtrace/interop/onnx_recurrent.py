@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace.interop.builder import RefusedError
-from gradtrace.interop.onnx_signals import Axis, Signal
 from gradtrace.interop.onnx_expressions import Expression
+from gradtrace.interop.onnx_signals import Axis, Signal
 from gradtrace.interop.onnx_tensors import attributes, node_name
 from gradtrace.interop.onnx_wires import Cells, Embedding, Other, Start, chain, unit_atoms
 
@@ -59,7 +59,11 @@ def cells(node: Any, values: list[Any]) -> tuple[Any, ...]:
         (batch, directions, units) if first else (directions, batch, units),
     )
     units_of = Expression.of(wire)
-    made = (Signal(orders[0], units_of, "all"), Signal(orders[1], units_of, "state"), Signal(orders[1], units_of, "cell"))
+    made = (
+        Signal(orders[0], units_of, "all"),
+        Signal(orders[1], units_of, "state"),
+        Signal(orders[1], units_of, "cell"),
+    )
     return made[: len(node.output)]
 
 
@@ -156,7 +160,7 @@ def _take_input(wire: Cells, x: Any, given: dict[str, Any]) -> tuple[Axis, Axis]
         if before.kind != wire.kind or before.directions != wire.directions or before.activation != wire.activation:
             raise RefusedError(wire.name, f"expected a layer like the one before it, a {before.kind}")
     elif not isinstance(before, (Start, Embedding)):
-        raise RefusedError(wire.name, "expected recurrent layers in front of all others; a layer before is not represented")
+        raise RefusedError(wire.name, "a layer in front of the recurrent ones is not represented")
     if not x.expression.affine or (isinstance(before, Cells) and not x.expression.trivial):
         raise RefusedError(wire.name, "expected it to follow the layer before it, got a function in between")
     wire.input, wire.time, wire.batch = x, steps, batch

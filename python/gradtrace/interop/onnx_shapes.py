@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace.interop.builder import RefusedError, checked_parameter
-from gradtrace.interop.onnx_constants import normal_axes, slices
+from gradtrace.interop.onnx_constants import new_shape, normal_axes, slices
 from gradtrace.interop.onnx_expressions import Expression
 from gradtrace.interop.onnx_signals import Axis, Signal
 from gradtrace.interop.onnx_tensors import node_name, numpy_dtype
@@ -56,11 +56,22 @@ def _transpose(node: Any, values: list[Any], given: dict[str, Any]) -> Any:
 
 
 def _reshape(node: Any, values: list[Any], given: dict[str, Any]) -> Any:
-    signal, wanted = _single(node, values[0]), values[1] if len(values) > 1 else given["shape"]
+    wanted = values[1] if len(values) > 1 else given["shape"]
     if not isinstance(wanted, np.ndarray | list):
         raise RefusedError(node_name(node), "expected a shape that is known before the graph runs")
+    if isinstance(values[0], States):
+        return _layers_apart(node, values[0], wanted)
+    signal = _single(node, values[0])
     _check_pending(node, signal)
     return signal.reshaped(wanted, bool(given.get("allowzero", 0)))
+
+
+def _layers_apart(node: Any, states: States, wanted: Any) -> States:
+    """See final states of all layers and directions as layers of directions, as PyTorch's users do."""
+    shape, rest = new_shape(states.shape, wanted), states.parts[0].shape
+    if states.inner or states.axis or len(shape) != len(rest) + 2 or shape[2:] != rest:
+        _single(node, states)
+    return replace(states, inner=shape[1])
 
 
 def _flatten(node: Any, values: list[Any], given: dict[str, Any]) -> Any:
@@ -74,12 +85,14 @@ def _flatten(node: Any, values: list[Any], given: dict[str, Any]) -> Any:
 def _check_pending(node: Any, signal: Signal) -> None:
     """Refuse to move the axes of an input that was scaled feature by feature."""
     if isinstance(signal.wire, Start) and signal.expression.wide:
-        raise RefusedError(node_name(node), "a change of shape behind a scale of the single features is not represented")
+        raise RefusedError(
+            node_name(node), "a change of shape behind a scale of the single features is not represented"
+        )
 
 
 def _squeeze(node: Any, values: list[Any], given: dict[str, Any]) -> Any:
     axes = _axes(values, given)
-    if isinstance(values[0], States):
+    if isinstance(values[0], States) and not values[0].inner:
         one = axes is None or normal_axes(axes, len(values[0].parts[0].axes) + 1) == [values[0].axis]
         if one and len(values[0].parts) == 1:
             return values[0].parts[0]
@@ -137,10 +150,8 @@ def _slice(node: Any, values: list[Any], given: dict[str, Any]) -> Any:
     if not all(value is None or isinstance(value, np.ndarray) for value in values[1:]):
         raise RefusedError(node_name(node), "a Slice whose ends are not known before the graph runs")
     if isinstance(data, States):
-        shape = list(data.parts[0].shape)
-        shape.insert(data.axis, len(data.parts))
-        taken = slices(tuple(shape), values, given)
-        if any(_whole(one, shape[at]) is False for at, one in enumerate(taken) if at != data.axis):
+        taken = slices(data.shape, values, given)
+        if data.inner or any(not _whole(one, data.shape[at]) for at, one in enumerate(taken) if at != data.axis):
             return _single(node, data)
         return _layer(node, data, data.axis, taken[data.axis])
     for axis, part in enumerate(slices(data.shape, values, given)):
@@ -155,8 +166,11 @@ def _whole(part: slice, size: int) -> bool:
 
 def _layer(node: Any, states: States, axis: int, part: slice, squeeze: bool = False, kept: bool = False) -> Any:
     """Take layers of the final states."""
-    if normal_axes(axis, len(states.parts[0].axes) + 1)[0] != states.axis:
+    if normal_axes(axis, len(states.shape))[0] != states.axis:
         return _single(node, states)
+    if states.inner:
+        rows = [states.parts[at : at + states.inner] for at in range(0, len(states.parts), states.inner)]
+        return States(rows[part.start], states.axis) if squeeze and not kept else _single(node, states)
     found = states.parts[part] if not squeeze else (states.parts[part.start],)
     if squeeze and not kept:
         return found[0]
@@ -177,14 +191,16 @@ def _taken(node: Any, signal: Signal, axis: int, part: slice) -> Signal:
     if len(places) == 1 and atoms == wire.time and signal.role == "all":
         role = {size - 1: "last", 0: "first"}.get(places[0])
         if role is None:
-            raise RefusedError(node_name(node), f"it takes step {places[0]}; a readout of the last or of all steps is represented")
+            raise RefusedError(
+                node_name(node), f"it takes step {places[0]}; a readout of the last or of all steps is represented"
+            )
         return _dropped(signal, axis, (), role)
     if len(places) == 1 and [atom.label for atom in atoms] == [DIRECTIONS]:
         return replace(_dropped(signal, axis, (), signal.role), direction=places[0])
     half = wire.units
-    if atoms == unit_atoms(half, wire.directions) and wire.directions == 2 and len(places) == half and places.step == 1:
-        if places[0] in (0, half):
-            return replace(_dropped(signal, axis, unit_atoms(half), signal.role), direction=places[0] // half)
+    halves = wire.directions == 2 and atoms == unit_atoms(half, 2) and places in (range(half), range(half, 2 * half))
+    if halves:
+        return replace(_dropped(signal, axis, unit_atoms(half), signal.role), direction=places[0] // half)
     raise RefusedError(node_name(node), "it takes a part of a layer's outputs, which cannot be represented")
 
 
@@ -214,7 +230,11 @@ def _joined(parts: list[Signal], axis: int, values: list[Any]) -> Signal | State
     first, wire = parts[0], parts[0].wire
     both = [part.direction for part in parts] == [0, 1] and parts[1].wire is wire
     roles = [part.role for part in parts]
-    ends = roles in (["state", "state"], ["last", "first"]) or (roles[0] == roles[1] and roles[0] == "all") if both else False
+    ends = (
+        roles in (["state", "state"], ["last", "first"]) or (roles[0] == roles[1] and roles[0] == "all")
+        if both
+        else False
+    )
     if both and ends and all(part.expression.trivial for part in parts) and first.axes[axis] == unit_atoms(wire.units):
         axes = (*first.axes[:axis], unit_atoms(wire.units, 2), *first.axes[axis + 1 :])
         role = "all" if roles[0] == "all" else "state"

@@ -89,7 +89,9 @@ class Signal:
 
     def squeezed(self, axes: Any) -> Signal:
         """Give it without axes of length 1."""
-        places = [at for at, n in enumerate(self.shape) if n == 1] if axes is None else normal_axes(axes, len(self.axes))
+        places = (
+            [at for at, n in enumerate(self.shape) if n == 1] if axes is None else normal_axes(axes, len(self.axes))
+        )
         if any(self.shape[at] != 1 for at in places):
             raise ValueError(f"expected axes of length 1, got {[self.shape[at] for at in places][:8]}")
         return replace(self, axes=tuple(axis for at, axis in enumerate(self.axes) if at not in places))

@@ -48,7 +48,7 @@ def numpy_dtype(element: int) -> np.dtype[Any]:
         dtype = np.dtype(object)
     if dtype.kind not in "fiub":
         known = element in onnx.TensorProto.DataType.values()
-        kind = onnx.TensorProto.DataType.Name(element) if known else element  # type: ignore[arg-type]
+        kind = onnx.TensorProto.DataType.Name(element) if known else element
         raise ValueError(f"expected numbers of a kind that NumPy has, got {kind}")
     return dtype
 
@@ -111,7 +111,9 @@ def _external(name: str, tensor: Any, folder: Path) -> Array:
     except ValueError as error:
         raise RefusedError(name, str(error)) from None
     need = math.prod(tensor.dims) * dtype.itemsize
-    offset, length = (_number(name, key, entries.get(key, default)) for key, default in (("offset", 0), ("length", need)))
+    offset, length = (
+        _number(name, key, entries.get(key, default)) for key, default in (("offset", 0), ("length", need))
+    )
     if length != need:
         raise RefusedError(name, f"its data do not fit its shape: {length} bytes for {need}")
     path = _beside(name, entries.get("location", ""), folder)
@@ -151,6 +153,6 @@ def _bytes(path: Path, offset: int, need: int) -> bytes:
         if not stat.S_ISREG(facts.st_mode):
             raise OSError(0, "no plain file")
         if offset + need > facts.st_size:
-            return b"\0" * max(0, facts.st_size - offset) if facts.st_size - offset < need else b""
+            raise OSError(0, f"{facts.st_size} bytes for {need} behind {offset}")
         file.seek(offset)
         return file.read(need)

@@ -88,10 +88,21 @@ class Cells(Wire):
 
 @dataclass(frozen=True, eq=False)
 class States:
-    """Final states of several layers along one axis, as PyTorch's h_n: parts without that axis."""
+    """Final states of several layers along one axis, as PyTorch's h_n: parts without that axis.
+
+    ``inner`` above 0: the axis was split in two, so many parts along the second.
+    """
 
     parts: tuple[Signal, ...]
     axis: int = 0
+    inner: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes."""
+        own = (len(self.parts),) if not self.inner else (len(self.parts) // self.inner, self.inner)
+        shape = self.parts[0].shape
+        return (*shape[: self.axis], *own, *shape[self.axis :])
 
 
 @dataclass(frozen=True, eq=False)

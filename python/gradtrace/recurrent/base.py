@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -114,6 +115,19 @@ class Recurrent:
     def notes(self) -> tuple[str, ...]:
         """What was assumed or left out where the network was read from a file or a module."""
         return self._carried.notes
+
+    def noted(self, notes: Sequence[str]) -> Recurrent:
+        """Give the same network, its arrays shared, with other notes; they do not count in comparisons.
+
+        Parameters
+        ----------
+        notes : list of str
+
+        Returns
+        -------
+        LSTM, GRU or RNN
+        """
+        return self._carrying(replace(self._carried, notes=tuple(notes)))
 
     @property
     def dtype(self) -> np.dtype[Any]:
