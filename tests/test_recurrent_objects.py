@@ -8,6 +8,8 @@ from portable_cases import build_net, converted_net
 from recurrent_cases import CELLS, GRADIENTS, KEPT, case, traced
 from tolerances import RECURRENT
 
+import gradtrace as gt
+
 WHY_NOT = {
     "lstm": ("log2_dh_direct", "log2_dz", "activation_gain", "log2_grad_bias_ih", "dh_gated", "dz"),
     "gru": ("log2_dc", "log2_dc_gated", "weight_gain", "log2_grad_bias", "c", "dc"),
@@ -75,3 +77,25 @@ def test_traces_are_frozen(cell):
             setattr(got, name, 0)
     with pytest.raises(ValueError, match="read-only"):
         got.log2_dh[0] = 0
+
+
+def test_a_gradient_of_c_alone_draws_none_beside_it(dtype):
+    """u of definitions.md is what arrives from outside; where dL/dc is given and no loss, nothing arrives at h."""
+    net, x = gt.LSTM.random(3, 5, dtype=dtype), np.random.default_rng(0).standard_normal((7, 2, 3)).astype(dtype)
+    v = np.random.default_rng(1).standard_normal((2, 5)).astype(dtype)
+    alone = net.trace(x, cotangent_c=v, keep=("dc", "dc_direct"))
+    assert alone == net.trace(x, cotangent=np.zeros((2, 5), dtype), cotangent_c=v, keep=("dc", "dc_direct"))
+    assert np.array_equal(alone.dc[0].to_numpy()[-1], v)
+    assert np.isneginf(alone.log2_dh[0, -1]).all()
+    assert alone == net.trace(x, cotangent_c=v, cotangent_seed=5, keep=("dc", "dc_direct"))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_states_are_bounded_unless_the_first_is_not(cell):
+    net = {"lstm": gt.LSTM, "gru": gt.GRU, "rnn": gt.RNN}[cell].random(3, 5)
+    x = np.ones((4, 2, 3), "float32")
+    for size, bounded in ((0.5, True), (1.0, True), (3.0, False)):
+        trace = net.trace(x, h0=np.full((2, 5), size, "float32"), keep=("h",))
+        assert trace.bounded == bounded
+        assert trace.bounded == bool((np.abs(trace.h[0].to_numpy()) <= 1).all())
+    assert net.trace(x).bounded

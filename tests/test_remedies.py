@@ -256,6 +256,11 @@ def test_critical_points_against_known_answers():
         value, slope = moments("erf", q)
         assert math.isclose(value, 2 / math.pi * math.asin(2 * q / (1 + 2 * q)), rel_tol=1e-12)
         assert math.isclose(slope, 4 / math.pi / math.sqrt(1 + 4 * q), rel_tol=1e-12)
+    for q in (1e-4, 0.3, 45.6, 1e4):  # kinks at 0 and at +-1, wherever these lie among the deviations
+        tail = math.erf(1 / math.sqrt(2 * q))
+        square = q * (tail - math.sqrt(2 / (math.pi * q)) * math.exp(-1 / (2 * q))) + math.erfc(1 / math.sqrt(2 * q))
+        assert np.allclose(moments("hard_tanh", q), (square, tail), rtol=1e-12, atol=0)
+        assert np.allclose(moments("relu", q), (q / 2, 0.5), rtol=1e-14, atol=0)
     with pytest.raises(ValueError, match="activation: expected one with a critical point, got 'softplus'"):
         critical_point("softplus")
 

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 from gradtrace import _core
 
 __all__ = ["Critical", "critical_point", "moments"]
 
-# Trapezoid rule on the line, with no node at the kinks at 0: spectrally accurate where phi is smooth.
-_STEP, _END = 0.01, 12.0
-_NODES = (np.arange(-_END / _STEP, _END / _STEP) + 0.5) * _STEP
-_WEIGHTS = _STEP * np.exp(-0.5 * _NODES**2) / math.sqrt(2 * math.pi)
+Floats = npt.NDArray[np.float64]
+
+_END = 12.0  # deviations; beyond it the normal density is under float64's rounding
+_PANEL = np.polynomial.legendre.leggauss(32)
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,21 @@ class Critical:
     q: float
 
 
+def _nodes(q: float) -> tuple[Floats, Floats]:
+    """Nodes and weights of the mean over a standard normal variable, for functions of sqrt(q) times it.
+
+    Gauss's rule on panels that end where an activation has a kink or a pole near the line: at 0, at preactivations of
+    +-1 (hard_tanh), and at their doublings, since tanh and sigmoid are as smooth on panels that grow with the distance.
+    """
+    doublings = 2.0 ** np.arange(64) / math.sqrt(q)
+    ends = np.concatenate([np.arange(_END + 1), doublings[doublings < _END]])
+    ends = np.unique(np.concatenate([-ends, ends]))
+    middle, half = 0.5 * (ends[1:] + ends[:-1]), 0.5 * np.diff(ends)
+    nodes = (middle[:, None] + half[:, None] * _PANEL[0]).ravel()
+    weights = (half[:, None] * _PANEL[1]).ravel() * np.exp(-0.5 * nodes**2) / math.sqrt(2 * math.pi)
+    return nodes, weights
+
+
 def moments(activation: str, q: float) -> tuple[float, float]:
     """Give E phi^2 and E phi'^2 for pre-activations of variance q.
 
@@ -55,7 +71,8 @@ def moments(activation: str, q: float) -> tuple[float, float]:
     -------
     tuple of float
     """
-    z = math.sqrt(q) * _NODES
+    nodes, weights = _nodes(q)
+    z = math.sqrt(q) * nodes
     value, derivative = np.empty_like(z), np.empty_like(z)
     layer = _core.DenseStack([np.ones((1, 1))], None, activation, None, None)
     tracer = layer.tracer(["activations", "derivatives"], True)
@@ -63,7 +80,7 @@ def moments(activation: str, q: float) -> tuple[float, float]:
     for name, out in (("activations", value), ("derivatives", derivative)):
         mantissa, exponent = arrays[name][0]
         out[:] = np.ldexp(mantissa[:, 0], exponent.astype(np.int32))
-    return float(_WEIGHTS @ value**2), float(_WEIGHTS @ derivative**2)
+    return float(weights @ value**2), float(weights @ derivative**2)
 
 
 @lru_cache(maxsize=64)

@@ -268,6 +268,8 @@ class Recurrent:
         readout_trace, start, exponent = None, cotangent, None
         if readout is not None and loss is not None:
             readout_trace, start, exponent = self._through_readout(run, x, lengths, readout, target, loss, at)
+        if start is None and cotangent_c is not None:  # a gradient was given, so that none is drawn beside it
+            start = np.zeros((x.shape[1], self._outputs), dtype=self.dtype)
         figures = run.backward(start, exponent, cotangent_c, seed, names, bool(input_gradient))
         facts = {
             "cell": self._cell.name,
@@ -279,7 +281,7 @@ class Recurrent:
             "hidden_size": self.hidden_size,
             "num_layers": self.num_layers,
             "bidirectional": self.bidirectional,
-            "bounded": getattr(self, "activation", "tanh") == "tanh",
+            "bounded": getattr(self, "activation", "tanh") == "tanh" and (h0 is None or bool(np.abs(h0).max() <= 1)),
             "cotangent_at": "all" if at == "all" or (cotangent is not None and cotangent.ndim == 3) else "last",
             "loss": None if readout_trace is None else readout_trace.loss,
             "readout": readout_trace,

@@ -190,10 +190,11 @@ class LSTM(Recurrent):
             (B,), each sample's own number of steps; nothing is computed past an end.
         cotangent : ndarray, optional
             dL/dh of the last layer: (B, D H), at each sample's last step (each direction's own), or (T, B, D H), at
-            every step ((B, T, D H) with `batch_first`). Used as it is and summed over samples. Without it and without
-            a loss a standard normal at the last step that depends on `cotangent_seed` only.
+            every step ((B, T, D H) with `batch_first`). Used as it is and summed over samples. Without it, without a
+            loss and without `cotangent_c` a standard normal at the last step that depends on `cotangent_seed` only.
         cotangent_c : ndarray, optional
-            dL/dc at each sample's last step, (K, B, H), or (B, H) for a single layer and direction.
+            dL/dc at each sample's last step, (K, B, H), or (B, H) for a single layer and direction. Alone it is all
+            the gradient that arrives: dL/dh at the last step is then what came through c, and nothing is drawn.
         readout : Stack, optional
             Network between h and the loss, the network's own by default; its trace is `RecurrentTrace.readout`.
         target : ndarray, optional

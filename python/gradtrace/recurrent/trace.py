@@ -56,7 +56,7 @@ class RecurrentTrace(TraceFiles):
     bidirectional : bool
         Whether there are two directions.
     bounded : bool
-        Whether h stays between -1 and 1, as it does but in an RNN of relu.
+        Whether every h lies between -1 and 1, as it does but in an RNN of relu or from an initial state beyond.
     cotangent_at : {"last", "all"}
         Whether the loss, or the cotangent, stands at each sample's last step only or at every step.
     loss : float or None
