@@ -263,8 +263,8 @@ def of_samples(trace, axes_of):
 def test_samples_do_not_see_each_other(cell, dtype, isa):
     """Cotangents from 2^-60 to 2^60, inputs small and large, lengths from 1 to T: bit by bit the same in any company.
 
-    Alone it is the same bits only where no matrix unit is: what a batch of one takes, 21 need not (definitions.md: which
-    path runs depends on shape).
+    Alone it is the same bits only where no matrix unit is: what a batch of one takes, 21 need not (definitions.md:
+    which path runs depends on shape).
     """
     rng = np.random.default_rng(7)
 

@@ -19,7 +19,6 @@ __all__ = [
     "figure_shape",
     "kept_shapes",
     "recurrent_figures",
-    "_split_axes",
 ]
 
 
