@@ -136,7 +136,10 @@ def test_recurrent_nodes_must_follow_each_other(tmp_path):
     beside.graph.node[2].input[0] = "x"
     beside.graph.output.append(onnx.helper.make_tensor_value_info("s0", 1, None))
     part.graph.node[1].op_type = "Slice"
-    for model, message in ((beside, "outputs of two branches"), (part, "layer 's0': the inputs of this Slice do not fit it")):
+    for model, message in (
+        (beside, "outputs of two branches"),
+        (part, "layer 's0': the inputs of this Slice do not fit it"),
+    ):
         (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
         with pytest.raises(ValueError, match=message):
             gt.load(tmp_path / "m.onnx")
