@@ -90,3 +90,18 @@ def test_bad_input_gets_one_line_and_status_2(stack_file, lstm_files, arguments,
     assert result.exit_code == 2
     assert message in result.output
     assert len(result.output.strip().splitlines()) == 1
+
+
+def test_what_was_assumed_is_printed_and_options_say_what_a_file_does_not(tmp_path):
+    rng, path = np.random.default_rng(0), tmp_path / "m.npz"
+    np.savez(path, **{"b.weight": rng.standard_normal((10, 10)), "a.weight": rng.standard_normal((10, 64))})
+    refused = run(path, "--data", "digits", "--activation", "relu", "--no-remedies")
+    assert refused.exit_code == 2
+    assert "order=['a', 'b']" in refused.output
+    page, data = tmp_path / "p.html", ("--data", "digits", "--samples", "64", "--no-remedies")
+    result = run(path, *data, "--activation", "relu", "--order", "a,b", "--output", page)
+    assert result.exit_code == 0, result.output
+    assert "Note: assumed" in result.output
+    assert "no skip connections" in page.read_text(encoding="utf-8")
+    told = run(path, *data, "--layout", "linear, relu, linear", "--order", "a,b", "--json")
+    assert json.loads(told.output)["notes"] == []

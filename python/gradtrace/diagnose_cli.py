@@ -30,6 +30,8 @@ __all__ = ["diagnose_command"]
 @click.option("--loss", type=click.Choice(["auto", "cross_entropy", "mse"]), default="auto", show_default=True)
 @click.option("--activation", help="Of the hidden layers of a state dict, which holds none.")
 @click.option("--output-activation", default="linear", show_default=True, help="Of a state dict's last layer.")
+@click.option("--order", metavar="NAMES", help="Layers of a state dict in order, with commas: encoder,decoder.")
+@click.option("--layout", metavar="WORDS", help="What stands where in a state dict: linear,layer_norm,relu,linear.")
 @click.option("--prefix", default="", help="Take the parameters whose names begin so.")
 @click.option("--samples", type=click.IntRange(min=1), default=2000, show_default=True, help="Rows drawn at random.")
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
@@ -44,6 +46,8 @@ def diagnose_command(
     loss: str,
     activation: str | None,
     output_activation: str,
+    order: str | None,
+    layout: str | None,
     prefix: str,
     samples: int,
     seed: int,
@@ -61,7 +65,7 @@ def diagnose_command(
     with bad_input():
         config.set_num_threads(threads)
         try:
-            network: Any = interop.load(model, activation, output_activation, prefix)
+            network: Any = interop.load(model, activation, output_activation, _names(order), _names(layout), prefix)
         except FileNotFoundError as error:
             raise ValueError(f"model: {str(error).removeprefix('path: ')}") from None
         except ImportError as error:
@@ -75,15 +79,24 @@ def diagnose_command(
     if path is not None:
         write_page(path, _page(Path(model).name, network, trace, diagnosis, remedies))
     if as_json:
-        facts = {"gradtrace": __version__, "model": model, "network": repr(network)}
+        facts = {"gradtrace": __version__, "model": model, "network": _line(network), "notes": list(network.notes)}
         print_json(
             facts
             | {"diagnosis": diagnosis.to_dict(), "remedies": None if remedies is None else remedies.to_dict()}
             | {"output": None if path is None else str(path)}
         )
         return
-    terminal.print_texts(str(trace), str(diagnosis), *([] if remedies is None else [str(remedies)]))
+    notes = ["\n".join(f"Note: {note}." for note in network.notes)] if network.notes else []
+    terminal.print_texts(*notes, str(trace), str(diagnosis), *([] if remedies is None else [str(remedies)]))
     click.echo(f"Figures and text: {path}")
+
+
+def _line(network: Any) -> str:
+    return repr(network).partition("\n")[0]
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",")]
 
 
 def _inputs(
@@ -144,7 +157,8 @@ def _page(name: str, network: Any, trace: Any, diagnosis: Diagnosis, remedies: R
         .get_template("diagnosis.html.j2")
         .render(
             name=name,
-            network=repr(network),
+            network=_line(network),
+            notes=network.notes,
             severity=diagnosis.severity or "nothing",
             diagnosis=diagnosis,
             table=Markup(trace._repr_html_()),

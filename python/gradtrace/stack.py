@@ -428,7 +428,7 @@ class Stack:
         if any(self._facts["layer_norm"]):
             blocks += f", layer_norm={_runs(self._facts['layer_norm'], ' x ')}"
         names = _runs(self.activation, " x ")
-        return f"Stack({_runs(self.sizes, 'x')}, activation={names}{blocks}, dtype={self.dtype})"
+        return f"Stack({_runs(self.sizes, 'x')}, activation={names}{blocks}, dtype={self.dtype})" + told(self.notes)
 
     def _repr_html_(self) -> str:
         return f"<code>{self!r}</code>"
@@ -439,6 +439,11 @@ def same_arrays(a: Array | None, b: Array | None) -> bool:
     if a is None or b is None:
         return a is b
     return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=True)
+
+
+def told(notes: Sequence[str]) -> str:
+    """Lines behind a network's own: what was assumed or left out where it was read."""
+    return "".join(f"\n  {note}" for note in notes)
 
 
 def _runs(values: Sequence[Any], times: str) -> str:

@@ -50,7 +50,8 @@ class StackBuilder:
             )
         inputs = self._layers[-1]["weight"].shape[0] if self._layers else weight.shape[1]
         if weight.shape[1] != inputs:
-            hint = "; its weight looks transposed" if weight.shape[0] == inputs else ""
+            turned = len(weight) in (inputs, self._layers[-1]["weight"].shape[1])
+            hint = "; its weight looks transposed (layout= with 'kernel' reads it so)" if turned else ""
             raise RefusedError(
                 name, f"expected {inputs} inputs to follow the layer before, got {weight.shape[1]}{hint}"
             )
@@ -81,6 +82,23 @@ class StackBuilder:
             before = self._layers[-1]["activation"]
             raise RefusedError(name, f"a {kind} behind a {before} is not represented; one activation a layer")
         self._layers[-1]["activation"] = kind
+
+    def scale_last(self, name: str, scale: Array, shift: Array) -> bool:
+        """Make ``scale z + shift`` part of the last linear layer, ``z`` its outputs; False where others see them first.
+
+        Computed in float64; the layer then has an array of its own.
+        """
+        if not self._layers or self._layers[-1]["activation"] is not None or self._layers[-1]["norm"] is not None:
+            return False
+        layer = self._layers[-1]
+        weight, bias = layer["weight"], layer["bias"]
+        if len(scale) != len(weight):
+            raise RefusedError(name, f"expected parameters of shape ({len(weight)},), got ({len(scale)},)")
+        with np.errstate(over="ignore", invalid="ignore"):
+            moved = shift if bias is None else shift + scale * bias
+            layer["weight"] = np.ascontiguousarray((scale[:, None] * weight).astype(weight.dtype))
+            layer["bias"] = moved.astype(weight.dtype)
+        return True
 
     def build(self) -> Stack:
         """Make the stack; a layer without an activation is linear."""

@@ -16,7 +16,7 @@ from gradtrace.recurrent.carried import Carried
 from gradtrace.recurrent.cells import Cell
 from gradtrace.recurrent.influence import Influence
 from gradtrace.recurrent.trace import RecurrentTrace, build_trace
-from gradtrace.stack import LossName, Stack, same_arrays
+from gradtrace.stack import LossName, Stack, same_arrays, told
 from gradtrace.trace import StackTrace
 
 if TYPE_CHECKING:
@@ -377,7 +377,7 @@ class Recurrent:
         layers = f", num_layers={self.num_layers}" if self.num_layers > 1 else ""
         both = ", bidirectional=True" if self.bidirectional else ""
         sizes = f"{self.input_size}, {self.hidden_size}"
-        return f"{type(self).__name__}({sizes}{layers}{both}{self._carried}, dtype={self.dtype})"
+        return f"{type(self).__name__}({sizes}{layers}{both}{self._carried}, dtype={self.dtype})" + told(self.notes)
 
     def _repr_html_(self) -> str:
         return f"<code>{self!r}</code>"
