@@ -43,6 +43,11 @@ class Figure:
     scaled: bool = False
     cells: str = "lstm gru rnn"
 
+    @property
+    def in_bits(self) -> bool:
+        """Whether it is the log2 of a norm, or a change of one."""
+        return self.name.startswith("log2") or self.name.endswith("gain")
+
 
 def _rows(axes: str, names: str, scaled: bool = False, cells: str = "lstm gru rnn") -> tuple[Figure, ...]:
     return tuple(Figure(name, tuple(axes.split()), scaled, cells) for name in names.split())

@@ -30,6 +30,8 @@ Array = npt.NDArray[Any]
 
 _FORMAT = "gradtrace trace 1"
 _FACTS, _READOUT, _KEPT = "facts.json", "readout", "kept"
+# Exponents are int64, and gains their differences.
+_MOST_BITS = 2.0**65
 
 
 def save_trace(trace: Trace, path: str | PathLike[str]) -> None:
@@ -191,11 +193,12 @@ def _figures(arrays: dict[str, Array], prefix: str, table: tuple[Figure, ...], t
     figures: dict[str, Any] = {}
     for figure in table:
         place, shape = f"{prefix}{figure.name}", figure_shape(trace, figure.axes)
-        if isinstance(shape, list):
-            each = [_taken(arrays, f"{place}/{k}", own, "float64") for k, own in enumerate(shape)]
-            figures[figure.name] = each
-        else:
-            figures[figure.name] = _taken(arrays, place, shape, "float64")
+        several = isinstance(shape, list)
+        places = {f"{place}/{k}": own for k, own in enumerate(shape)} if several else {place: shape}
+        each = [_taken(arrays, name, own, "float64") for name, own in places.items()]
+        if figure.in_bits and any(np.abs(array[np.isfinite(array)]).max(initial=0) > _MOST_BITS for array in each):
+            raise ValueError(f"{figure.name}: expected norms that an exponent can hold, got one beyond")
+        figures[figure.name] = each if several else each[0]
     return figures
 
 
