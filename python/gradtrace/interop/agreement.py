@@ -22,7 +22,7 @@ _TOLERANCE = {"float32": 2e-3, "float64": 1e-8}
 _SAMPLES, _STEPS = 4, 5
 
 
-# The source overflows, or its library does, as the weights have it.
+# A source overflows, or its library does, as the weights have it.
 @np.errstate(all="ignore")
 def check_agreement(network: Stack | Recurrent, source: Callable[[Array], Array], name: str) -> None:
     """Compare forward passes on random inputs.
