@@ -20,6 +20,15 @@ def test_mutated_files(name):
     assert report["counts"]["accepted"] > 0  # and not all of them are fatal
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_files_are_good_before_they_are_mutated(name, tmp_path):
+    pytest.importorskip(KINDS[name].needs)
+    for original, data in KINDS[name].originals().items():
+        path = tmp_path / f"m{KINDS[name].suffix}"
+        path.write_bytes(data)
+        KINDS[name].use(KINDS[name].read(path, original, 0))
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize(
     ("reader", "kind", "count"),

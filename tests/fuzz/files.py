@@ -8,6 +8,7 @@ import argparse
 import faulthandler
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from fuzz.kinds import KINDS, SPOILED, same
-from fuzz.mutations import mutated, reassembled
+from fuzz.mutations import mutated, reassembled, rewired
 
 # A file that takes so long hangs; memory that a reader may take beside what numbers can unpack to.
 SECONDS, MEMORY = 20.0, 96 << 20
@@ -36,6 +37,8 @@ def one(kind, name, seed):
     original = sorted(originals)[int(generator.integers(len(originals)))]
     if kind.suffix == ".npz" and generator.random() < 0.4:
         return original, reassembled(originals[original], generator), False
+    if kind.suffix == ".onnx" and generator.random() < 0.5:
+        return original, rewired(originals[original], generator), False
     return original, mutated(originals[original], generator, kind.suffix == ".csv"), kind.archive
 
 
@@ -99,12 +102,12 @@ def peak(reset):
 
 def child(name, first, last, seconds):
     """Examine files by their seeds; a line of standard output is where it is, a finding, or the sum of all."""
-    counts, most, slowest = Counter(), 0, 0.0
+    most, slowest = 0, 0.0
     with tempfile.TemporaryDirectory() as folder:
         examined(name, 3, folder)  # imports are not the first file's memory
         resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
         for seed in range(first, last):
-            print(f"at {seed}", flush=True)
+            print(f"at {seed}", end=" ", flush=True)
             faulthandler.dump_traceback_later(seconds, exit=True)
             before, start = peak(reset=True), time.perf_counter()
             kind, line = examined(name, seed, folder)
@@ -113,10 +116,10 @@ def child(name, first, last, seconds):
             most = max(most, took)
             if took > MEMORY:
                 kind, line = "memory", f"{took} bytes"
-            counts[kind] += 1
+            print(kind, flush=True)
             if kind in FINDINGS:
                 print(json.dumps({"seed": seed, "kind": kind, "line": line}), flush=True)
-    print(json.dumps({"counts": counts, "most": most, "slowest": slowest}), flush=True)
+    print(json.dumps({"most": most, "slowest": slowest}), flush=True)
 
 
 def run(name, files, first=0, seconds=SECONDS):
@@ -128,24 +131,21 @@ def run(name, files, first=0, seconds=SECONDS):
         command = [sys.executable, "-X", "faulthandler", "-m", "fuzz.files", *child_of]
         folder = Path(__file__).parent.parent
         done = subprocess.run(command, capture_output=True, text=True, cwd=folder, errors="replace")
-        lines = done.stdout.splitlines()
-        for line in lines:
-            if not line.startswith("{"):
-                continue
-            said = json.loads(line)
-            if "counts" in said:
-                counts.update(said["counts"])
-                most, slowest = max(most, said["most"]), max(slowest, said["slowest"])
-            else:
-                findings.append(said)
+        places = re.findall(r"^at (\d+) (\w[\w ]*)?$", done.stdout, re.M)
+        counts.update(kind for _, kind in places if kind)
+        said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        findings += [line for line in said if "seed" in line]
+        for line in said:
+            if "most" in line:
+                most, slowest = max(most, line["most"]), max(slowest, line["slowest"])
         if done.returncode == 0:
             if done.stderr:
                 findings.append({"seed": seed, "kind": "printed", "line": done.stderr[:300]})
             seed = end
             continue
-        at = max((int(line[3:]) for line in lines if line.startswith("at ")), default=None)
-        if at is None:
+        if not places:
             raise RuntimeError(done.stderr)
+        at = int(places[-1][0])
         kind = "hang" if "Timeout" in done.stderr else "crash"
         findings.append({"seed": at, "kind": kind, "line": f"status {done.returncode}: {done.stderr[:600]}"})
         counts[kind] += 1

@@ -122,7 +122,7 @@ def use_sequences(x):
 
 
 def stack():
-    return gt.Stack.random([4, 6, 6, 3], "tanh", init="torch_default", seed=1)
+    return gt.Stack.random([6, 5, 5, 3], "tanh", init="torch_default", seed=1)
 
 
 def stack_state():

@@ -199,3 +199,91 @@ def change_facts(members, at, other, generator):
 
 
 REASSEMBLIES = (change_member, drop_member, rename_member, exchange_members, reshape_member, change_facts)
+
+
+# ---- graphs that parse: what they say is another thing
+
+OPERATORS = (
+    "Gemm", "MatMul", "Add", "Tanh", "Relu", "LeakyRelu", "Softplus", "Identity", "Reshape", "Flatten", "Squeeze",
+    "Transpose", "LSTM", "GRU", "RNN", "Constant", "Cast", "Softmax", "Mul", "Sub", "Div", "Sigmoid", "Erf", "Clip",
+    "LayerNormalization", "Slice", "Concat", "Gather", "Shape", "Loop", "If", "Unknown", "",
+)  # fmt: skip
+
+
+def rewired(data, generator):
+    """Give an ONNX model of one to three changes that its format allows."""
+    import onnx
+
+    model = onnx.load_model_from_string(data)
+    for _ in range(int(generator.integers(1, 4))):
+        REWIRINGS[int(generator.integers(len(REWIRINGS)))](model.graph, generator)
+    return model.SerializeToString()
+
+
+def one_of(entries, generator):
+    return entries[int(generator.integers(len(entries)))] if len(entries) else None
+
+
+def change_operator(graph, generator):
+    if (node := one_of(graph.node, generator)) is not None:
+        node.op_type = one_of(OPERATORS, generator)
+
+
+def change_name(graph, generator):
+    names = [name for node in graph.node for name in (*node.input, *node.output)] + ["", "x", "none"]
+    if (node := one_of(graph.node, generator)) is not None:
+        wires = one_of((node.input, node.output), generator)
+        if len(wires):
+            wires[int(generator.integers(len(wires)))] = one_of(names, generator)
+
+
+def change_attribute(graph, generator):
+    import onnx
+
+    if (node := one_of(graph.node, generator)) is None:
+        return
+    names = ["transA", "transB", "alpha", "beta", "axis", "axes", "direction", "hidden_size", "layout", "activations"]
+    values = (0, 1, -1, 2**62, 0.5, float("nan"), "bidirectional", [0], [1, 2], ["Tanh"], ["Relu"] * 2, [2**40], "x")
+    names += [attribute.name for attribute in node.attribute]
+    node.attribute.append(onnx.helper.make_attribute(one_of(names, generator), one_of(values, generator)))
+
+
+def change_tensor(graph, generator):
+    if (tensor := one_of(graph.initializer, generator)) is None:
+        return
+    choice = generator.integers(4)
+    if choice == 0:
+        tensor.data_type = int(generator.integers(0, 25))
+    elif choice == 1:
+        del tensor.dims[:]
+        tensor.dims.extend(SIZES[int(i)] % 2**63 for i in generator.integers(0, len(SIZES), generator.integers(0, 5)))
+    elif choice == 2 and len(tensor.raw_data):
+        tensor.raw_data = mutated(tensor.raw_data, generator)
+    else:
+        entry = tensor.external_data.add()
+        entry.key, entry.value = "location", one_of(("m.onnx", "../m", "/dev/zero", "none", ""), generator)
+        tensor.data_location = 1
+
+
+def change_input(graph, generator):
+    if (value := one_of(graph.input, generator)) is not None:
+        shape = value.type.tensor_type.shape
+        if len(shape.dim):
+            one_of(shape.dim, generator).dim_value = SIZES[int(generator.integers(len(SIZES)))] % 2**63
+
+
+def drop_part(graph, generator):
+    parts = one_of((graph.node, graph.initializer, graph.input, graph.output), generator)
+    if len(parts):
+        del parts[int(generator.integers(len(parts)))]
+
+
+def repeat_part(graph, generator):
+    parts = one_of((graph.node, graph.initializer), generator)
+    if len(parts):
+        parts.append(one_of(parts, generator))
+
+
+REWIRINGS = (
+    change_operator, change_name, change_attribute, change_tensor, change_tensor, change_input, drop_part, repeat_part,
+)  # fmt: skip

@@ -22,8 +22,8 @@ __all__ = ["check_graph"]
 
 Array = npt.NDArray[Any]
 
-# Products that a comparison may take: fixed sizes of a file may ask for hours.
-_MOST_PRODUCTS = 4e9
+# What a comparison may take: fixed sizes of a file may ask for hours. Products, numbers held, steps of a loop of ours.
+_MOST_PRODUCTS, _MOST_NUMBERS, _MOST_STEPS = 4e9, 4e6, 2000
 
 
 # A file's weights overflow where they do, and may be NaN; either is compared as it is.
@@ -55,7 +55,7 @@ def check_graph(model: Any, reader: Reader, name: str, network: Stack | Recurren
     signal = reader.values.get(name)
     if not isinstance(signal, Signal):
         raise RefusedError(name, "the graph is another one at other sizes of its input")
-    if _products(signal) > _MOST_PRODUCTS:
+    if _too_large(signal):
         return False
     start: Any = chain(signal)[0]
     data = _data(reader.values[start.name].shape, signal, start)
@@ -75,18 +75,19 @@ def check_graph(model: Any, reader: Reader, name: str, network: Stack | Recurren
     return True
 
 
-def _products(signal: Signal) -> float:
-    total = 0.0
+def _too_large(signal: Signal) -> bool:
+    products = numbers = steps = 0.0
     for wire in chain(signal):
         rows = float(np.prod(wire.input.shape, dtype=float)) / max(wire.input.shape[-1], 1) if wire.input else 0.0
         if isinstance(wire, Linear):
-            total += rows * wire.weight.size
+            products += rows * wire.weight.size
         elif isinstance(wire, Cells):
-            total += rows * sum(
+            products += rows * sum(
                 one.size for key in ("weight_ih", "weight_hh") for one in wire.arrays[key] if one is not None
             )
-        total += rows * wire.units
-    return total
+            steps += float(np.prod([atom.size for atom in wire.time], dtype=float))
+        numbers += rows * wire.units
+    return products > _MOST_PRODUCTS or numbers > _MOST_NUMBERS or steps > _MOST_STEPS
 
 
 def _data(shape: tuple[int, ...], signal: Signal, start: Start) -> Array:
