@@ -116,12 +116,19 @@ def test_watching_changes_nothing():
 def test_every_and_only():
     model, x = transformer(3), torch.randn(2, 3, 32)
     with gt.watch(model, every=3, only=["0.layers.1"]) as watched:
-        steps = []
+        traces = []
         for _ in range(7):
             model(x).sum().backward()
-            steps.append(watched.trace().step if watched._recording else None)
-    assert [step is not None for step in steps] == [True, False, False, True, False, False, True]
-    assert all(module.name.startswith("0.layers.1") for module in watched.trace().modules)
+            traces.append(watched.trace())
+    assert [trace.step for trace in traces] == [0, 0, 0, 3, 3, 3, 6]
+    assert all(module.name.startswith("0.layers.1") for module in traces[-1].modules)
+    assert [trace.notes for trace in traces[:4]] == [
+        (),
+        ("step 1 since then not recorded, every=3",),
+        ("steps 1 to 2 since then not recorded, every=3",),
+        (),
+    ]
+    assert "Note: steps 1 to 2 since then not recorded, every=3." in str(traces[2])
 
 
 def test_shared_modules_and_modules_never_called():
@@ -137,8 +144,9 @@ def test_shared_modules_and_modules_never_called():
     with gt.watch(model) as watched:
         model(torch.ones(2, 4))["y"].sum().backward()
         trace = watched.trace()
+    assert trace.names == ("shared#0", "idle", "shared#1")
     by_name = {module.name: module for module in trace.modules}
-    assert by_name["shared"].entries == 16
+    assert by_name["shared#0"].entries == by_name["shared#1"].entries == 8
     assert np.isnan(by_name["idle"].log2_grad_output)
     assert np.isnan(by_name["idle"].log2_grad_weight)
     assert not np.isnan(by_name["idle"].log2_weight)

@@ -2,55 +2,33 @@
 
 from __future__ import annotations
 
-import math
-import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from gradtrace.interop.watch_trace import ModuleFigures, WatchTrace
-from gradtrace.messages import checked_count
+from gradtrace.interop import watch_hooks as hooks
+from gradtrace.interop.watch_modules import is_wanted, reachable, takes_hooks
+from gradtrace.interop.watch_recorder import MOST_PASSES, Recorder
+from gradtrace.interop.watch_step import BackwardPass, Step, module_figures
+from gradtrace.interop.watch_trace import WatchTrace
+from gradtrace.messages import checked_count, checked_index, shown
 
 __all__ = ["Watch", "watch"]
-
-_PARTS = 6  # numbers that a record gives
-# By class: where the derivative is 0, and the derivative over its largest; from the output.
-_DEAD: dict[str, Callable[[Any, Any], Any]] = {
-    "ReLU": lambda module, y: y <= 0,
-    "ReLU6": lambda module, y: (y <= 0) | (y >= 6),
-    "Hardtanh": lambda module, y: (y <= module.min_val) | (y >= module.max_val),
-}
-_SATURATING: dict[str, Callable[[Any], Any]] = {
-    "Sigmoid": lambda y: 4 * y * (1 - y),
-    "Tanh": lambda y: 1 - y * y,
-}
-
-
-@dataclass
-class _Record:
-    """What the hooks of one module hold until the step is read; tensors of one number each, so that nothing waits."""
-
-    order: int = -1
-    calls: int = 0
-    entries: int = 0
-    hooked: bool = False
-    output: Any = None
-    gradients: dict[int, Any] = field(default_factory=dict)  # by place among the outputs
-    dead: Any = None
-    saturated: Any = None
 
 
 @dataclass(eq=False)
 class Watch:
     """A context that records a PyTorch model's gradients; `watch` makes it.
 
+    A step is all forward passes since the last backward pass, then the backward passes before the next forward pass. A
+    forward pass is an outermost call of the model or of a module in it; one without gradients, an evaluation, is none,
+    and what a checkpoint computes again within a backward pass is none either.
+
     Attributes
     ----------
     model : torch.nn.Module
     every : int
-        Which forward passes with gradients are recorded: every so many.
+        Which steps are recorded: every so many.
     only : tuple of str or None
         Names of the modules that are recorded, as `watch` takes them.
     """
@@ -58,29 +36,25 @@ class Watch:
     model: Any = field(repr=False)
     every: int = 1
     only: tuple[str, ...] | None = None
-    _names: dict[Any, str] = field(default_factory=dict, repr=False)
-    _records: dict[Any, _Record] = field(default_factory=dict, repr=False)
-    _handles: list[Any] = field(default_factory=list, repr=False)
-    _order: int = field(default=0, repr=False)
-    _step: int = field(default=-1, repr=False)
-    _recorded_step: int = field(default=-1, repr=False)
-    _recording: bool = field(default=False, repr=False)
-    _depth: int = field(default=0, repr=False)  # forward passes of the model that are running, one inside the other
-    _with_gradients: bool = field(default=False, repr=False)  # what the outermost of them is
+    _handles: list[Any] = field(default_factory=list, init=False, repr=False)
+    _recorder: Recorder = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._recorder = Recorder(self.every)
 
     def __enter__(self) -> Watch:
         """Hook every module; the model's numbers stay as they are."""
-        if self._handles:
+        recorder = self._recorder
+        if recorder.is_open:
             raise RuntimeError("watch: expected a watch that is not yet open")
-        reference = weakref.ref(self)
-        self._depth = 0
-        self._handles.append(self.model.register_forward_pre_hook(_start_hook(reference)))
-        for name, module in self.model.named_modules():
-            if _wanted(name, module, self.only):
-                self._names[module] = name or type(module).__name__
-                self._handles.append(module.register_forward_hook(_forward_hook(reference, module)))
-        # Behind the model's own figures; also when its forward pass raises.
-        self._handles.append(self.model.register_forward_hook(_end_hook(reference), always_call=True))
+        recorder.is_open = True
+        recorder.names, recorder.closed = {}, {}
+        try:
+            for name, module, closed in reachable(self.model):
+                self._hook(name, module, closed)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -88,88 +62,98 @@ class Watch:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._recorder.close()
 
-    def _start(self, with_gradients: bool) -> None:
-        """Begin a forward pass of the whole model; one without gradients, an evaluation, is no step."""
-        self._depth += 1
-        if self._depth > 1:
+    def _hook(self, name: str, module: Any, closed: bool) -> None:
+        recorder = self._recorder
+        wanted = is_wanted(name, module, closed, self.only)
+        if wanted:
+            recorder.names[module] = name or type(module).__name__
+        if wanted and closed:
+            recorder.closed[module] = recorder.names[module]
+        if closed and not takes_hooks(module):
             return
-        self._with_gradients = with_gradients
-        if not with_gradients:
-            return
-        self._step += 1
-        self._recording = self._step % self.every == 0
-        if self._recording:
-            self._records, self._order, self._recorded_step = {}, 0, self._step
+        outer = not closed and next(module.children(), None) is not None
+        if outer:
+            start = hooks.Starts(recorder, module)
+            self._handles.append(module.register_forward_pre_hook(start, with_kwargs=True))
+        if wanted or not outer:
+            call = hooks.Calls(recorder, module)
+            self._handles.append(module.register_forward_hook(call, with_kwargs=True))
+        if outer:  # behind the module's own figures; also when its forward pass raises
+            end = hooks.Ends(recorder, module)
+            self._handles.append(module.register_forward_hook(end, with_kwargs=True, always_call=True))
 
-    def _called(self, module: Any, kind: str, output: Any) -> None:
-        """Measure an output at once, and its gradient when the backward pass comes by."""
-        if not self._recording or (self._depth > 0 and not self._with_gradients):
-            return
-        tensors = list(_tensors(output))
-        if not tensors:
-            return
-        if self._depth > 0:
-            record = self._records.setdefault(module, _Record())
-            if record.order < 0:
-                record.order, self._order = self._order, self._order + 1
-            _measure(record, module, kind, tensors[0].detach())
-        elif module in self._records and not self._records[module].hooked:
-            record = self._records[module]  # a checkpoint computes again, in the backward pass, what had no gradients
-        else:
-            return
-        for place, tensor in enumerate(tensors):
-            if tensor.requires_grad:
-                record.hooked = True
-                tensor.register_hook(_gradient_hook(record, place))
+    def trace(self, backward: int = 0, order: int | None = None) -> WatchTrace:
+        """Give the figures of one backward pass of the last recorded step, whenever it is called.
 
-    def trace(self) -> WatchTrace:
-        """Give the figures of the last recorded step, after its backward pass and before its gradients are cleared.
+        Parameters
+        ----------
+        backward : int, optional
+            Which of the step's backward passes, from 0; -1 the last. ``backward()`` of a loss is one, and so is every
+            call of `torch.autograd.grad`; nothing is summed over them.
+        order : int, optional
+            Count only the passes of this order: 1 for gradients of what the forward passes gave, n + 1 for a pass that
+            runs through the gradients of one of order n, made with ``create_graph=True``. All, by default.
 
         Returns
         -------
         WatchTrace
+            Of the last step that a backward pass followed; a pass that an exception ended is none.
 
         Raises
         ------
         RuntimeError
-            If no forward pass was recorded.
+            If there was no such step.
+        ValueError
+            If the step had no such backward pass.
         """
-        if not self._records:
-            raise RuntimeError("watch: expected a forward and a backward pass of the model within the watch, got none")
-        import torch
+        step = self._recorder.last
+        if step is None:
+            got = "none" if self._recorder.step is None else "a forward pass alone"
+            raise RuntimeError(
+                f"watch: expected a forward and a backward pass of the model within the watch, got {got}"
+            )
+        passes = step.complete
+        chosen = _chosen(passes, backward, order)
+        modules, notes = module_figures(step, chosen, self._recorder.names, self._recorder.owned)
+        notes = [*self._about_steps(step), *notes, *self._about_modules(step, chosen)]
+        return WatchTrace(modules, step.number, passes.index(chosen), len(passes), chosen.order, tuple(notes))
 
-        ordered = self._ordered()
-        # One transfer for all numbers: on another device each would wait for the queue.
-        parts = [part for module, record in ordered for part in _parts(module, record)]
-        missing = torch.full((), math.nan, dtype=torch.float64)
-        device = next((part.device for part in parts if part is not None), missing.device)
-        values = torch.stack([(missing if part is None else part.double()).to(device).reshape(()) for part in parts])
-        table = values.cpu().numpy().reshape(len(ordered), _PARTS)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            norms = np.log2(table[:, :4])
-        present = np.array([part is not None for part in parts]).reshape(table.shape)[:, :4]
-        norms[np.isnan(table[:, :4]) & present] = np.inf  # a NaN is not a figure that is missing
-        names = ("log2_grad_output", "log2_output", "log2_grad_weight", "log2_weight")
-        modules = []
-        for (module, record), own_norms, shares in zip(ordered, norms, table[:, 4:], strict=True):
-            facts: dict[str, Any] = dict(zip(names, map(float, own_norms), strict=True))
-            facts |= {"entries": record.entries, "dead": float(shares[0]), "saturated": float(shares[1])}
-            modules.append(ModuleFigures(self._names[module], type(module).__name__, **facts))
-        return WatchTrace(tuple(modules), self._recorded_step)
+    def _about_steps(self, step: Step) -> list[str]:
+        now = self._recorder.step
+        if now is None or now is step:
+            return []
+        begun = not now.passes and now.forwards  # by a forward pass, which waits for its backward pass
+        last = now.number - 1 if begun else now.number
+        notes = []
+        if last > step.number:
+            steps = f"step {last}" if last == step.number + 1 else f"steps {step.number + 1} to {last}"
+            why = f"every={self.every}" if self.every > 1 else "no backward pass of them ended"
+            notes.append(f"{steps} since then not recorded, {why}")
+        if begun:
+            notes.append(f"the forward pass of step {now.number} has had no backward pass yet")
+        return notes
 
-    def _ordered(self) -> list[tuple[Any, _Record]]:
-        """Put modules in the order of the forward pass; an uncalled one with parameters behind its predecessor."""
-        ordered: list[tuple[float, Any, _Record]] = []
-        at = -1.0
-        for module in self._names:
-            record = self._records.get(module)
-            if record is not None:
-                at = record.order
-                ordered.append((at, module, record))
-            elif list(module.parameters(recurse=False)):
-                ordered.append((at + 0.5, module, _Record()))
-        return [(module, record) for _, module, record in sorted(ordered, key=lambda entry: entry[0])]
+    def _about_modules(self, step: Step, one: BackwardPass) -> list[str]:
+        notes = []
+        for module, name in self._recorder.closed.items():
+            seen = (
+                "seen as a whole" if takes_hooks(module) else "takes no hooks, only its parameters' gradients are seen"
+            )
+            notes.append(f"{name} ({type(module).__name__}): {seen}; watch the model before it is scripted or compiled")
+        holders: dict[int, list[str]] = {}
+        for module, name in self._recorder.names.items():
+            for parameter in self._recorder.owned(module):
+                holders.setdefault(id(parameter), []).append(name)
+        shared = sorted({tuple(dict.fromkeys(names)) for names in holders.values() if len(names) > 1})
+        notes += [f"{', '.join(names)}: share a parameter, whose one gradient counts for each" for names in shared]
+        if one.earlier:
+            notes.append("the gradient went on into forward passes of earlier steps, which are not shown")
+        if step.unmeasured:
+            names = ", ".join(sorted(step.unmeasured))
+            notes.append(f"{names}: tensors of a kind that is not measured (nested, of torch.func, without numbers)")
+        return [*notes, *sorted(one.torn)]
 
 
 def watch(model: Any, every: int = 1, only: Iterable[str] | None = None) -> Watch:
@@ -204,123 +188,29 @@ def watch(model: Any, every: int = 1, only: Iterable[str] | None = None) -> Watc
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     if isinstance(only, str):
         raise TypeError("only: expected a list of names, got str")
+    found = list(reachable(model))
+    if not any(takes_hooks(module) for _, module, _ in found):
+        raise ValueError(
+            f"model: expected a module that takes hooks, got {type(model).__name__}; "
+            "watch it before it is scripted or compiled"
+        )
     names = None if only is None else tuple(only)
-    known = [name for name, _ in model.named_modules()]
+    known = [name for name, _, _ in found]
     for name in names or ():
         if name not in known:
             raise ValueError(f"only: expected names of the model's modules, got {str(name)[:60]!r}")
     return Watch(model, checked_count("every", every), names)
 
 
-def _wanted(name: str, module: Any, only: tuple[str, ...] | None) -> bool:
-    if only is not None:
-        return any(name == one or name.startswith(f"{one}.") for one in only)
-    return not list(module.children()) or bool(list(module.parameters(recurse=False)))
-
-
-# Hooks hold the watch weakly: a model that is kept does not keep the figures of all its steps. -----------------------
-
-
-def _start_hook(reference: weakref.ref[Watch]) -> Callable[..., None]:
-    def start(module: Any, arguments: Any) -> None:
-        import torch
-
-        watched = reference()
-        if watched is not None:
-            watched._start(torch.is_grad_enabled())
-
-    return start
-
-
-def _end_hook(reference: weakref.ref[Watch]) -> Callable[..., None]:
-    def end(module: Any, arguments: Any, output: Any) -> None:
-        watched = reference()
-        if watched is not None:
-            watched._depth = max(watched._depth - 1, 0)
-
-    return end
-
-
-def _forward_hook(reference: weakref.ref[Watch], module: Any) -> Callable[..., None]:
-    kind = type(module).__name__
-
-    def hook(_: Any, arguments: Any, output: Any) -> None:
-        watched = reference()
-        if watched is not None:
-            watched._called(module, kind, output)
-
-    return hook
-
-
-def _gradient_hook(record: _Record, place: int) -> Callable[[Any], None]:
-    def hook(gradient: Any) -> None:
-        if gradient is None:  # of an output that the loss does not use, beside one that it does
-            return
-        record.gradients[place] = _together(record.gradients.get(place), _norm(gradient.detach()))
-
-    return hook
-
-
-# Figures: norms are added by hypot, since squares of float64 leave its range ------------------------------------------
-
-
-def _measure(record: _Record, module: Any, kind: str, values: Any) -> None:
-    record.calls += 1
-    record.entries += values.numel()
-    record.output = _together(record.output, _norm(values))
-    if kind in _DEAD and values.ndim > 1 and values.numel():
-        channels = 1 if values.ndim in (4, 5) else -1
-        units = _DEAD[kind](module, values).transpose(0, channels).flatten(1)
-        record.dead = _added(record.dead, units.all(dim=1).double().mean())
-    if kind in _SATURATING and values.numel():
-        record.saturated = _added(record.saturated, (_SATURATING[kind](values) < 0.05).double().mean())
-
-
-def _parts(module: Any, record: _Record) -> tuple[Any, ...]:
-    """Give the six numbers of a module; None where there is none."""
-    own = list(module.parameters(recurse=False))
-    gradients = weights = None
-    for parameter in own:
-        weights = _together(weights, _norm(parameter.detach()))
-        if parameter.grad is not None:
-            gradients = _together(gradients, _norm(parameter.grad))
-    reached = record.gradients[min(record.gradients)] if record.gradients else None
-    shares = (None if total is None else total / record.calls for total in (record.dead, record.saturated))
-    return (reached, record.output, gradients, weights, *shares)
-
-
-def _norm(values: Any) -> Any:
-    """Euclidean norm in float64, a tensor of one number; float64 is scaled first, as its squares may underflow."""
-    import torch
-
-    if values.is_sparse:
-        values = values.coalesce().values()
-    if values.is_complex():
-        values = values.abs()
-    if values.dtype != torch.float64 or values.numel() == 0:
-        return torch.linalg.vector_norm(values, dtype=torch.float64)
-    largest = torch.linalg.vector_norm(values, ord=math.inf)
-    scale = torch.where((largest > 0) & largest.isfinite(), largest, torch.ones_like(largest))
-    return torch.linalg.vector_norm(values / scale) * scale
-
-
-def _together(total: Any, part: Any) -> Any:
-    return part if total is None else total.hypot(part.to(total.device))
-
-
-def _added(total: Any, part: Any) -> Any:
-    return part if total is None else total + part
-
-
-def _tensors(output: Any) -> Iterator[Any]:
-    """Give the floating-point tensors of what a module returned, in order."""
-    import torch
-
-    if isinstance(output, torch.Tensor):
-        if output.is_floating_point():
-            yield output
-    elif isinstance(output, (tuple, list)):
-        for part in output:
-            yield from _tensors(part)
-    elif isinstance(output, dict):
-        yield from _tensors(list(output.values()))
+def _chosen(passes: list[BackwardPass], backward: object, order: object) -> BackwardPass:
+    """Find a backward pass by its place among all, or among those of an order."""
+    if order is not None:
+        order = checked_count("order", order)
+        orders = sorted({one.order for one in passes})
+        passes = [one for one in passes if one.order == order]
+        if not passes:
+            raise ValueError(f"order: expected one of {', '.join(map(str, orders))}, got {order}")
+    place = checked_index("backward", backward, len(passes))
+    if not passes[place].kept:
+        raise ValueError(f"backward: expected one of the first {MOST_PASSES} of the step, got {shown(backward)}")
+    return passes[place]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -65,11 +66,22 @@ class WatchTrace:
     ----------
     modules : tuple of ModuleFigures
     step : int
-        Forward passes with gradients before this one.
+        Number of the step, from 0: forward passes, then backward passes until the next forward pass.
+    backward, backwards : int
+        Which backward pass of the step this is, from 0, and how many there were. Gradients are those of this pass
+        alone, also where they were added to others in ``.grad``.
+    order : int
+        1 for gradients of what the forward passes gave; n + 1 for a pass through the gradients of one of order n.
+    notes : tuple of str
+        What was not recorded, and where a figure stands for more than its row.
     """
 
     modules: tuple[ModuleFigures, ...]
     step: int
+    backward: int = 0
+    backwards: int = 1
+    order: int = 1
+    notes: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -86,7 +98,7 @@ class WatchTrace:
         The gradient with respect to the modules' outputs is compared along the forward order; a branch beside others
         may be small for good reasons, so only modules that carry parameters on both ends are compared.
         """
-        return Diagnosis(ranked(find_in_modules(self)), f"{len(self.modules)} modules, step {self.step}")
+        return Diagnosis(ranked(find_in_modules(self)), self._title())
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the gradient of every module's output, of its weights, and its output.
@@ -107,7 +119,8 @@ class WatchTrace:
 
     def to_dict(self) -> dict[str, Any]:
         """Give all figures, fit for strict JSON."""
-        ready: dict[str, Any] = json_ready({"step": self.step, "modules": [vars(module) for module in self.modules]})
+        facts = {name: getattr(self, name) for name in ("step", "backward", "backwards", "order", "notes")}
+        ready: dict[str, Any] = json_ready(facts | {"modules": [vars(module) for module in self.modules]})
         return ready
 
     def _rows(self) -> list[list[str]]:
@@ -132,12 +145,20 @@ class WatchTrace:
 
     def __str__(self) -> str:
         note = "Norms over the whole batch, in bits (log2); the last module first, as the gradient runs."
-        return "\n".join(
-            [f"WatchTrace: {len(self.modules)} modules, step {self.step}", *text_rows(self._rows(), _WORDS), note]
-        )
+        notes = [f"Note: {one}." for one in self.notes]
+        head = f"WatchTrace: {self._title()}"
+        return "\n".join([head, *text_rows(self._rows(), _WORDS), note, *notes])
+
+    def _title(self) -> str:
+        """Say which backward pass of which step this is."""
+        title = f"{len(self.modules)} modules, step {self.step}"
+        if self.backwards > 1 or self.order > 1:
+            title += f", backward={self.backward} of {self.backwards}"
+        return title if self.order == 1 else f"{title}, order={self.order}"
 
     def _repr_html_(self) -> str:
-        return f"<table>{html_rows(self._rows(), _WORDS)}</table>"
+        notes = "".join(f"<p>{html.escape(one)}.</p>" for one in self.notes)
+        return f"<table>{html_rows(self._rows(), _WORDS)}</table>{notes}"
 
 
 def _number(value: float) -> str:

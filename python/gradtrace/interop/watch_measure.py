@@ -1,0 +1,91 @@
+"""What the hooks of a watch measure of one tensor: norms and shares.
+
+Each is a tensor of one number, so that nothing waits for a device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+__all__ = ["dead_share", "measurable", "norm", "saturated_share", "tensors", "together"]
+
+# By class: where the derivative is 0, and the derivative over its largest; from the output.
+_DEAD: dict[str, Callable[[Any, Any], Any]] = {
+    "ReLU": lambda module, y: y <= 0,
+    "ReLU6": lambda module, y: (y <= 0) | (y >= 6),
+    "Hardtanh": lambda module, y: (y <= module.min_val) | (y >= module.max_val),
+}
+_SATURATING: dict[str, Callable[[Any], Any]] = {
+    "Sigmoid": lambda y: 4 * y * (1 - y),
+    "Tanh": lambda y: 1 - y * y,
+}
+
+
+def norm(values: Any) -> Any:
+    """Euclidean norm in float64, a tensor of one number; float64 is scaled first, as its squares may underflow."""
+    import torch
+
+    if values.is_sparse:
+        values = values.coalesce().values()
+    if values.is_complex():
+        values = values.abs()
+    if values.dtype != torch.float64 or values.numel() == 0:
+        return torch.linalg.vector_norm(values, dtype=torch.float64)
+    largest = torch.linalg.vector_norm(values, ord=math.inf)
+    scale = torch.where((largest > 0) & largest.isfinite(), largest, torch.ones_like(largest))
+    return torch.linalg.vector_norm(values / scale) * scale
+
+
+def together(total: Any, part: Any) -> Any:
+    """Root of the sum of two squares, which leave the range of float64 themselves; None for none so far."""
+    return part if total is None else total.hypot(part.to(total.device))
+
+
+def dead_share(module: Any, values: Any) -> Any:
+    """Share of units whose derivative is 0 for the whole batch; None where the module has no such units."""
+    kind = type(module).__name__
+    if kind not in _DEAD or values.ndim < 2 or not values.numel():
+        return None
+    channels = 1 if values.ndim in (4, 5) else -1
+    units = _DEAD[kind](module, values).transpose(0, channels).flatten(1)
+    return units.all(dim=1).double().mean()
+
+
+def saturated_share(module: Any, values: Any) -> Any:
+    """Share of entries in the flat part of the curve; None where the module has none."""
+    kind = type(module).__name__
+    if kind not in _SATURATING or not values.numel():
+        return None
+    return (_SATURATING[kind](values) < 0.05).double().mean()
+
+
+def measurable(values: Any) -> bool:
+    """Tell whether a tensor has numbers that outlive the call: not one on no device, nested, or of a transform."""
+    import torch
+
+    if values.is_meta or values.is_nested or values.is_quantized or values.layout not in _layouts():
+        return False
+    wrapped = getattr(getattr(torch._C, "_functorch", None), "is_functorch_wrapped_tensor", None)
+    return wrapped is None or not wrapped(values)
+
+
+def _layouts() -> tuple[Any, ...]:
+    import torch
+
+    return (torch.strided, torch.sparse_coo)
+
+
+def tensors(output: Any) -> Iterator[Any]:
+    """Give the floating-point tensors of what a module returned, or was given, in order."""
+    import torch
+
+    if isinstance(output, torch.Tensor):
+        if output.is_floating_point() or output.is_complex():
+            yield output
+    elif isinstance(output, (tuple, list)):
+        for part in output:
+            yield from tensors(part)
+    elif isinstance(output, dict):
+        yield from tensors(list(output.values()))

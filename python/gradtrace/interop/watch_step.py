@@ -1,0 +1,247 @@
+"""A watched step: the forward passes since the last backward pass, then the backward passes before the next one."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gradtrace.interop.watch_measure import norm, together
+from gradtrace.interop.watch_trace import ModuleFigures
+
+__all__ = ["BackwardPass", "Call", "ForwardPass", "Step", "module_figures"]
+
+_PARTS = 6  # numbers of a row
+_SAME = 1e-6  # relative; what a checkpoint computes again has the same norm, to another order of summation
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of one module; tensors of one number each, so that nothing waits."""
+
+    step: int
+    module: Any
+    entries: int
+    output: Any = None
+    dead: Any = None
+    saturated: Any = None
+    hook: weakref.ref[Any] | None = None  # of its first output; it lives as long as the graph
+    recomputed_by: int = 0  # the run of calls within a backward pass, of one that is made there
+
+    @property
+    def alive(self) -> bool:
+        """Whether a backward pass can still come by."""
+        return self.hook is not None and self.hook() is not None
+
+
+@dataclass(eq=False)
+class ForwardPass:
+    """The calls within one outermost call of a module."""
+
+    with_gradients: bool
+    calls: list[Call] = field(default_factory=list)
+    counts: bool = False  # as part of a step: a backward pass may reach it
+
+
+@dataclass(eq=False)
+class BackwardPass:
+    """What arrived in one backward pass, and nothing that arrived in another.
+
+    ``weights`` holds the norm of a parameter's gradient, or the gradient itself as long as parts of it may follow: a
+    checkpoint inside runs backward passes of its own, each of which brings a part.
+    """
+
+    order: int = 1
+    complete: bool = False
+    kept: bool = True
+    fired: int = 0
+    gradients: dict[tuple[Call, int], Any] = field(default_factory=dict)  # by call and place among its outputs
+    weights: dict[int, Any] = field(default_factory=dict)  # by identity of the parameter
+    parts: dict[int, Any] = field(default_factory=dict)
+    recomputed: list[Call] = field(default_factory=list)
+    earlier: bool = False
+    torn: set[str] = field(default_factory=set)
+
+    def arrived(self, parameter: Any, gradient: Any, more: bool) -> None:
+        """Take a parameter's gradient, or a part of it."""
+        key = id(parameter)
+        if key in self.weights:
+            self.weights[key] = norm(gradient) * math.nan
+            self.torn.add("the gradient of a parameter came in parts, of which one was gone when the next came")
+        elif more:
+            self.parts[key] = gradient.clone() if key not in self.parts else self.parts[key] + gradient
+        elif key in self.parts:
+            self.parts[key] = self.parts[key] + gradient
+        else:
+            self.weights[key] = norm(gradient)
+
+    def end(self) -> None:
+        """Measure what came in parts; the pass is over."""
+        for key, gradient in self.parts.items():
+            self.weights[key] = norm(gradient)
+        self.parts.clear()
+        self.complete = True
+
+
+@dataclass(eq=False)
+class Step:
+    """Forward passes, then backward passes.
+
+    ``weights`` are norms of parameters as the step used them: of one that had a gradient measured when it came; of
+    others when the step is read, unless their ``versions`` have moved since.
+    """
+
+    number: int
+    recorded: bool
+    forwards: list[ForwardPass] = field(default_factory=list)
+    passes: list[BackwardPass] = field(default_factory=list)
+    weights: dict[int, Any] = field(default_factory=dict)
+    versions: dict[int, int] = field(default_factory=dict)
+    in_parts: set[int] = field(default_factory=set)  # parameters that a checkpoint may use
+    unmeasured: set[str] = field(default_factory=set)
+
+    @property
+    def complete(self) -> list[BackwardPass]:
+        """The backward passes that no exception ended."""
+        return [one for one in self.passes if one.complete]
+
+    @property
+    def calls(self) -> Iterator[Call]:
+        """All calls in their order."""
+        return (call for one in self.forwards for call in one.calls)
+
+    def prune(self) -> None:
+        """Drop forward passes that no backward pass can reach any more, as evaluations with gradients leave them."""
+        self.forwards = [one for one in self.forwards if not one.calls or any(call.alive for call in one.calls)]
+
+    def weight(self, parameter: Any) -> Any:
+        """Norm of a parameter as the step used it; None where it has changed since."""
+        key = id(parameter)
+        if key not in self.weights and self.versions.get(key, -1) == version(parameter):
+            self.weights[key] = norm(parameter.detach())
+        return self.weights.get(key)
+
+
+def version(parameter: Any) -> int:
+    """How often a tensor was changed in place; -2 where that is not counted."""
+    return -2 if parameter.is_inference() else int(parameter._version)
+
+
+def module_figures(
+    step: Step, one: BackwardPass, names: dict[Any, str], owned: Callable[[Any], list[Any]]
+) -> tuple[tuple[ModuleFigures, ...], list[str]]:
+    """Give a row for every call, one for every module with parameters that was not called, and notes.
+
+    Parameters
+    ----------
+    step : Step
+    one : BackwardPass
+        Of this step.
+    names : dict
+        Of the modules that are recorded, in the model's order.
+    owned : callable
+        Gives the parameters that a module answers for.
+    """
+    import torch
+
+    notes: list[str] = []
+    again = _claimed(step, one, names, notes)
+    rows = _ordered(step, names, owned)
+    # One transfer for all numbers: on another device each would wait for the queue.
+    gradients = _first_reached(one)
+    parts = []
+    for _, module, call in rows:
+        reached = None if call is None else gradients.get(again.get(call, call))
+        of_call = (None, None) if call is None else (call.dead, call.saturated)
+        parts += [reached, None if call is None else call.output, *_of_weights(step, one, owned(module)), *of_call]
+    missing = torch.full((), math.nan, dtype=torch.float64)
+    device = next((part.device for part in parts if part is not None), missing.device)
+    values = [(missing if part is None else part.double()).to(device).reshape(()) for part in parts]
+    table = torch.stack(values).cpu().numpy().reshape(len(rows), _PARTS) if rows else np.zeros((0, _PARTS))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        norms = np.log2(table[:, :4])
+    present = np.array([part is not None for part in parts]).reshape(table.shape)[:, :4]
+    norms[np.isnan(table[:, :4]) & present] = np.inf  # a NaN is not a figure that is missing
+    modules = []
+    for (name, module, call), own, shares in zip(rows, norms.tolist(), table[:, 4:].tolist(), strict=True):
+        entries = 0 if call is None else call.entries
+        modules.append(ModuleFigures(name, type(module).__name__, *own, entries, *shares))  # type: ignore[call-arg]
+    return tuple(modules), notes
+
+
+def _first_reached(one: BackwardPass) -> dict[Call, Any]:
+    """Of every call the gradient of the first of its outputs that one reached."""
+    return {call: gradient for (call, _), gradient in sorted(one.gradients.items(), key=lambda item: -item[0][1])}
+
+
+def _of_weights(step: Step, one: BackwardPass, own: list[Any]) -> tuple[Any, Any]:
+    """Norms of the gradient of all parameters together, as far as it came, and of the parameters."""
+    gradients = weights = None
+    known = [step.weight(parameter) for parameter in own]
+    for parameter, value in zip(own, known, strict=True):
+        weights = weights if value is None else together(weights, value)
+        if id(parameter) in one.weights:
+            gradients = together(gradients, one.weights[id(parameter)])
+    return gradients, (None if None in known else weights)
+
+
+def _ordered(
+    step: Step, names: dict[Any, str], owned: Callable[[Any], list[Any]]
+) -> list[tuple[str, Any, Call | None]]:
+    """Put calls in their order; an uncalled module with parameters behind its predecessor's last call."""
+    calls = list(step.calls)
+    places: dict[Any, list[int]] = {}
+    for place, call in enumerate(calls):
+        places.setdefault(call.module, []).append(place)
+    rows: list[tuple[float, str, Any, Call | None]] = []
+    at = -1.0
+    for module, name in names.items():
+        own = places.get(module, [])
+        if own:
+            at = float(own[-1])
+            labels = [name] if len(own) == 1 else [f"{name}#{number}" for number in range(len(own))]
+            rows += [(place, label, module, calls[place]) for place, label in zip(own, labels, strict=True)]
+        elif owned(module):
+            rows.append((at + 0.5, name, module, None))
+    return [(name, module, call) for _, name, module, call in sorted(rows, key=lambda row: row[0])]
+
+
+def _claimed(step: Step, one: BackwardPass, names: dict[Any, str], notes: list[str]) -> dict[Call, Call]:
+    """Find the call that each one within the backward pass repeats: of a checkpoint, whose own had no gradients.
+
+    Segments are computed again from the last to the first, so the last call of the module that is left and has the same
+    output is the one.
+    """
+    left: dict[Any, list[tuple[int, Call, float]]] = {}
+    if one.recomputed:
+        modules = {call.module for call in one.recomputed}
+        for place, call in enumerate(step.calls):
+            if call.module in modules and call.hook is None and call.output is not None:
+                left.setdefault(call.module, []).append((place, call, float(call.output)))
+    found: dict[Call, Call] = {}
+    strange: set[str] = set()
+    runs: dict[int, list[Call]] = {}
+    for call in one.recomputed:
+        runs.setdefault(call.recomputed_by, []).append(call)
+    for run in runs.values():
+        before = math.inf
+        for call in reversed(run):
+            size = math.nan if call.output is None else float(call.output)
+            same = [entry for entry in left.get(call.module, []) if _close(entry[2], size)]
+            if not same:
+                strange.add(names[call.module])
+                continue
+            entry = max([entry for entry in same if entry[0] < before] or same, key=lambda entry: entry[0])
+            left[call.module].remove(entry)
+            found[entry[1]], before = call, entry[0]
+    notes += [f"{name}: computed again in the backward pass with other values, so its gradient is left out"
+              for name in sorted(strange)]  # fmt: skip
+    return found
+
+
+def _close(first: float, second: float) -> bool:
+    return first == second or abs(first - second) <= _SAME * max(first, second) or (first != first and second != second)
