@@ -67,8 +67,9 @@ def measurable(values: Any) -> bool:
 
     if values.is_meta or values.is_nested or values.is_quantized or values.layout not in _layouts():
         return False
-    wrapped = getattr(getattr(torch._C, "_functorch", None), "is_functorch_wrapped_tensor", None)
-    return wrapped is None or not wrapped(values)
+    functions = getattr(torch._C, "_functorch", None)
+    asked = (getattr(functions, name, None) for name in ("is_functorch_wrapped_tensor", "is_legacy_batchedtensor"))
+    return not any(ask(values) for ask in asked if ask is not None)
 
 
 def _layouts() -> tuple[Any, ...]:
