@@ -144,7 +144,7 @@ def test_shared_modules_and_modules_never_called():
     with gt.watch(model) as watched:
         model(torch.ones(2, 4))["y"].sum().backward()
         trace = watched.trace()
-    assert trace.names == ("shared#0", "idle", "shared#1")
+    assert trace.names == ("shared#0", "shared#1", "idle")
     by_name = {module.name: module for module in trace.modules}
     assert by_name["shared#0"].entries == by_name["shared#1"].entries == 8
     assert np.isnan(by_name["idle"].log2_grad_output)
