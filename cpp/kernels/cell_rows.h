@@ -23,7 +23,7 @@ struct RowSums {
         if (++strips % kGroup == 0) flush();
     }
     GT_INLINE void flush() {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (std::size_t i = 0; i < N; ++i) {
             total[i] += widened(part[i]);
             part[i] = Vec<T>{};
@@ -44,6 +44,14 @@ template <class T, std::size_t N>
 GT_INLINE void store_sums(RowSums<T, N>& sums, double* to) {
     sums.flush();
     for (std::size_t i = 0; i < N; ++i) to[i] = sums.sum(i);
+}
+
+// Those of a forward step: the last is the sum of squares of h.
+template <class T, std::size_t N>
+GT_INLINE void store_forward_sums(RowSums<T, N>& sums, double* to, double* h_squares) {
+    sums.flush();
+    for (std::size_t i = 0; i + 1 < N; ++i) to[i] = sums.sum(i);
+    *h_squares = sums.sum(N - 1);
 }
 
 // The direct and the gated part of the carried gradient at strip i, each by its own recursion. `carry` is the gate that

@@ -66,6 +66,7 @@ struct CellForward {
     const T* c_previous;  // (rows, hidden); without a cell state null, as is c
     T* h;                 // (rows, hidden)
     T* c;
+    double* h_squares;  // (rows,): sum over units of h^2, squared in T
     // Cells with gates; otherwise null.
     double* gate_sums;             // (rows, 2 * gates): the sum of each gate over units, then its saturated units
     double* carry_log2;            // (rows,): sum over units of log2 of the carry gate (LSTM forget, GRU update)

@@ -19,7 +19,7 @@ void gru_forward(const CellForward<T>& s) {
         const T* h_previous = s.h_previous + row * n;
         T* h = s.h + row * n;
         double* log2_units = s.add_carry_log2_units + row * n;
-        RowSums<T, 6> sums;
+        RowSums<T, 7> sums;
         VecF64 carry{};
         for_each_strip<T>(n, [&](std::size_t u, auto at) GT_INLINE_LAMBDA {
             const auto reset = gate(at.load(z_r + u) + at.load(s.bias + GruBlock::reset * n + u));
@@ -32,7 +32,8 @@ void gru_forward(const CellForward<T>& s) {
             at.store(z_r + u, reset.x);
             at.store(z_z + u, update.x);
             at.store(z_q + u, q);
-            at.store(h + u, update.complement * candidate + update.value * at.load(h_previous + u));
+            const Vec<T> out = at.keep(update.complement * candidate + update.value * at.load(h_previous + u));
+            at.store(h + u, out);
             const Vec<T> log2_z = at.keep(update.log() * broadcast(T(kLog2OfE)));
             at.add_to(log2_units + u, log2_z);
             carry += widened(log2_z);
@@ -42,9 +43,10 @@ void gru_forward(const CellForward<T>& s) {
             sums.part[3] += at.keep(one_if_below<T>(reset.derivative(), kSigmoidSaturated));
             sums.part[4] += at.keep(one_if_below<T>(update.derivative(), kSigmoidSaturated));
             sums.part[5] += at.keep(one_if_below<T>(slope, kTanhSaturated));
+            sums.part[6] += out * out;
             sums.move_on();
         });
-        store_sums(sums, s.gate_sums + row * 6);
+        store_forward_sums(sums, s.gate_sums + row * 6, s.h_squares + row);
         s.carry_log2[row] = reduce_add(carry);
     }
 }

@@ -21,7 +21,7 @@ void lstm_forward(const CellForward<T>& s) {
         const T* c_previous = s.c_previous + r * n;
         T *h = s.h + r * n, *c = s.c + r * n;
         double* log2_units = s.add_carry_log2_units + r * n;
-        RowSums<T, 8> sums;
+        RowSums<T, 9> sums;
         VecF64 carry{};
         for_each_strip<T>(n, [&](std::size_t u, auto at) GT_INLINE_LAMBDA {
             const auto i = gate(at.load(z_i + u) + at.load(bias_i + u));
@@ -36,7 +36,8 @@ void lstm_forward(const CellForward<T>& s) {
             at.store(z_o + u, o.x);
             const Vec<T> state = f.value * at.load(c_previous + u) + i.value * g;
             at.store(c + u, state);
-            at.store(h + u, o.value * tanh(state, unused));
+            const Vec<T> out = at.keep(o.value * tanh(state, unused));
+            at.store(h + u, out);
             const Vec<T> log2_f = at.keep(f.log() * broadcast(T(kLog2OfE)));
             at.add_to(log2_units + u, log2_f);
             carry += widened(log2_f);
@@ -48,9 +49,10 @@ void lstm_forward(const CellForward<T>& s) {
             sums.part[5] += at.keep(one_if_below<T>(f.derivative(), kSigmoidSaturated));
             sums.part[6] += at.keep(one_if_below<T>(g_slope, kTanhSaturated));
             sums.part[7] += at.keep(one_if_below<T>(o.derivative(), kSigmoidSaturated));
+            sums.part[8] += out * out;
             sums.move_on();
         });
-        store_sums(sums, s.gate_sums + r * 8);
+        store_forward_sums(sums, s.gate_sums + r * 8, s.h_squares + r);
         s.carry_log2[r] = reduce_add(carry);
     }
 }

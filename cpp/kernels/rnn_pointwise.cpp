@@ -10,13 +10,18 @@ template <class T, class A>
 void rnn_forward(const CellForward<T>& s) {
     for (std::size_t r = 0; r < s.rows; ++r) {
         T *z = s.z + r * s.hidden, *h = s.h + r * s.hidden;
+        RowSums<T, 1> sums;
         for_each_strip<T>(s.hidden, [&](std::size_t u, auto at) GT_INLINE_LAMBDA {
             const Vec<T> in = at.load(z + u) + at.load(s.bias + u);
             Vec<T> value, slope;
             A::forward(in, value, slope);
             at.store(z + u, in);
             at.store(h + u, value);
+            value = at.keep(value);
+            sums.part[0] += value * value;
+            sums.move_on();
         });
+        store_sums(sums, s.h_squares + r);
     }
 }
 

@@ -43,7 +43,10 @@ BackwardStep<T>::BackwardStep(const KernelTable<T>& kernels, const CellKernels<T
       scale_(rows),
       log2_(rows * kCellSums),
       exponent_(rows * kCellSums),
-      p_log2_(rows, kNegativeInfinity) {
+      p_log2_(rows, kNegativeInfinity),
+      recurrent_log2_(rows, kNegativeInfinity),
+      recurrent_exponent_(rows, 0.0),
+      parted_(rows, false) {
     const std::size_t size = checked_multiply(rows, hidden);
     u.reserve(rows, hidden);
     p.reserve(rows, hidden);
@@ -60,8 +63,12 @@ BackwardStep<T>::BackwardStep(const KernelTable<T>& kernels, const CellKernels<T
 }
 
 template <class T>
-void BackwardStep<T>::take(const StepValues<T>& values, std::size_t period) {
+void BackwardStep<T>::take(const StepValues<T>& values, std::size_t period, WideStates<T>* wide, std::size_t step,
+                           std::size_t slot) {
     values_ = values;
+    wide_ = wide;
+    step_ = step;
+    slot_ = slot;
     period_ = period;
     const std::size_t size = period * cell_.coefficient_blocks * hidden_;
     if (coefficients_.size() < size) coefficients_ = AlignedBuffer<T>(size);
@@ -125,23 +132,32 @@ void BackwardStep<T>::run(std::size_t rows, bool injected) {
     s.squares = log2_.data();
     cell_kernels_.backward(s);
     kernels_.reduce->log2_norms(rows * kCellSums, log2_.data(), log2_.data());
+    take_recurrent_norms(rows);
     for (std::size_t r = 0; r < rows; ++r)
-        if (lost(r)) redo(r, injected);
+        if (lost(r) || cancelled(r)) redo(r, injected);
+}
+
+template <class T>
+void BackwardStep<T>::take_recurrent_norms(std::size_t rows) {
+    if (recurrent_size() == cell_.row_blocks * hidden_) return;  // all of dz
+    kernels_.rows->squares(rows, recurrent_size(), dz.data() + cell_.hh_first * hidden_, cell_.row_blocks * hidden_,
+                           recurrent_log2_.data());
+    kernels_.reduce->log2_norms(rows, recurrent_log2_.data(), recurrent_log2_.data());
+    std::fill(parted_.begin(), parted_.begin() + static_cast<std::ptrdiff_t>(rows), false);
 }
 
 // Whether a gate may have taken an output of row r out of its format: its norm says so, and its inputs are not zero.
 template <class T>
 bool BackwardStep<T>::lost(std::size_t r) const {
-    const auto out_of_range = [&](CellSum which) {
-        const double norm = mantissa_log2(r, which);
-        return !norm_is_safe<T>(norm) && !std::isnan(norm);
-    };
+    const auto unsafe = [](double norm) { return !norm_is_safe<T>(norm) && !std::isnan(norm); };
+    const auto out_of_range = [&](CellSum which) { return unsafe(mantissa_log2(r, which)); };
     const bool dh_alive = mantissa_log2(r, kDh) != kNegativeInfinity;
     if (kind_ == CellKind::rnn_relu) return false;  // derivatives 0 and 1
     if (!cell_.carries) return dh_alive && out_of_range(kDz);
     const bool alive = dh_alive || carried.log2[r] != kNegativeInfinity;
     if (alive && (out_of_range(kDz) || out_of_range(kCarry) || (cell_.has_cell_state && out_of_range(kDc))))
         return true;
+    if (alive && !cell_.has_cell_state && unsafe(recurrent_log2_[r])) return true;
     if (!split_) return false;
     const bool direct_alive = scale_[r].carried_direct != T(0) || scale_[r].u_direct != T(0);
     const bool gated_alive = scale_[r].carried_gated != T(0) || scale_[r].p_gated != T(0);
@@ -149,12 +165,28 @@ bool BackwardStep<T>::lost(std::size_t r) const {
            (gated_alive && (out_of_range(kGated) || out_of_range(kCarryGated)));
 }
 
+// Whether what a GRU's update gate gets, dh (h - n) z', may be the rounding of h and n: both saturate, or h has
+// settled.
+template <class T>
+bool BackwardStep<T>::cancelled(std::size_t r) const {
+    constexpr double kLeast = -10, kTrusted = -8;  // bits; z' is 1/4 at most, and the rounding of h u
+    if (kind_ != CellKind::gru || !(recurrent_log2_[r] < mantissa_log2(r, kDh) + kLeast)) return false;
+    const T *z = values_.z + (r % period_ * cell_.row_blocks + GruBlock::update) * hidden_,
+            *rows = dh.data() + r * hidden_;
+    double squares = 0;
+    for (std::size_t u = 0; u < hidden_; ++u) {
+        const double gate = 1 / (1 + std::exp(std::fabs(static_cast<double>(z[u])))),
+                     term = static_cast<double>(rows[u]) * gate * (1 - gate);
+        squares += term * term;
+    }
+    return recurrent_log2_[r] < 0.5 * std::log2(squares) + kTrusted;
+}
+
 template <class T>
 void BackwardStep<T>::redo(std::size_t r, bool injected) {
     const std::size_t n = hidden_, from = r * n, shared = r % period_;
     const bool has_c = cell_.has_cell_state;
-    log_coefficients<T>(kind_, n, values_.z + shared * cell_.row_blocks * n, values_.h_previous + shared * n,
-                        has_c ? values_.c_previous + shared * n : nullptr, has_c ? values_.c + shared * n : nullptr,
+    log_coefficients<T>(kind_, n, values_.z + shared * cell_.row_blocks * n, wide_->factors(step_, slot_ + shared),
                         &logs_);
     double* e = exponent_.data() + r * kCellSums;
     const auto norm = [&](CellSum which, const T* row, std::size_t count) {
@@ -195,6 +227,19 @@ void BackwardStep<T>::redo(std::size_t r, bool injected) {
     T* to = dz.data() + r * cell_.row_blocks * n;
     e[kDz] = products_side_by_side(n, parts, cell_.row_blocks, to);
     norm(kDz, to, cell_.row_blocks * n);
+    if (recurrent_size() < cell_.row_blocks * n) part_recurrent(r, parts + cell_.hh_first);
+}
+
+template <class T>
+void BackwardStep<T>::part_recurrent(std::size_t r, const LogTerm<T>* parts) {
+    double norm = 0;
+    log2_row_norms(kernels_, 1, recurrent_size(), dz.data() + (r * cell_.row_blocks + cell_.hh_first) * hidden_,
+                   recurrent_size(), &norm);
+    if (norm_is_safe<T>(norm) || std::isnan(norm)) return;
+    if (recurrent_dz_.size() == 0) recurrent_dz_ = AlignedBuffer<T>(parted_.size() * recurrent_size());
+    recurrent_exponent_[r] =
+        products_side_by_side(hidden_, parts, cell_.weight_blocks, recurrent_dz_.data() + r * recurrent_size());
+    parted_[r] = true;
 }
 
 template <class T>
@@ -218,10 +263,14 @@ void BackwardStep<T>::propagate(std::size_t rows, const PackedMatrix<T>& hh) {
     const std::size_t row_size = cell_.row_blocks * hidden_;
     kernels_.panel->multiply(rows, hidden_, hh.outputs, dz.data() + cell_.hh_first * hidden_, row_size,
                              hh.backward.data(), p.row.data(), hidden_, false, order_, hh.rows);
+    for (std::size_t r = 0; r < rows; ++r)
+        if (parted(r))
+            kernels_.panel->multiply(1, hidden_, hh.outputs, parted(r), recurrent_size(), hh.backward.data(),
+                                     p.row.data() + r * hidden_, hidden_, false, order_, hh.rows);
     order_ = order_ == PanelOrder::up ? PanelOrder::down : PanelOrder::up;
     log2_row_norms(kernels_, rows, hidden_, p.row.data(), hidden_, p_log2_.data());
     for (std::size_t r = 0; r < rows; ++r) {
-        p.exponent[r] = exponent(r, kDz) + hh.exponent;
+        p.exponent[r] = (parted(r) ? recurrent_exponent_[r] : exponent(r, kDz)) + hh.exponent;
         p.log2[r] = p_log2_[r] + p.exponent[r];
     }
 }

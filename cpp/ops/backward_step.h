@@ -39,8 +39,9 @@ class BackwardStep {
     AlignedBuffer<T> dh, dc, direct, gated;                 // out (rows, hidden)
     AlignedBuffer<T> dz;                                    // out (rows, row_blocks * hidden)
 
-    // The coefficients of `period` rows; `values` are read until `run` returns.
-    void take(const StepValues<T>& values, std::size_t period);
+    // The coefficients of `period` rows, which are step `step` of slots from `slot` on; `values` are read until `run`
+    // returns.
+    void take(const StepValues<T>& values, std::size_t period, WideStates<T>* wide, std::size_t step, std::size_t slot);
     void run(std::size_t rows, bool injected);
     void advance(std::size_t rows);
     void propagate(std::size_t rows, const PackedMatrix<T>& hh);  // p = the part of dz that W_hh feeds, times W_hh
@@ -50,11 +51,19 @@ class BackwardStep {
     double mantissa_log2(std::size_t r, CellSum which) const { return log2_[r * kCellSums + which]; }
     double exponent(std::size_t r, CellSum which) const { return exponent_[r * kCellSums + which]; }
     double p_mantissa_log2(std::size_t r) const { return p_log2_[r]; }
+    // The columns of dz that W_hh fed, at an exponent of their own, where they leave that of the row: a GRU whose
+    // candidate alone is open. Null: they stand in dz.
+    const T* parted(std::size_t r) const { return parted_[r] ? recurrent_dz_.data() + r * recurrent_size() : nullptr; }
+    double parted_exponent(std::size_t r) const { return recurrent_exponent_[r]; }
 
   private:
+    std::size_t recurrent_size() const { return cell_.weight_blocks * hidden_; }
     void plan(std::size_t r, bool injected);
+    void take_recurrent_norms(std::size_t rows);
     bool lost(std::size_t r) const;
+    bool cancelled(std::size_t r) const;
     void redo(std::size_t r, bool injected);
+    void part_recurrent(std::size_t r, const LogTerm<T>* parts);
 
     const KernelTable<T>& kernels_;
     const CellKernels<T>& cell_kernels_;
@@ -63,10 +72,16 @@ class BackwardStep {
     std::size_t hidden_, period_ = 1;
     bool split_;
     StepValues<T> values_{};
+    WideStates<T>* wide_ = nullptr;
+    std::size_t step_ = 0, slot_ = 0;    // of the rows under way
     PanelOrder order_ = PanelOrder::up;  // of the next propagation
     AlignedBuffer<T> coefficients_, carry_, carry_direct_, carry_gated_;
     std::vector<CellScale<T>> scale_;
     std::vector<double> log2_, exponent_, p_log2_;
+    std::vector<double> recurrent_log2_;  // norms of the mantissas in the columns of dz that W_hh fed
+    AlignedBuffer<T> recurrent_dz_;
+    std::vector<double> recurrent_exponent_;
+    std::vector<bool> parted_;
     LogNumbers logs_;
 };
 

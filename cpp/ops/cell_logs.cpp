@@ -16,9 +16,10 @@ struct LogNumber {
 
 LogNumber operator*(LogNumber a, LogNumber b) { return {a.log2 + b.log2, a.sign * b.sign}; }
 LogNumber log_of(double x) { return {std::log2(std::fabs(x)), x > 0 ? 1.0 : x < 0 ? -1.0 : x == 0 ? 0.0 : kNaN}; }
+LogNumber log_of(Wide x) { return {log2_of(x), x.m > 0 ? 1.0 : x.m < 0 ? -1.0 : x.m == 0 ? 0.0 : kNaN}; }
 LogNumber log_sigmoid(double z) { return {(std::min(z, 0.0) - std::log1p(std::exp(-std::fabs(z)))) * kLog2OfE, 1}; }
 LogNumber log_sigmoid_slope(double z) { return log_sigmoid(z) * log_sigmoid(-z); }
-LogNumber log_tanh(double z) { return log_of(std::tanh(z)); }
+LogNumber log_tanh(Wide z) { return log_of(wide_tanh(z)); }
 LogNumber log_tanh_slope(double z) {
     return {2 - 2 * (std::fabs(z) + std::log1p(std::exp(-2 * std::fabs(z)))) * kLog2OfE, 1};
 }
@@ -40,15 +41,14 @@ LogNumber term_entry(const LogTerm<T>& term, double base, std::size_t i) {
 }
 
 template <class T>
-T plain(LogNumber value, double shift) {
+T to_plain(LogNumber value, double shift) {
     return value.sign == 0 ? T(0) : static_cast<T>(value.sign * std::exp2(value.log2 - shift));
 }
 
 }  // namespace
 
 template <class T>
-void log_coefficients(CellKind kind, std::size_t hidden, const T* z, const T* h_previous, const T* c_previous,
-                      const T* c, LogNumbers* out) {
+void log_coefficients(CellKind kind, std::size_t hidden, const T* z, const WideFactors& factors, LogNumbers* out) {
     const std::size_t n = hidden;
     out->resize(cell_shape(kind).coefficient_blocks * n);
     const auto put = [&](std::size_t block, std::size_t u, LogNumber value) {
@@ -59,21 +59,20 @@ void log_coefficients(CellKind kind, std::size_t hidden, const T* z, const T* h_
         const auto at = [&](std::size_t block) { return static_cast<double>(z[block * n + u]); };
         if (kind == CellKind::lstm) {
             const double i = at(LstmBlock::input), f = at(LstmBlock::forget), g = at(LstmBlock::candidate),
-                         o = at(LstmBlock::output), state = static_cast<double>(c[u]);
+                         o = at(LstmBlock::output), state = plain(factors.c[u]);
             put(0, u, log_sigmoid(f));
             put(1, u, log_sigmoid(o) * log_tanh_slope(state));
-            put(2, u, log_tanh(g) * log_sigmoid_slope(i));
-            put(3, u, log_of(static_cast<double>(c_previous[u])) * log_sigmoid_slope(f));
+            put(2, u, log_tanh(factors.candidate[u]) * log_sigmoid_slope(i));
+            put(3, u, log_of(factors.c_previous[u]) * log_sigmoid_slope(f));
             put(4, u, log_sigmoid(i) * log_tanh_slope(g));
-            put(5, u, log_tanh(state) * log_sigmoid_slope(o));
+            put(5, u, log_tanh(factors.c[u]) * log_sigmoid_slope(o));
         } else if (kind == CellKind::gru) {
             const double reset = at(GruBlock::reset), update = at(GruBlock::update), in = at(GruBlock::candidate);
             const LogNumber to_candidate = log_sigmoid(-update) * log_tanh_slope(in);
             put(0, u, log_sigmoid(update));
             put(1 + GruBlock::candidate, u, to_candidate);
-            put(1 + GruBlock::reset, u, to_candidate * log_of(at(GruBlock::recurrent)) * log_sigmoid_slope(reset));
-            put(1 + GruBlock::update, u,
-                log_of(static_cast<double>(h_previous[u]) - std::tanh(in)) * log_sigmoid_slope(update));
+            put(1 + GruBlock::reset, u, to_candidate * log_of(factors.recurrent[u]) * log_sigmoid_slope(reset));
+            put(1 + GruBlock::update, u, log_of(factors.difference[u]) * log_sigmoid_slope(update));
             put(1 + GruBlock::recurrent, u, to_candidate * log_sigmoid(reset));
         } else {
             put(0, u, kind == CellKind::rnn_tanh ? log_tanh_slope(at(0)) : log_of(at(0) > 0 ? 1.0 : 0.0));
@@ -99,7 +98,7 @@ double sum_of_terms(std::size_t n, const LogTerm<T>* terms, std::size_t count, T
     const double shift = shift_of_largest(n, terms, count, base);
     for (std::size_t i = 0; i < n; ++i) {
         double sum = 0;
-        for (std::size_t t = 0; t < count; ++t) sum += plain<double>(term_entry(terms[t], base, i), shift);
+        for (std::size_t t = 0; t < count; ++t) sum += to_plain<double>(term_entry(terms[t], base, i), shift);
         to[i] = static_cast<T>(sum);
     }
     return base + shift;
@@ -110,13 +109,13 @@ double products_side_by_side(std::size_t n, const LogTerm<T>* terms, std::size_t
     const double base = largest_exponent(terms, parts);
     const double shift = shift_of_largest(n, terms, parts, base);
     for (std::size_t part = 0; part < parts; ++part)
-        for (std::size_t i = 0; i < n; ++i) to[part * n + i] = plain<T>(term_entry(terms[part], base, i), shift);
+        for (std::size_t i = 0; i < n; ++i) to[part * n + i] = to_plain<T>(term_entry(terms[part], base, i), shift);
     return base + shift;
 }
 
-#define GT_INSTANTIATE(T)                                                                                          \
-    template void log_coefficients<T>(CellKind, std::size_t, const T*, const T*, const T*, const T*, LogNumbers*); \
-    template double sum_of_terms<T>(std::size_t, const LogTerm<T>*, std::size_t, T*);                              \
+#define GT_INSTANTIATE(T)                                                                                \
+    template void log_coefficients<T>(CellKind, std::size_t, const T*, const WideFactors&, LogNumbers*); \
+    template double sum_of_terms<T>(std::size_t, const LogTerm<T>*, std::size_t, T*);                    \
     template double products_side_by_side<T>(std::size_t, const LogTerm<T>*, std::size_t, T*);
 GT_INSTANTIATE(float)
 GT_INSTANTIATE(double)

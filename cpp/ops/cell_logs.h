@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/cells.h"
+#include "ops/wide_states.h"
 
 namespace gt {
 
@@ -20,8 +21,7 @@ struct LogNumbers {
 
 // One row's coefficients of the backward step, blocks as the cell's kernels have them (kernels/cell_table.h).
 template <class T>
-void log_coefficients(CellKind kind, std::size_t hidden, const T* z, const T* h_previous, const T* c_previous,
-                      const T* c, LogNumbers* out);
+void log_coefficients(CellKind kind, std::size_t hidden, const T* z, const WideFactors& factors, LogNumbers* out);
 
 // row * 2^exponent * coefficient, the coefficients from `block` on, or 1 where there are none.
 template <class T>

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "ops/subnormals.h"
+
 namespace gt {
 
 template <class T>
@@ -36,6 +38,7 @@ CellWeights<T>::CellWeights(const IsaKernels& isa, const CellShape& cell, const 
     const std::size_t hidden = layer.hidden;
     ih.take(kernels, layer.weight_ih, hidden, cell.weight_blocks, cell.ih_order, layer.inputs, batch);
     hh.take(kernels, layer.weight_hh, hidden, cell.weight_blocks, cell.hh_order, hidden, batch);
+    const SubnormalMode keep(Subnormals::keep);
     std::fill(bias.data(), bias.data() + bias.size(), T(0));
     const auto add = [&](const T* from, std::size_t first, const std::size_t* order) {
         if (from == nullptr) return;

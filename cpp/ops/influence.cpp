@@ -24,6 +24,7 @@ class InfluencePasses {
           last_(last),
           batch_(sequence_.batch()),
           n_(context.hidden),
+          wide_(context, state),
           step_(context.kernels(), context.cell_kernels(), context.kind, n_, (last - first) * batch_,
                 BackwardStep<T>::Split::dropped),
           z_(batch_ * context.row_size()),
@@ -39,7 +40,7 @@ class InfluencePasses {
             const std::size_t passes = last_ - std::max(t, first_ + 1) + 1, rows = passes * batch_;
             const bool starts = t > first_;
             if (starts) start(t, u);
-            step_.take(values(t - 1), batch_);
+            step_.take(values(t - 1), batch_, &wide_, t - 1, 0);
             step_.run(rows, starts);
             for (std::size_t r = 0; r < rows; ++r)
                 record(r, t, step_.log2(r, kDh), log2_dc_ ? step_.log2(r, kDc) : 0.0);
@@ -75,8 +76,10 @@ class InfluencePasses {
         };
         const std::size_t before = context_.previous_state(step, 0) * n_, now = context_.state(step, 0) * n_;
         const T *c_before = state_.c ? state_.c + before : nullptr, *c = state_.c ? state_.c + now : nullptr;
-        return {load(state_.z + sequence_.first_row(step) * row_size, row_size, z_),
-                load(state_.h + before, n_, before_), load(c_before, n_, c_before_), load(c, n_, c_)};
+        const T* h =
+            plain_rows(active, n_, state_.h + before, state_.h_exponent + context_.previous_state(step, 0), &plain_h_);
+        return {load(state_.z + sequence_.first_row(step) * row_size, row_size, z_), load(h, n_, before_),
+                load(c_before, n_, c_before_), load(c, n_, c_)};
     }
 
     void record(std::size_t r, std::size_t t, double dh, double dc) {
@@ -108,7 +111,9 @@ class InfluencePasses {
     const CellWeights<T>& weights_;
     const DirectionState<T>& state_;
     std::size_t first_, last_, batch_, n_;
+    WideStates<T> wide_;
     BackwardStep<T> step_;
+    std::vector<T> plain_h_;
     AlignedBuffer<T> z_, before_, c_before_, c_;
     double *log2_dh_ = nullptr, *log2_dc_ = nullptr;
 };

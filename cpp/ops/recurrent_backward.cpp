@@ -24,6 +24,7 @@ class BackwardLoop {
           first_(first),
           end_(end),
           n_(context.hidden),
+          wide_(context, state),
           step_(context.kernels(), context.cell_kernels(), context.kind, n_, end - first,
                 BackwardStep<T>::Split::followed) {}
 
@@ -97,14 +98,22 @@ class BackwardLoop {
                           before = context_.previous_state(t, first_), now = context_.state(t, first_);
         const bool has_c = context_.cell().has_cell_state;
         T* z = state_.z + row * row_size;
-        step_.take({z, state_.h + before * n_, has_c ? state_.c + before * n_ : nullptr,
-                    has_c ? state_.c + now * n_ : nullptr},
-                   rows);
+        const T* h = plain_rows(rows, n_, state_.h + before * n_, state_.h_exponent + before, &plain_h_);
+        step_.take({z, h, has_c ? state_.c + before * n_ : nullptr, has_c ? state_.c + now * n_ : nullptr}, rows,
+                   &wide_, t, first_);
         step_.run(rows, inject(t, rows));
         std::copy(step_.dz.data(), step_.dz.data() + rows * row_size, z);
         for (std::size_t r = 0; r < rows; ++r) {
             state_.dz_exponent[row + r] = step_.exponent(r, kDz);
             state_.dz_log2[row + r] = step_.log2(r, kDz);
+            const T* parted = step_.parted(r);
+            PartedRow<T>& to = state_.parted[row + r];
+            to.dz.reset();
+            if (parted == nullptr) continue;
+            const std::size_t size = context_.cell().weight_blocks * n_;
+            to.dz = std::make_unique<T[]>(size);
+            std::copy(parted, parted + size, to.dz.get());
+            to.exponent = step_.parted_exponent(r);
         }
         record(t, rows);
         step_.propagate(rows, weights_.hh);
@@ -192,8 +201,10 @@ class BackwardLoop {
     const DirectionState<T>& state_;
     const DirectionFigures<T>& figures_;
     std::size_t first_, end_, n_;
+    WideStates<T> wide_;
     BackwardStep<T> step_;
     std::vector<double> norm_;
+    std::vector<T> plain_h_;
     std::size_t joined_ = 0;  // rows that take part already: samples that end at a later step
     bool fits_ = true;
 };

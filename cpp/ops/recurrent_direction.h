@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/cells.h"
+#include "core/wide.h"
 #include "ops/cell_weights.h"
 #include "ops/packed_sequence.h"
 #include "ops/parallel.h"
@@ -50,17 +51,28 @@ struct SequenceRows {
     const double* exponent;
 };
 
+// By packed row, where T does not hold them: the candidate's preactivations (hidden,), then a GRU's recurrent block.
+using WideRows = std::vector<std::unique_ptr<Wide[]>>;
+
+// Columns of a row of dz that W_hh fed, (weight_blocks * hidden,) * 2^exponent, where they part from the row's.
+template <class T>
+struct PartedRow {
+    std::unique_ptr<T[]> dz;
+    double exponent = 0;
+};
+
 // Everything that the forward pass leaves for the backward pass; borrowed memory.
 template <class T>
 struct DirectionState {
-    T* z;      // (rows, row_blocks * hidden): preactivations; the backward pass leaves dz here
-    T *h, *c;  // (batch + rows, hidden): initial states first; c null without a cell state
-    // (batch + rows,): of the rows of h, which a ReLU carries forward exactly; null for the cells that saturate.
-    double* h_exponent;
+    T* z;                           // (rows, row_blocks * hidden): preactivations; the backward pass leaves dz here
+    T *h, *c;                       // (batch + rows, hidden): initial states first; c null without a cell state
+    double* h_exponent;             // (batch + rows,): of the rows of h; 0 but for those that would leave T
+    WideRows* wide_z;               // null: not wanted
     double* gate_sums;              // (rows, 2 * gates)
     double* carry_log2;             // (rows,): sum over units
     double* carry_log2_units;       // (batch, hidden): sums over steps
     double *dz_exponent, *dz_log2;  // (rows,): of the rows of dz, and their norms, exponent included
+    PartedRow<T>* parted;           // (rows,)
 };
 
 // Rows in the sequence's own order as the direction meets them: steps [first, end), copied to `scratch` where needed.
@@ -90,6 +102,17 @@ struct Injection {
     std::size_t width = 0, column = 0;  // this direction's columns are [column, column + hidden)
     bool every_step = false;
 };
+
+// Rows (rows, n) with exponents as T holds them: themselves, or a copy in `scratch`.
+template <class T>
+const T* plain_rows(std::size_t rows, std::size_t n, const T* x, const double* exponent, std::vector<T>* scratch) {
+    if (std::all_of(exponent, exponent + rows, [](double e) { return e == 0; })) return x;
+    scratch->resize(rows * n);
+    for (std::size_t r = 0; r < rows; ++r)
+        for (std::size_t i = r * n; i < (r + 1) * n; ++i)
+            (*scratch)[i] = static_cast<T>(scale_by(static_cast<double>(x[i]), exponent[r]));
+    return scratch->data();
+}
 
 // Where the figures of one direction go; sample b of entry t at [t * batch + b]. Null: not wanted.
 template <class T>

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "ops/recurrent_direction.h"
+#include "ops/wide_step.h"
 
 namespace gt {
 
@@ -45,7 +46,9 @@ class ForwardLoop {
           end_(end),
           gathered_(context.reverse ? checked_multiply(steps_per_chunk(context) * sequence_.batch(), weights.ih.inputs)
                                     : std::size_t{0}),
-          product_(weights.hh.exponent == 0 ? 0 : checked_multiply(end - first, weights.hh.outputs)) {}
+          product_(weights.hh.exponent == 0 ? 0 : checked_multiply(end - first, weights.hh.outputs)),
+          squares_(end - first),
+          wide_(context, weights, input, state, first, end - first) {}
 
     void run(std::size_t worker) {
         const std::size_t per_chunk = steps_per_chunk(context_);
@@ -100,7 +103,7 @@ class ForwardLoop {
             for (std::size_t i = 0; i < hh.outputs; ++i) z[r * row_size + i] += product_[r * hh.outputs + i];
     }
 
-    void run_step(std::size_t t) {
+    CellForward<T> cell_step(std::size_t t) {
         const CellShape& cell = context_.cell();
         const std::size_t n = context_.hidden, row = sequence_.first_row(t) + first_,
                           before = context_.previous_state(t, first_), now = context_.state(t, first_);
@@ -111,6 +114,7 @@ class ForwardLoop {
         s.bias = weights_.bias.data();
         s.h_previous = state_.h + before * n;
         s.h = state_.h + now * n;
+        s.h_squares = squares_.data();
         if (cell.has_cell_state) {
             s.c_previous = state_.c + before * n;
             s.c = state_.c + now * n;
@@ -120,58 +124,47 @@ class ForwardLoop {
             s.carry_log2 = state_.carry_log2 + row;
             s.add_carry_log2_units = state_.carry_log2_units + first_ * n;
         }
-        if (state_.h_exponent) return run_scaled(t, s, state_.h_exponent + before, state_.h_exponent + now);
-        recur(t, s.rows, s.h_previous, s.z + cell.hh_first * n);
-        context_.cell_kernels().forward(s);
+        return s;
     }
 
-    // A step of a ReLU, phi(2^e z) = 2^e phi(z): every row at an exponent of its own, so that h neither overflows nor
-    // vanishes. Rows within 2^+-16 keep the exponent 0.
-    void run_scaled(std::size_t t, CellForward<T>& s, const double* before, double* now) {
-        const std::size_t n = context_.hidden;
-        bool plain = input_.exponent == nullptr;
-        for (std::size_t r = 0; r < s.rows; ++r) plain &= before[r] == 0;
-        std::fill(now, now + s.rows, 0.0);
-        if (plain) {
-            recur(t, s.rows, s.h_previous, s.z);
-        } else {
-            scaled_h_.resize((end_ - first_) * n);
-            for (std::size_t r = 0; r < s.rows; ++r) {
-                const std::size_t row = context_.forward_row(t, first_ + r);
-                now[r] = bring_together(s, r, input_.exponent ? input_.exponent[row] : 0.0, before[r]);
-            }
-            no_bias_.assign(n, T(0));
-            s.bias = no_bias_.data();
-            recur(t, s.rows, scaled_h_.data(), s.z);
-        }
-        context_.cell_kernels().forward(s);
-        std::vector<double> norm(s.rows);
-        log2_row_norms(context_.kernels(), s.rows, n, s.h, n, norm.data());
+    // The kernel takes the rows that the format holds, before the step and after it, `wide_` the others.
+    void run_step(std::size_t t) {
+        const CellForward<T> s = cell_step(t);
+        double* exponent = state_.h_exponent + context_.state(t, first_);
+        std::fill(exponent, exponent + s.rows, 0.0);
+        wide_rows_.clear();
         for (std::size_t r = 0; r < s.rows; ++r)
-            if (std::fabs(norm[r]) > kKeepBits && std::isfinite(norm[r]))
-                now[r] = normalise_row(n, s.h + r * n, now[r], s.h + r * n);
+            if (wide_.enters(t, r)) wide_rows_.push_back({r, true});
+        const bool projected = wide_rows_.size() == s.rows && weights_.ih.exponent == 0;
+        if (wide_rows_.size() < s.rows) run_plain_rows(t, s);
+        if (!wide_rows_.empty()) wide_.run(t, wide_rows_, s, projected);
+        if (context_.kind == CellKind::rnn_relu) normalise(s, exponent);
     }
 
-    // Projection with its bias, and h of the step before, at the exponent of the largest of the three, which is
-    // returned.
-    double bring_together(const CellForward<T>& s, std::size_t r, double input_exponent, double h_exponent) {
-        const std::size_t n = context_.hidden;
-        T* z = s.z + r * n;
-        const T* h = s.h_previous + r * n;
-        const auto norm_of = [&](const T* x) {
-            double norm = 0;
-            log2_row_norms(context_.kernels(), 1, n, x, n, &norm);
-            return norm;
+    void run_plain_rows(std::size_t t, const CellForward<T>& s) {
+        recur(t, s.rows, s.h_previous, s.z + context_.cell().hh_first * context_.hidden);
+        const std::size_t entered = wide_rows_.size();
+        std::size_t from = 0;
+        const auto run_until = [&](std::size_t end) {
+            if (from < end) context_.cell_kernels().forward(some_rows(s, from, end - from, context_.cell()));
+            for (; from < end; ++from)
+                if (wide_.left(t, s, from)) wide_rows_.push_back({from, false});
         };
-        const double exponent = common_exponent(
-            std::max({norm_of(z) + input_exponent, norm_of(h) + h_exponent, norm_of(weights_.bias.data())}));
-        const T of_input = power_of_two<T>(input_exponent - exponent), of_bias = power_of_two<T>(-exponent),
-                of_h = power_of_two<T>(h_exponent - exponent);
-        for (std::size_t u = 0; u < n; ++u) {
-            z[u] = z[u] * of_input + weights_.bias[u] * of_bias;
-            scaled_h_[r * n + u] = h[u] * of_h;
+        for (std::size_t i = 0; i < entered; ++i) {
+            run_until(wide_rows_[i].r);
+            from = wide_rows_[i].r + 1;
         }
-        return exponent;
+        run_until(s.rows);
+    }
+
+    // A ReLU's rows carry an exponent from 2^+-16 on: they have no other end.
+    void normalise(const CellForward<T>& s, double* exponent) {
+        constexpr double kLow = 0x1p-32, kHigh = 0x1p+32;
+        const std::size_t n = context_.hidden;
+        for (std::size_t r = 0; r < s.rows; ++r) {
+            if ((squares_[r] >= kLow && squares_[r] <= kHigh) || std::isnan(squares_[r]) || exponent[r] != 0) continue;
+            exponent[r] = normalise_row(n, s.h + r * n, 0.0, s.h + r * n);
+        }
     }
 
     const DirectionContext<T>& context_;
@@ -181,7 +174,9 @@ class ForwardLoop {
     const DirectionState<T>& state_;
     std::size_t first_, end_;
     AlignedBuffer<T> gathered_, product_;
-    std::vector<T> scaled_h_, no_bias_;
+    std::vector<double> squares_;  // of h, by row of the step under way
+    WideStep<T> wide_;
+    std::vector<typename WideStep<T>::Row> wide_rows_;
 };
 
 }  // namespace

@@ -47,8 +47,23 @@ GradientSide<T>::GradientSide(const DirectionContext<T>& context, const Directio
       gathered_(scratch_size(1)) {}
 
 template <class T>
+void GradientSide<T>::take_parted(std::size_t first_row, std::size_t end_row) {
+    const std::size_t row_size = context_.row_size();
+    own_dz_.clear();
+    for (std::size_t row = first_row; row < end_row; ++row) {
+        const PartedRow<T>* own = parted(row);
+        if (own == nullptr) continue;
+        if (own_dz_.empty()) own_dz_.assign(state_.z + first_row * row_size, state_.z + end_row * row_size);
+        own_first_ = first_row;
+        std::copy(own->dz.get(), own->dz.get() + columns_,
+                  own_dz_.data() + (row - first_row) * row_size + first_column_);
+    }
+}
+
+template <class T>
 void GradientSide<T>::take_norms(std::size_t first, std::size_t end) {
     const PackedSequence& sequence = context_.sequence;
+    take_parted(sequence.first_row(first), sequence.first_row(end));
     for (std::size_t t = first; t < end && sequence.active(t) > 0; ++t) {
         const std::size_t row = sequence.first_row(t), rows = sequence.active(t);
         log2_row_norms(context_.kernels(), rows, width_, right_rows(t, t + 1, gathered_.data()), width_,
@@ -64,7 +79,7 @@ void GradientSide<T>::take_norms(std::size_t first, std::size_t end) {
             continue;
         }
         log2_row_norms(context_.kernels(), rows, columns_, dz(row), context_.row_size(), dz_log2_.data() + row);
-        for (std::size_t r = row; r < row + rows; ++r) dz_log2_[r] += state_.dz_exponent[r];
+        for (std::size_t r = row; r < row + rows; ++r) dz_log2_[r] += dz_exponent(r);
     }
 }
 

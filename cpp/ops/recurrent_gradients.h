@@ -40,8 +40,12 @@ class GradientSide {
     std::size_t columns() const { return columns_; }
     std::size_t width() const { return width_; }
     bool same_columns(const GradientSide& other) const { return first_column_ == other.first_column_; }
-    const T* dz(std::size_t row) const { return state_.z + row * context_.row_size() + first_column_; }
-    double dz_exponent(std::size_t row) const { return state_.dz_exponent[row]; }
+    const T* dz(std::size_t row) const {
+        const T* rows = own_dz_.empty() ? state_.z + row * context_.row_size()
+                                        : own_dz_.data() + (row - own_first_) * context_.row_size();
+        return rows + first_column_;
+    }
+    double dz_exponent(std::size_t row) const { return parted(row) ? parted(row)->exponent : state_.dz_exponent[row]; }
     double dz_log2(std::size_t row) const { return dz_log2_[row]; }  // norms, exponents included
     double right_exponent(std::size_t row) const { return right_exponent_[row]; }
     double right_log2(std::size_t row) const { return right_log2_[row]; }
@@ -51,10 +55,16 @@ class GradientSide {
     std::size_t scratch_size(std::size_t steps) const;
 
   private:
+    const PartedRow<T>* parted(std::size_t row) const {
+        return first_column_ && state_.parted[row].dz ? &state_.parted[row] : nullptr;
+    }
+    void take_parted(std::size_t first_row, std::size_t end_row);
+
     const DirectionContext<T>& context_;
     const DirectionState<T>& state_;
     const SequenceRows<T>& input_;
-    std::size_t first_column_, columns_, width_;
+    std::size_t first_column_, columns_, width_, own_first_ = 0;
+    std::vector<T> own_dz_;  // a copy of the rows under way, where some of them are parted
     bool recurrent_;
     std::vector<double> dz_log2_, right_exponent_, right_log2_;
     AlignedBuffer<T> gathered_;

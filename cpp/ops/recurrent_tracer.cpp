@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "ops/cell_logs.h"
-
 namespace gt {
 
 template <class T>
@@ -31,7 +29,7 @@ void RecurrentTracer<T>::plan(Purpose purpose) {
     states_.resize(network_.layers.size());
     joined_.resize(network_.depth(), nullptr);
     joined_exponent_.resize(network_.depth(), nullptr);
-    const bool scaled = network_.kind == CellKind::rnn_relu;
+    if (!shared && cell.gates) wide_z_ = std::vector<WideRows>(states_.size());
     for (int pass = 0; pass < 2; ++pass) {
         if (pass == 1) {
             arena_.open();
@@ -44,7 +42,7 @@ void RecurrentTracer<T>::plan(Purpose purpose) {
                               h = checked_multiply(checked_add(rows, batch), hidden(k));
             place(s.h, h);
             if (cell.has_cell_state) place(s.c, h);
-            if (scaled) place(s.h_exponent, rows + batch);
+            place(s.h_exponent, rows + batch);
             if (shared && k > 0) {  // one layer after the other
                 s.z = states_[0].z;
                 s.gate_sums = states_[0].gate_sums;
@@ -61,14 +59,17 @@ void RecurrentTracer<T>::plan(Purpose purpose) {
         if (network_.directions == 1) continue;
         for (std::size_t l = 0; l < joined_.size(); ++l) {
             place(joined_[l], checked_multiply(rows, network_.outputs(l)));
-            if (scaled) place(joined_exponent_[l], rows);
+            place(joined_exponent_[l], rows);
         }
     }
 }
 
+// The caller's rows may be subnormal, which the passes flush, or too large for a product: such a row of h carries an
+// exponent; c is read again where it counts.
 template <class T>
 void RecurrentTracer<T>::load_states(std::size_t layer, const LayerArrays<const T>& h0,
                                      const LayerArrays<const T>& c0) {
+    const SubnormalMode keep(Subnormals::keep);
     const std::size_t n = hidden(layer), batch = sequence_.batch();
     const auto load = [&](const LayerArrays<const T>& from, T* to) {
         if (to == nullptr) return;
@@ -81,10 +82,46 @@ void RecurrentTracer<T>::load_states(std::size_t layer, const LayerArrays<const 
             }
         }
     };
-    load(h0, states_[layer].h);
-    load(c0, states_[layer].c);
-    double* exponent = states_[layer].h_exponent;
-    if (exponent) std::fill(exponent, exponent + batch, 0.0);
+    DirectionState<T>& s = states_[layer];
+    load(h0, s.h);
+    load(c0, s.c);
+    std::fill(s.h_exponent, s.h_exponent + batch, 0.0);
+    if (!h0.empty()) carry_exponents(batch, n, s.h, s.h_exponent);
+}
+
+// Rows that a product cannot take as they are.
+template <class T>
+bool RecurrentTracer<T>::leaves_format(double log2_norm) {
+    return std::isfinite(log2_norm) && (log2_norm < Range<T>::input_low || log2_norm > Range<T>::input_high);
+}
+
+template <class T>
+void RecurrentTracer<T>::carry_exponents(std::size_t rows, std::size_t n, T* x, double* exponent) const {
+    std::vector<double> norm(rows);
+    log2_row_norms(isa_.get<T>(), rows, n, x, n, norm.data());
+    for (std::size_t r = 0; r < rows; ++r)
+        if (leaves_format(norm[r])) exponent[r] = normalise_row(n, x + r * n, 0.0, x + r * n);
+}
+
+// x in packed order; where a row leaves the format, all of it as a copy with exponents.
+template <class T>
+void RecurrentTracer<T>::load_input(const T* x) {
+    const SubnormalMode keep(Subnormals::keep);
+    const std::size_t n = network_.inputs, rows = sequence_.rows();
+    T* own = sequence_.plain() ? nullptr : packed_x_;
+    if (own) sequence_.pack(x, n, own);
+    x_ = own ? own : x;
+    std::vector<double> norm(rows);
+    log2_row_norms(isa_.get<T>(), rows, n, x_, n, norm.data());
+    x_exponent_.clear();
+    if (std::none_of(norm.begin(), norm.end(), leaves_format)) return;
+    if (own == nullptr) {
+        scaled_x_ = AlignedBuffer<T>(checked_multiply(rows, n));
+        std::copy(x, x + rows * n, scaled_x_.data());
+        x_ = own = scaled_x_.data();
+    }
+    x_exponent_.assign(rows, 0.0);
+    carry_exponents(rows, n, own, x_exponent_.data());
 }
 
 template <class T>
@@ -92,7 +129,29 @@ SequenceRows<T> RecurrentTracer<T>::layer_output(std::size_t stacked) const {
     if (network_.directions == 2) return {joined_[stacked], joined_exponent_[stacked]};
     const DirectionState<T>& s = states_[stacked];
     const std::size_t batch = sequence_.batch();
-    return {s.h + batch * hidden(stacked), s.h_exponent ? s.h_exponent + batch : nullptr};
+    return {s.h + batch * hidden(stacked), s.h_exponent + batch};
+}
+
+// Two rows beside each other at the exponent of the larger, which is returned; `exponent` of each.
+template <class T>
+static double side_by_side(std::size_t n, const T* const* halves, const double* exponent, T* to) {
+    double common = exponent[0];
+    if (exponent[0] != exponent[1]) {
+        double top = kNegativeInfinity;
+        for (std::size_t half = 0; half < 2; ++half)
+            for (std::size_t u = 0; u < n; ++u)
+                if (halves[half][u] != 0)
+                    top = std::max(top, exponent_of(std::fabs(static_cast<double>(halves[half][u]))) + exponent[half]);
+        common = std::isfinite(top) ? top : 0;
+        if (std::fabs(common) <= kKeepBits) common = 0;
+    }
+    for (std::size_t half = 0; half < 2; ++half)
+        for (std::size_t u = 0; u < n; ++u)
+            to[half * n + u] =
+                exponent[half] == common
+                    ? halves[half][u]
+                    : static_cast<T>(scale_by(static_cast<double>(halves[half][u]), exponent[half] - common));
+    return common;
 }
 
 // h of both directions side by side, in the sequence's own order.
@@ -105,14 +164,9 @@ void RecurrentTracer<T>::join_directions(std::size_t stacked) {
         for (std::size_t slot = 0; slot < sequence_.active(step); ++slot) {
             const std::size_t row = sequence_.first_row(step) + slot, there = sequence_.mirrored(step, slot);
             T* to = joined_[stacked] + row * 2 * n;
-            const T *first = forward.h + (batch + row) * n, *second = reverse.h + (batch + there) * n;
-            if (forward.h_exponent == nullptr) {
-                std::copy(second, second + n, std::copy(first, first + n, to));
-                continue;
-            }
-            const LogTerm<T> halves[] = {{first, forward.h_exponent[batch + row]},
-                                         {second, reverse.h_exponent[batch + there]}};
-            joined_exponent_[stacked][row] = products_side_by_side(n, halves, 2, to);
+            const T* halves[] = {forward.h + (batch + row) * n, reverse.h + (batch + there) * n};
+            const double exponent[] = {forward.h_exponent[batch + row], reverse.h_exponent[batch + there]};
+            joined_exponent_[stacked][row] = side_by_side(n, halves, exponent, to);
         }
 }
 
@@ -137,17 +191,17 @@ template <class T>
 void RecurrentTracer<T>::forward(const T* x, const LayerArrays<const T>& h0, const LayerArrays<const T>& c0,
                                  Interrupt& interrupt) {
     const SubnormalMode flush(Subnormals::flush);
-    x_ = x;
-    if (!sequence_.plain()) {
-        sequence_.pack(x, network_.inputs, packed_x_);
-        x_ = packed_x_;
-    }
+    load_input(x);
     weights_.clear();
     for (const RecurrentLayer<T>& layer : network_.layers)
         weights_.push_back(std::make_unique<CellWeights<T>>(isa_, cell_shape(network_.kind), layer, sequence_.batch()));
     for (std::size_t k = 0; k < states_.size(); ++k) {
         const std::size_t stacked = k / network_.directions, direction = k % network_.directions;
         load_states(k, h0, c0);
+        if (!wide_z_.empty()) {
+            wide_z_[k].resize(sequence_.rows());
+            states_[k].wide_z = &wide_z_[k];
+        }
         direction_forward(context(k, interrupt), *weights_[k], layer_input(stacked), states_[k]);
         if (interrupt.stopped()) throw Interrupted{};
         find_nonfinite(k);
@@ -168,7 +222,6 @@ void RecurrentTracer<T>::store_output(T* y) const {
     if (!sequence_.plain()) std::fill(y, y + sequence_.steps() * sequence_.batch() * outputs, T(0));
     const SequenceRows<T> last = layer_output(network_.depth() - 1);
     sequence_.unpack(last.rows, outputs, y);
-    if (last.exponent == nullptr) return;
     sequence_.for_each(
         [&](std::size_t row, std::size_t source) { scale_plainly(outputs, last.exponent[row], y + source * outputs); });
 }
@@ -181,7 +234,7 @@ void RecurrentTracer<T>::store_final(const LayerArrays<T>& h_n, const LayerArray
             const std::size_t n = hidden(k), to = sequence_.sample(slot) * n,
                               last = batch + sequence_.first_row(sequence_.length(slot) - 1) + slot;
             std::copy(states_[k].h + last * n, states_[k].h + (last + 1) * n, h_n[k] + to);
-            if (states_[k].h_exponent) scale_plainly(n, states_[k].h_exponent[last], h_n[k] + to);
+            scale_plainly(n, states_[k].h_exponent[last], h_n[k] + to);
             if (!c_n.empty()) std::copy(states_[k].c + last * n, states_[k].c + (last + 1) * n, c_n[k] + to);
         }
 }
@@ -190,9 +243,7 @@ template <class T>
 bool RecurrentTracer<T>::store_forward(std::size_t layer, const ForwardOutputs<T>& out) const {
     const CellShape& cell = cell_shape(network_.kind);
     const DirectionState<T>& s = states_[layer];
-    const std::size_t n = hidden(layer), batch = sequence_.batch(), rows = sequence_.rows(), gates = cell.gates,
-                      row_size = cell.row_blocks * n;
-    bool fits = true;
+    const std::size_t n = hidden(layer), batch = sequence_.batch(), rows = sequence_.rows(), gates = cell.gates;
     if (gates) {
         for (std::size_t step = 0; step < sequence_.steps(); ++step) {
             const double count = static_cast<double>(sequence_.active(step) * n);
@@ -226,38 +277,7 @@ bool RecurrentTracer<T>::store_forward(std::size_t layer, const ForwardOutputs<T
             out.half_life_by_unit[u] = half_life(sum);
         }
     }
-    // Kept rows, by (step, sample) of the caller's arrays.
-    const auto keep_states = [&](const KeptRows<T>& to, const T* from, const double* exponent) {
-        if (!to) return;
-        for (std::size_t slot = 0; slot < batch; ++slot)
-            fits &= keep_row(n, from + slot * n, 0.0, to.mantissa + sequence_.sample(slot) * n,
-                             to.exponent + sequence_.sample(slot));
-        sequence_.for_each([&](std::size_t row, std::size_t source) {
-            fits &= keep_row(n, from + (batch + row) * n, exponent ? exponent[batch + row] : 0.0,
-                             to.mantissa + (batch + source) * n, to.exponent + batch + source);
-        });
-    };
-    keep_states(out.kept_h, s.h, s.h_exponent);
-    keep_states(out.kept_c, s.c, nullptr);
-    if (out.kept_gates) {
-        const ActivationKernels<T>& activation = *isa_.get<T>().activation;
-        std::size_t sigmoid = 0, tanh = 0;
-        for (std::size_t a = 0; a < activation.count; ++a) {
-            if (std::string(activation.info[a].name) == "sigmoid") sigmoid = a;
-            if (std::string(activation.info[a].name) == "tanh") tanh = a;
-        }
-        std::vector<T> values(gates * n), slope(n);
-        sequence_.for_each([&](std::size_t row, std::size_t source) {
-            for (std::size_t g = 0; g < gates; ++g) {
-                const bool candidate = cell.gate_block[g] == cell.candidate_block;
-                activation.evaluate[candidate ? tanh : sigmoid](0, n, s.z + row * row_size + cell.gate_block[g] * n,
-                                                                values.data() + g * n, slope.data());
-            }
-            fits &= keep_row(gates * n, values.data(), 0.0, out.kept_gates.mantissa + source * gates * n,
-                             out.kept_gates.exponent + source);
-        });
-    }
-    return fits;
+    return keep_states(layer, out);
 }
 
 template class RecurrentTracer<float>;

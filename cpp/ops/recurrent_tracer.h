@@ -94,9 +94,13 @@ class RecurrentTracer {
         return {isa_, network_.kind, hidden(layer), sequence_, layer % network_.directions == 1, interrupt};
     }
     void plan(Purpose purpose);
+    void load_input(const T* x);
     void load_states(std::size_t layer, const LayerArrays<const T>& h0, const LayerArrays<const T>& c0);
+    static bool leaves_format(double log2_norm);
+    void carry_exponents(std::size_t rows, std::size_t n, T* x, double* exponent) const;
     SequenceRows<T> layer_input(std::size_t stacked) const {
-        return stacked == 0 ? SequenceRows<T>{x_, nullptr} : layer_output(stacked - 1);
+        return stacked == 0 ? SequenceRows<T>{x_, x_exponent_.empty() ? nullptr : x_exponent_.data()}
+                            : layer_output(stacked - 1);
     }
     SequenceRows<T> layer_output(std::size_t stacked) const;  // (rows, outputs)
     void join_directions(std::size_t stacked);
@@ -104,6 +108,8 @@ class RecurrentTracer {
     void input_gradient(const DirectionContext<T>& context, const DirectionState<T>& state, const PackedMatrix<T>& ih,
                         std::size_t first, std::size_t end, InputGradient* out) const;
     void load_dc_last(std::size_t layer, const T* dc_last, T* to, double* exponent) const;
+    bool keep_states(std::size_t layer, const ForwardOutputs<T>& out) const;
+    bool keep_gates(std::size_t layer, const KeptRows<T>& to) const;
     bool keep_dgates(std::size_t layer, const DirectionState<T>& state, const KeptRows<T>& to) const;
 
     const IsaKernels& isa_;
@@ -116,6 +122,9 @@ class RecurrentTracer {
     std::vector<double*> joined_exponent_;
     const T* x_ = nullptr;
     T* packed_x_ = nullptr;
+    AlignedBuffer<T> scaled_x_;
+    std::vector<double> x_exponent_;  // (rows,); empty: 0
+    std::vector<WideRows> wide_z_;    // for each direction of a layer
     std::vector<DirectionGradients<T>> gradients_;
     std::size_t first_nonfinite_ = 0;
 };

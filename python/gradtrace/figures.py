@@ -15,6 +15,7 @@ __all__ = [
     "RECURRENT",
     "STACK",
     "Figure",
+    "_split_axes",
     "axis_sizes",
     "figure_shape",
     "kept_shapes",
