@@ -284,6 +284,20 @@ def test_devices_and_pipes_are_not_even_opened(tmp_path):
 
 def test_memory_that_is_not_there(tmp_path, monkeypatch):
     np.savez(tmp_path / "a.npz", x=np.zeros(1000))
+    np.save(tmp_path / "a.npy", np.zeros(1000))
     monkeypatch.setattr(arrays_in._core, "physical_memory", lambda: 1000)
     with pytest.raises(ValueError, match="it claims 8128 bytes, this machine has 1000"):
         read_arrays(tmp_path / "a.npz")
+    with pytest.raises(ValueError, match="it holds 8000 bytes, this machine has 1000"):
+        read_array(tmp_path / "a.npy")
+
+
+def test_a_file_of_holes(tmp_path):
+    with (tmp_path / "a.npy").open("wb") as file:
+        file.write(npy(header(shape=f"({1 << 39},)")))
+        try:
+            file.truncate(file.tell() + (8 << 39))
+        except OSError:
+            pytest.skip("no files with holes here")
+    with pytest.raises(ValueError, match="it holds 4398046511104 bytes, this machine has"):
+        read_array(tmp_path / "a.npy")

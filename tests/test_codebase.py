@@ -79,6 +79,24 @@ def test_version_is_stated_once_and_agrees() -> None:
     assert f"## {gt.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
+def test_one_room_reads_arrays_and_one_writes_files() -> None:
+    """Guards that stand in one reader only are missing in the next: files of strangers, and files half written."""
+    rooms = {
+        r"np\.(load|fromfile|memmap|lib\.format\.read_\w+)\(|zipfile\.ZipFile\([^,]*\)": "arrays_in.py",
+        r"\.write_(text|bytes)\(|(?<!archive\.)open\([^)]*[\"'][rb]?[wax+]+b?[\"']|np\.save\w*\(": "files_out.py",
+    }
+    python = ROOT / "python" / "gradtrace"
+    for path in python.rglob("*.py"):
+        for pattern, room in rooms.items():
+            found = re.search(pattern, path.read_text(encoding="utf-8"))
+            assert found is None or path == python / room, f"{path.name}: {found}, which belongs into {room}"
+    for room in ("arrays_in.py", "files_out.py"):
+        text = (python / room).read_text(encoding="utf-8")
+        assert any(re.search(pattern, text) for pattern, at in rooms.items() if at == room)
+        taken = re.findall(r"^(?:from|import) gradtrace(?:\.(\w+))?", text, re.M)
+        assert set(taken) <= {"", "messages"}, "floor 0 takes nothing of the package but its messages"
+
+
 # ---- objects of the build, where it lies in the tree (pip install . leaves it there) ---------------------------------
 
 

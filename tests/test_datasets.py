@@ -1,11 +1,12 @@
 """The user's tables: what is read, what is refused, and the words of every refusal."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gradtrace import Stack, datasets
+from gradtrace import Stack, datasets, readers
 from gradtrace.readers import DataError, read_sequences
 
 
@@ -275,6 +276,22 @@ def test_a_missing_file_and_a_folder(tmp_path):
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(DataError, match=r"data: expected a readable file, got '.*folder.csv'; Is a directory"):
         datasets.load(tmp_path / "folder.csv")
+
+
+def test_a_line_without_end_is_not_read(table, monkeypatch):
+    path = table("t.csv", "a,b\n1,2\n" + "3," * 1000)
+    monkeypatch.setattr(readers, "_LONGEST_LINE", 1000)
+    with pytest.raises(DataError, match=r"^t\.csv: line 3: expected a row, got a line without end"):
+        datasets.load(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+@pytest.mark.parametrize("suffix", ["csv", "npy", "npz"])
+def test_pipes_are_refused_at_once(tmp_path, suffix):
+    path = tmp_path / f"t.{suffix}"
+    os.mkfifo(path)
+    with pytest.raises(DataError, match=rf"^t\.{suffix}: expected a regular file, got a pipe; copy it to a file"):
+        datasets.load(path)
 
 
 def test_messages_stay_one_line_whatever_the_file_says(table):

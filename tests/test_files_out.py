@@ -61,6 +61,34 @@ def test_a_trace_survives_a_failed_second_save(tmp_path, monkeypatch):
 
 
 @posix
+def test_a_disk_that_is_full(tmp_path):
+    """The system itself stops the write, past a size that it allows; a page and a trace stay as they were."""
+    code = f"""
+import resource
+from pathlib import Path
+import click, numpy as np
+import gradtrace as gt
+from gradtrace.command import write_page
+traces = [gt.Stack.random([30] * 9, seed=seed).trace(np.ones((9, 30), "f4"), keep=["grad_weights"]) for seed in (0, 1)]
+folder = Path({str(tmp_path)!r})
+traces[0].save(folder / "trace")
+write_page(folder / "page", "first")
+resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999))
+for write in (lambda: traces[1].save(folder / "trace"), lambda: write_page(folder / "page", "x" * 99999)):
+    try:
+        with click.Context(click.Command("x")):
+            write()
+    except (OSError, click.UsageError) as error:
+        print(error)
+print(gt.load_trace(folder / "trace") == traces[0], (folder / "page").read_text(), len(list(folder.iterdir())))
+"""
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.splitlines()
+    assert said[0] == f"[Errno 27] File too large: '{tmp_path / 'trace'}'"
+    assert said[1] == f"output: expected a file that can be written, got '{tmp_path / 'page'}'; File too large"
+    assert said[2] == "True first 2"
+
+
+@posix
 def test_permissions(tmp_path):
     before = os.umask(0o027)
     try:

@@ -144,9 +144,10 @@ def test_every_fact_must_be_there_and_fit(tmp_path, name):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[" * 100_000, ""),
+        ("[" * 100_000, r"facts.json: expected the facts of these figures, got more"),
+        (f"[{'1,' * 10_000}1]", r"facts.json: expected the facts of these figures, got more"),
         ("{}", "it is not 'gradtrace trace 1'"),
-        ("[1]", "it is not 'gradtrace trace 1'"),
+        ("[1]", r"facts.json: expected names and facts"),
         ("no JSON", ""),
         ('{"format": "gradtrace trace 1"}', "kind: expected StackTrace or RecurrentTrace"),
         ('{"format": "gradtrace trace 1", "kind": ["StackTrace"]}', "kind: expected StackTrace or RecurrentTrace"),

@@ -10,6 +10,8 @@ import matplotlib as mpl
 mpl.use("svg")
 import matplotlib.pyplot as plt
 
+from gradtrace.files_out import write_file
+
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 _LOOK = {
     "svg.hashsalt": "gradtrace", "svg.fonttype": "path", "font.size": 10, "figure.figsize": (8.0, 3.6),
@@ -24,7 +26,7 @@ def main() -> None:
         for code, picture in re.findall(r"```python\n(.*?)```(?:\n\n!\[[^]]*\]\((.*?)\))?", text, re.S):
             exec(compile(code, "figures.md", "exec"), names)
             if picture:
-                plt.gcf().savefig(DOCS / picture, metadata={"Date": None})
+                write_file(DOCS / picture, lambda file: plt.savefig(file, format="svg", metadata={"Date": None}))
             plt.close("all")
 
 

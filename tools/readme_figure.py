@@ -10,6 +10,7 @@ mpl.use("svg")
 import matplotlib.pyplot as plt
 
 from gradtrace.datasets import load_digits
+from gradtrace.files_out import write_file
 from gradtrace.plot import plot_gradient_norm
 from gradtrace.report import NETWORKS, Settings, trace_network
 
@@ -24,7 +25,7 @@ def main() -> None:
         figure, ax = plt.subplots(figsize=(8, 4.2), layout="constrained", facecolor="white")
         plot_gradient_norm({one.name: one.trace for one in traced}, ax)
         ax.legend(loc="lower right", frameon=False, bbox_to_anchor=(1, 0.02))
-        figure.savefig(TARGET, metadata={"Date": None})
+        write_file(TARGET, lambda file: figure.savefig(file, format="svg", metadata={"Date": None}))
 
 
 if __name__ == "__main__":

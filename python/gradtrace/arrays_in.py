@@ -224,10 +224,12 @@ def _array(file: IO[bytes], held: int, kinds: str) -> Array | None:
         raise ValueError(f"its header claims {need} bytes, the file holds {held - start}")
     if need == 0 and math.prod(size for size in shape if size) > _MOST_EMPTY:
         raise ValueError(f"expected a shape that the file can hold, got {_short(str(shape))}")
+    if need > _core.physical_memory():  # a file may have holes, which take no room on the disk
+        raise ValueError(f"it holds {need} bytes, this machine has {_core.physical_memory()}")
     try:
         data = np.empty(need, np.uint8)
     except MemoryError:
-        raise ValueError(f"it needs {need} bytes, more than this machine gives") from None
+        raise ValueError(f"it holds {need} bytes, more than this machine gives") from None
     view, done = data.data, 0
     while done < need:
         piece = file.readinto(view[done : done + _PIECE])  # type: ignore[attr-defined]

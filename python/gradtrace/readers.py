@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,8 @@ _SHOWN_NAMES = 8
 _KINDS = "biufcSU"
 # An array of text is as wide as its longest cell, for every row.
 _LONGEST_CELL = 200
+# In characters: a file may be one line, of holes for instance.
+_LONGEST_LINE = 1 << 25
 
 
 class DataError(ValueError):
@@ -171,7 +173,7 @@ def _csv_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     # utf-8-sig drops the mark that spreadsheets put first; it would become part of the first column's name.
     with io.TextIOWrapper(open_regular(path), newline="", encoding="utf-8-sig") as file:
         try:
-            first = file.readline()
+            first = file.readline(_LONGEST_LINE)
             file.seek(0)
             unquoted = re.sub(r'"[^"]*"', "", first)
             reader = csv.reader(_text_lines(file, path.name), delimiter=max(",;\t", key=unquoted.count), strict=True)
@@ -197,11 +199,13 @@ def _csv_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     return header, rows, lines
 
 
-def _text_lines(file: Iterable[str], name: str) -> Iterator[str]:
+def _text_lines(file: TextIO, name: str) -> Iterator[str]:
     """Give the lines; a NUL, which NumPy would drop at the end of a cell, is no text."""
-    for count, line in enumerate(file, 1):
+    for count, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), ""), 1):
         if "\0" in line:
             raise DataError(f"{name}: line {count}: expected text, got a NUL character; save it as CSV UTF-8")
+        if len(line) == _LONGEST_LINE:
+            raise DataError(f"{name}: line {count}: expected a row, got a line without end; save it as CSV UTF-8")
         yield line
 
 

@@ -32,6 +32,7 @@ _FORMAT = "gradtrace trace 1"
 _FACTS, _READOUT, _KEPT = "facts.json", "readout", "kept"
 # Exponents are int64, and gains their differences.
 _MOST_BITS = 2.0**65
+_MOST_LISTS = 64
 
 
 def save_trace(trace: Trace, path: str | PathLike[str]) -> None:
@@ -126,7 +127,6 @@ def load_trace(path: str | PathLike[str]) -> Trace:
     """
     place = checked_path("path", path)
     try:
-        # "*" apart, what comes is an array: other kinds are refused
         arrays: Any = read_arrays(place, "fiU")
         trace = _unpacked(arrays, "", ("StackTrace", "RecurrentTrace"))
         if arrays:
@@ -134,7 +134,7 @@ def load_trace(path: str | PathLike[str]) -> Trace:
         return trace
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         text = one_line(reason or type(error).__name__, 120)
         raise ValueError(f"path: expected a trace that save() wrote, got {str(path)!a}: {text}") from None
@@ -145,8 +145,8 @@ def _unpacked(arrays: dict[str, Array], prefix: str, kinds: tuple[str, ...]) -> 
     from gradtrace.recurrent.trace import RecurrentTrace
     from gradtrace.trace import StackTrace
 
-    facts = json.loads(_text(arrays, f"{prefix}{_FACTS}"))
-    if not isinstance(facts, dict) or facts.pop("format", None) != _FORMAT:
+    facts = _facts(arrays, f"{prefix}{_FACTS}")
+    if facts.pop("format", None) != _FORMAT:
         raise ValueError(f"it is not {_FORMAT!r}")
     name = facts.pop("kind", None)
     if name not in kinds:
@@ -171,11 +171,18 @@ def _unpacked(arrays: dict[str, Array], prefix: str, kinds: tuple[str, ...]) -> 
     return made
 
 
-def _text(arrays: dict[str, Array], name: str) -> str:
+def _facts(arrays: dict[str, Array], name: str) -> dict[str, Any]:
+    """Read the facts; Python's reader makes far more of a text of brackets than the text is long."""
     array = arrays.pop(name, None)
     if array is None or array.dtype.kind != "U" or array.ndim:
         raise ValueError(f"{name}: expected one text")
-    return str(array)
+    text = str(array)
+    if text.count("[") + text.count("{") > _MOST_LISTS or len(text) > 10_000 + sum(a.nbytes for a in arrays.values()):
+        raise ValueError(f"{name}: expected the facts of these figures, got more")
+    facts = json.loads(text)
+    if not isinstance(facts, dict):
+        raise ValueError(f"{name}: expected names and facts")
+    return facts
 
 
 def _taken(arrays: dict[str, Array], name: str, shape: tuple[int, ...], dtype: str) -> Array:
@@ -298,7 +305,7 @@ def _check_common(trace: Any, places: int) -> None:
 def _check_stack(trace: Any) -> None:
     depth = len(trace.activation)
     _expect(depth >= 1, "activation", "one for each layer")
-    for name in trace.activation:
+    for name in set(trace.activation):
         _core.check_activation(name, "activation")
     _expect(len(trace.sizes) == depth + 1 and min(trace.sizes) >= 1, "sizes", f"{depth + 1} of them")
     for name in ("residual", "layer_norm"):

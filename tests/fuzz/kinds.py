@@ -162,6 +162,33 @@ def onnx_files():
     }
 
 
+def onnx_beside():
+    """Give a model whose weights stand in a file beside it, and that file."""
+    import onnx
+    from test_interop_files import onnx_mlp
+
+    model, weights = onnx_mlp(stack()), b""
+    for tensor in model.graph.initializer:
+        facts = {"location": "weights", "offset": str(len(weights)), "length": str(len(tensor.raw_data))}
+        weights += tensor.raw_data
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in facts.items():
+            entry = tensor.external_data.add()
+            entry.key, entry.value = key, value
+    return model.SerializeToString(), weights
+
+
+def read_beside(path, name, seed):
+    """Read a mutated model beside good weights, or a good one beside others."""
+    model, weights = onnx_beside()
+    if seed % 3 == 1:
+        path.write_bytes(model)
+        weights = weights[: len(weights) * (seed % 7) // 6] + bytes(seed % 5)
+    path.with_name("weights").write_bytes(weights)
+    return gt.load(path)
+
+
 def read_network(path, name, seed):
     return gt.load(path) if path.suffix == ".onnx" else gt.load(path, "tanh")
 
@@ -233,6 +260,7 @@ KINDS = {
     "npz state": Kind(".npz", states(packed_state), read_network, use_network, archive=True),
     "safetensors": Kind(".safetensors", states(safetensors_state), read_network, use_network, needs="safetensors"),
     "onnx": Kind(".onnx", onnx_files, read_network, use_network, needs="onnx"),
+    "onnx beside": Kind(".onnx", lambda: {"stack": onnx_beside()[0]}, read_beside, use_network, needs="onnx"),
     "stack trace": Kind(".npz", trace_files(stack_traces), read_trace, use_trace, archive=True),
     "recurrent trace": Kind(".npz", trace_files(recurrent_traces), read_trace, use_trace, archive=True),
 }
