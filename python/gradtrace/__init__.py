@@ -6,6 +6,9 @@
 >>> trace.log2_delta.mean(axis=1)  # log2 of |dL/dz|, layer by layer  # doctest: +SKIP
 """
 
+import gradtrace.start as _start  # noqa: F401  before all else: Ctrl-C may come while the rest is imported
+
+# isort: split
 import importlib as _importlib
 from typing import Any as _Any
 

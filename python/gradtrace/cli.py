@@ -15,12 +15,12 @@ from gradtrace import __version__, config, datasets, questions, recurrent_cli, r
 from gradtrace.command import JSON_HELP, bad_input, checked_output, print_json, write_page
 from gradtrace.diagnose_cli import diagnose_command
 from gradtrace.stack import Stack
+from gradtrace.start import INTERRUPTED
 from gradtrace.summary import layer_figures, summarise
 from gradtrace.trace import StackTrace
 
 __all__ = ["cli", "main"]
 
-_INTERRUPTED = 130
 _BAD_INPUT = 2
 _MOST_LAYERS = 1_000_000
 
@@ -34,7 +34,7 @@ class _Program(click.Group):
         try:
             status = super().main(*args, **extra)
         except click.Abort:
-            sys.exit(_INTERRUPTED)
+            sys.exit(INTERRUPTED)
         except click.ClickException as error:
             place = getattr(error, "ctx", None)
             _fail(place.command_path if place is not None else "gradtrace", error.format_message())
@@ -63,6 +63,8 @@ def _read_sizes(context: click.Context, parameter: click.Parameter, value: str |
         if int(times or "1") > _MOST_LAYERS:
             raise click.BadParameter(f"expected at most {_MOST_LAYERS:,} layers, got {part!r}", context, parameter)
         sizes += [int(units)] * int(times or "1")
+        if len(sizes) > _MOST_LAYERS + 1:
+            raise click.BadParameter(f"expected at most {_MOST_LAYERS:,} layers in all", context, parameter)
     if len(sizes) < 2 or min(sizes) < 1:
         message = f"expected at least two positive numbers, inputs and outputs, got {value!r}"
         raise click.BadParameter(message, context, parameter)
@@ -147,7 +149,7 @@ def report_command(
         raise click.UsageError(
             "target: expected --data beside it, got none; name the file that has the column", context
         )
-    path = None if as_json and output is None else checked_output(output or "report.html")
+    path = checked_output(output, "report.html", as_json)
     settings = report.Settings(depth, width, seed, dtype)
     with bad_input():
         config.set_num_threads(threads)
@@ -263,7 +265,7 @@ def questions_command(
     Each answer stands beside what people answer, with the numbers that this run measured. NUMBERS picks some of the
     nine. One HTML file with a figure for each is written; with --json only if --output names it.
     """
-    path = None if as_json and output is None else checked_output(output or "questions.html")
+    path = checked_output(output, "questions.html", as_json)
     with bad_input():
         config.set_num_threads(threads)
         with terminal.status("measuring"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradtrace.messages import checked_path
+from gradtrace import _core
+from gradtrace.messages import checked_path, shown
 from gradtrace.readers import DataError, Table, listed, read_table
 from gradtrace.stack import LossName, Stack
 from gradtrace.trace import StackTrace
 
-__all__ = ["DataError", "Dataset", "load", "load_digits", "random_inputs"]
+__all__ = ["DataError", "Dataset", "load", "load_digits", "random_inputs", "standard_normal"]
 
 Array = npt.NDArray[Any]
 
@@ -115,6 +117,16 @@ def load_digits(samples: int = 0, seed: int = 0, dtype: str = "float32") -> Data
     return _prepare(table, "handwritten digits (scikit-learn)", "cross_entropy", samples, seed, dtype)
 
 
+def standard_normal(generator: np.random.Generator, name: str, shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
+    """Draw inputs; MemoryError that names the argument where they are more than the machine holds."""
+    need, limit = 8 * math.prod(shape), _core.physical_memory()
+    if need > limit:
+        raise MemoryError(
+            f"{name}: the inputs need {shown(need)} bytes, this machine has {limit}; use fewer or smaller ones"
+        )
+    return generator.standard_normal(shape).astype(dtype)
+
+
 def random_inputs(samples: int, inputs: int, outputs: int, loss: str, seed: int, dtype: str) -> Dataset:
     """Draw standard normal inputs and, for a loss, random labels or standard normal values.
 
@@ -132,7 +144,7 @@ def random_inputs(samples: int, inputs: int, outputs: int, loss: str, seed: int,
     Dataset
     """
     generator = np.random.default_rng(seed)
-    x = generator.standard_normal((samples, inputs)).astype(dtype)
+    x = standard_normal(generator, "batch", (samples, inputs), dtype)
     notes = [f"Standard normal inputs, seed {seed}."]
     if loss == "cross_entropy":
         notes.append(f"Labels drawn evenly among {outputs} classes.")
@@ -141,7 +153,7 @@ def random_inputs(samples: int, inputs: int, outputs: int, loss: str, seed: int,
         )
     if loss == "mse":
         notes.append("Standard normal target values.")
-        values = generator.standard_normal((samples, outputs)).astype(dtype)
+        values = standard_normal(generator, "batch", (samples, outputs), dtype)
         return Dataset(x, values, "mse", outputs, "random inputs", tuple(notes))
     return Dataset(x, None, None, outputs, "random inputs", tuple(notes))
 

@@ -61,15 +61,15 @@ def diagnose_command(
     MODEL is a .safetensors, .npz (a state dict in PyTorch's naming) or .onnx file; nothing in it is run. Without a
     target the gradient starts from a random direction at the output. Features of a table are standardised.
     """
-    path = None if as_json and output is None else checked_output(output or "diagnosis.html")
+    path = checked_output(output, "diagnosis.html", as_json)
     with bad_input():
         config.set_num_threads(threads)
-        try:
-            network: Any = interop.load(model, activation, output_activation, _names(order), _names(layout), prefix)
-        except FileNotFoundError as error:
-            raise ValueError(f"model: {str(error).removeprefix('path: ')}") from None
-        except ImportError as error:
-            raise ValueError(f"model: {error}") from None
+        with bad_input("model"):
+            try:
+                names = _names(order), _names(layout)
+                network: Any = interop.load(model, activation, output_activation, *names, prefix)
+            except ImportError as error:
+                raise ValueError(f"model: {error}") from None
         x, options = _inputs(network, data, target, loss, samples, seed)
         with terminal.status("tracing"):
             trace = network.trace(x, **options)

@@ -116,7 +116,7 @@ def _inputs(
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None]:
     """Give x (steps, batch, features), and the labels that the digits have."""
     if data is None:
-        return np.random.default_rng(seed).standard_normal((steps, batch, inputs)).astype(dtype), None
+        return datasets.standard_normal(np.random.default_rng(seed), "steps", (steps, batch, inputs), dtype), None
     if data == "digits":
         rows = datasets.load_digits(batch, seed, dtype)
         return np.ascontiguousarray(rows.x.T[:, :, None]), rows.target
