@@ -59,11 +59,13 @@ class StackBuilder:
             bias = checked_parameter(name, bias)
             if bias.shape != (len(weight),):
                 raise RefusedError(name, f"expected a bias of shape ({len(weight)},), got {bias.shape}")
-        self._layers.append({"name": name, "weight": weight, "bias": bias, "norm": None, "activation": None})
+        self._layers.append(
+            {"name": name, "weight": weight, "bias": bias, "norm": None, "activation": None, "residual": None}
+        )
 
     def layer_norm(self, name: str, weight: Array | None, bias: Array | None, epsilon: float) -> None:
         """Add a normalisation between a linear layer and its activation."""
-        if not self._layers or self._layers[-1]["activation"] is not None or self._layers[-1]["norm"] is not None:
+        if not self._is_bare():
             raise RefusedError(name, "a normalisation is represented between a linear layer and its activation only")
         if abs(epsilon - _EPSILON) > 1e-9:
             raise RefusedError(name, f"expected epsilon {_EPSILON}, got {epsilon}")
@@ -78,17 +80,30 @@ class StackBuilder:
         """Add the activation of the last linear layer."""
         if not self._layers:
             raise RefusedError(name, f"a {kind} before the first linear layer is not represented")
+        if self._layers[-1]["residual"] is not None:
+            raise RefusedError(name, f"a {kind} behind a skip connection is not represented")
         if self._layers[-1]["activation"] is not None:
             before = self._layers[-1]["activation"]
             raise RefusedError(name, f"a {kind} behind a {before} is not represented; one activation a layer")
         self._layers[-1]["activation"] = kind
+
+    def residual(self, name: str) -> None:
+        """Add a skip connection around the last linear layer and its activation."""
+        weight = self._layers[-1]["weight"]
+        if len(weight) != weight.shape[1] or self._layers[-1]["residual"] is not None:
+            raise RefusedError(name, "a skip connection is represented around a layer of as many outputs as inputs")
+        self._layers[-1]["residual"] = 1.0
+
+    def _is_bare(self) -> bool:
+        """Whether nothing stands behind the last linear layer."""
+        return bool(self._layers) and all(self._layers[-1][part] is None for part in ("activation", "norm", "residual"))
 
     def scale_last(self, name: str, scale: Array, shift: Array) -> bool:
         """Make ``scale z + shift`` part of the last linear layer, ``z`` its outputs; False where others see them first.
 
         Computed in float64; the layer then has an array of its own.
         """
-        if not self._layers or self._layers[-1]["activation"] is not None or self._layers[-1]["norm"] is not None:
+        if not self._is_bare():
             return False
         layer = self._layers[-1]
         weight, bias = layer["weight"], layer["bias"]
@@ -113,7 +128,8 @@ class StackBuilder:
             [layer["weight"] for layer in self._layers],
             [layer["bias"] for layer in self._layers],
             [layer["activation"] or "linear" for layer in self._layers],
-            layer_norm=[layer["norm"] for layer in self._layers],
+            [layer["residual"] for layer in self._layers],
+            [layer["norm"] for layer in self._layers],
         )
 
 

@@ -2,59 +2,51 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gradtrace._core import check_activation
-from gradtrace.interop.agreement import check_agreement
-from gradtrace.interop.builder import RefusedError, StackBuilder, build_recurrent
-from gradtrace.recurrent import GRU, LSTM, RNN, Recurrent
+from gradtrace.interop.agreement import compare_outputs
+from gradtrace.interop.builder import RefusedError
+from gradtrace.interop.torch_follow import Followed, follow
+from gradtrace.recurrent import Recurrent
+from gradtrace.recurrent.changes import last_output
 from gradtrace.stack import Stack
 
 __all__ = ["from_torch"]
 
 Array = npt.NDArray[Any]
 
-# PyTorch's class -> ours, where neither has parameters.
-_ACTIVATIONS = {
-    "Sigmoid": "sigmoid", "Tanh": "tanh", "ReLU": "relu", "SELU": "selu", "SiLU": "silu", "Identity": "", "Flatten": "",
-    "Dropout": "", "AlphaDropout": "",
-}  # fmt: skip
-# PyTorch's class -> ours, and the parameters that it must have.
-_PARAMETERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "Softplus": ("softplus", {"beta": 1.0, "threshold": 20.0}),
-    "GELU": ("gelu", {"approximate": "none"}),
-    "Hardtanh": ("hard_tanh", {"min_val": -1.0, "max_val": 1.0}),
-}
-# PyTorch's class -> ours, and its parameter, which is ours too.
-_WITH_PARAMETER = {"LeakyReLU": ("leaky_relu", "negative_slope"), "ELU": ("elu", "alpha")}
+_SAMPLES, _STEPS = 4, 5
+# Modules that hold another and do as it does.
+_WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
 
 
-def from_torch(module: Any, check: bool = True) -> Stack | Recurrent:
+def from_torch(module: Any, example: Any = None, check: bool = True) -> Stack | Recurrent:
     """Take a PyTorch network as it is.
 
     Parameters
     ----------
     module : torch.nn.Module
-        A ``Sequential`` (nested ones too) of ``Linear``, ``LayerNorm`` between a linear layer and its activation,
-        activations, ``Flatten``, ``Identity`` and ``Dropout`` (which passes everything, as in ``eval()``); a
-        ``Linear``; or an ``LSTM``, ``GRU`` or ``RNN``. On the CPU; float32 or float64.
+        Of linear layers, layer and batch normalisations, activations and dropout, or of an embedding, LSTM, GRU or RNN
+        layers and a head behind all outputs, the last one or the last state: an ``nn.Sequential``, a single layer, or
+        any module whose forward pass torch.fx can follow. It is followed as in ``eval()``. Float32 or float64.
+    example : tensor or ndarray, optional
+        An input of the module, to compare both on; random ones by default.
     check : bool, default True
-        Compare a forward pass of both on four random samples, in ``eval()``.
+        Compare a forward pass of both, in ``eval()``.
 
     Returns
     -------
     Stack, LSTM, GRU or RNN
-        Its arrays are the module's memory where that is contiguous: a training step is seen by the next trace.
+        Its arrays are the module's memory where that is contiguous: a training step is seen by the next trace. Batch
+        normalisations become part of copies of the weights beside them. Its `notes` say what was left out.
 
     Raises
     ------
     TypeError
-        If it is no module.
+        If it is no module, or `example` no tensor.
     ValueError
         If a layer cannot be represented, or the forward passes differ; the message names the layer and the reason.
 
@@ -64,117 +56,82 @@ def from_torch(module: Any, check: bool = True) -> Stack | Recurrent:
     layout. Figures are time first either way.
     """
     try:
+        import torch
         from torch import nn
     except ModuleNotFoundError:
         raise ImportError("from_torch needs PyTorch; pip install 'gradtrace[torch]'") from None
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
-    if isinstance(module, (nn.LSTM, nn.GRU, nn.RNN)):
-        network: Stack | Recurrent = _recurrent(module)
-    else:
-        builder = StackBuilder()
-        for name, layer in _layers(module, ""):
-            _add(builder, name, layer)
-        network = builder.build()
-    if check:
-        check_agreement(network, _runner(module), "the module")
+    while type(module).__name__ in _WRAPPERS:
+        module = getattr(module, _WRAPPERS[type(module).__name__])
+    if isinstance(module, torch.jit.ScriptModule):
+        raise RefusedError(type(module).__name__, "a scripted module cannot be followed; pass what it was made of")
+    modes = {child: child.training for child in module.modules()}
+    module.eval()
+    try:
+        followed = follow(module)
+        if check or example is not None:
+            _compare(module, followed, example)
+    finally:
+        for child, mode in modes.items():
+            child.training = mode
+    network: Stack | Recurrent = followed.network
     return network
 
 
-def _layers(module: Any, name: str) -> Iterator[tuple[str, Any]]:
-    from torch import nn
-
-    if type(module) is not nn.Sequential:
-        yield name or type(module).__name__, module
-        return
-    for key, child in module.named_children():
-        yield from _layers(child, f"{name}.{key}" if name else key)
-
-
-def _array(tensor: Any) -> Array | None:
-    if tensor is None:
-        return None
-    return np.asarray(tensor.detach().cpu().numpy())
-
-
-def _add(builder: StackBuilder, name: str, layer: Any) -> None:
-    from torch import nn
-
-    kind = type(layer).__name__
-    for parameter_name, parameter in layer.named_parameters(recurse=False):
-        if str(parameter.dtype) not in ("torch.float32", "torch.float64"):
-            got = f"{parameter_name} is {parameter.dtype}"
-            raise RefusedError(name, f"expected float32 or float64 parameters, but {got}; use .float()")
-    if type(layer) is nn.Linear:
-        builder.linear(name, _required(layer.weight), _array(layer.bias))
-    elif type(layer) is nn.LayerNorm:
-        if len(layer.normalized_shape) != 1:
-            raise RefusedError(name, f"expected a normalisation of one axis, got {tuple(layer.normalized_shape)}")
-        builder.layer_norm(name, _array(layer.weight), _array(layer.bias), layer.eps)
-    elif type(layer).__module__.startswith("torch.nn") and kind in _ACTIVATIONS:
-        if kind == "Flatten" and builder._layers:
-            raise RefusedError(name, "a Flatten behind a linear layer is not represented")
-        if _ACTIVATIONS[kind]:
-            builder.activation(name, _ACTIVATIONS[kind])
-    elif type(layer).__module__.startswith("torch.nn") and kind in _PARAMETERS:
-        ours, wanted = _PARAMETERS[kind]
-        for parameter_name, value in wanted.items():
-            got = getattr(layer, parameter_name)
-            same = got == value if isinstance(value, str) else math.isclose(got, value, rel_tol=1e-6)
-            if not same:
-                raise RefusedError(name, f"a {kind} is represented with {parameter_name}={value} only, got {got}")
-        builder.activation(name, ours)
-    elif type(layer).__module__.startswith("torch.nn") and kind in _WITH_PARAMETER:
-        ours, parameter_name = _WITH_PARAMETER[kind]
-        value = float(getattr(layer, parameter_name))
-        try:
-            builder.activation(name, check_activation(f"{ours}:{value!r}", parameter_name))
-        except ValueError as error:
-            raise RefusedError(name, str(error)) from None
-    else:
-        why = "its forward pass may do anything" if list(layer.children()) else "gradtrace has no such layer"
-        raise RefusedError(name, f"a {kind} cannot be represented: {why}; gt.watch records any module")
-
-
-def _required(tensor: Any) -> Array:
-    array = _array(tensor)
-    assert array is not None
-    return array
-
-
-def _recurrent(module: Any) -> Recurrent:
-    name = type(module).__name__
-    if getattr(module, "proj_size", 0):
-        raise RefusedError(name, f"expected proj_size=0, got {module.proj_size}; projections are not represented")
-    suffixes = [
-        f"_l{layer}{direction}"
-        for layer in range(module.num_layers)
-        for direction in (("", "_reverse") if module.bidirectional else ("",))
-    ]
-    arrays = {
-        part: [_array(getattr(module, f"{part}{suffix}", None)) for suffix in suffixes]
-        for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    }
-    kind = {"LSTM": LSTM, "GRU": GRU, "RNN": RNN}[name]
-    activation = getattr(module, "nonlinearity", "tanh")
-    return build_recurrent(name, arrays, module.bidirectional, activation, kind, batch_first=module.batch_first)
-
-
-def _runner(module: Any) -> Any:
-    """Give a forward pass of the module on NumPy arrays; its mode and its gradients stay as they are."""
+def _compare(module: Any, followed: Followed, example: Any) -> None:
+    """Compare forward passes, on the example or on random inputs."""
     import torch
-    from torch import nn
 
-    def run(x: Array) -> Array:
-        modes = {child: child.training for child in module.modules()}
-        module.eval()
-        try:
-            with torch.no_grad():
-                data = torch.from_numpy(x)
-                y = module(data)
-                return np.asarray((y[0] if isinstance(module, nn.RNNBase) else y).numpy())
-        finally:
-            for child, mode in modes.items():
-                child.training = mode
+    network, x = followed.network, _inputs(followed.network, example)
+    try:
+        with torch.no_grad():
+            y = module(torch.from_numpy(x))
+    except Exception as error:
+        if example is not None:
+            raise ValueError(f"example: expected an input of the module, which says: {_line(error)}") from None
+        raise ValueError(
+            f"example: expected an input of the module, got None, and it takes none of shape {x.shape}: {_line(error)}"
+        ) from None
+    expected = np.asarray((y[0] if isinstance(y, (tuple, list)) else y).numpy())
+    compare_outputs(network, lambda other: _outputs(other, followed, x).reshape(expected.shape), expected, "the module")
 
-    return run
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]
+
+
+def _inputs(network: Any, example: Any) -> Array:
+    if example is not None:
+        if not isinstance(example, np.ndarray) and not hasattr(example, "detach"):
+            raise TypeError(f"example: expected a tensor, got {type(example).__name__}")
+        given = example if isinstance(example, np.ndarray) else np.asarray(example.detach().cpu().numpy())
+        if not given.size:
+            raise ValueError(f"example: expected at least one sample, got shape {given.shape}")
+        return np.ascontiguousarray(given)
+    generator = np.random.default_rng(0)
+    if isinstance(network, Stack):
+        return generator.standard_normal((_SAMPLES, network.sizes[0])).astype(network.dtype)
+    first = (_SAMPLES, _STEPS) if network.batch_first else (_STEPS, _SAMPLES)
+    if network.embedding is not None:
+        return generator.integers(0, len(network.embedding), first)
+    return generator.standard_normal((*first, network.input_size)).astype(network.dtype)
+
+
+def _outputs(network: Any, followed: Followed, x: Array) -> Array:
+    """Give what the module gives, by our network."""
+    import torch
+
+    if isinstance(network, Stack):
+        y = network.forward(np.ascontiguousarray(x.reshape(len(x), -1)))
+    elif followed.gives == "last":
+        y = last_output(network, x, None)
+        y = y if network.readout is None else network.readout.forward(y)
+    else:
+        y = np.ascontiguousarray(network.forward(x)[0])
+        if network.readout is not None:
+            y = network.readout.forward(y.reshape(-1, y.shape[-1])).reshape(*y.shape[:2], -1)
+        y = y.swapaxes(0, 1) if followed.swapped else y
+    if followed.end is None:
+        return np.ascontiguousarray(y)
+    return np.asarray(followed.end(torch.from_numpy(np.ascontiguousarray(y)), -1).numpy())

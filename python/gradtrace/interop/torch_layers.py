@@ -1,0 +1,181 @@
+"""What single PyTorch modules and functions are here: linear layers, normalisations, activations, or nothing at all."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradtrace._core import check_activation
+from gradtrace.interop.builder import RefusedError, StackBuilder, build_recurrent
+from gradtrace.recurrent import GRU, LSTM, RNN
+
+__all__ = [
+    "LOSS_ENDS", "PASSES", "activation_of_function", "activation_of_module", "add_norm", "cell_arrays", "check_dtypes",
+    "effective", "joined_cells", "kind_of",
+]  # fmt: skip
+
+Array = npt.NDArray[Any]
+
+#: Modules that pass everything, as in ``eval()``.
+PASSES = ("Identity", "Dropout", "AlphaDropout", "FeatureAlphaDropout")
+#: A loss's business, left out at the end.
+LOSS_ENDS = ("Softmax", "LogSoftmax")
+
+# PyTorch's class or function -> ours, where neither has parameters.
+_PLAIN = {
+    "Sigmoid": "sigmoid", "Tanh": "tanh", "ReLU": "relu", "SELU": "selu", "SiLU": "silu", "sigmoid": "sigmoid",
+    "tanh": "tanh", "relu": "relu", "selu": "selu", "silu": "silu", "erf": "erf", "sigmoid_": "sigmoid",
+    "tanh_": "tanh", "relu_": "relu", "logistic_sigmoid": "sigmoid",
+}  # fmt: skip
+# -> ours, and the parameters that it must have, which are PyTorch's defaults.
+_FIXED: dict[str, tuple[str, dict[str, Any]]] = {
+    "Softplus": ("softplus", {"beta": 1.0, "threshold": 20.0}),
+    "softplus": ("softplus", {"beta": 1.0, "threshold": 20.0}),
+    "GELU": ("gelu", {"approximate": "none"}),
+    "gelu": ("gelu", {"approximate": "none"}),
+    "Hardtanh": ("hard_tanh", {"min_val": -1.0, "max_val": 1.0}),
+    "hardtanh": ("hard_tanh", {"min_val": -1.0, "max_val": 1.0}),
+}
+# -> ours, its parameter, which is ours too, and PyTorch's default.
+_WITH_PARAMETER = {
+    "LeakyReLU": ("leaky_relu", "negative_slope", 0.01), "ELU": ("elu", "alpha", 1.0),
+    "leaky_relu": ("leaky_relu", "negative_slope", 0.01), "elu": ("elu", "alpha", 1.0),
+}  # fmt: skip
+
+
+def kind_of(layer: Any) -> str:
+    """Give PyTorch's name of a module: of the class whose forward pass it has, if PyTorch has that class."""
+    kinds: tuple[Any, ...] = type(layer).__mro__
+    for kind in kinds:
+        if kind.__module__.startswith("torch.nn.modules"):
+            return kind.__name__ if type(layer).forward is kind.forward else ""
+    return ""
+
+
+def effective(layer: Any, name: str) -> Any:
+    """Give a parameter as the forward pass takes it: by its parametrisation, or what a hook makes of it."""
+    import torch
+
+    for hook in layer._forward_pre_hooks.values():
+        if getattr(hook, "name", None) == name and hasattr(hook, "compute_weight"):
+            training, layer.training = layer.training, False
+            try:
+                with torch.no_grad():
+                    hook(layer, ())
+            finally:
+                layer.training = training
+    return getattr(layer, name)
+
+
+def array_of(tensor: Any) -> Array | None:
+    """Give a tensor's memory, or None for None."""
+    return None if tensor is None else np.asarray(tensor.detach().cpu().numpy())
+
+
+def check_dtypes(name: str, layer: Any) -> None:
+    """Refuse parameters of other precisions; nothing is silently cast."""
+    for parameter_name, parameter in layer.named_parameters():
+        if str(parameter.dtype) not in ("torch.float32", "torch.float64"):
+            got = f"{parameter_name} is {parameter.dtype}"
+            raise RefusedError(name, f"expected float32 or float64 parameters, but {got}; use .float()")
+        if parameter.is_meta:
+            raise RefusedError(name, f"expected parameters with values, but {parameter_name} is on the meta device")
+
+
+def activation_of_module(name: str, layer: Any) -> str | None:
+    """Give our name of a module that is an activation, or None."""
+    kind = kind_of(layer)
+    if kind == "PReLU":
+        slopes = np.asarray(array_of(effective(layer, "weight"))).reshape(-1)
+        if np.any(slopes != slopes[0]):
+            raise RefusedError(name, "a PReLU is represented where all its slopes are equal; gt.watch takes any")
+        return _named(name, f"leaky_relu:{float(slopes[0])!r}")
+    return _activation(name, kind, lambda parameter, _: getattr(layer, parameter))
+
+
+def activation_of_function(name: str, function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """Give our name of a function that is an activation, or None; `args` behind the first."""
+    places = {"negative_slope": 0, "alpha": 0, "beta": 0, "threshold": 1, "min_val": 0, "max_val": 1}
+
+    def value(parameter: str, default: Any) -> Any:
+        place = places.get(parameter)
+        at = args[place] if place is not None and place < len(args) else default
+        return kwargs.get(parameter, at)
+
+    return _activation(name, function, value)
+
+
+def _activation(name: str, kind: str, value: Any) -> str | None:
+    if kind in _PLAIN:
+        return _PLAIN[kind]
+    if kind in _FIXED:
+        ours, wanted = _FIXED[kind]
+        for parameter, expected in wanted.items():
+            got = value(parameter, expected)
+            same = got == expected if isinstance(expected, str) else math.isclose(got, expected, rel_tol=1e-6)
+            if not same:
+                raise RefusedError(name, f"a {kind} is represented with {parameter}={expected} only, got {got}")
+        return ours
+    if kind in _WITH_PARAMETER:
+        ours, parameter, default = _WITH_PARAMETER[kind]
+        return _named(name, f"{ours}:{float(value(parameter, default))!r}", parameter)
+    return None
+
+
+def _named(name: str, activation: str, parameter: str = "weight") -> str:
+    try:
+        return check_activation(activation, parameter)
+    except ValueError as error:
+        raise RefusedError(name, str(error)) from None
+
+
+def add_norm(builder: StackBuilder, name: str, layer: Any) -> tuple[Array, Array] | None:
+    """Add a normalisation; of one that could not become part of the layer in front of it, scale and shift are left."""
+    if kind_of(layer) == "LayerNorm":
+        if len(layer.normalized_shape) != 1:
+            raise RefusedError(name, f"expected a normalisation of one axis, got {tuple(layer.normalized_shape)}")
+        weight, bias = (array_of(effective(layer, part)) for part in ("weight", "bias"))
+        builder.layer_norm(name, weight, bias, layer.eps)
+        return None
+    if layer.running_mean is None:
+        raise RefusedError(name, "a batch normalisation without running statistics sees the batch; gt.watch takes any")
+    mean, variance = (np.asarray(array_of(part), dtype=np.float64) for part in (layer.running_mean, layer.running_var))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = 1 / np.sqrt(variance + layer.eps)
+        scale = scale if layer.weight is None else scale * np.asarray(array_of(layer.weight))
+        shift = -mean * scale
+        shift = shift if layer.bias is None else shift + np.asarray(array_of(layer.bias))
+    return None if builder.scale_last(name, scale, shift) else (scale, shift)
+
+
+def cell_arrays(name: str, module: Any) -> dict[str, list[Array | None]]:
+    """Give the arrays of a recurrent module, PyTorch's order."""
+    check_dtypes(name, module)
+    if getattr(module, "proj_size", 0):
+        raise RefusedError(name, f"expected proj_size=0, got {module.proj_size}; projections are not represented")
+    suffixes = [
+        f"_l{layer}{direction}"
+        for layer in range(module.num_layers)
+        for direction in (("", "_reverse") if module.bidirectional else ("",))
+    ]
+    return {
+        part: [array_of(getattr(module, f"{part}{suffix}", None)) for suffix in suffixes]
+        for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    }
+
+
+def joined_cells(cells: list[tuple[str, Any]], **carried: Any) -> Any:
+    """Make one network of recurrent modules that stand one behind the other."""
+    name, first = cells[0]
+    facts = {(kind_of(cell), cell.bidirectional, getattr(cell, "nonlinearity", "tanh")) for _, cell in cells}
+    if len(facts) > 1:
+        raise RefusedError(cells[1][0], f"expected one kind of cell in all layers, as {name!r} is, got another")
+    arrays: dict[str, list[Array | None]] = {}
+    for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+        arrays[part] = [array for own, cell in cells for array in cell_arrays(own, cell)[part]]
+    kind = {"LSTM": LSTM, "GRU": GRU, "RNN": RNN}[kind_of(first)]
+    activation = getattr(first, "nonlinearity", "tanh")
+    return build_recurrent(name, arrays, first.bidirectional, activation, kind, **carried)
