@@ -111,6 +111,8 @@ class Watch:
         step = self._recorder.last
         if step is None:
             got = "none" if self._recorder.step is None else "a forward pass alone"
+            if self._recorder.hidden:
+                got += "; a reentrant checkpoint around the whole model hides its forward pass, so watch what calls it"
             raise RuntimeError(
                 f"watch: expected a forward and a backward pass of the model within the watch, got {got}"
             )

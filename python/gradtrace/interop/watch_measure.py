@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["dead_share", "measurable", "norm", "saturated_share", "tensors", "together"]
+__all__ = ["dead_share", "measurable", "measured", "norm", "saturated_share", "tensors", "together"]
 
 # By class: where the derivative is 0, and the derivative over its largest; from the output.
 _DEAD: dict[str, Callable[[Any, Any], Any]] = {
@@ -36,6 +36,14 @@ def norm(values: Any) -> Any:
     largest = torch.linalg.vector_norm(values, ord=math.inf)
     scale = torch.where((largest > 0) & largest.isfinite(), largest, torch.ones_like(largest))
     return torch.linalg.vector_norm(values / scale) * scale
+
+
+def measured(values: Any) -> Any:
+    """Norm of a tensor, or None where it has none: what is only watched must not fail for it."""
+    try:
+        return norm(values.detach()) if measurable(values) else None
+    except RuntimeError:  # NotImplementedError too: an operation that this kind of tensor lacks, or no memory
+        return None
 
 
 def together(total: Any, part: Any) -> Any:
@@ -65,17 +73,13 @@ def measurable(values: Any) -> bool:
     """Tell whether a tensor has numbers that outlive the call: not one on no device, nested, or of a transform."""
     import torch
 
-    if values.is_meta or values.is_nested or values.is_quantized or values.layout not in _layouts():
+    if values.is_meta or values.is_nested or values.is_quantized:
+        return False
+    if values.layout not in (torch.strided, torch.sparse_coo):
         return False
     functions = getattr(torch._C, "_functorch", None)
     asked = (getattr(functions, name, None) for name in ("is_functorch_wrapped_tensor", "is_legacy_batchedtensor"))
     return not any(ask(values) for ask in asked if ask is not None)
-
-
-def _layouts() -> tuple[Any, ...]:
-    import torch
-
-    return (torch.strided, torch.sparse_coo)
 
 
 def tensors(output: Any) -> Iterator[Any]:

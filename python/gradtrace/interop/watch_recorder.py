@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gradtrace.interop import watch_hooks as hooks
-from gradtrace.interop.watch_measure import dead_share, measurable, norm, saturated_share, tensors
+from gradtrace.interop.watch_measure import dead_share, measurable, measured, saturated_share, tensors
 from gradtrace.interop.watch_step import BackwardPass, Call, ForwardPass, Step, version
 
 __all__ = ["MOST_PASSES", "Recorder"]
@@ -34,6 +34,8 @@ class Recorder:
         The newest.
     last : Step or None
         The newest recorded one with a backward pass.
+    hidden : bool
+        Whether modules were called within a backward pass before any forward pass was seen.
     """
 
     every: int
@@ -42,6 +44,7 @@ class Recorder:
     is_open: bool = False
     step: Step | None = None
     last: Step | None = None
+    hidden: bool = False
     running_pass: BackwardPass | None = None
     _pass_end: weakref.ref[hooks.PassEnd] | None = None
     _task: int = -1  # number of that pass
@@ -167,6 +170,7 @@ class Recorder:
 
     def _called_again(self, module: Any, output: Any) -> None:
         """A checkpoint computes again, in a backward pass, what had no gradients; where it had, hooks are there."""
+        self.hidden |= self.step is None
         one, step = self.running(), self.step
         if one is None or not one.kept or step is None or module not in self.names:
             return
@@ -180,11 +184,12 @@ class Recorder:
             self._hook_outputs(call, outputs)
 
     def _measured(self, step: Step, module: Any, values: Any) -> Call:
-        if not measurable(values):
+        size = measured(values)
+        if size is None:
             step.unmeasured.add(self.names[module])
             return Call(step.number, module, values.numel())
         shares = dead_share(module, values), saturated_share(module, values)
-        return Call(step.number, module, values.numel(), norm(values), *shares)
+        return Call(step.number, module, values.numel(), size, *shares)
 
     def _hook_outputs(self, call: Call, outputs: list[Any]) -> bool:
         for place, tensor in enumerate(outputs):
@@ -259,13 +264,13 @@ class Recorder:
             return
         if call.step != step.number:
             one.earlier = True
-        elif not measurable(gradient):
-            step.unmeasured.add(self.names[call.module])
         elif (call, place) in one.gradients:
             one.torn.add(f"{self.names[call.module]}: the gradient of an output came in parts")
-            one.gradients[call, place] = one.gradients[call, place] * float("nan")
+            one.gradients[call, place] = None
         else:
-            one.gradients[call, place] = norm(gradient.detach())
+            size = one.gradients[call, place] = measured(gradient)
+            if size is None:
+                step.unmeasured.add(self.names[call.module])
 
     def weight_reached(self, parameter: Any, gradient: Any) -> None:
         """A gradient came to a parameter."""
@@ -275,12 +280,12 @@ class Recorder:
         self.mark(one, gradient)
         if not one.kept:
             return
-        gradient = gradient.detach()
         if not measurable(gradient):
             step.unmeasured.add("a parameter")
             return
+        gradient = gradient.detach()
         if id(parameter) not in step.weights:
-            step.weights[id(parameter)] = norm(parameter.detach())
+            step.weights[id(parameter)] = measured(parameter)
         if _graph_task() == self._task:
             one.arrived(parameter, gradient, more=id(parameter) in step.in_parts)
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gradtrace.interop.watch_measure import norm, together
+from gradtrace.interop.watch_measure import measured, together
 from gradtrace.interop.watch_trace import ModuleFigures
 
 __all__ = ["BackwardPass", "Call", "ForwardPass", "Step", "module_figures"]
@@ -70,19 +71,19 @@ class BackwardPass:
         """Take a parameter's gradient, or a part of it."""
         key = id(parameter)
         if key in self.weights:
-            self.weights[key] = norm(gradient) * math.nan
+            self.weights[key] = None
             self.torn.add("the gradient of a parameter came in parts, of which one was gone when the next came")
         elif more:
             self.parts[key] = gradient.clone() if key not in self.parts else self.parts[key] + gradient
         elif key in self.parts:
             self.parts[key] = self.parts[key] + gradient
         else:
-            self.weights[key] = norm(gradient)
+            self.weights[key] = measured(gradient)
 
     def end(self) -> None:
         """Measure what came in parts; the pass is over."""
         for key, gradient in self.parts.items():
-            self.weights[key] = norm(gradient)
+            self.weights[key] = measured(gradient)
         self.parts.clear()
         self.complete = True
 
@@ -122,7 +123,7 @@ class Step:
         """Norm of a parameter as the step used it; None where it has changed since."""
         key = id(parameter)
         if key not in self.weights and self.versions.get(key, -1) == version(parameter):
-            self.weights[key] = norm(parameter.detach())
+            self.weights[key] = measured(parameter)
         return self.weights.get(key)
 
 
@@ -180,13 +181,13 @@ def _first_reached(one: BackwardPass) -> dict[Call, Any]:
 
 def _of_weights(step: Step, one: BackwardPass, own: list[Any]) -> tuple[Any, Any]:
     """Norms of the gradient of all parameters together, as far as it came, and of the parameters."""
-    gradients = weights = None
-    known = [step.weight(parameter) for parameter in own]
-    for parameter, value in zip(own, known, strict=True):
-        weights = weights if value is None else together(weights, value)
-        if id(parameter) in one.weights:
-            gradients = together(gradients, one.weights[id(parameter)])
-    return gradients, (None if None in known else weights)
+    came = [one.weights[id(parameter)] for parameter in own if id(parameter) in one.weights]
+    return _all_together(came), _all_together([step.weight(parameter) for parameter in own])
+
+
+def _all_together(norms: list[Any]) -> Any:
+    """Norm of all; None where there are none, or one of them is not known."""
+    return None if any(one is None for one in norms) else functools.reduce(together, norms, None)
 
 
 def _ordered(
