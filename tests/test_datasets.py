@@ -278,6 +278,12 @@ def test_a_missing_file_and_a_folder(tmp_path):
         datasets.load(tmp_path / "folder.csv")
 
 
+def test_one_long_label_does_not_widen_a_million_others(table):
+    path = table("t.csv", "a,b\n" + "1,p\n" * 200_000 + f"2,{'q' * 150}\n")
+    with pytest.raises(DataError, match=r"^t\.csv: target 'b', line 200002: expected a label or a value, got 150 char"):
+        datasets.load(path, "b")
+
+
 def test_a_line_without_end_is_not_read(table, monkeypatch):
     path = table("t.csv", "a,b\n1,2\n" + "3," * 1000)
     monkeypatch.setattr(readers, "_LONGEST_LINE", 1000)

@@ -189,6 +189,21 @@ def test_what_compresses_too_well_is_stored(tmp_path, monkeypatch):
     assert (tmp_path / "u").stat().st_size < 0.85 * held
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("log2_delta", 1e300), ("weight_gain", -1e30), ("saturated", 1.5), ("dead_units", -0.1)]
+)
+def test_values_that_a_figure_cannot_have(tmp_path, name, value):
+    trace = a_stack()
+    trace.save(tmp_path / "t")
+    figure = np.full_like(getattr(trace, name), value)
+    rewritten(tmp_path / "t", {**members(tmp_path / "t"), f"{name}.npy": npy(figure)})
+    with pytest.raises(ValueError, match=REFUSED + f"{name}: expected values that it can have"):
+        gt.load_trace(tmp_path / "t")
+    figure[...] = np.nan  # a sample that a NaN weight reaches
+    rewritten(tmp_path / "t", {**members(tmp_path / "t"), f"{name}.npy": npy(figure)})
+    assert np.isnan(getattr(gt.load_trace(tmp_path / "t"), name)).all()
+
+
 def test_no_device_is_read():
     with pytest.raises(ValueError, match="got '/dev/zero': expected a regular file, got a device"):
         gt.load_trace("/dev/zero")

@@ -365,9 +365,8 @@ def _saturation(trace: StackTrace) -> Finding | None:
 
 def _bias_shift(trace: StackTrace) -> Finding | None:
     """Find hidden layers whose output is mostly one constant for all units and samples."""
-    squared = trace.activation_mean[:-1] ** 2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = squared / (squared + trace.activation_std[:-1] ** 2)
+    with np.errstate(all="ignore"):  # of the ratio, since squares of 1e200 overflow
+        share = 1.0 / (1.0 + (trace.activation_std[:-1] / trace.activation_mean[:-1]) ** 2)
     # A skip connection carries the samples' own part past the constant, which only adds up beside it.
     plain = np.array([scale is None for scale in trace.residual[:-1]], dtype=bool)
     layers = np.flatnonzero(plain & (share >= limit.BIAS_SHIFT))

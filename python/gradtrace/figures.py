@@ -49,6 +49,14 @@ class Figure:
         """Whether it is the log2 of a norm, or a change of one."""
         return self.name.startswith("log2") or self.name.endswith("gain")
 
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a share of something, 0 to 1."""
+        return self.name in _SHARES
+
+
+_SHARES = {"saturated", "gate_saturated", "derivative_mean", "dead_units", "dead_by_bias", "dead_samples"}
+
 
 def _rows(axes: str, names: str, scaled: bool = False, cells: str = "lstm gru rnn") -> tuple[Figure, ...]:
     return tuple(Figure(name, tuple(axes.split()), scaled, cells) for name in names.split())

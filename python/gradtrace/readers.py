@@ -27,7 +27,8 @@ _SHOWN_NAMES = 8
 # Booleans, numbers and text; the others, dates among them, are named where they are asked for.
 _KINDS = "biufcSU"
 # An array of text is as wide as its longest cell, for every row.
-_LONGEST_CELL = 200
+_LONGEST_NUMBER, _LONGEST_LABEL = 40, 200
+_WIDE_LABELS = 1 << 24
 # In characters: a file may be one line, of holes for instance.
 _LONGEST_LINE = 1 << 25
 
@@ -217,7 +218,7 @@ def _float(cell: str) -> float | None:
 
 
 def _number_cells(cells: Sequence[str], name: str, lines: Sequence[int], file: str) -> Array:
-    if max(map(len, cells), default=0) <= _LONGEST_CELL:
+    if max(map(len, cells), default=0) <= _LONGEST_NUMBER:
         try:
             values = np.array(cells, dtype=np.str_).astype(np.float64)
             if np.isfinite(values).all():
@@ -242,12 +243,13 @@ def _number_cells(cells: Sequence[str], name: str, lines: Sequence[int], file: s
 def _target_cells(cells: Sequence[str], name: str, lines: Sequence[int], file: str) -> Array:
     """Give integers if all cells are, else floats if all cells are, else text."""
     stripped = [cell.strip() for cell in cells]
+    known = sum(map(len, stripped))
     for cell, line in zip(stripped, lines, strict=True):
         if cell.lower() in _MISSING:
             raise DataError(
                 f"{file}: target {name!r}, line {line}: expected a value, got nothing; remove the row or fill it"
             )
-        if len(cell) > _LONGEST_CELL:
+        if len(cell) > _LONGEST_LABEL or len(cell) * len(cells) > max(_WIDE_LABELS, 50 * known):
             raise DataError(
                 f"{file}: target {name!r}, line {line}: expected a label or a value, got {len(cell)} characters; "
                 "name another column"

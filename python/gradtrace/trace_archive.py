@@ -203,10 +203,17 @@ def _figures(arrays: dict[str, Array], prefix: str, table: tuple[Figure, ...], t
         several = isinstance(shape, list)
         places = {f"{place}/{k}": own for k, own in enumerate(shape)} if several else {place: shape}
         each = [_taken(arrays, name, own, "float64") for name, own in places.items()]
-        if figure.in_bits and any(np.abs(array[np.isfinite(array)]).max(initial=0) > _MOST_BITS for array in each):
-            raise ValueError(f"{figure.name}: expected norms that an exponent can hold, got one beyond")
+        if not all(_within(array, figure) for array in each):
+            raise ValueError(f"{figure.name}: expected values that it can have, got one beyond")
         figures[figure.name] = each if several else each[0]
     return figures
+
+
+def _within(array: Array, figure: Figure) -> bool:
+    """Whether a figure's values, NaN and infinities of norms apart, are in the range that it has."""
+    if figure.is_share:
+        return bool(np.all((array >= 0) & (array <= 1.001) | np.isnan(array)))  # a mean may be rounded up
+    return not figure.in_bits or bool(np.abs(array[np.isfinite(array)]).max(initial=0) <= _MOST_BITS)
 
 
 def _lengths(arrays: dict[str, Array], prefix: str, trace: Any) -> Array:
