@@ -105,7 +105,7 @@ def _output(graph: Any, reader: Reader) -> tuple[Signal, list[str]]:
         if isinstance(value, Other):
             if value.refusal is not None:
                 raise value.refusal
-            ends += [name for name in value.operators if name not in ends]
+            ends += [name for name in dict.fromkeys(value.operators) if name not in (*ends, "Identity")]
         found += _behind(value)
     if not found:
         raise ValueError("expected an output that depends on the input, got constants")

@@ -70,6 +70,19 @@ def _linear_regressor(node: Any, values: list[Any], given: dict[str, Any]) -> Si
     return _linear(node_name(node), values[0], weight, bias)
 
 
+def _linear_classifier(node: Any, values: list[Any], given: dict[str, Any]) -> tuple[None, Signal | None]:
+    """Give label and scores; a softmax of the scores is an end."""
+    bias = np.array(given["intercepts"], dtype=np.float32)
+    weight = np.array(given["coefficients"], dtype=np.float32).reshape(len(bias), -1)
+    scores = _linear(node_name(node), values[0], weight, bias)
+    kind = given.get("post_transform", "NONE")
+    if kind == "LOGISTIC":
+        scores = _elementwise(node_name(node), "Sigmoid", [scores])
+    elif kind != "NONE":
+        raise RefusedError(node_name(node), f"a LinearClassifier with {kind[:20]} is not represented; export raw scores")
+    return None, scores
+
+
 def _linear(name: str, x: Signal, weight: Array, bias: Array | None) -> Signal:
     """Put ``weight @ x + bias`` behind a signal."""
     weight = checked_parameter(name, weight)
@@ -290,6 +303,7 @@ LAYERS: dict[str, Callable[[Any, list[Any], dict[str, Any]], Any]] = {
     "MatMul": _matmul,
     "Gemm": _gemm,
     "LinearRegressor": _linear_regressor,
+    "LinearClassifier": _linear_classifier,
     "Gelu": _gelu,
     "Clip": _clip,
     "LayerNormalization": _layer_normalization,

@@ -126,7 +126,7 @@ def _stack(layers: Sequence[_Layer], base: Signal, notes: _Notes) -> Stack:
     incoming: Affine = (None, None)
     if base.expression.affine:
         incoming = _pair(base.expression.scale, base.expression.shift)
-        if incoming != (None, None):
+        if _there(incoming):
             notes.add("a scale in front is part of the first layer's weights")
     dtype = next((layer.weight.dtype for layer in layers if layer.weight is not None), np.dtype(np.float32))
     units = 0
@@ -137,7 +137,7 @@ def _stack(layers: Sequence[_Layer], base: Signal, notes: _Notes) -> Stack:
             notes.add(f"layer {layer.name!r} has weights of 1: it passes units to a normalisation or activation")
         incoming = _add(builder, layer, *_behind(weight, bias, incoming), notes)
         units = len(weight)
-    if incoming != (None, None):
+    if _there(incoming):
         notes.add("a scale behind the last activation is a diagonal layer of its own")
         weight = _passing("output", units, dtype)
         builder.linear("output", *_behind(weight, None, incoming))
@@ -146,6 +146,10 @@ def _stack(layers: Sequence[_Layer], base: Signal, notes: _Notes) -> Stack:
 
 def _pair(scale: Any, shift: Any) -> Affine:
     return (None if np.all(scale == 1) else np.asarray(scale)), (None if np.all(shift == 0) else np.asarray(shift))
+
+
+def _there(pair: Affine) -> bool:
+    return pair[0] is not None or pair[1] is not None
 
 
 def _passing(name: str, units: int, dtype: np.dtype[Any]) -> Array:
@@ -226,8 +230,8 @@ def _recurrent(layers: Sequence[_Layer], base: Signal, notes: _Notes) -> Recurre
     incoming = _pair(first.input.expression.scale, first.input.expression.shift)
     if isinstance(wires[1], Embedding):
         table = wires[1].table
-        carried["embedding"] = table if incoming == (None, None) else _behind_table(table, incoming)
-    elif incoming != (None, None):
+        carried["embedding"] = _behind_table(table, incoming) if _there(incoming) else table
+    elif _there(incoming):
         notes.add("a scale in front is part of the first layer's weights")
         for at in range(first.directions):
             weight, bias = arrays["weight_ih"][at], arrays["bias_ih"][at]

@@ -28,7 +28,7 @@ Array = npt.NDArray[Any]
 # What turns a network's outputs into a loss, a label or a probability: it is left out where a network ends.
 _ENDS = {
     "Softmax", "LogSoftmax", "Hardmax", "ArgMax", "ArgMin", "TopK", "ZipMap", "Normalizer", "LabelEncoder", "Binarizer",
-    "Cast", "Concat",
+    "Cast", "Concat", "LinearClassifier",
 }  # fmt: skip
 _BEHIND_ENDS = _ENDS | {
     "ArrayFeatureExtractor", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Gather", "Transpose", "Sub",
@@ -155,7 +155,8 @@ class Reader:
         else:
             raise RefusedError(node_name(node), f"a {kind} cannot be represented")
         if isinstance(made, tuple):
-            return made
+            end = made[-1] if isinstance(made[-1], Signal) else values[0]  # None stands for a label
+            return tuple(value if value is not None else self._others(node, [end], None)[0] for value in made)
         return (made,) if made is not None else self._others(node, values, None)
 
     def _given(self, node: Any) -> dict[str, Any]:
@@ -199,7 +200,8 @@ class Reader:
                 source, refusal = source or value.source, value.refusal or refusal
             for signal in _signals(value):
                 roots.add(chain(signal)[0])
-                source = source or signal
+                # of 1 - p beside p, p
+                source = signal if source is None or signal.expression.nodes < source.expression.nodes else source
         first = not any(isinstance(value, Other) for value in values)
         if refusal is None and node.op_type not in (_ENDS if first else _BEHIND_ENDS):
             ends = operators[0] if operators else node.op_type
