@@ -57,6 +57,7 @@ TABLE = {
     ("precision high", "of the sum of magnitudes"): (None, 2.0**-17, "three products of parts of 8 bits"),
     ("precision high", "log2"): (2e-4, None, "bits, float32 traces of a few layers; 2^-17 a product"),
     ("precision high", "cut off"): (1e-4, None, "relative; two parts of 8 bits that are cut off, not rounded: 2^-14"),
+    ("exported", "outputs"): (1e-5, 1e-5, "of the largest output; files and their sources are float32"),
     ("precision highest", "cut off"): (1e-6, None, "relative; three parts hold a float32 whole"),
     ("precision highest", "log2"): (1e-5, None, "bits, float32 traces of a few layers"),
     ("oracle", "derivative"): (1e-12, None, "relative; the complex step has no cancellation, a few roundings remain"),
