@@ -34,8 +34,8 @@ class Case:
         A pattern of the reason; "" where the file must load.
     options : dict
         Of the older exporter.
-    newer : bool
-        Whether it goes through the newer exporter too.
+    newer, older : bool
+        Which exporters it goes through.
     """
 
     name: str
@@ -47,11 +47,20 @@ class Case:
     refused: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     newer: bool = True
+    older: bool = True
 
 
 def torch_cases() -> list[Case]:
     """Give all cases, names unique."""
-    found = [*_activations(), *_ends_and_starts(), *_normalised(), *_opsets(), *_cells(), *_models(), *_refused_models()]
+    found = [
+        *_activations(),
+        *_ends_and_starts(),
+        *_normalised(),
+        *_opsets(),
+        *_cells(),
+        *_models(),
+        *_refused_models(),
+    ]
     assert len({case.name for case in found}) == len(found)
     return found
 
@@ -61,7 +70,8 @@ def torch_cases() -> list[Case]:
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "silu": nn.SiLU, "gelu": nn.GELU, "elu": nn.ELU,
     "elu05": lambda: nn.ELU(0.5), "selu": nn.SELU, "celu": lambda: nn.CELU(0.7), "leaky": nn.LeakyReLU,
-    "leaky03": lambda: nn.LeakyReLU(0.3), "prelu": nn.PReLU, "softplus": nn.Softplus, "softplus2": lambda: nn.Softplus(2.0),
+    "leaky03": lambda: nn.LeakyReLU(0.3), "prelu": nn.PReLU, "softplus": nn.Softplus,
+    "softplus2": lambda: nn.Softplus(2.0),
     "hardtanh": nn.Hardtanh, "hardtanh2": lambda: nn.Hardtanh(-2, 2),
 }  # fmt: skip
 _NOT_OURS: dict[str, Callable[[], nn.Module]] = {
@@ -122,13 +132,19 @@ def _ends_and_starts() -> Iterator[Case]:
     yield Case("start-standardised", inside(lambda x: (x - mean) / scale), (4, 5))
     yield Case("start-cast", inside(lambda x: x.double().float()), (4, 5))
     yield Case("start-flatten", lambda: nn.Sequential(nn.Flatten(), _mlp(nn.ReLU(), first=12)), (4, 3, 2, 2))
-    yield Case("start-view", lambda: nn.Sequential(_Function(lambda x: x.view(x.shape[0], -1)), _mlp(nn.ReLU(), first=12)), (4, 1, 3, 4))
+    yield Case(
+        "start-view",
+        lambda: nn.Sequential(_Function(lambda x: x.view(x.shape[0], -1)), _mlp(nn.ReLU(), first=12)),
+        (4, 1, 3, 4),
+    )
     yield Case("dropout", lambda: _mlp(nn.ReLU(), nn.Dropout(0.5), nn.Identity()), (4, 5))
     yield Case("rank-3", lambda: _mlp(nn.Tanh()), (4, 7, 5))
     yield Case("one-sample", lambda: _mlp(nn.Tanh()), (1, 5))
     yield Case("one-unit", lambda: nn.Sequential(nn.Linear(1, 1), nn.Tanh(), nn.Linear(1, 1)), (4, 1))
     yield Case("double", lambda: _mlp(nn.GELU()).double(), (4, 5))
-    yield Case("open-batch", lambda: _mlp(nn.GELU()), (4, 5), options={"dynamic_axes": {"x": {0: "batch"}}}, newer=False)
+    yield Case(
+        "open-batch", lambda: _mlp(nn.GELU()), (4, 5), options={"dynamic_axes": {"x": {0: "batch"}}}, newer=False
+    )
 
 
 def _normalised() -> Iterator[Case]:
@@ -147,14 +163,18 @@ def _normalised() -> Iterator[Case]:
     for when, options in (("chain", old), ("op", new)):
         yield case(f"layernorm-{when}", lambda: nn.LayerNorm(6), nn.ReLU, options=options)
         yield case(f"layernorm-keras-epsilon-{when}", lambda: nn.LayerNorm(6, eps=1e-3), nn.GELU, options=options)
-        yield case(f"layernorm-plain-{when}", lambda: nn.LayerNorm(6, elementwise_affine=False), nn.Tanh, options=options)
+        yield case(
+            f"layernorm-plain-{when}", lambda: nn.LayerNorm(6, elementwise_affine=False), nn.Tanh, options=options
+        )
         yield case(f"layernorm-behind-{when}", nn.ReLU, lambda: nn.LayerNorm(6), options=options)
         yield case(f"layernorm-alone-{when}", lambda: nn.LayerNorm(6), options=options, newer=False)
     yield case("batchnorm", lambda: nn.BatchNorm1d(6), nn.ReLU)
     yield case("batchnorm-behind", nn.ReLU, lambda: nn.BatchNorm1d(6))
     yield case("batchnorm-plain", lambda: nn.BatchNorm1d(6, affine=False), nn.Tanh)
     yield case("groupnorm", lambda: nn.GroupNorm(2, 6), nn.ReLU, refused=".")
-    yield case("rmsnorm", lambda: nn.RMSNorm(6), nn.ReLU, refused="not layer normalisation|RMSNormalization")
+    yield case(
+        "rmsnorm", lambda: nn.RMSNorm(6), nn.ReLU, refused="not layer normalisation|RMSNormalization", older=False
+    )
 
 
 def _opsets() -> Iterator[Case]:
@@ -194,14 +214,28 @@ def _cells() -> Iterator[Case]:
     for cell in ("LSTM", "GRU", "RNN"):
         for kind, options in _KINDS.items():
             unrolled = "step" if cell == "RNN" else ""
-            yield Case(f"{cell}-{kind}", lambda cell=cell, options=options: _Outputs(cell, **options), (7, 2, 4), "all", newer=not unrolled)
-        yield Case(f"{cell}-states", lambda cell=cell: _Outputs(cell, only=False, num_layers=2), (7, 2, 4), "all", newer=cell != "RNN")
+            yield Case(
+                f"{cell}-{kind}",
+                lambda cell=cell, options=options: _Outputs(cell, **options),
+                (7, 2, 4),
+                "all",
+                newer=not unrolled,
+            )
+        yield Case(
+            f"{cell}-states",
+            lambda cell=cell: _Outputs(cell, only=False, num_layers=2),
+            (7, 2, 4),
+            "all",
+            newer=cell != "RNN",
+        )
         yield Case(
             f"{cell}-open", lambda cell=cell: _Outputs(cell, num_layers=2), (7, 2, 4), "all",
             options={"dynamic_axes": {"x": {0: "steps", 1: "batch"}}}, newer=False,
         )  # fmt: skip
     yield Case("RNN-relu", lambda: _Outputs("RNN", nonlinearity="relu"), (7, 2, 4), "all", newer=False)
-    yield Case("RNN-relu-layers", lambda: _Outputs("RNN", nonlinearity="relu", num_layers=2), (7, 2, 4), "all", newer=False)
+    yield Case(
+        "RNN-relu-layers", lambda: _Outputs("RNN", nonlinearity="relu", num_layers=2), (7, 2, 4), "all", newer=False
+    )
 
 
 class _Model(nn.Module):
@@ -244,7 +278,8 @@ def _models() -> Iterator[Case]:
             place, tokens = "all" if taken == "all" else "last", 9 * (taken in ("last", "state", "all"))
             shape = (2, 7) if tokens else (2, 7, 4)
             yield Case(
-                f"{cell}-head-{taken}", lambda cell=cell, taken=taken, tokens=tokens: _Model(cell, taken, tokens=tokens),
+                f"{cell}-head-{taken}",
+                lambda cell=cell, taken=taken, tokens=tokens: _Model(cell, taken, tokens=tokens),
                 shape, place, tokens=tokens, newer=cell != "RNN",
             )  # fmt: skip
         for taken in both:
@@ -257,7 +292,8 @@ def _models() -> Iterator[Case]:
             (7, 2, 4), "last", newer=cell == "LSTM",
         )  # fmt: skip
         yield Case(
-            f"{cell}-layers-states-head", lambda cell=cell: _Model(cell, "both-states", num_layers=2, bidirectional=True),
+            f"{cell}-layers-states-head",
+            lambda cell=cell: _Model(cell, "both-states", num_layers=2, bidirectional=True),
             (2, 7, 4), "last", newer=cell == "GRU",
         )  # fmt: skip
     yield Case("head-behind-relu", lambda: _Model("LSTM", "last", nn.ReLU()), (2, 7, 4), "last")
@@ -272,5 +308,5 @@ def _models() -> Iterator[Case]:
 def _refused_models() -> Iterator[Case]:
     yield Case("head-mean", lambda: _Model("LSTM", "mean"), (2, 7, 4), "last", refused="over samples or steps")
     attention = lambda: nn.TransformerEncoderLayer(4, 1, 8, batch_first=True)  # noqa: E731
-    yield Case("attention", attention, (2, 3, 4), refused=".", newer=False)
+    yield Case("attention", attention, (2, 3, 4), refused=".", older=False)
     yield Case("convolution", lambda: nn.Sequential(nn.Conv1d(3, 2, 2), nn.ReLU()), (2, 3, 4), refused="a Conv cannot")

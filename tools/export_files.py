@@ -51,9 +51,13 @@ class Archive:
         if ARCHIVE.exists():
             with zipfile.ZipFile(ARCHIVE) as old:
                 manifest = json.loads(old.read("manifest.json"))
-                kept = {one: old.read(one) for one in old.namelist() if not one.startswith((self.part + "/", "manifest"))}
+                kept = {
+                    one: old.read(one) for one in old.namelist() if not one.startswith((self.part + "/", "manifest"))
+                }
         manifest["versions"][self.part] = self.versions
-        manifest["cases"] = [one for one in manifest["cases"] if not one["name"].startswith(self.part + "/")] + self.cases
+        manifest["cases"] = [
+            one for one in manifest["cases"] if not one["name"].startswith(self.part + "/")
+        ] + self.cases
         kept |= self.files | {"manifest.json": json.dumps(manifest, indent=0, sort_keys=True).encode()}
         with zipfile.ZipFile(ARCHIVE, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
             for one in sorted(kept):
@@ -128,7 +132,12 @@ def sklearn_files():
         out = model.predict_proba(given) if hasattr(model, "predict_proba") else model.predict(given).reshape(6, -1)
         archive.add(name, to_onnx(model, x[:1], **options), out, given.shape, end=end)
 
-    scalers = [preprocessing.StandardScaler(), preprocessing.MinMaxScaler(), preprocessing.MaxAbsScaler(), preprocessing.RobustScaler()]
+    scalers = [
+        preprocessing.StandardScaler(),
+        preprocessing.MinMaxScaler(),
+        preprocessing.MaxAbsScaler(),
+        preprocessing.RobustScaler(),
+    ]
     for name in ("relu", "tanh", "logistic", "identity"):
         add(f"regressor-{name}", MLPRegressor(activation=name, **small), values)
         add(f"classifier-{name}", MLPClassifier(activation=name, **small), three, "softmax")
@@ -174,8 +183,22 @@ def keras_models(keras):
     yield "layernorm", mlp(layers.Dense(6), layers.LayerNormalization(), layers.ReLU()), (5,), "", "", ""
     yield "layernorm-behind", mlp(layers.Dense(6, "relu"), layers.LayerNormalization()), (5,), "", "", ""
     yield "batchnorm", mlp(layers.Dense(6), layers.BatchNormalization(), layers.ReLU()), (5,), "", "", ""
-    yield "batchnorm-behind", mlp(layers.Dense(6, "relu"), layers.BatchNormalization(), layers.Dropout(0.5)), (5,), "", "", ""
-    yield "flatten", mlp(layers.Rescaling(1 / 255.0), layers.Flatten(), layers.Dense(6, "relu"), shape=(3, 4, 1)), (3, 4, 1), "", "", ""
+    yield (
+        "batchnorm-behind",
+        mlp(layers.Dense(6, "relu"), layers.BatchNormalization(), layers.Dropout(0.5)),
+        (5,),
+        "",
+        "",
+        "",
+    )
+    yield (
+        "flatten",
+        mlp(layers.Rescaling(1 / 255.0), layers.Flatten(), layers.Dense(6, "relu"), shape=(3, 4, 1)),
+        (3, 4, 1),
+        "",
+        "",
+        "",
+    )
     known = layers.Normalization(mean=np.arange(5.0), variance=np.arange(5.0) + 1)
     yield "normalization", mlp(known, layers.Dense(6, "tanh")), (5,), "", "", ""
     yield "rank-3", mlp(layers.Dense(6, "tanh"), shape=(7, 5)), (7, 5), "", "", ""
@@ -184,17 +207,24 @@ def keras_models(keras):
 def keras_recurrent(keras):
     """Give recurrent models, of which TensorFlow's exporter makes LSTM, GRU and RNN nodes."""
     layers, sequential = keras.layers, keras.Sequential
-    for kind in ("LSTM", "GRU", "SimpleRNN"):
-        cell = getattr(layers, kind)
-        name = kind.lower()
-        yield f"{name}-head", sequential([layers.Input((7, 4)), cell(5), layers.Dense(3)]), (7, 4), "", "last", ""
-        yield f"{name}-all", sequential([layers.Input((7, 4)), cell(5, return_sequences=True)]), (7, 4), "", "all", ""
-        stacked = [layers.Input((7, 4)), cell(6, return_sequences=True), cell(5), layers.Dense(3, "softmax")]
+    for kind in ("GRU", "SimpleRNN"):  # of Keras 3, tf2onnx makes LSTM nodes only
+        loop = [layers.Input((7, 4)), getattr(layers, kind)(5), layers.Dense(3)]
+        yield f"{kind.lower()}-loop", sequential(loop), (7, 4), "", "last", "that holds a graph"
+    for units in (5, 6):
+        cell, name = layers.LSTM, f"lstm-{units}"
+        yield f"{name}-head", sequential([layers.Input((7, 4)), cell(units), layers.Dense(3)]), (7, 4), "", "last", ""
+        yield (
+            f"{name}-all",
+            sequential([layers.Input((7, 4)), cell(units, return_sequences=True)]),
+            (7, 4),
+            "",
+            "all",
+            "",
+        )
+        stacked = [layers.Input((7, 4)), cell(6, return_sequences=True), cell(units), layers.Dense(3, "softmax")]
         yield f"{name}-stacked", sequential(stacked), (7, 4), "softmax", "last", ""
-        both = [layers.Input((7, 4)), layers.Bidirectional(cell(5)), layers.Dense(3)]
+        both = [layers.Input((7, 4)), layers.Bidirectional(cell(units)), layers.Dense(3)]
         yield f"{name}-both", sequential(both), (7, 4), "", "last", ""
-    other = [layers.Input((7, 4)), layers.GRU(5, reset_after=False), layers.Dense(3)]
-    yield "gru-other", sequential(other), (7, 4), "", "last", "linear_before_reset=0"
 
 
 def randomised(model):
@@ -203,7 +233,7 @@ def randomised(model):
     for variable in model.variables:
         if "seed" in variable.name or "count" in variable.name:
             continue
-        value = np.asarray(variable.value)
+        value = variable.numpy() if hasattr(variable, "numpy") else np.asarray(variable.value.detach())
         if variable.name.endswith(("variance", "gamma")):
             variable.assign(r.uniform(0.5, 1.5, value.shape))
         elif variable.name.endswith(("bias", "beta", "mean")):
@@ -242,14 +272,24 @@ def tensorflow_files():
 
     archive = Archive("tensorflow", versions("tensorflow-cpu", "keras", "tf2onnx", "onnx"))
     for name, model, shape, end, place, refused in [*keras_models(keras), *keras_recurrent(keras)]:
+        if name in ("gelu", "normalization"):  # exact gelu has no operator there, constants become inputs
+            continue
         x = data(f"tensorflow/{name}", (2, *shape))
         y = np.asarray(randomised(model).predict(x, verbose=0))
-        function = tensorflow.function(lambda x, model=model: model(x), input_signature=[tensorflow.TensorSpec((None, *shape), "float32")])
-        made, _ = tf2onnx.convert.from_function(function, input_signature=function.input_signature, opset=15)
+        function = tensorflow.function(
+            lambda x, model=model: model(x), input_signature=[tensorflow.TensorSpec((None, *shape), "float32")]
+        )
+        try:
+            made, _ = tf2onnx.convert.from_function(function, input_signature=function.input_signature, opset=15)
+        except Exception as error:  # what this version of tf2onnx does not export is no case
+            print(name, type(error).__name__, str(error)[:100])
+            continue
         archive.add(name, made, y, x.shape, end=end, place=place, refused=refused)
     archive.write()
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    {"torch": torch_files, "sklearn": sklearn_files, "keras": keras_files, "tensorflow": tensorflow_files}[sys.argv[1]]()
+    {"torch": torch_files, "sklearn": sklearn_files, "keras": keras_files, "tensorflow": tensorflow_files}[
+        sys.argv[1]
+    ]()

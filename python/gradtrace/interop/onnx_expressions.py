@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from gradtrace.stack import Stack
 
-__all__ = ["OPERATORS", "Expression", "Pieces", "decompose", "normalisation", "short"]
+__all__ = ["OPERATORS", "Expression", "Pieces", "combined", "decompose", "leaves"]
 
 Array = npt.NDArray[Any]
 
@@ -110,8 +110,9 @@ class Expression:
         self.nodes = 1 + sum(part.nodes for part in parts)
         reduces = operator.startswith("Reduce")
         self.coupled = reduces or any(part.coupled for part in parts)
-        self.reduced = reduces or (bool(parts) and all(part.reduced for part in parts))
         constants = [*(part for part in arguments if not isinstance(part, Expression)), *(affine or ())]
+        spread = any(np.ndim(part) > 0 for part in constants)
+        self.reduced = reduces or (bool(parts) and all(part.reduced for part in parts) and not spread)
         self.wide = any(part.wide for part in parts) or any(np.ndim(part) > 0 for part in constants)
         if self.nodes > _MOST_NODES:
             raise ValueError(f"a function of more than {_MOST_NODES} operators is not represented")
@@ -131,20 +132,22 @@ class Expression:
         """Whether it is the units as they are."""
         return self.scale is not None and bool(np.all(self.scale == 1)) and bool(np.all(self.shift == 0))
 
-    def value(self, units: Array) -> Array:
+    def value(self, units: Array, inner: Expression | None = None) -> Array:
         """Compute it in float64.
 
         Parameters
         ----------
         units : ndarray
             (rows, units), or (rows, 1) where all units are treated alike.
+        inner : Expression, optional
+            A part of it that has these values, instead of the units.
 
         Returns
         -------
         ndarray
             The same shape, or (rows, 1) where it is one value a row.
         """
-        known: dict[int, Array] = {}
+        known: dict[int, Array] = {} if inner is None else {id(inner): units}
         with np.errstate(all="ignore"):
             return np.asarray(_value(self, units, known))
 
@@ -217,7 +220,7 @@ def decompose(expression: Expression) -> Pieces:
         return Pieces(*_named(expression.scale, expression.shift))
     if expression.coupled:
         raise ValueError("a function of several units of a row that is not layer normalisation cannot be represented")
-    forms = _leaves(expression)
+    forms = leaves(expression)
     values = [expression.value(_units(form, expression.wide)) for form in forms]
     for free in (False, True):
         for form, value in zip(forms, values, strict=True):
@@ -233,7 +236,7 @@ def _named(scale: Any, shift: Any) -> tuple[Array | None, Array | None]:
     return (None if one else np.asarray(scale)), (None if none else np.asarray(shift))
 
 
-def _leaves(expression: Expression) -> list[tuple[Any, Any]]:
+def leaves(expression: Expression) -> list[tuple[Any, Any]]:
     """Give the affine functions of the units that an expression is made of, at most eight, each once."""
     found: list[tuple[Any, Any]] = []
     seen: set[int] = set()
@@ -326,7 +329,7 @@ def _with_parameter(value: Array, free: bool) -> tuple[str, Any, Any] | None:
         one = float(parameter.reshape(-1)[0])
         if not np.all(np.abs(parameter - one) <= 1e-6 * (1 + abs(one))) or not 1e-20 <= abs(one) <= 1e20:
             continue
-        name = kind if abs(one - usual) < 1e-7 else f"{kind}:{short(one)}"
+        name = kind if abs(one - usual) < 1e-7 else f"{kind}:{_short(one)}"
         if _same(value, gain * _parameter_values(kind, one) + offset):
             return name, gain, offset
     return None
@@ -337,7 +340,7 @@ def _parameter_values(kind: str, one: float) -> Array:
     return np.asarray(OPERATORS["LeakyRelu" if kind == "leaky_relu" else "Elu"](x, one))
 
 
-def short(value: float) -> str:
+def _short(value: float) -> str:
     """Give a number as float32 shows it, where that is the number: 0.3, not 0.30000001192092896."""
     text = str(np.float32(value))
     return text if abs(float(text) - value) <= 1e-7 * abs(value) else repr(float(value))
@@ -350,52 +353,3 @@ def _nearest(value: Array) -> str:
     name = min(off, key=lambda one: off[one])
     form = ": the tanh form of gelu is another function" if _same(value, OPERATORS["GeluTanh"](_GRID[:, None])) else ""
     return f"no activation of gradtrace; the nearest, {name}, is off by up to {off[name]:.2g}{form}"
-
-
-# Layer normalisation --------------------------------------------------------------------------------------------------
-
-
-def normalisation(expression: Expression) -> tuple[Any, Any, Any, Any, float] | None:
-    """Recognise layer normalisation, however it is spelled.
-
-    Returns
-    -------
-    tuple or None
-        scale and shift of the units in front, weight, bias, epsilon.
-    """
-    units = expression.wire.units
-    if not expression.coupled or expression.reduced or units < 2 or units > 1 << 20:
-        return None
-    scale, shift = _leaves(expression)[0]
-    first = np.random.default_rng(0).standard_normal(units)
-    second = np.roll(first, 1)
-    small = 3e-3
-    centred = np.stack([first, second]) - first.mean()
-    rows = np.concatenate([centred, -centred, small * centred, -small * centred])
-    value = expression.value((rows - shift) / scale)
-    if value.shape != rows.shape or not np.isfinite(value).all():
-        return None
-    bias = (value[0] + value[2]) / 2
-    whole, part = (value[:2] - value[2:4]) / 2, (value[4:6] - value[6:]) / 2
-    variance = float(np.mean(centred[0] ** 2))
-    at = int(np.argmax(np.abs(whole[0])))
-    ratio = (part[0, at] / whole[0, at]) ** 2 if whole[0, at] else 0.0
-    if not small**2 < ratio * (1 - 1e-9):
-        return None
-    epsilon = small**2 * variance * (1 - ratio) / (ratio - small**2)
-    better = np.argmax(np.abs(centred), axis=0)
-    pick = (better, np.arange(units))
-    weight = whole[pick] * math.sqrt(variance + epsilon) / centred[pick]
-    if not _is_normalisation(expression, (scale, shift), weight, bias, epsilon):
-        return None
-    return scale, shift, weight, bias, epsilon
-
-
-def _is_normalisation(expression: Expression, form: Any, weight: Array, bias: Array, epsilon: float) -> bool:
-    """Compare on other rows, far from centred and of several sizes."""
-    generator = np.random.default_rng(1)
-    rows = generator.standard_normal((4, len(weight))) * [[0.02], [1.0], [3.0], [0.1]] + [[0.5], [-3.0], [1.0], [0.0]]
-    value = expression.value((rows - form[1]) / form[0])
-    centred = rows - rows.mean(axis=1, keepdims=True)
-    wanted = weight * centred / np.sqrt(np.mean(centred**2, axis=1, keepdims=True) + epsilon) + bias
-    return bool(np.all(np.abs(value - wanted) <= 1e-6 * (1 + np.abs(weight) + np.abs(bias))))

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from gradtrace.interop.builder import RefusedError, checked_parameter
 from gradtrace.interop.onnx_constants import normal_axes
-from gradtrace.interop.onnx_expressions import Expression, combined, normalisation
+from gradtrace.interop.onnx_expressions import Expression, combined
+from gradtrace.interop.onnx_norms import normalisation
 from gradtrace.interop.onnx_signals import Axis, Signal, broadcast_axes
 from gradtrace.interop.onnx_tensors import node_name
 from gradtrace.interop.onnx_wires import Cells, Linear, NeedSizeError, Norm, Start, unit_atoms
@@ -71,7 +72,7 @@ def _linear_regressor(node: Any, values: list[Any], given: dict[str, Any]) -> Si
 
 
 def _linear_classifier(node: Any, values: list[Any], given: dict[str, Any]) -> tuple[None, Signal | None]:
-    """Give label and scores; a softmax of the scores is an end."""
+    """Give label and scores."""
     bias = np.array(given["intercepts"], dtype=np.float32)
     weight = np.array(given["coefficients"], dtype=np.float32).reshape(len(bias), -1)
     scores = _linear(node_name(node), values[0], weight, bias)
@@ -79,7 +80,9 @@ def _linear_classifier(node: Any, values: list[Any], given: dict[str, Any]) -> t
     if kind == "LOGISTIC":
         scores = _elementwise(node_name(node), "Sigmoid", [scores])
     elif kind != "NONE":
-        raise RefusedError(node_name(node), f"a LinearClassifier with {kind[:20]} is not represented; export raw scores")
+        raise RefusedError(
+            node_name(node), f"a LinearClassifier with {kind[:20]} is not represented; export raw scores"
+        )
     return None, scores
 
 
@@ -132,7 +135,7 @@ def _ask_size(x: Signal, size: int) -> None:
 
 def _unit_axis(signal: Signal) -> int | None:
     if signal.expression.reduced:
-        return None
+        return None if signal.removed is None else len(signal.axes) + signal.removed[0]
     return len(signal.axes) - 1 if isinstance(signal.wire, Start) else signal.unit_axis()
 
 
@@ -153,8 +156,12 @@ def _elementwise(name: str, operator: str, values: Sequence[Any]) -> Signal:
     arguments = tuple(
         value.expression if isinstance(value, Signal) else _along(first, value, axes, at) for value in values
     )
-    made = combined(operator, arguments)
-    return _normalised(name, Signal(axes, made, first.role, first.direction))
+    made, removed = combined(operator, arguments), first.removed
+    if all(signal.expression.reduced for signal in signals) and removed is not None and not made.reduced:
+        at = len(axes) + removed[0]
+        axes = (*axes[:at], removed[1], *axes[at + 1 :])  # one value a row, times one a unit
+    kept = removed if made.reduced else None
+    return _normalised(name, Signal(axes, made, first.role, first.direction, removed=kept))
 
 
 def _along(signal: Signal, constant: Array, axes: tuple[Axis, ...], at: int | None) -> Any:
@@ -180,9 +187,8 @@ def _normalised(name: str, signal: Signal) -> Signal:
     found = normalisation(signal.expression)
     if found is None:
         return signal
-    scale, shift, weight, bias, epsilon = found
-    inner = Signal(signal.axes, Expression(signal.wire, affine=(scale, shift)), signal.role, signal.direction)
-    return _norm(name, inner, weight, bias, epsilon)
+    inner, weight, bias, epsilon = found
+    return _norm(name, Signal(signal.axes, inner, signal.role, signal.direction), weight, bias, epsilon)
 
 
 def _norm(name: str, x: Signal, weight: Any, bias: Any, epsilon: float) -> Signal:
@@ -230,7 +236,8 @@ def _reduce(node: Any, values: list[Any], given: dict[str, Any]) -> Signal:
         raise RefusedError(name, f"a {node.op_type} over samples or steps cannot be represented")
     made = combined(node.op_type, (x.expression,))
     kept: tuple[Axis, ...] = ((),) if given.get("keepdims", 1) else ()
-    return Signal((*x.axes[:at], *kept, *x.axes[at + 1 :]), made, x.role, x.direction)
+    removed = (at - len(x.axes), x.axes[at]) if kept else None
+    return Signal((*x.axes[:at], *kept, *x.axes[at + 1 :]), made, x.role, x.direction, removed=removed)
 
 
 def _layer_normalization(node: Any, values: list[Any], given: dict[str, Any]) -> tuple[Signal]:

@@ -160,6 +160,16 @@ def _slice(node: Any, values: list[Any], given: dict[str, Any]) -> Any:
     return data
 
 
+def _split(node: Any, values: list[Any], given: dict[str, Any]) -> tuple[Any, ...]:
+    data, axis = _single(node, values[0]), normal_axes(given.get("axis", 0), len(values[0].axes))[0]
+    sizes = values[1] if len(values) > 1 and values[1] is not None else given.get("split")
+    count, size = len(node.output), data.shape[axis]
+    step = -(-size // count)
+    sizes = [min(step, size - at) for at in range(0, size, step)] if sizes is None else [int(one) for one in sizes]
+    ends = [int(one) for one in np.cumsum([0, *sizes])]
+    return tuple(_taken(node, data, axis, slice(*pair)) for pair in zip(ends[:-1], ends[1:], strict=True))
+
+
 def _whole(part: slice, size: int) -> bool:
     return range(*part.indices(size)) == range(size)
 
@@ -270,5 +280,6 @@ SHAPES = {
     "Expand": _expand,
     "Gather": _gather,
     "Slice": _slice,
+    "Split": _split,
     "Concat": _concat,
 }

@@ -49,6 +49,8 @@ class Signal:
         Of a bidirectional layer the one that it is, if not both.
     name : str
         Of the tensor.
+    removed : tuple or None
+        Of a mean over units: where their axis was, counted from the end, and that axis.
     """
 
     axes: tuple[Axis, ...]
@@ -56,6 +58,7 @@ class Signal:
     role: str = ""
     direction: int | None = None
     name: str = ""
+    removed: tuple[int, Axis] | None = None
 
     @property
     def wire(self) -> Any:
@@ -85,7 +88,7 @@ class Signal:
         places = list(reversed(range(len(self.axes)))) if order is None else normal_axes(order, len(self.axes))
         if sorted(places) != list(range(len(self.axes))):
             raise ValueError(f"expected an order of {len(self.axes)} axes, got {places[:8]}")
-        return replace(self, axes=tuple(self.axes[at] for at in places))
+        return replace(self, axes=tuple(self.axes[at] for at in places), removed=None)
 
     def squeezed(self, axes: Any) -> Signal:
         """Give it without axes of length 1."""
@@ -94,7 +97,7 @@ class Signal:
         )
         if any(self.shape[at] != 1 for at in places):
             raise ValueError(f"expected axes of length 1, got {[self.shape[at] for at in places][:8]}")
-        return replace(self, axes=tuple(axis for at, axis in enumerate(self.axes) if at not in places))
+        return replace(self, axes=tuple(axis for at, axis in enumerate(self.axes) if at not in places), removed=None)
 
     def unsqueezed(self, axes: Any) -> Signal:
         """Give it with further axes of length 1."""
@@ -102,7 +105,7 @@ class Signal:
         places = normal_axes(given, len(self.axes) + len(given))
         rest = iter(self.axes)
         made = tuple(() if at in places else next(rest) for at in range(len(self.axes) + len(given)))
-        return replace(self, axes=made)
+        return replace(self, axes=made, removed=None)
 
     def reshaped(self, wanted: Any, allowzero: bool = False) -> Signal:
         """Give it in another shape; ValueError where that cuts through a layer's units."""
@@ -114,7 +117,7 @@ class Signal:
             axes.append(_taken(atoms, size))
         if any(atom.size != 1 for atom in atoms):
             raise ValueError(f"{list(self.shape)} as {list(shape)} cuts through an axis")
-        return replace(self, axes=tuple(axes))
+        return replace(self, axes=tuple(axes), removed=None)
 
 
 def _taken(atoms: list[Atom], size: int) -> Axis:
