@@ -11,6 +11,7 @@ import numpy as np
 
 from gradtrace.diagnosis import Diagnosis
 from gradtrace.json_ready import json_ready
+from gradtrace.quiet import quiet
 from gradtrace.table import text_rows
 
 __all__ = ["Comparison", "compare"]
@@ -62,6 +63,7 @@ class Comparison:
         return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table><p>{notes}</p>"
 
 
+@quiet
 def compare(before: Any, after: Any) -> Comparison:
     """Set two traces side by side; `StackTrace.compare` documents it."""
     if type(after) is not type(before):

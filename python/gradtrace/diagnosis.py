@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ SEVERITIES = ("information", "warning", "critical")
 
 #: What a finding may be, and what it says in a few words.
 KINDS = {
+    "data": "the data leave nothing to follow",
     "vanishing": "the gradient vanishes",
     "exploding": "the gradient explodes",
     "saturation": "units are saturated",
@@ -30,6 +32,7 @@ KINDS = {
 }
 
 _WIDTH = 96
+_RUNS = 12  # of layers in a row that are written out
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Finding:
     cause : str
         Why, in a sentence.
     evidence : dict of float
-        The numbers behind it; units are in the names or in docs/diagnosis.md.
+        The numbers behind it, those that are any; units are in the names or in docs/diagnosis.md.
     layers : tuple of int
         Indices of the layers concerned; of a recurrent network on the axis K.
     steps : tuple of int or None
@@ -63,6 +66,10 @@ class Finding:
     steps: tuple[int, int] | None = None
     remedies: tuple[str, ...] = ()
     part: str = ""
+
+    def __post_init__(self) -> None:
+        numbers = {name: value for name, value in self.evidence.items() if not math.isnan(value)}
+        object.__setattr__(self, "evidence", numbers)
 
     @property
     def where(self) -> str:
@@ -170,14 +177,15 @@ def shown(value: float) -> str:
 
 
 def runs(indices: Sequence[int]) -> str:
-    """Write ``0-3, 7``."""
+    """Write ``0-3, 7``; of very many the first ones and how many there are."""
     parts: list[list[int]] = []
     for index in sorted(indices):
         if parts and parts[-1][-1] == index - 1:
-            parts[-1] = [parts[-1][0], index]
+            parts[-1][-1] = index
         else:
             parts.append([index, index])
-    return ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in parts)
+    texts = [f"{first}-{last}" if last > first else str(first) for first, last in parts[:_RUNS]]
+    return ", ".join([*texts, f"... ({len(indices):,} in all)"] if len(parts) > _RUNS else texts)
 
 
 def _html_row(finding: Finding) -> str:

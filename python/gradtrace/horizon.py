@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace.messages import shown
+from gradtrace.quiet import quiet
 
 if TYPE_CHECKING:
     from gradtrace.recurrent.trace import RecurrentTrace
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["gradient_horizon"]
 
 
+@quiet
 def gradient_horizon(trace: RecurrentTrace, share: float) -> npt.NDArray[np.int64]:
     """Give the smallest lag that holds a share of the squared gradient; `RecurrentTrace.horizon` documents it."""
     if isinstance(share, bool) or not isinstance(share, (int, float, np.floating, np.integer)):
@@ -28,14 +30,15 @@ def gradient_horizon(trace: RecurrentTrace, share: float) -> npt.NDArray[np.int6
         )
     log2 = 2.0 * trace.log2_dh
     if hasattr(trace, "log2_dc"):  # the state is h and c
-        with np.errstate(invalid="ignore"):  # NaN where weights are
-            log2 = np.logaddexp2(log2, 2.0 * trace.log2_dc)
+        log2 = np.logaddexp2(log2, 2.0 * trace.log2_dc)
     samples = np.arange(trace.samples)
     state = trace.lengths[None, :] - np.arange(trace.steps + 1)[:, None]
     by_lag = np.where(state >= 0, log2[:, np.maximum(state, 0), samples], -np.inf)  # (K, lag, B)
     largest = by_lag.max(axis=1, keepdims=True)
-    with np.errstate(invalid="ignore"):
-        squares = np.exp2(by_lag - np.where(np.isfinite(largest), largest, 0.0))
+    squares = np.exp2(by_lag - np.where(np.isfinite(largest), largest, 0.0))
     held = np.cumsum(squares, axis=1)
     reached = held >= share * held[:, -1:] * (1 - 1e-12)
-    return np.asarray(np.argmax(reached, axis=1), dtype=np.int64)
+    undefined = np.isnan(held[:, -1])
+    if undefined.all():
+        raise ValueError("share: expected a trace with numbers, got one whose gradients are all NaN")
+    return np.where(undefined, -1, np.argmax(reached, axis=1)).astype(np.int64)

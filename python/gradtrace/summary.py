@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace.json_ready import json_ready
+from gradtrace.quiet import quiet
 from gradtrace.table import median, power_of_ten
 from gradtrace.trace import StackTrace
 
@@ -87,6 +88,7 @@ class TraceSummary:
         return fields
 
 
+@quiet
 def summarise(trace: StackTrace) -> TraceSummary:
     """Boil a trace down.
 
@@ -125,6 +127,7 @@ def summarise(trace: StackTrace) -> TraceSummary:
     )
 
 
+@quiet
 def mean_over_samples(trace: StackTrace, name: str) -> Floats:
     """Mean of a per-sample figure over the samples that the gradient reaches.
 
@@ -150,6 +153,7 @@ def mean_over_samples(trace: StackTrace, name: str) -> Floats:
     return np.where(zero.any(axis=1), -np.inf, np.where(zero, 0.0, chosen).mean(axis=1))
 
 
+@quiet
 def layer_figures(trace: StackTrace) -> dict[str, Floats]:
     """Collect what the figures and the JSON show of every layer.
 

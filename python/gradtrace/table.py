@@ -9,10 +9,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradtrace.quiet import quiet
+
 if TYPE_CHECKING:
     from gradtrace.trace import StackTrace
 
-__all__ = ["html_rows", "html_table", "layer_rows", "median", "power_of_ten", "shown_layers", "text_rows", "text_table"]
+__all__ = [
+    "bits_of",
+    "factor",
+    "html_rows",
+    "html_table",
+    "layer_rows",
+    "median",
+    "middle",
+    "power_of_ten",
+    "shown_layers",
+    "text_rows",
+    "text_table",
+]
 
 _HEADER = ["layer", "units", "activation", "log2|dz|", "|dz|", "act. gain", "W gain", "log2|dW|", "saturated", "dead"]
 _WORDS = frozenset({2})  # columns of words
@@ -37,15 +51,39 @@ def power_of_ten(log2: float) -> str:
     return f"{digits:.1f}e{exponent:+03d}"
 
 
+def bits_of(value: float) -> str:
+    """Write a number of bits for a sentence: two decimals while it is small, three digits beyond."""
+    return f"{value:.2f}" if abs(value) < 1e4 else f"{value:.3g}"
+
+
+def factor(log2: float) -> str:
+    """Write 2**log2 for a sentence: three digits, and a power of ten where it is far from 1, also beyond any float.
+
+    Examples
+    --------
+    >>> factor(-1.0), factor(2.0), factor(-3324.0)
+    ('0.5', '4', '2.4e-1001')
+    """
+    return f"{2.0**log2:.3g}" if abs(log2) < 13 else power_of_ten(log2)
+
+
 def median(trace: StackTrace, name: str) -> np.ndarray:
     """Median over samples of a per-sample figure, shape (L,)."""
     values = getattr(trace, name)
     if trace.quantiles is not None:
         return np.asarray(values[:, trace.quantiles.index(0.5)])
-    ranked = np.sort(values, axis=1)  # -inf is an ordinary smallest value; NaN sorts last
-    middle = [ranked[:, (ranked.shape[1] - 1) // 2], ranked[:, ranked.shape[1] // 2]]
+    return middle(values)
+
+
+def middle(values: np.ndarray) -> np.ndarray:
+    """Median of every row, shape (L,); -inf is an ordinary smallest value, NaN the largest."""
+    if values.shape[1] == 1:
+        return np.asarray(values[:, 0])
+    low, high = (values.shape[1] - 1) // 2, values.shape[1] // 2
+    ranked = np.partition(values, (low, high), axis=1)
+    pair = ranked[:, low], ranked[:, high]
     with np.errstate(invalid="ignore"):
-        return np.where(middle[0] == middle[1], middle[0], 0.5 * (middle[0] + middle[1]))
+        return np.where(pair[0] == pair[1], pair[0], 0.5 * (pair[0] + pair[1]))
 
 
 def layer_rows(trace: StackTrace, layers: Iterable[int]) -> list[list[str]]:
@@ -92,6 +130,7 @@ def _notes(trace: StackTrace) -> list[str]:
     return notes
 
 
+@quiet
 def text_table(trace: StackTrace) -> str:
     """Write the table in plain text, every line under 100 characters."""
     return "\n".join([_title(trace), *text_rows(_rows(trace), _WORDS), *_notes(trace)])
@@ -122,6 +161,7 @@ def html_rows(rows: list[list[str]], words: Collection[int] = ()) -> str:
     return f"<thead><tr>{cells('th', rows[0])}</tr></thead><tbody>{body}</tbody>"
 
 
+@quiet
 def html_table(trace: StackTrace) -> str:
     """Write the table for a notebook."""
     notes = "<br>".join(html.escape(note) for note in _notes(trace))

@@ -176,7 +176,8 @@ class StackTrace(TraceFiles):
         dict of ndarray
             Shares of the layer's units, (L,) each, which add up to `dead_units`: ``"bias"``, on for some sample but for
             their bias; ``"layer_below"``, all of that is off; ``"forward_underflow"``, what reaches the layer is
-            exactly 0 though nothing is off; ``"weights"``, the incoming weights give no sample a positive sum.
+            exactly 0 though nothing is off; ``"inputs"``, because all inputs are 0; ``"weights"``, the incoming
+            weights give no sample a positive sum.
         """
         causes = [dead_causes(self, layer) for layer in range(self.depth)]
         return {name: np.array([of[name] for of in causes]) for name in causes[0]}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradtrace import export
 from gradtrace.comparison import Comparison, compare
+from gradtrace.quiet import quiet
 from gradtrace.trace_archive import save_trace
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class TraceFiles:
         return dataset
 
 
+@quiet
 def draw(room: str, figure: str, *arguments: Any) -> Axes:
     """Draw with a function of a module that needs matplotlib; ImportError that says what to install without it."""
     try:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace.messages import wrong_name
+from gradtrace.quiet import quiet
 
 __all__ = ["FORMATS", "Format", "Underflow", "lost_in"]
 
@@ -92,6 +93,7 @@ class Underflow:
         return text + "."
 
 
+@quiet
 def lost_in(name: str, log2_size: Floats, axis: str) -> Underflow:
     """Say what a format would have lost.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace import thresholds as limit
-from gradtrace.diagnose import diagnose_stack
+from gradtrace.diagnose import stack_findings
 from gradtrace.diagnosis import Diagnosis, Finding, ranked
+from gradtrace.quiet import quiet
 from gradtrace.recurrent.cells import CELLS
-from gradtrace.table import power_of_ten
+from gradtrace.recurrent.table import quantiles_of_rows
+from gradtrace.table import bits_of, factor, power_of_ten
 
 if TYPE_CHECKING:
     from gradtrace.recurrent.trace import RecurrentTrace
@@ -24,6 +25,7 @@ Floats = npt.NDArray[np.float64]
 Where = tuple[tuple[int, ...], tuple[int, int]]  # layers, and first and last state
 
 
+@quiet
 def diagnose_recurrent(trace: RecurrentTrace) -> Diagnosis:
     """Say what is wrong with a recurrent network, and why.
 
@@ -36,11 +38,10 @@ def diagnose_recurrent(trace: RecurrentTrace) -> Diagnosis:
     Diagnosis
         Worst finding first; those of a readout are marked.
     """
-    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
-        warnings.simplefilter("ignore", RuntimeWarning)  # medians over samples of which none is finite
-        found = [_forward_overflow(trace), *_over_time(trace), _saturation(trace), _subnormal(trace)]
-        if trace.readout is not None:
-            found += [replace(finding, part="readout") for finding in diagnose_stack(trace.readout)]
+    found = [*_data(trace), _forward_overflow(trace), *_over_time(trace), _saturation(trace), _subnormal(trace)]
+    if trace.readout is not None:
+        inputs = "states that the readout reads"
+        found += [replace(finding, part="readout") for finding in stack_findings(trace.readout, inputs)]
     subject = f"{trace.cell}, {trace.hidden_size} units, {trace.steps} steps, {trace.samples} samples"
     return Diagnosis(ranked([finding for finding in found if finding is not None]), subject)
 
@@ -54,20 +55,19 @@ def state_gradient(trace: RecurrentTrace) -> Floats:
 def _over_time(trace: RecurrentTrace) -> list[Finding | None]:
     """Follow every sample's gradient from its last step back: how far it falls and rises, in every layer."""
     lags = np.arange(1, trace.steps + 1)
-    allowed = limit.LOST_BITS + np.array([limit.width_allowance([min(trace.hidden_sizes)] * int(lag)) for lag in lags])
+    allowed = limit.LOST_BITS + limit.width_allowance([min(trace.hidden_sizes)]) * np.sqrt(lags)
     found: list[Finding | None] = []
     for rises, sign, change in ((False, -1.0, _fallen(trace)), (True, 1.0, _risen(trace))):
         enough = np.broadcast_to(allowed, (len(change), trace.steps))
         if not rises and CELLS[trace.cell].carry is not None:  # what the gates lose is no chance
             shut = lags / _memory(trace)[:, None] >= limit.LOST_BITS
             enough = np.where(shut, limit.LOST_BITS, enough)
-        with np.errstate(invalid="ignore"):
-            beyond = sign * change >= enough[:, :, None]  # (K, lag, B); NaN past a sample's end
+        beyond = sign * change >= enough[:, :, None]  # (K, lag, B); NaN past a sample's end
         share = beyond.any(axis=1).mean(axis=1)
         layers = np.flatnonzero(share >= limit.SAMPLES)
         if layers.size == 0:
             continue
-        farthest = np.nanmax(np.where(np.isnan(change), -np.inf, sign * change), axis=1)
+        farthest = np.max(np.where(np.isnan(change), -np.inf, sign * change), axis=1)
         bits = np.array([float(np.median(farthest[k][beyond[k].any(axis=0)])) for k in layers])
         worst = int(layers[np.argmax(bits)])
         found.append(_rising(trace, layers, worst, change) if rises else _falling(trace, layers, worst, change))
@@ -131,10 +131,16 @@ def _propagated(trace: RecurrentTrace) -> Floats:
     return np.cumsum(_by_lag(trace, np.concatenate([gains, none], axis=1))[:, 1:], axis=1)
 
 
+def _typical(values: Floats) -> Floats:
+    """Median over the samples that there are, along the last axis; NaN where there is none."""
+    rows = quantiles_of_rows(values.reshape(-1, values.shape[-1]), (0.5,))[0]
+    return np.asarray(rows.reshape(values.shape[:-1]))
+
+
 def _rate(change: Floats, layer: int, sign: float) -> tuple[float, int, float]:
     """Tell the median change where it is farthest, at which lag, and the bits a step up to there."""
-    typical = np.nanmedian(change[layer], axis=1)
-    lag = int(np.nanargmax(sign * np.where(np.isinf(typical), sign * 1e300, typical))) + 1
+    typical = _typical(change[layer])
+    lag = int(np.argmax(np.where(np.isnan(typical), -np.inf, sign * typical))) + 1
     return float(typical[lag - 1]), lag, float(typical[lag - 1]) / lag
 
 
@@ -148,15 +154,15 @@ def _falling(trace: RecurrentTrace, layers: npt.NDArray[np.intp], worst: int, ch
     cell = CELLS[trace.cell]
     if cell.carry is None:
         return _rnn_vanishing(trace, worst, evidence, severity, where)
-    gate, index = cell.carry, cell.gate(cell.carry)
-    half_life, mean = float(trace.forget_half_life[worst]), float(np.nanmean(trace.gate_mean[worst, :, index]))
-    evidence |= {"half_life": half_life, f"{gate}_gate": mean}
-    left = -lag / half_life
+    gate = cell.carry
+    half_life, mean = trace.forget_half_life[worst], _gate_mean(trace, worst, gate)
+    evidence |= {"half_life": float(half_life), f"{gate}_gate": mean}
+    left = float(-lag / half_life)  # -inf where the gates are shut altogether
     if left > -limit.LOST_BITS and trace.cotangent_at == "last":
         if bits > -limit.LOST_BITS:  # in a few samples the direct and the gated part cancel: chance
             return None
         cause = (
-            f"The {gate} gates keep {np.exp2(left):.2g} of the state over {lag} steps, so it is not they that lose the "
+            f"The {gate} gates keep {factor(left)} of the state over {lag} steps, so it is not they that lose the "
             f"gradient: {_other_way(trace, worst)}."
         )
         return Finding(
@@ -170,9 +176,13 @@ def _falling(trace: RecurrentTrace, layers: npt.NDArray[np.intp], worst: int, ch
     return Finding("forgetting", severity, cause, evidence, where[0], where[1], (*remedies, "truncation"))
 
 
+def _gate_mean(trace: RecurrentTrace, layer: int, name: str) -> float:
+    return _mean(trace.gate_mean[layer, :, CELLS[trace.cell].gate(name)])
+
+
 def _other_way(trace: RecurrentTrace, layer: int) -> str:
     cell = CELLS[trace.cell]
-    if cell.has_cell_state and float(np.nanmean(trace.gate_mean[layer, :, cell.gate("output")])) < 0.1:
+    if cell.has_cell_state and _gate_mean(trace, layer, "output") < 0.1:
         return "the output gates are shut"
     return "it is lost on the way from h to the state"
 
@@ -182,33 +192,43 @@ def _rnn_vanishing(
 ) -> Finding:
     activation, weight = _mean(trace.activation_gain[layer]), _mean(trace.weight_gain[layer])
     evidence |= {"activation_bits": activation, "weight_bits": weight}
-    if activation < weight:
+    if np.isneginf(evidence["log2_change"]):
+        off = np.isneginf(trace.activation_gain[layer]).any()
+        why = (
+            "the derivative is 0 at every unit, as relu's is where inputs and biases are 0 or weights of one sign"
+            if off
+            else "weight_hh multiplies it by 0"
+        )
+        cause = f"The gradient is exactly zero from state {where[1][1]} back: {why}."
+    elif activation < weight:
         cause = (
-            f"The activation derivative takes {-activation:.2f} bits a step, because the states are in the flat part "
-            f"of their curve; weight_hh {_give(weight)}."
+            f"The activation derivative takes {bits_of(-activation)} bits a step, because the states are in the flat "
+            f"part of their curve; weight_hh {_give(weight)}."
         )
     else:
         cause = (
-            f"weight_hh is too small: it multiplies the gradient by {np.exp2(weight):.3f} a step, the activation "
-            f"derivative by {np.exp2(activation):.3f}."
+            f"weight_hh is too small: it multiplies the gradient by {factor(weight)} a step, the activation "
+            f"derivative by {factor(activation)}."
         )
     remedies = ("orthogonal_recurrent", "lstm", "identity_relu", "truncation")
     return Finding("vanishing", severity, cause, evidence, where[0], where[1], remedies)
 
 
-def _mean(gains: Floats) -> float:
-    return float(np.nanmean(np.where(np.isfinite(gains), gains, np.nan)))
+def _mean(values: Floats) -> float:
+    """Mean of the finite ones; where there is none, what half of them are at most."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean() if finite.size else _typical(values.reshape(1, -1))[0])
 
 
 def _give(weight: float) -> str:
     if abs(weight) < 0.005:
         return "neither takes nor gives"
-    return f"gives back {weight:.2f}" if weight > 0 else f"takes {-weight:.2f} more"
+    return f"gives back {bits_of(weight)}" if weight > 0 else f"takes {bits_of(-weight)} more"
 
 
 def _last_lost(trace: RecurrentTrace, change: Floats) -> int:
     """Last state whose gradient is under 2^-6 of the end's for half of the samples; counted for the longest sample."""
-    typical = np.nanmedian(change, axis=1)
+    typical = _typical(change)
     lost = np.flatnonzero(typical <= -limit.LOST_BITS)
     return max(trace.steps - (int(lost[0]) + 1), 0) if lost.size else 0
 
@@ -221,7 +241,7 @@ def _rising(trace: RecurrentTrace, layers: npt.NDArray[np.intp], worst: int, cha
         weight = _mean(trace.weight_gain[worst])
         evidence["weight_bits"] = weight
         cause = (
-            f"weight_hh is too large: it multiplies the gradient by {np.exp2(weight):.3g} a step, more than the "
+            f"weight_hh is too large: it multiplies the gradient by {factor(weight)} a step, more than the "
             "activation derivative takes."
         )
     else:
@@ -248,11 +268,35 @@ def _sensitive(trace: RecurrentTrace, layers: npt.NDArray[np.intp], bits: float)
     return Finding("sensitive", severity, cause, evidence, tuple(map(int, layers)), (0, trace.steps), remedies)
 
 
+def _data(trace: RecurrentTrace) -> list[Finding | None]:
+    """Find inputs that are 0 throughout, and a gradient that is 0 before it sets out."""
+    found: list[Finding | None] = []
+    first = slice(0, 2 if trace.bidirectional else 1)
+    cell = CELLS[trace.cell]
+    biases = trace.log2_grad_bias_ih_step if cell.separate_biases else trace.log2_grad_bias_step
+    # Each step adds sum dgates x to the one and sum dgates to the other.
+    if np.isneginf(trace.log2_grad_weight_ih_step[first]).all() and np.isfinite(biases[first]).any():
+        cause = (
+            "The inputs are all 0: weight_ih of the first layer gets no gradient, and what the network computes "
+            "depends on biases and the initial state alone."
+        )
+        from_a_state = np.isfinite(trace.log2_grad_weight_hh_step[first, 0]).any()  # on purpose, then
+        severity = "information" if from_a_state else "critical"
+        found.append(Finding("data", severity, cause, {"zero_inputs": 1.0}, (0,)))
+    arrives = [trace.log2_dh, trace.log2_dc] if cell.has_cell_state else [trace.log2_dh]
+    if all((np.isneginf(values) | np.isnan(values)).all() and np.isneginf(values).any() for values in arrives):
+        zero = "the outputs are what the loss asks for" if trace.readout is not None else "so it was given"
+        cause = f"The gradient that sets out is exactly 0 for every sample: {zero}. There is nothing to follow."
+        found.append(Finding("data", "information", cause, {"zero_cotangents": 1.0}))
+    return found
+
+
 def _forward_overflow(trace: RecurrentTrace) -> Finding | None:
     if trace.first_nonfinite is None:
         return None
     first = trace.first_nonfinite
-    cause = f"From state {first} on the forward pass is infinite or NaN: the state grows at every step."
+    why = "the state grows at every step" if first > 1 else "weights, biases or inputs are too large, or no numbers"
+    cause = f"From state {first} on the forward pass is infinite or undefined: {why}."
     remedies = ("orthogonal_recurrent", "smaller_recurrent")
     evidence, steps = {"first_state": float(first)}, (first, trace.steps)
     return Finding("forward_overflow", "critical", cause, evidence, (), steps, remedies)
@@ -264,18 +308,14 @@ def _saturation(trace: RecurrentTrace) -> Finding | None:
     layers: set[int] = set()
     cell = CELLS[trace.cell]
     for name in cell.cuts:
-        share = np.nanmean(trace.gate_saturated[:, :, cell.gate(name)], axis=1)
-        layers |= {int(k) for k in np.flatnonzero(share >= limit.SATURATED)}
-        k = int(np.argmax(share))
-        if share[k] >= limit.SATURATED and (worst is None or share[k] > worst[0]):
-            worst = (float(share[k]), k, name)
+        for k, row in enumerate(trace.gate_saturated[:, :, cell.gate(name)]):
+            if (share := _mean(row)) >= limit.SATURATED:
+                layers.add(k)
+                worst = (share, k, name) if worst is None or share > worst[0] else worst
     if worst is None:
         return None
     share, layer, name = worst
-    evidence = {
-        "saturated": share,
-        f"{name}_mean": float(np.nanmean(trace.gate_mean[layer, :, cell.gate(name)])),
-    }
+    evidence = {"saturated": share, f"{name}_mean": _gate_mean(trace, layer, name)}
     cause = (
         f"{share:.0%} of the {name} gate's units are in the flat part of their curve: inputs, weights or biases are "
         "too large."
@@ -291,7 +331,7 @@ def _subnormal(trace: RecurrentTrace) -> Finding | None:
         return None
     gradient = trace.log2_dh
     end = gradient[-1, trace.lengths, np.arange(trace.samples)]
-    typical = np.nanmedian(gradient - end, axis=2)  # (K, T+1)
+    typical = _typical(gradient - end)  # (K, T+1)
     lost = np.isfinite(typical) & (typical < limit.FLOAT32_NORMAL)
     if not lost.any():
         return None

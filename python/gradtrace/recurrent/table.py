@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace.quiet import quiet
 from gradtrace.recurrent.cells import CELLS
 from gradtrace.table import html_rows, power_of_ten, shown_layers, text_rows
 
@@ -103,6 +104,7 @@ def _notes(trace: RecurrentTrace) -> list[str]:
     return notes
 
 
+@quiet
 def text_table(trace: RecurrentTrace) -> str:
     """Write the table in plain text."""
     lines = [_title(trace)]
@@ -111,6 +113,7 @@ def text_table(trace: RecurrentTrace) -> str:
     return "\n".join([*lines, *_notes(trace)])
 
 
+@quiet
 def html_table(trace: RecurrentTrace) -> str:
     """Write the table for a notebook."""
     parts = [f"<p><b>{html.escape(_title(trace))}</b></p>"]

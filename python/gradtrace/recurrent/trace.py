@@ -11,7 +11,7 @@ import numpy.typing as npt
 from gradtrace.diagnosis import Diagnosis
 from gradtrace.figures import RECURRENT
 from gradtrace.horizon import gradient_horizon
-from gradtrace.messages import checked_index
+from gradtrace.messages import checked_flag, checked_index
 from gradtrace.recurrent.cells import CELLS, KEPT
 from gradtrace.recurrent.diagnose import diagnose_recurrent
 from gradtrace.recurrent.table import html_table, text_table
@@ -176,7 +176,7 @@ class RecurrentTrace(TraceFiles):
         share : float, default 0.99
             Of the sum over all lags of the squared norms of dL/dh (LSTM: and dL/dc).
         per_sample : bool, default False
-            True gives every layer's and sample's own, (K, B).
+            True gives every layer's and sample's own, (K, B); -1 where the gradient is NaN.
 
         Returns
         -------
@@ -186,10 +186,14 @@ class RecurrentTrace(TraceFiles):
         Raises
         ------
         ValueError
-            If a cotangent stands at every step: such a gradient is renewed at each of them.
+            If a cotangent stands at every step: such a gradient is renewed at each of them. If every gradient is NaN.
         """
         lags = gradient_horizon(self, share)
-        return lags if per_sample else int(np.quantile(lags, 0.95, axis=1, method="higher").max())
+        return (
+            lags
+            if checked_flag("per_sample", per_sample)
+            else int(np.quantile(lags, 0.95, axis=1, method="higher").max())
+        )
 
     def plot(self, ax: Axes | None = None, layer: int = 0) -> Axes:
         """Draw the norm of dL/dh against the lag; `gradtrace.recurrent.plot.plot_gradient_lag`.
