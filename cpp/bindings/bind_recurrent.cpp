@@ -227,6 +227,15 @@ void bind_recurrent(py::module_& module) {
         .def_property_readonly("uniform", &P::uniform)
         .def_property_readonly("directions", [](const P& p) { return p.directions; })
         .def(
+            "check",
+            [](const P& p, const py::object& x, const py::object& h0, const py::object& c0, const py::object& lengths) {
+                if (p.is_float32)
+                    checked_sequences<float>(p, x, h0, c0, lengths);
+                else
+                    checked_sequences<double>(p, x, h0, c0, lengths);
+            },
+            py::arg("x"), py::arg("h0"), py::arg("c0"), py::arg("lengths"))
+        .def(
             "forward",
             [](const P& p, const py::object& x, const py::object& h0, const py::object& c0, const py::object& lengths) {
                 return p.is_float32 ? forward<float>(p, x, h0, c0, lengths) : forward<double>(p, x, h0, c0, lengths);

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ __all__ = [
     "checked_index",
     "checked_path",
     "checked_seed",
+    "first_samples",
     "one_line",
     "shown",
     "wrong_name",
@@ -69,13 +71,29 @@ def checked_seed(name: str, seed: object) -> int:
     return int(seed)
 
 
-def checked_count(name: str, value: object) -> int:
+def checked_count(name: str, value: object, most: int | None = None) -> int:
     """Give a positive integer; TypeError or ValueError that names the argument."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
     if value < 1:
         raise ValueError(f"{name}: expected at least 1, got {shown(value)}")
+    if most is not None and value > most:
+        raise ValueError(f"{name}: expected at most {most}, got {shown(value)}")
     return int(value)
+
+
+def first_samples(name: str, value: Any, samples: int, most: int) -> Any:
+    """Give the first rows of an array with one for each sample; ValueError where it has another number of them.
+
+    What is no array at all is given back, for the core to refuse.
+    """
+    if not isinstance(value, np.ndarray) or value.ndim == 0:
+        return value
+    if len(value) != samples:
+        raise ValueError(
+            f"{name}: expected {samples} rows, one for each sample of x, got shape {str(value.shape)[:60]}"
+        )
+    return value[:most]
 
 
 def checked_index(name: str, value: object, count: int) -> int:

@@ -12,7 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace.diagnosis import SEVERITIES, Diagnosis
+from gradtrace.distinct import distinct
 from gradtrace.json_ready import json_ready
+from gradtrace.messages import shown
+from gradtrace.quiet import quiet
 from gradtrace.recurrent import Recurrent
 from gradtrace.recurrent import changes as recurrent
 from gradtrace.recurrent.diagnose import state_gradient
@@ -22,11 +25,10 @@ from gradtrace.summary import decimal
 from gradtrace.table import text_rows
 from gradtrace.training import Task, Training, train
 
-__all__ = ["RECURRENT_REMEDIES", "STACK_REMEDIES", "Remedies", "Remedy", "try_remedies"]
+__all__ = ["RECURRENT_REMEDIES", "STACK_REMEDIES", "Remedies", "Remedy", "checked_names", "try_remedies"]
 
 Array = npt.NDArray[Any]
 
-_PAIRS = 32  # samples whose distances are taken
 _WORSE = 1.1  # losses after training that differ by less are alike
 
 _SAME = "the weights stay"
@@ -89,7 +91,7 @@ class Remedy:
         log2 of the first layer's (or state's) gradient over the last one's, median over samples.
     distinct : float
         Distance of different inputs at the last hidden layer (or state) over that of the inputs, relative to their
-        norms, median over pairs: 1 keeps them as they were, 0 makes them one.
+        norms, median over pairs: 1 keeps them as they were, 0 makes them one; NaN where the inputs are alike.
     training : Training
         Loss before and after the steps of training.
     diagnosis : Diagnosis
@@ -208,7 +210,7 @@ def _row(remedy: Remedy) -> list[str]:
     return [
         remedy.name or "as it is",
         decimal(remedy.log2_change),
-        f"{remedy.distinct:.2g}",
+        "" if math.isnan(remedy.distinct) else f"{remedy.distinct:.2g}",
         loss,
         f"x{remedy.step_time:.1f}",
         helps,
@@ -216,6 +218,7 @@ def _row(remedy: Remedy) -> list[str]:
     ]
 
 
+@quiet
 def try_remedies(
     network: Stack | Recurrent, task: Task, trace_options: dict[str, Any], only: Any, steps: int, seed: int
 ) -> Remedies:
@@ -235,10 +238,10 @@ def try_remedies(
     -------
     Remedies
     """
-    changes = STACK_REMEDIES if isinstance(network, Stack) else RECURRENT_REMEDIES
+    changes = _changes_of(network)
     before = _measure("", Change("nothing", "", lambda n, x, s: n), network, task, trace_options, steps, None)
     tried = []
-    for name in _checked_names(only, changes):
+    for name in checked_names(only, network):
         if name == "truncation" and task.lengths is not None:
             continue  # each sequence would need a window of its own
         changed = changes[name].build(network, task.x, seed)
@@ -248,16 +251,23 @@ def try_remedies(
     return Remedies(before, tuple(sorted(tried, key=_rank)), task.name, steps)
 
 
-def _checked_names(only: Any, changes: Mapping[str, Change]) -> list[str]:
+def _changes_of(network: Any) -> Mapping[str, Change]:
+    return STACK_REMEDIES if isinstance(network, Stack) else RECURRENT_REMEDIES
+
+
+def checked_names(only: Any, network: Any) -> list[str]:
+    """Give the names to try, all where none are given; TypeError or ValueError where one is none."""
+    changes = _changes_of(network)
     if only is None:
         return list(changes)
     if isinstance(only, str) or not isinstance(only, Iterable):
         raise TypeError(f"only: expected a list of names, got {type(only).__name__}; for example only=['layer_norm']")
     names = list(only)
     for name in names:
-        if name not in changes:
-            raise ValueError(f"only: expected names of {', '.join(changes)}, got {str(name)[:40]!r}")
-    return names
+        if not isinstance(name, str) or name not in changes:
+            kind = ValueError if isinstance(name, str) else TypeError
+            raise kind(f"only: expected names of {', '.join(changes)}, got {shown(name)}")
+    return list(dict.fromkeys(names))
 
 
 def _rank(remedy: Remedy) -> tuple[Any, ...]:
@@ -272,16 +282,16 @@ def _burden(diagnosis: Diagnosis) -> int:
 def _measure(
     name: str, change: Change, network: Any, task: Task, options: dict[str, Any], steps: int, before: Remedy | None
 ) -> Remedy:
-    trace = network.trace(task.x, **options)
+    trace = _traced(network, task, options)
     if name == "truncation":
-        task = replace(task, window=max(trace.horizon(0.99), 1))
+        task = replace(task, window=_window(trace))
     training = train(network, task, steps, change.clip)
     window = task.window
     diagnosis = trace.diagnose()
     helps, verdict = (False, "") if before is None else _judge(diagnosis, training, before, window, len(task.x))
     facts: dict[str, Any] = {
         "log2_change": _first_over_last(trace),
-        "distinct": _distinct(network, task),
+        "distinct": distinct(network, task),
         "training": training,
     }
     return Remedy(
@@ -296,6 +306,20 @@ def _measure(
         step_time=1.0 if before is None else training.step_seconds / before.training.step_seconds,
         window=window,
     )
+
+
+def _traced(network: Any, task: Task, options: dict[str, Any]) -> Any:
+    try:
+        return network.trace(task.x, **options)
+    except OverflowError:  # the loss's gradient, beyond 2^(2^63): from a random one then, which tells of the network
+        return network.trace(task.x, lengths=task.lengths)
+
+
+def _window(trace: Any) -> int:
+    """Steps that hold 99 % of the gradient; all where there is none that could be held."""
+    undefined = np.isnan(trace.log2_dh).any(axis=1).all()
+    steps: int = trace.steps if undefined else max(trace.horizon(0.99), 1)
+    return steps
 
 
 def _judge(
@@ -336,46 +360,6 @@ def _first_over_last(trace: Any) -> float:
     else:
         gradient = state_gradient(trace)[0]
         first, last = gradient[0], gradient[trace.lengths, np.arange(trace.samples)]
-    with np.errstate(invalid="ignore"):  # zero over zero is neither
-        change = first - last
+    change = first - last  # NaN: zero over zero is neither
     kept = change[~np.isnan(change)]
-    return float(np.median(kept)) if kept.size else math.nan
-
-
-def _distinct(network: Any, task: Task) -> float:
-    """Compare relative distances of different samples at the last hidden layer, or state, and at the input.
-
-    In float64, whatever the network's dtype: outputs that float32 cannot tell apart may still differ.
-    """
-    if isinstance(network, Stack):
-        x = task.x[:_PAIRS].astype(np.float64)
-        norms: list[Any] = [None if pair is None else tuple(map(_wide, pair)) for pair in network.layer_norm]
-        weights, biases = [weight.astype(np.float64) for weight in network.weights], list(map(_wide, network.biases))
-        wide = Stack(weights, biases, list(network.activation), list(network.residual), norms)
-        kept = wide.trace(x, keep=("activations",)).activations
-        last = kept[-2] if network.depth > 1 else kept[-1]
-        # Common exponents cancel in relative distances; rows of one layer have nearly the same.
-        outputs = np.ldexp(last.mantissa, (last.exponent - last.exponent.max())[:, None].astype(np.int32))
-        inputs = x
-    else:
-        x = task.x[:, :_PAIRS].astype(np.float64)
-        parts = (network.weight_ih, network.weight_hh, network.bias_ih, network.bias_hh)
-        arrays: list[Any] = [list(map(_wide, arrays_of)) for arrays_of in parts]
-        lengths = None if task.lengths is None else task.lengths[:_PAIRS]
-        outputs = recurrent.last_output(recurrent.rebuilt(network, *arrays), x, lengths)
-        inputs = x.transpose(1, 0, 2).reshape(x.shape[1], -1)
-    return _relative_distance(outputs) / _relative_distance(inputs) if len(inputs) > 1 else math.nan
-
-
-def _wide(array: Array | None) -> Array | None:
-    return None if array is None else array.astype(np.float64)
-
-
-def _relative_distance(rows: Array) -> float:
-    """Median over neighbours of |a - b| / sqrt(|a|^2 + |b|^2)."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        apart = np.linalg.norm(rows[1:] - rows[:-1], axis=1)
-        size = np.sqrt(np.sum(rows[1:] ** 2, axis=1) + np.sum(rows[:-1] ** 2, axis=1))
-        ratio = apart / np.where(size > 0, size, 1.0)
-    kept = ratio[np.isfinite(ratio)]
     return float(np.median(kept)) if kept.size else math.nan

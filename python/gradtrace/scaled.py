@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gradtrace.messages import shown
+from gradtrace.quiet import quiet
 
 __all__ = ["ScaledArray"]
+
+
+_LARGEST = float(np.finfo(np.float64).max)
 
 
 class ScaledArray:
@@ -72,6 +77,7 @@ class ScaledArray:
         """The mantissa's dtype."""
         return self._mantissa.dtype
 
+    @quiet
     def to_numpy(self, dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any]:
         """Round to a plain array, which may read 0 or inf where the dtype ends.
 
@@ -85,14 +91,17 @@ class ScaledArray:
         ndarray
             Of the same shape.
         """
-        wanted = self.dtype if dtype is None else np.dtype(dtype)
+        try:
+            wanted = self.dtype if dtype is None else np.dtype(dtype)
+        except TypeError:
+            raise TypeError(f"dtype: expected a floating-point dtype, got {shown(dtype)}") from None
         if wanted.kind != "f":
             raise TypeError(f"dtype: expected a floating-point dtype, got {str(wanted)[:60]}")
         power = np.clip(self._powers(), -4000, 4000).astype(np.int32)
         # In float64 first: a float32 mantissa with a small exponent is rounded once, not twice.
-        with np.errstate(over="ignore", under="ignore"):
-            return np.ldexp(self._mantissa.astype(np.float64), power).astype(wanted)
+        return np.ldexp(self._mantissa.astype(np.float64), power).astype(wanted)
 
+    @quiet
     def log2_norm(self, axis: int | None = None) -> npt.NDArray[np.float64]:
         """Log2 of the Euclidean norm, never cut off by the format.
 
@@ -107,17 +116,17 @@ class ScaledArray:
             Shape (), or that of the exponents, in log2 units; -inf where all is zero.
         """
         last = self._mantissa.ndim - 1
+        if axis is not None and (isinstance(axis, bool) or not isinstance(axis, (int, np.integer))):
+            raise TypeError(f"axis: expected None or an integer, got {type(axis).__name__}")
         if axis not in (None, last, -1):
             raise ValueError(f"axis: expected None, {last} or -1, got {shown(axis)}")
         if axis is not None and self._mantissa.ndim == 0:
             raise ValueError(f"axis: expected None for a single number, got {axis}")
         if axis is None and self._exponent.ndim == 0:
             squares = np.sum(self._mantissa.astype(np.float64) ** 2)
-            with np.errstate(divide="ignore"):
-                return np.asarray(0.5 * np.log2(squares) + self._exponent)
+            return np.asarray(0.5 * np.log2(squares) + self._exponent)
         squares = np.sum(self._mantissa.astype(np.float64) ** 2, axis=-1)
-        with np.errstate(divide="ignore"):
-            rows: npt.NDArray[np.float64] = 0.5 * np.log2(squares) + self._exponent
+        rows: npt.NDArray[np.float64] = 0.5 * np.log2(squares) + self._exponent
         if axis is not None:
             return rows
         largest = np.max(rows, initial=-np.inf)
@@ -125,9 +134,28 @@ class ScaledArray:
             return np.asarray(largest)
         return np.asarray(largest + 0.5 * np.log2(np.sum(np.exp2(2.0 * (rows - largest)))))
 
+    @quiet
     def times(self, factor: float) -> ScaledArray:
-        """Give this array times a positive number, rows normalised again."""
-        mantissa, exponent = np.frexp(factor)  # apart: the factor itself may leave the dtype
+        """Give this array times a positive number, rows normalised again.
+
+        Parameters
+        ----------
+        factor : float
+
+        Returns
+        -------
+        ScaledArray
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no number, or none above 0 and finite.
+        """
+        if isinstance(factor, bool) or not isinstance(factor, (int, float, np.integer, np.floating)):
+            raise TypeError(f"factor: expected a number, got {type(factor).__name__}")
+        if not 0 < factor < math.inf or factor > _LARGEST:
+            raise ValueError(f"factor: expected a finite number above 0, got {shown(factor)}")
+        mantissa, exponent = np.frexp(float(factor))  # apart: the factor itself may leave the dtype
         return normalised(self._mantissa * self.dtype.type(mantissa), self._exponent + int(exponent))
 
     def _powers(self) -> npt.NDArray[np.int64]:

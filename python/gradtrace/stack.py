@@ -287,6 +287,8 @@ class Stack:
             If an argument does not fit; the message names it, what was expected and what was got.
         MemoryError
             If outputs or kept arrays do not fit this machine.
+        OverflowError
+            If a kept row is beyond 2^(2^63), as activations' derivatives can be; the figures alone can be had.
 
         Notes
         -----
@@ -333,7 +335,7 @@ class Stack:
         Parameters
         ----------
         x : ndarray of the network's dtype
-            (B, n_0); at most 256 samples are used.
+            (B, n_0); the first 256 samples are used.
         target : ndarray, optional
             Labels or values, as `trace` takes them. Without a loss the copies are trained on random values.
         loss : {"cross_entropy", "mse"}, optional
@@ -342,7 +344,7 @@ class Stack:
         only : list of str, optional
             Names to try, such as those of `Finding.remedies`; every one that applies by default.
         steps : int, default 50
-            Of training.
+            Of training, at most 100,000.
         seed : int, default 0
             Of the weights that a remedy draws.
 
@@ -356,23 +358,25 @@ class Stack:
         TypeError, ValueError
             If an argument does not fit; the message names it.
         """
-        from gradtrace.remedies import try_remedies  # remedies are stacks themselves
-        from gradtrace.training import stack_task
+        from gradtrace.remedies import checked_names, try_remedies  # remedies are stacks themselves
+        from gradtrace.training import MOST_STEPS, stack_task
 
-        task = stack_task(self, x, target, loss, checked_seed("seed", seed))
+        checked_names(only, self)
+        count, seed = checked_count("steps", steps, MOST_STEPS), checked_seed("seed", seed)
+        task = stack_task(self, x, target, loss, cotangent, seed)
         options: dict[str, Any] = {"target": task.target, "loss": task.loss} if loss is not None else {}
         if cotangent is not None:
-            check_options(target, loss, cotangent, 0, True)
-            self._core.check_batch(x, None, "", cotangent)
             options["cotangent"] = cotangent[: len(task.x)]
-        return try_remedies(self, task, options, only, checked_count("steps", steps), seed)
+        return try_remedies(self, task, options, only, count, seed)
 
-    def trace_rows(self, x: Array, target: Array, loss: LossName) -> tuple[StackTrace, ScaledArray]:
+    def trace_rows(
+        self, x: Array, target: Array, loss: LossName, keep: Sequence[str] = ()
+    ) -> tuple[StackTrace, ScaledArray]:
         """Trace as the readout of another network.
 
         Parameters
         ----------
-        x, target, loss
+        x, target, loss, keep
             As `trace` has them, arrays only.
 
         Returns
@@ -381,8 +385,8 @@ class Stack:
         grad_input : ScaledArray
             (B, n_0), rows of dL/dx.
         """
-        self._check_memory(len(x), (), True)
-        tracer = self._core.tracer(["grad_input"], True)
+        self._check_memory(len(x), keep, True)
+        tracer = self._core.tracer(["grad_input", *keep], True)
         arrays = tracer.add(x, target, loss, None, 0, "")
         rows = ScaledArray(*arrays.pop("grad_input"))
         builder = TraceBuilder(True)

@@ -11,18 +11,34 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace.quiet import quiet
 from gradtrace.recurrent import GRU, Recurrent
-from gradtrace.recurrent.changes import last_output, rebuilt
+from gradtrace.recurrent.changes import rebuilt
+from gradtrace.scaled import ScaledArray
 from gradtrace.stack import LossName, Stack
+from gradtrace.stack_arguments import check_options
 
-__all__ = ["RATES", "Task", "Training", "recurrent_task", "stack_task", "sum_of_inputs", "train"]
+__all__ = [
+    "MOST_STEPS",
+    "RATES",
+    "SAMPLES",
+    "Task",
+    "Training",
+    "recurrent_task",
+    "stack_task",
+    "sum_of_inputs",
+    "train",
+]
 
 Array = npt.NDArray[Any]
 
 #: Learning rates that are tried; the best one counts.
 RATES = (1.0, 0.1, 0.01)
 _MOMENTUM = 0.9
-_SAMPLES = 256  # of the data, at most
+#: Of the data, at most.
+SAMPLES = 256
+#: Of training, at most.
+MOST_STEPS = 100_000
 
 
 @dataclass(frozen=True)
@@ -100,6 +116,7 @@ def train(network: Stack | Recurrent, task: Task, steps: int, clip: float | None
     return Training(*runs[best][:2], RATES[best], runs[best][2])
 
 
+@quiet  # what diverges is reported, and needs no warning
 def _run(
     network: Stack | Recurrent, task: Task, steps: int, rate: float, clip: float | None
 ) -> tuple[float, float, float]:
@@ -107,24 +124,26 @@ def _run(
     velocity = [np.zeros_like(parameter) for parameter in parameters]
     start = end = math.inf
     seconds = []
-    with np.errstate(over="ignore", invalid="ignore"):
-        for i in range(steps + 1):
-            began = time.perf_counter()
+    for i in range(steps + 1):
+        began = time.perf_counter()
+        try:
             loss, gradients = step(i < steps)
-            seconds.append(time.perf_counter() - began)
-            start = loss if i == 0 else start
-            end = loss
-            if not math.isfinite(loss):
-                return start, math.inf, float(np.median(seconds))
-            if i == steps:
-                break
-            factor = -rate * _clip_factor(gradients, clip)
-            for parameter, speed, gradient in zip(parameters, velocity, gradients, strict=True):
-                speed *= _MOMENTUM
-                speed += factor * gradient
-                parameter += speed
-            if not all(np.isfinite(parameter).all() for parameter in parameters):
-                return start, math.inf, float(np.median(seconds))
+        except OverflowError:  # of an exponent: it has diverged so far that a derivative is beyond 2^(2^63)
+            loss, gradients = math.inf, []
+        seconds.append(time.perf_counter() - began)
+        start = loss if i == 0 else start
+        end = loss
+        if not math.isfinite(loss):
+            return start, math.inf, float(np.median(seconds))
+        if i == steps:
+            break
+        factor = -rate * _clip_factor(gradients, clip)
+        for parameter, speed, gradient in zip(parameters, velocity, gradients, strict=True):
+            speed *= _MOMENTUM
+            speed += factor * gradient
+            parameter += speed
+        if not all(np.isfinite(parameter).all() for parameter in parameters):
+            return start, math.inf, float(np.median(seconds))
     return start, end, float(np.median(seconds))
 
 
@@ -186,7 +205,7 @@ def _recurrent_stepper(network: Recurrent, task: Task) -> tuple[_Step, list[Arra
 
     def step(wanted: bool) -> tuple[float, list[Array]]:
         nonlocal first
-        keep = sorted(set(kept)) if wanted else ()
+        keep = sorted(set(kept))
         x, target = _mixed(task, generator) if task.adding and wanted and not first else (task.x, task.target)
         first = False
         states: dict[str, Any] = {}
@@ -194,14 +213,14 @@ def _recurrent_stepper(network: Recurrent, task: Task) -> tuple[_Step, list[Arra
             x, states = x[-task.window :], _states_before(copy, x[: -task.window])
             if not all(np.isfinite(state).all() for state in states.values()):
                 return math.inf, []
-        options: dict[str, Any] = {"target": target, "loss": task.loss}
-        trace = copy.trace(x, lengths=task.lengths, readout=readout, keep=keep, **states, **options)
-        if not wanted or not math.isfinite(trace.loss):
-            return float(trace.loss), []
-        output = last_output(copy, x, task.lengths, states)
-        outer = readout.trace(output, keep=("grad_weights", "grad_biases"), **options)
-        own = [array.to_numpy() for name in kept for array in getattr(trace, name)]
-        return float(trace.loss), [*own, *_stack_gradients(outer)]
+        run = copy._core.trace(x, states.get("h0"), states.get("c0"), task.lengths)
+        outer = ("grad_weights", "grad_biases") if wanted else ()
+        behind, rows = readout.trace_rows(run.final_output(), target, task.loss, outer)
+        if not wanted or not math.isfinite(behind.loss or 0.0):
+            return float(behind.loss or 0.0), []
+        figures = run.backward(rows.mantissa, rows.exponent, None, 0, keep, False)
+        own = [ScaledArray(*pair).to_numpy() for name in kept for pair in figures[name]]
+        return float(behind.loss or 0.0), [*own, *_stack_gradients(behind)]
 
     return step, [*(array for part in arrays for array in part), *readout_parameters]
 
@@ -231,39 +250,35 @@ def _mixed(task: Task, generator: np.random.Generator) -> tuple[Array, Array]:
     return x, sum_of_inputs(x, None)
 
 
-def stack_task(network: Stack, x: Any, target: Any, loss: LossName | None, seed: int) -> Task:
-    """Make the task of a stack: the target given, or standard normal values, on at most 256 of the samples."""
+def stack_task(network: Stack, x: Any, target: Any, loss: LossName | None, cotangent: Any, seed: int) -> Task:
+    """Make the task of a stack: the target given, or standard normal values, on at most 256 of the samples.
+
+    All that is given is checked first, as a trace checks it.
+    """
+    check_options(target, loss, cotangent, 0, True)
     if not isinstance(x, np.ndarray):
         raise TypeError(f"x: expected a NumPy array, got {type(x).__name__}; remedies take no batches")
-    rows, name = slice(None, _SAMPLES), "the target given"
+    if loss is not None and target is None:
+        raise ValueError(f"target: expected an array beside loss={loss!r}, got None")
+    network._core.check_batch(x, target, loss or "", cotangent)
+    rows = x[:SAMPLES]
     if loss is None:
-        if target is not None:
-            raise ValueError("loss: expected one beside a target, got None; loss='cross_entropy' or loss='mse'")
-        values = np.random.default_rng(seed).standard_normal((len(x[rows]), network.sizes[-1]))
-        return Task(x[rows], values.astype(network.dtype), "mse", name=f"random values for {len(x[rows])} samples")
-    if not isinstance(target, np.ndarray):
-        raise TypeError(f"target: expected a NumPy array beside loss={loss!r}, got {type(target).__name__}")
-    return Task(x[rows], target[rows], loss, name=f"{name}, {len(x[rows])} samples")
+        values = np.random.default_rng(seed).standard_normal((len(rows), network.sizes[-1]))
+        return Task(rows, values.astype(network.dtype), "mse", name=f"random values for {len(rows)} samples")
+    return Task(rows, target[:SAMPLES], loss, name=f"the target given, {len(rows)} samples")
 
 
 def recurrent_task(
-    network: Recurrent, x: Any, readout: Stack | None, target: Any, loss: LossName | None, lengths: Any, seed: int
+    network: Recurrent, x: Array, readout: Stack | None, target: Any, loss: LossName | None, lengths: Any, seed: int
 ) -> Task:
-    """Make the task of a recurrent network: the target given, or to add up all inputs."""
-    if not isinstance(x, np.ndarray) or x.ndim != 3:
-        raise TypeError(f"x: expected an array (T, B, I), got {type(x).__name__}")
-    columns = slice(None, _SAMPLES)
-    few = np.ascontiguousarray(x[:, columns])
-    own = None if lengths is None else np.ascontiguousarray(lengths[columns])
-    if readout is None:
-        if target is not None or loss is not None:
-            raise ValueError("readout: expected one beside a target, got None; readout=gt.Stack(...)")
+    """Make the task of a recurrent network: the target given, or to add up all inputs. What is given was checked."""
+    samples = x.shape[1]
+    if readout is None or loss is None:
         directions = 2 if network.bidirectional else 1
         sizes = [directions * network.weight_hh[-1].shape[1], network.input_size]
         readout = Stack.random(sizes, output_activation=None, activation="linear", init="normal", seed=seed,
                                dtype=network.dtype)  # fmt: skip
-        name = f"adding up all inputs, {few.shape[1]} sequences of {len(few)} steps"
-        return Task(few, sum_of_inputs(few, own), "mse", readout, own, name, adding=True)
-    if loss is None or not isinstance(target, np.ndarray):
-        raise ValueError("target: expected an array and a loss beside a readout")
-    return Task(few, target[columns], loss, readout, own, f"the target given, {few.shape[1]} sequences")
+        name = f"adding up all inputs, {samples} sequences of {len(x)} steps"
+        return Task(x, sum_of_inputs(x, lengths), "mse", readout, lengths, name, adding=True)
+    readout._core.check_batch(np.zeros((samples, readout.sizes[0]), readout.dtype), target, loss, None)
+    return Task(x, target, loss, readout, lengths, f"the target given, {samples} sequences")

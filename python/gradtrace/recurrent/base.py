@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace import _core
-from gradtrace.messages import checked_count, checked_flag, checked_seed, shown
+from gradtrace.messages import checked_count, checked_flag, checked_seed, first_samples, shown
 from gradtrace.recurrent.arguments import check_loss, checked_keep
 from gradtrace.recurrent.carried import Carried
 from gradtrace.recurrent.cells import Cell
 from gradtrace.recurrent.influence import Influence
 from gradtrace.recurrent.trace import RecurrentTrace, build_trace
+from gradtrace.scaled import ScaledArray
 from gradtrace.stack import LossName, Stack, same_arrays, told
 from gradtrace.trace import StackTrace
 
@@ -151,7 +152,7 @@ class Recurrent:
         Parameters
         ----------
         x : ndarray of the network's dtype
-            (T, B, I); at most 256 sequences are used.
+            (T, B, I); the first 256 sequences are used.
         readout, target, loss, optional
             As `trace` takes them, at the last step. Without them the networks are trained to add up all
             inputs.
@@ -163,7 +164,7 @@ class Recurrent:
         only : list of str, optional
             Names to try, such as those of `Finding.remedies`; every one that applies by default.
         steps : int, default 50
-            Of training.
+            Of training, at most 100,000.
         seed : int, default 0
             Of the weights that a remedy draws.
 
@@ -177,20 +178,34 @@ class Recurrent:
         TypeError, ValueError
             If an argument does not fit; the message names it.
         """
-        from gradtrace.remedies import try_remedies  # remedies are recurrent networks themselves
-        from gradtrace.training import recurrent_task
+        from gradtrace.remedies import checked_names, try_remedies  # remedies are recurrent networks themselves
+        from gradtrace.training import MOST_STEPS, SAMPLES, recurrent_task
 
+        checked_names(only, self)
+        count, seed = checked_count("steps", steps, MOST_STEPS), checked_seed("seed", seed)
         if readout is None and not (target is None and loss is None):
             readout = self.readout
-        x, cotangent = self._carried.time_first(x), self._carried.cotangent_time_first(cotangent)
+        check_loss(cotangent, readout, target, loss, "last", self._outputs, self.dtype)
+        if not isinstance(x, np.ndarray) or x.ndim < 2:
+            self._core.check(self._carried.time_first(x), None, None, lengths)
+        samples, few = self._carried.first_samples(x, SAMPLES)
+        self._check_memory(few)
+        if (rearranged := self._carried.time_first(few)) is few:
+            self._core.check(x, None, None, lengths)
+        x = np.ascontiguousarray(rearranged)
+        lengths, target, cotangent = (
+            first_samples(name, value, samples, SAMPLES)
+            for name, value in (("lengths", lengths), ("target", target), ("cotangent", cotangent))
+        )
         plain = self._carrying(Carried())
-        task = recurrent_task(plain, x, readout, target, loss, lengths, checked_seed("seed", seed))
+        plain._core.check(x, None, None, lengths)
+        task = recurrent_task(plain, x, readout, target, loss, lengths, seed)
         options: dict[str, Any] = {"lengths": task.lengths}
         if readout is not None:
             options |= {"readout": task.readout, "target": task.target, "loss": task.loss}
         if cotangent is not None:
-            options["cotangent"] = cotangent[: task.x.shape[1]]
-        tried = try_remedies(plain, task, options, only, checked_count("steps", steps), seed)
+            options["cotangent"] = cotangent
+        tried = try_remedies(plain, task, options, only, count, seed)
         return tried.mapped(lambda network: network._carrying(self._carried))
 
     @property
@@ -294,14 +309,14 @@ class Recurrent:
         """Trace the readout; what arrives at h, as mantissas and exponents."""
         steps, batch = x.shape[:2]
         if at == "last":
-            trace, rows = readout.trace_rows(run.final_output(), target, loss)
+            trace, rows = _sent_back(readout, run.final_output(), target, loss)
             return trace, rows.mantissa, rows.exponent
         if not isinstance(target, np.ndarray) or target.shape[:2] != (steps, batch):
             got = target.shape if isinstance(target, np.ndarray) else type(target).__name__
             raise ValueError(f"target: expected shape ({steps}, {batch}, ...) beside at='all', got {str(got)[:60]}")
         ends = np.full(batch, steps) if lengths is None else lengths
         valid = np.arange(steps)[:, None] < ends
-        trace, rows = readout.trace_rows(run.output()[valid], np.ascontiguousarray(target[valid]), loss)
+        trace, rows = _sent_back(readout, run.output()[valid], np.ascontiguousarray(target[valid]), loss)
         mantissa = np.zeros((steps, batch, rows.shape[1]), dtype=self.dtype)
         exponent = np.zeros((steps, batch), dtype=np.int64)
         mantissa[valid], exponent[valid] = rows.mantissa, rows.exponent
@@ -381,6 +396,13 @@ class Recurrent:
 
     def _repr_html_(self) -> str:
         return f"<code>{self!r}</code>"
+
+
+def _sent_back(readout: Stack, x: Array, target: Any, loss: LossName) -> tuple[StackTrace, ScaledArray]:
+    try:
+        return readout.trace_rows(x, target, loss)
+    except OverflowError:
+        raise OverflowError("readout: the gradient that it sends back is beyond 2^(2^63), or as far below") from None
 
 
 def _again(kind: Any, arrays: tuple[Any, ...], options: dict[str, Any], carried: Carried) -> Recurrent:

@@ -85,6 +85,10 @@ class Carried:
             raise ValueError("embedding: expected finite values for the tokens of x, got inf or nan")
         return rows
 
+    def first_samples(self, x: Array, most: int) -> tuple[int, Array]:
+        """Give the number of samples of x, in the user's layout, and a view of the first of them."""
+        return (len(x), x[:most]) if self.batch_first else (x.shape[1], x[:, :most])
+
     def cotangent_time_first(self, cotangent: Any) -> Any:
         """Give a cotangent at every step with the steps in front; one at the last step as it is."""
         plain = isinstance(cotangent, np.ndarray) and not isinstance(cotangent, np.ma.MaskedArray)
