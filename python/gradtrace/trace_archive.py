@@ -30,8 +30,8 @@ Array = npt.NDArray[Any]
 
 _FORMAT = "gradtrace trace 1"
 _FACTS, _READOUT, _KEPT = "facts.json", "readout", "kept"
-# Exponents are int64, and gains their differences.
-_MOST_BITS = 2.0**65
+# Of norms and gains: log2 of a derivative reaches -z^2, and z what float64 can hold the square of.
+_MOST_BITS = 1e308
 _MOST_LISTS = 64
 
 
