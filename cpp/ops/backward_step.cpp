@@ -46,7 +46,9 @@ BackwardStep<T>::BackwardStep(const KernelTable<T>& kernels, const CellKernels<T
       p_log2_(rows, kNegativeInfinity),
       recurrent_log2_(rows, kNegativeInfinity),
       recurrent_exponent_(rows, 0.0),
-      parted_(rows, false) {
+      parted_(rows, false),
+      apart_(rows, false),
+      wide_backward_(kind, hidden) {
     const std::size_t size = checked_multiply(rows, hidden);
     u.reserve(rows, hidden);
     p.reserve(rows, hidden);
@@ -134,7 +136,7 @@ void BackwardStep<T>::run(std::size_t rows, bool injected) {
     kernels_.reduce->log2_norms(rows * kCellSums, log2_.data(), log2_.data());
     take_recurrent_norms(rows);
     for (std::size_t r = 0; r < rows; ++r)
-        if (lost(r) || cancelled(r)) redo(r, injected);
+        if (apart_[r] || lost(r) || cancelled(r)) redo(r, injected);
 }
 
 template <class T>
@@ -185,60 +187,49 @@ bool BackwardStep<T>::cancelled(std::size_t r) const {
 template <class T>
 void BackwardStep<T>::redo(std::size_t r, bool injected) {
     const std::size_t n = hidden_, from = r * n, shared = r % period_;
-    const bool has_c = cell_.has_cell_state;
-    log_coefficients<T>(kind_, n, values_.z + shared * cell_.row_blocks * n, wide_->factors(step_, slot_ + shared),
-                        &logs_);
-    double* e = exponent_.data() + r * kCellSums;
-    const auto norm = [&](CellSum which, const T* row, std::size_t count) {
-        log2_row_norms(kernels_, 1, count, row, count, &log2_[r * kCellSums + which]);
+    if (carries_.empty()) carries_.resize(apart_.size());
+    WideCarries& carries = carries_[r];
+    const auto load = [&](const ScaledBlock<T>& block, std::vector<Wide>* to) {
+        const ScaledRow<T> row{block.row.data() + from, block.exponent[r]};
+        to->resize(n);
+        for (std::size_t i = 0; i < n; ++i) (*to)[i] = row[i];
     };
-    const auto sum = [&](CellSum which, std::initializer_list<LogTerm<T>> terms, T* to) {
-        e[which] = sum_of_terms(n, terms.begin(), terms.size(), to + from);
-        norm(which, to + from, n);
+    if (cell_.carries && !apart_[r]) {
+        load(carried, &carries.whole);
+        if (split_) load(carried_direct, &carries.direct);
+        if (split_) load(carried_gated, &carries.gated);
+    }
+    const ScaledRow<T> u_row{u.row.data() + from, u.exponent[r]}, p_row{p.row.data() + from, p.exponent[r]};
+    const WideOutputs& out =
+        wide_backward_.run(values_.z + shared * cell_.row_blocks * n, wide_->factors(step_, slot_ + shared),
+                           {injected ? &u_row : nullptr, &p_row, &carries}, split_);
+    const auto put = [&](CellSum which, const std::vector<Wide>& x, AlignedBuffer<T>& to) {
+        T* row = to.data() + r * x.size();
+        exponent_[r * kCellSums + which] = to_row(x.size(), x.data(), row);
+        log2_row_norms(kernels_, 1, x.size(), row, x.size(), &log2_[r * kCellSums + which]);
     };
-    const auto block = [&](const ScaledBlock<T>& b) { return LogTerm<T>{b.row.data() + from, b.exponent[r]}; };
-    const LogTerm<T> dh_term{dh.data() + from, e[kDh]};
-    // The state's own gradient, whose carry gate is the first coefficient: dc, or dh in a cell without c.
-    const LogTerm<T> none{u.row.data() + from, kNegativeInfinity};
-    const auto out = [&](LogTerm<T> term) {  // times what h takes from c, where there is a c
-        if (!has_c) return term;
-        return LogTerm<T>{term.row, term.exponent, &logs_, n};
-    };
-    const auto through_carry = [&](const T* rows, CellSum which) {
-        return LogTerm<T>{rows + from, e[which], &logs_, 0};
-    };
-    if (has_c) sum(kDc, {block(carried), out(dh_term)}, dc.data());
-    if (cell_.carries)
-        sum(kCarry, {has_c ? through_carry(dc.data(), kDc) : through_carry(dh.data(), kDh)}, carry_.data());
+    put(kDh, out.dh, dh);
+    if (cell_.has_cell_state) put(kDc, out.dc, dc);
+    put(kDz, out.dz, dz);
+    if (cell_.carries) put(kCarry, carries.whole, carry_);
     if (split_) {
-        sum(kDirect, {block(carried_direct), injected ? out(block(u)) : none}, direct.data());
-        sum(kGated, {block(carried_gated), out(block(p))}, gated.data());
-        sum(kCarryDirect, {through_carry(direct.data(), kDirect)}, carry_direct_.data());
-        sum(kCarryGated, {through_carry(gated.data(), kGated)}, carry_gated_.data());
+        put(kDirect, out.direct, direct);
+        put(kGated, out.gated, gated);
+        put(kCarryDirect, carries.direct, carry_direct_);
+        put(kCarryGated, carries.gated, carry_gated_);
     }
-    LogTerm<T> parts[4];
-    const std::size_t first = cell_.coefficient_blocks - cell_.row_blocks;
-    for (std::size_t i = 0; i < cell_.row_blocks; ++i) {
-        const bool from_dc = has_c && i != LstmBlock::output;
-        parts[i] = from_dc ? LogTerm<T>{dc.data() + from, e[kDc]} : dh_term;
-        parts[i].coefficients = &logs_;
-        parts[i].block = (first + i) * n;
-    }
-    T* to = dz.data() + r * cell_.row_blocks * n;
-    e[kDz] = products_side_by_side(n, parts, cell_.row_blocks, to);
-    norm(kDz, to, cell_.row_blocks * n);
-    if (recurrent_size() < cell_.row_blocks * n) part_recurrent(r, parts + cell_.hh_first);
+    apart_[r] = cell_.carries && !rows_hold<T>(carries);
+    if (recurrent_size() < cell_.row_blocks * n) part_recurrent(r, out.dz.data() + cell_.hh_first * n);
 }
 
 template <class T>
-void BackwardStep<T>::part_recurrent(std::size_t r, const LogTerm<T>* parts) {
+void BackwardStep<T>::part_recurrent(std::size_t r, const Wide* dz_recurrent) {
     double norm = 0;
     log2_row_norms(kernels_, 1, recurrent_size(), dz.data() + (r * cell_.row_blocks + cell_.hh_first) * hidden_,
                    recurrent_size(), &norm);
     if (norm_is_safe<T>(norm) || std::isnan(norm)) return;
     if (recurrent_dz_.size() == 0) recurrent_dz_ = AlignedBuffer<T>(parted_.size() * recurrent_size());
-    recurrent_exponent_[r] =
-        products_side_by_side(hidden_, parts, cell_.weight_blocks, recurrent_dz_.data() + r * recurrent_size());
+    recurrent_exponent_[r] = to_row(recurrent_size(), dz_recurrent, recurrent_dz_.data() + r * recurrent_size());
     parted_[r] = true;
 }
 

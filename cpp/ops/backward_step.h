@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "core/aligned_buffer.h"
-#include "ops/cell_logs.h"
 #include "ops/recurrent_direction.h"
+#include "ops/wide_backward.h"
 
 namespace gt {
 
@@ -63,7 +63,7 @@ class BackwardStep {
     bool lost(std::size_t r) const;
     bool cancelled(std::size_t r) const;
     void redo(std::size_t r, bool injected);
-    void part_recurrent(std::size_t r, const LogTerm<T>* parts);
+    void part_recurrent(std::size_t r, const Wide* dz_recurrent);
 
     const KernelTable<T>& kernels_;
     const CellKernels<T>& cell_kernels_;
@@ -82,7 +82,10 @@ class BackwardStep {
     AlignedBuffer<T> recurrent_dz_;
     std::vector<double> recurrent_exponent_;
     std::vector<bool> parted_;
-    LogNumbers logs_;
+    // Rows whose carries an exponent for all units does not hold: numbers instead of `carried`, until it does.
+    std::vector<bool> apart_;
+    std::vector<WideCarries> carries_;  // (rows,) once there is one
+    WideBackward<T> wide_backward_;
 };
 
 }  // namespace gt

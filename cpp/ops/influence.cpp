@@ -96,9 +96,10 @@ class InfluencePasses {
         for (std::size_t r = 0; r < (last_ - first_) * batch_; ++r) {
             double dh = step_.p.log2[r];
             if (joined) {
-                const LogTerm<T> terms[] = {{step_.carried.row.data() + r * n_, step_.carried.exponent[r]},
-                                            {step_.p.row.data() + r * n_, step_.p.exponent[r]}};
-                const double exponent = sum_of_terms(n_, terms, 2, sum.data());
+                const double exponent = sum_of_rows<T>(n_,
+                                                       {{step_.carried.row.data() + r * n_, step_.carried.exponent[r]},
+                                                        {step_.p.row.data() + r * n_, step_.p.exponent[r]}},
+                                                       sum.data());
                 log2_row_norms(context_.kernels(), 1, n_, sum.data(), n_, &dh);
                 dh += exponent;
             }

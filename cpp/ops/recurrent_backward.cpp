@@ -166,14 +166,14 @@ class BackwardLoop {
         const auto put = [&](double* to, const KeptRows<T>& kept, std::size_t r,
                              std::initializer_list<const ScaledBlock<T>*> blocks) {
             if (to == nullptr) return;
-            std::vector<LogTerm<T>> terms;
+            std::vector<ScaledRow<T>> terms;
             for (const ScaledBlock<T>* block : blocks)
                 terms.push_back({block->row.data() + r * n_, block->exponent[r]});
             double exponent = terms[0].exponent, norm = 0;
             if (terms.size() == 1)
                 std::copy(terms[0].row, terms[0].row + n_, row.begin());
             else
-                exponent = sum_of_terms(n_, terms.data(), terms.size(), row.data());
+                exponent = sum_of_rows(n_, terms, row.data());
             log2_row_norms(context_.kernels(), 1, n_, row.data(), n_, &norm);
             to[sample(r)] = norm + exponent;
             keep(kept, sample(r), row.data(), exponent);

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "ops/recurrent_tracer.h"
+#include "ops/wide_rows.h"
 #include "ops/wide_states.h"
 
 namespace gt {
@@ -20,12 +21,8 @@ bool lost(std::size_t n, const T* x) {
 
 template <class T>
 bool keep_wide(std::size_t n, const Wide* x, T* mantissa, std::int64_t* exponent) {
-    double top = kNegativeInfinity;
-    for (std::size_t i = 0; i < n; ++i)
-        if (x[i].m != 0) top = std::max(top, x[i].e);
-    if (!std::isfinite(top)) top = 0;
     std::vector<T> row(n);
-    for (std::size_t i = 0; i < n; ++i) row[i] = static_cast<T>(plain({x[i].m, x[i].e - top}));
+    const double top = to_row(n, x, row.data());
     return keep_row(n, row.data(), top, mantissa, exponent);
 }
 

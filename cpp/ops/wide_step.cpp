@@ -23,24 +23,18 @@ double log2_norm_of(const KernelTable<T>& kernels, std::size_t n, const T* x) {
     return norm;
 }
 
-// The exponent of the largest entry; -inf for a zero row.
-double top_exponent(std::size_t n, const Wide* x) {
-    double top = kNegativeInfinity;
-    for (std::size_t u = 0; u < n; ++u)
-        if (x[u].m != 0) top = std::max(top, x[u].e);
-    return top;
-}
-
 template <class T>
 bool outside(double top) {
     return std::isfinite(top) && (top < Range<T>::state_low || top > Range<T>::state_high);
 }
 
+// A preactivation or a state in T. Far beyond where anything saturates, a factor below T's largest number: its
+// logarithm of a gate is then a number, too.
 template <class T>
 T to_plain(Wide x) {
-    constexpr double kMost = std::numeric_limits<T>::max();
+    constexpr double kMost = std::numeric_limits<T>::max() / 4;
     const double value = plain(x);
-    return static_cast<T>(std::isfinite(x.m) ? std::clamp(value, -kMost, kMost) : value);
+    return static_cast<T>(x.finite() ? std::clamp(value, -kMost, kMost) : value);
 }
 
 }  // namespace
@@ -77,6 +71,7 @@ WideStep<T>::WideStep(const DirectionContext<T>& context, const CellWeights<T>& 
       n_(context.hidden),
       carried_at_(slots, kNever),
       low_(slots, false),
+      huge_(std::max(weights.ih.exponent, weights.hh.exponent) > Range<T>::state_high),
       no_bias_(context.row_size(), T(0)) {
     load_bias();
     if (context.cell().has_cell_state) load_initial();
@@ -117,8 +112,7 @@ void WideStep<T>::load_bias() {
 
 template <class T>
 bool WideStep<T>::enters(std::size_t t, std::size_t r) const {
-    const bool huge = std::max(weights_.ih.exponent, weights_.hh.exponent) > Range<T>::state_high;  // products overflow
-    return huge || state_.h_exponent[context_.previous_state(t, first_ + r)] != 0 || input_exponent(t, r) != 0 ||
+    return huge_ || state_.h_exponent[context_.previous_state(t, first_ + r)] != 0 || input_exponent(t, r) != 0 ||
            (low_[r] && carried_at_[r] == t);
 }
 
@@ -132,14 +126,11 @@ bool WideStep<T>::is_zero(std::size_t t, const CellForward<T>& s, std::size_t r)
 }
 
 template <class T>
-bool WideStep<T>::left(std::size_t t, const CellForward<T>& s, std::size_t r) const {
+bool WideStep<T>::has_left(std::size_t t, const CellForward<T>& s, std::size_t r) const {
     const double squares = s.h_squares[r];
-    if (std::isnan(squares)) return false;
-    const double norm = 0.5 * std::log2(squares);
-    if (norm >= Range<T>::state_low && norm <= Range<T>::state_high) return false;
-    if (is_zero(t, s, r)) return false;
+    if (std::isnan(squares) || is_zero(t, s, r)) return false;
     // Units of a ReLU that are all off are a zero, too.
-    return context_.kind != CellKind::rnn_relu || norm != kNegativeInfinity || !all_zero(n_, s.h + r * n_) ||
+    return context_.kind != CellKind::rnn_relu || squares != 0 || !all_zero(n_, s.h + r * n_) ||
            log2_norm_of(context_.kernels(), n_, s.z + r * n_) < Range<T>::state_low;
 }
 
@@ -206,8 +197,7 @@ void WideStep<T>::run_plain_cell(std::size_t t, const CellForward<T>& s, std::si
     const double size = norm_of(one.z) + exponent;
     *now = 0;
     if (std::isnan(size) || size == kNegativeInfinity || (relu ? std::fabs(size) <= kKeepBits : size >= kLinear)) {
-        for (std::size_t u = 0; u < n_; ++u)
-            one.z[u] = static_cast<T>(scale_by(static_cast<double>(one.z[u]), exponent));
+        for (std::size_t u = 0; u < n_; ++u) one.z[u] = to_plain<T>(wide(static_cast<double>(one.z[u]), exponent));
         return context_.cell_kernels().forward(one);
     }
     if (relu)

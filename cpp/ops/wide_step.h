@@ -6,6 +6,7 @@
 
 #include "core/wide.h"
 #include "ops/recurrent_direction.h"
+#include "ops/wide_rows.h"
 
 namespace gt {
 
@@ -52,7 +53,10 @@ class WideStep {
 
     // Whether row r of step t enters it outside the format, and whether the kernel left it there.
     bool enters(std::size_t t, std::size_t r) const;
-    bool left(std::size_t t, const CellForward<T>& s, std::size_t r) const;
+    bool left(std::size_t t, const CellForward<T>& s, std::size_t r) const {
+        constexpr double kLow = sizeof(T) == 4 ? 0x1p-120 : 0x1p-1000, kHigh = 1 / kLow;  // squares of Range's
+        return !(s.h_squares[r] >= kLow && s.h_squares[r] <= kHigh) && has_left(t, s, r);
+    }
     // `projected`: z of all rows still holds W_ih x.
     void run(std::size_t t, const std::vector<Row>& rows, const CellForward<T>& s, bool projected);
 
@@ -62,6 +66,7 @@ class WideStep {
         double ih_exponent, hh_exponent;
     };
 
+    bool has_left(std::size_t t, const CellForward<T>& s, std::size_t r) const;
     double input_exponent(std::size_t t, std::size_t r) const {
         return input_.exponent ? input_.exponent[context_.forward_row(t, first_ + r)] : 0;
     }
@@ -89,6 +94,7 @@ class WideStep {
     std::vector<Wide> carried_;            // (slots, hidden): c, or h of a GRU, where it was computed here
     std::vector<std::size_t> carried_at_;  // (slots,): the state that this was
     std::vector<bool> low_;                // (slots,): c alone is outside the format
+    bool huge_;                            // weights whose products overflow
     std::vector<Wide> candidate_, recurrent_, h_;
     std::vector<T> gathered_, no_bias_;
     AlignedBuffer<T> ih_product_, hh_product_;
