@@ -50,7 +50,9 @@ def check_agreement(network: Stack | Recurrent, source: Callable[[Array], Array]
 
 
 @np.errstate(all="ignore")
-def compare_outputs(network: Any, forward: Callable[[Any], Array], expected: Array, name: str) -> None:
+def compare_outputs(
+    network: Any, forward: Callable[[Any], Array], expected: Array, name: str, least: float = 0.0
+) -> None:
     """Compare a network's outputs with its source's.
 
     Parameters
@@ -61,6 +63,8 @@ def compare_outputs(network: Any, forward: Callable[[Any], Array], expected: Arr
     expected : ndarray
     name : str
         What the source is, for the message.
+    least : float, default 0.0
+        What the source itself may be off, whatever its dtype.
 
     Raises
     ------
@@ -68,7 +72,7 @@ def compare_outputs(network: Any, forward: Callable[[Any], Array], expected: Arr
         If they differ; the message names the likely cause.
     """
     difference = _difference(forward(network), expected)
-    limit = _TOLERANCE[network.dtype.name]
+    limit = max(_TOLERANCE[network.dtype.name], least)
     if difference <= limit:
         return
     cause = next((what for what, other in _suspects(network) if _difference(forward(other), expected) <= limit), "")

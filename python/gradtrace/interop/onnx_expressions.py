@@ -220,7 +220,7 @@ def decompose(expression: Expression) -> Pieces:
         return Pieces(*_named(expression.scale, expression.shift))
     if expression.coupled:
         raise ValueError("a function of several units of a row that is not layer normalisation cannot be represented")
-    forms = leaves(expression)
+    forms = _arguments(expression)
     values = [expression.value(_units(form, expression.wide)) for form in forms]
     for free in (False, True):
         for form, value in zip(forms, values, strict=True):
@@ -234,6 +234,14 @@ def decompose(expression: Expression) -> Pieces:
 def _named(scale: Any, shift: Any) -> tuple[Array | None, Array | None]:
     one, none = bool(np.all(scale == 1)), bool(np.all(shift == 0))
     return (None if one else np.asarray(scale)), (None if none else np.asarray(shift))
+
+
+def _arguments(expression: Expression) -> list[tuple[Any, Any]]:
+    """Give what an activation may be of: the units, or what the expression is made of, often a multiple of it."""
+    found: list[tuple[Any, Any]] = [(np.float64(1), np.float64(0))]
+    for scale, shift in leaves(expression):
+        found += [(scale * factor, shift * factor) for factor in (1.0, math.sqrt(2), 2.0, 0.5)]
+    return found
 
 
 def leaves(expression: Expression) -> list[tuple[Any, Any]]:
