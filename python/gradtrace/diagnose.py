@@ -72,10 +72,11 @@ def _vanishing_and_exploding(trace: StackTrace) -> list[Finding]:
     change, reached = _changes(trace)
     if trace.depth < 2 or change.shape[1] == 0:
         return []
-    allowed = limit.LOST_BITS + limit.width_allowances(trace.sizes[trace.depth - 1 : 0 : -1])[::-1]
+    lost, gained = limit.width_allowances(trace.sizes[trace.depth - 1 : 0 : -1])
     found: list[Finding] = []
-    for kind, sign, farthest in (("vanishing", -1.0, change.min()), ("exploding", 1.0, change.max())):
-        if not sign * farthest >= allowed[-1]:
+    for kind, sign, chance in (("vanishing", -1.0, lost), ("exploding", 1.0, gained)):
+        allowed = limit.LOST_BITS + chance[::-1]
+        if not (change.max() if sign > 0 else -change.min()) >= allowed.min():
             continue
         beyond = change <= -allowed[:, None] if sign < 0 else change >= allowed[:, None]
         layers = np.flatnonzero(np.count_nonzero(beyond, axis=1) >= limit.SAMPLES * beyond.shape[1])
@@ -246,7 +247,7 @@ def _sensitive(trace: StackTrace) -> Finding | None:
     gradient, cotangent, output, signal = figures
     growth = (gradient - cotangent) + 0.5 * np.log2(outputs / inputs) - (output - signal)
     growth = growth[np.isfinite(growth)]
-    allowed = limit.LOST_BITS + limit.width_allowance(trace.sizes[1:-1])
+    allowed = limit.LOST_BITS + limit.width_spread(trace.sizes[1:-1])
     if growth.size == 0 or not float(np.median(growth)) >= allowed:
         return None
     bits = float(np.median(growth))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +22,12 @@ __all__ = [
     "SAMPLES",
     "SATURATED",
     "dead_limits",
-    "width_allowance",
+    "log_square_moments",
     "width_allowances",
+    "width_spread",
 ]
+
+Floats = npt.NDArray[np.float64]
 
 #: A factor of 64 between two layers' gradients: with one learning rate one needs 64 steps for each of the other.
 LOST_BITS = 6.0
@@ -48,13 +52,68 @@ BIAS_SHIFT_LAYERS = 3
 #: float32: largest power, smallest normal one, and what rounds to 0.
 FLOAT32_OVERFLOW, FLOAT32_NORMAL, FLOAT32_ZERO = 128.0, -126.0, -150.0
 
+_EULER = 0.5772156649015329
+_HALF_LOG2 = 0.5 / math.log(2)  # from nats of a square to bits of its root
+_WIDE = 512  # units from which on the limits of wide layers are right to a thousandth
 
-def width_allowance(widths: Sequence[int]) -> float:
-    """Give the bits by which a network that is set up right may stray because it is narrow.
 
-    The squared norm of a gradient is a product of one random factor for each layer, whose log has the variance 5/n in a
-    relu layer of n units with He's initialisation (theory.md, section B; Hanin and Nica 2020), the largest among the
-    usual ones. Two standard deviations of half of the sum's log2 are allowed.
+@lru_cache(maxsize=256)
+def log_square_moments(units: int) -> tuple[float, float]:
+    """Give mean and variance of ln X, by which a relu layer with He's weights multiplies a squared norm; X > 0.
+
+    X is 2/n times chi-squared with K degrees of freedom, K binomial (n, 1/2) (theory.md, section B). X itself has the
+    variance 5/n; its log, whose mean is below 0, tends to -5/(2n) and 5/n and is farther out in narrow layers.
+
+    Parameters
+    ----------
+    units : int
+        n, of the layer that is arrived at.
+
+    Returns
+    -------
+    mean, variance : float
+        In nats.
+    """
+    if units > _WIDE:
+        return -2.5 / units, 5.0 / units
+    k = np.arange(1, units + 1)
+    log_choose = [math.lgamma(units + 1) - math.lgamma(i + 1) - math.lgamma(units - i + 1) for i in range(1, units + 1)]
+    share = np.exp(np.array(log_choose) - units * math.log(2))
+    share /= share.sum()
+    # Digamma and trigamma at k/2, from 1/2 and 1 upwards by psi(x + 1) = psi(x) + 1/x.
+    psi, psi1 = np.empty(units), np.empty(units)
+    for odd, (first, first1) in enumerate(((-_EULER - 2 * math.log(2), math.pi**2 / 2), (-_EULER, math.pi**2 / 6))):
+        x = k[odd::2] / 2
+        psi[odd::2] = first + np.concatenate([[0], np.cumsum(1 / x[:-1])])[: len(x)]
+        psi1[odd::2] = first1 - np.concatenate([[0], np.cumsum(1 / x[:-1] ** 2)])[: len(x)]
+    mean = float(share @ psi)
+    return math.log(2 / units) + math.log(2) + mean, float(share @ psi1 + share @ (psi - mean) ** 2)
+
+
+def width_allowances(widths: Sequence[int]) -> tuple[Floats, Floats]:
+    """Give the bits by which a network that is set up right may lose and gain because it is narrow.
+
+    The squared norm of a gradient is a product of one random factor for each layer (`log_square_moments`; He's relu
+    layers stray farthest of the usual ones). Its log drifts down and spreads: the drift and two standard deviations
+    may be lost, and two standard deviations less the drift gained.
+
+    Parameters
+    ----------
+    widths : list of int
+        Units of the layers, in the order in which they are passed.
+
+    Returns
+    -------
+    lost, gained : ndarray
+        (len(widths),), for the first one, two, three, ... of them; not negative.
+    """
+    moments = np.array([log_square_moments(int(n)) for n in widths]).reshape(-1, 2) * _HALF_LOG2
+    drift, spread = np.cumsum(moments[:, 0]), 2 * np.sqrt(np.cumsum(moments[:, 1] * _HALF_LOG2))
+    return spread - drift, np.maximum(spread + drift, 0.0)
+
+
+def width_spread(widths: Sequence[int]) -> float:
+    """Give two standard deviations of the log2 of a norm behind such layers: what a ratio of two norms may stray by.
 
     Parameters
     ----------
@@ -64,25 +123,9 @@ def width_allowance(widths: Sequence[int]) -> float:
     Returns
     -------
     float
+        In bits.
     """
-    return float(np.sqrt(np.sum(5.0 / np.array(widths, dtype=np.float64)))) / math.log(2)
-
-
-def width_allowances(widths: Sequence[int]) -> npt.NDArray[np.float64]:
-    """Give `width_allowance` of the first one, two, three, ... of some widths, shape (len(widths),).
-
-    Parameters
-    ----------
-    widths : list of int
-        Units of the layers, in the order in which they are passed.
-
-    Returns
-    -------
-    ndarray
-        In one pass, where one call for each would make them quadratic.
-    """
-    variance = np.cumsum(5.0 / np.asarray(widths, dtype=np.float64))
-    return np.asarray(np.sqrt(variance) / math.log(2))
+    return 2 * _HALF_LOG2 * math.sqrt(sum(log_square_moments(int(n))[1] for n in widths))
 
 
 def dead_limits(units: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -55,7 +55,7 @@ def state_gradient(trace: RecurrentTrace) -> Floats:
 def _over_time(trace: RecurrentTrace) -> list[Finding | None]:
     """Follow every sample's gradient from its last step back: how far it falls and rises, in every layer."""
     lags = np.arange(1, trace.steps + 1)
-    allowed = limit.LOST_BITS + limit.width_allowance([min(trace.hidden_sizes)]) * np.sqrt(lags)
+    allowed = limit.LOST_BITS + limit.width_spread([min(trace.hidden_sizes)]) * np.sqrt(lags)
     found: list[Finding | None] = []
     for rises, sign, change in ((False, -1.0, _fallen(trace)), (True, 1.0, _risen(trace))):
         enough = np.broadcast_to(allowed, (len(change), trace.steps))
