@@ -67,6 +67,8 @@ TABLE = {
     ("oracle", "largest derivative"): (1e-9, None, "relative; a grid of step 1e-4 misses a maximum by its square"),
     ("ordered", "log2"): (1e-10, 1e-3, "bits; theory.md H: bounds of 1.7e-12 and 9e-4 at 600 layers, chi_1 < 1"),
     ("deep homogeneous", "log2"): (1e-10, 5e-3, "bits; 3000 layers of the above, errors add as a random walk at most"),
+    ("faded", "log2"): (1e-9, 5e-3, "bits; a z of -1,000 is off by 3e-5 in float32, e^z by as much; four layers"),
+    ("faded", "any network"): (1e-7, 0.2, "bits; as above, and sums of random terms cancel; a false zero is infinite"),
     ("gains", "identity"): (1e-12, 1e-12, "bits; sums of float64 log2 values up to 2048, one ulp there is 2.3e-13"),
     ("gains", "recomputed"): (1e-12, 2e-5, "bits; n u / ln 2 with n = 40 inputs and a cancellation of 5"),
     ("scaled", "log2"): (1e-12, 1e-5, "bits; the norm of a kept row, whose mantissas are exact; the sum rounds"),

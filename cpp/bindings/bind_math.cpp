@@ -26,6 +26,7 @@ py::list activation_table() {
         row["derivative_sup"] = info.derivative_sup;
         row["parameter"] = info.parameter ? py::object(py::str(info.parameter)) : py::object(py::none());
         row["can_die"] = info.can_die;
+        row["fades"] = info.fades;
         row["homogeneous"] = info.near_zero == NearZero::homogeneous;
         row["zero_at_origin"] = info.near_zero != NearZero::offset;
         table.append(row);
@@ -69,6 +70,16 @@ py::tuple log_derivative(const py::object& name, const py::array& z) {
     active_isa().f64.activation->log_derivative[phi.index](phi.parameter, static_cast<std::size_t>(in.size()),
                                                            static_cast<const double*>(in.data()),
                                                            log_magnitude.mutable_data(), sign.mutable_data());
+    return py::make_tuple(log_magnitude, sign);
+}
+
+py::tuple log_value(const py::object& name, const py::array& z) {
+    const CheckedActivation phi = checked_activation(name, "name");
+    const py::array in = checked_array<double>(z, "z", "");
+    py::array_t<double> log_magnitude(in.size()), sign(in.size());
+    active_isa().f64.activation->log_value[phi.index](static_cast<std::size_t>(in.size()),
+                                                      static_cast<const double*>(in.data()),
+                                                      log_magnitude.mutable_data(), sign.mutable_data());
     return py::make_tuple(log_magnitude, sign);
 }
 
@@ -127,6 +138,7 @@ void bind_math(py::module_& module) {
     kernels.def("math", &evaluate_math, py::arg("name"), py::arg("x"));
     kernels.def("activation", &evaluate_activation, py::arg("name"), py::arg("z"));
     kernels.def("log_derivative", &log_derivative, py::arg("name"), py::arg("z"));
+    kernels.def("log_value", &log_value, py::arg("name"), py::arg("z"));
     kernels.def("matrix_product", &matrix_product, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("transposed"),
                 py::arg("add"));
     kernels.def("multiply_add", &multiply_add, py::arg("dtype"), py::arg("rounds"));

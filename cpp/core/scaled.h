@@ -18,13 +18,15 @@ struct Range;
 
 // `norm_low`, `norm_high`: a sum of squares of T's outside may have lost terms to the format; it is then taken again in
 // the slow, unlimited way. `delta_low`, `delta_high`: a row of deltas outside has lost units to an underflowing
-// derivative, and is redone from log phi'. `weight_low`, `weight_high`: a matrix whose largest magnitude is outside is
-// replaced by a copy times a power of two. `state_low`, `state_high`: log2 norms of a recurrent state beyond which its
-// row carries an exponent, `input_low`, `input_high` of what the caller brings.
+// derivative, and is redone from log phi'. `log2_value_low`: a row of activations of a lower norm has lost units, and
+// is redone from log phi. `weight_low`, `weight_high`: a matrix whose largest magnitude is outside is replaced by a
+// copy times a power of two. `state_low`, `state_high`: log2 norms of a recurrent state beyond which its row carries an
+// exponent, `input_low`, `input_high` of what the caller brings.
 template <>
 struct Range<float> {
     static constexpr double norm_low = 0x1p-80, norm_high = 0x1p+100;
     static constexpr double delta_low = 0x1p-60, delta_high = 0x1p+100;
+    static constexpr double log2_value_low = -90;
     static constexpr double weight_low = 0x1p-20, weight_high = 0x1p+20;
     static constexpr double state_low = -60, state_high = 60, input_low = -40, input_high = 60;
 };
@@ -32,6 +34,7 @@ template <>
 struct Range<double> {
     static constexpr double norm_low = 0x1p-900, norm_high = 0x1p+900;
     static constexpr double delta_low = 0x1p-900, delta_high = 0x1p+900;
+    static constexpr double log2_value_low = -900;
     static constexpr double weight_low = 0x1p-300, weight_high = 0x1p+300;
     static constexpr double state_low = -500, state_high = 500, input_low = -450, input_high = 500;
 };

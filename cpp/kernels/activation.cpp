@@ -59,10 +59,12 @@ GT_INLINE Activated<T> activate(const A& phi, Vec<T> product, Vec<T> bias, const
     Activated<T> v;
     v.z = kScaled ? product * s.scale + bias * s.bias_scale : product + bias;
     phi.forward(v.z, v.a, v.derivative);
-    if (kScaled && A::info.near_zero == NearZero::linear) {
+    if (kScaled && A::info.near_zero != NearZero::homogeneous) {
         const ActivationInfo info = described(phi);
         const Vec<T> slope = select(v.z > T(0), broadcast(T(info.slope_positive)), broadcast(T(info.slope_negative)));
-        v.a = select(s.linear, slope * v.z, v.a);
+        Vec<T> near = slope * v.z, unused;
+        if (A::info.near_zero == NearZero::offset) phi.forward(Vec<T>{}, near, unused);  // z may be a mantissa
+        v.a = select(s.linear, near, v.a);
         v.derivative = select(s.linear, slope, v.derivative);
     }
     v.size = abs(v.derivative);
@@ -212,6 +214,16 @@ void log_derivative(double parameter, std::size_t count, const double* z, double
 }
 
 template <class A>
+void log_value(std::size_t count, const double* z, double* log_magnitude, double* sign) {
+    if constexpr (A::info.fades)
+        for_each_vector(count, z, 0.0, [&](VecF64 v, std::size_t first) GT_INLINE_LAMBDA {
+            VecF64 s;
+            store_vector(count, log_magnitude, A::log_value(v, s), first);
+            store_vector(count, sign, s, first);
+        });
+}
+
+template <class A>
 ActivationInfo described_with(double parameter) {
     return described(made<A>(parameter));
 }
@@ -236,6 +248,7 @@ struct Tables<ActivationList<A...>> {
     static constexpr ActivationInfo info[] = {A::info...};
     static constexpr void (*log_derivatives[])(double, std::size_t, const double*, double*,
                                                double*) = {log_derivative<A>...};
+    static constexpr void (*log_values[])(std::size_t, const double*, double*, double*) = {log_value<A>...};
     static constexpr ActivationInfo (*descriptions[])(double) = {described_with<A>...};
     template <class T>
     struct Of {
@@ -255,6 +268,7 @@ const ActivationKernels<float> activation_f32{All::info,
                                               All::Of<float>::forward,
                                               activation_backward<float>,
                                               All::log_derivatives,
+                                              All::log_values,
                                               All::Of<float>::evaluates};
 const ActivationKernels<double> activation_f64{All::info,
                                                All::count,
@@ -262,6 +276,7 @@ const ActivationKernels<double> activation_f64{All::info,
                                                All::Of<double>::forward,
                                                activation_backward<double>,
                                                All::log_derivatives,
+                                               All::log_values,
                                                All::Of<double>::evaluates};
 
 }  // namespace GT_ISA

@@ -4,6 +4,7 @@
 //
 //   forward         phi(z) and phi'(z); NaN in, NaN out; at infinities the limits.
 //   log_derivative  ln |phi'(z)|, also where phi' underflows, and the sign of phi'; float64.
+//   log_value       the same of phi, for those that fade to 0 at -infinity.
 //
 // One with a parameter holds it, and has `described`: its info for that parameter; then nothing of it is static.
 //
@@ -63,7 +64,8 @@ struct Linear {
 };
 
 struct Sigmoid {
-    static constexpr ActivationInfo info{"sigmoid", 0.25, NearZero::offset, 0.25, 0.25, 0, 0, false};
+    static constexpr ActivationInfo info{"sigmoid", 0.25,  NearZero::offset, 0.25, 0.25, -26,
+                                         -55,       false, nullptr,          0,    true};
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
         a = sigmoid(z, derivative);
@@ -71,6 +73,10 @@ struct Sigmoid {
     GT_INLINE static VecF64 log_derivative(VecF64 z, VecF64& sign) {
         sign = constant<VecF64>(1.0);
         return -abs(z) - 2.0 * log1p(exp(-abs(z)));
+    }
+    GT_INLINE static VecF64 log_value(VecF64 z, VecF64& sign) {
+        sign = constant<VecF64>(1.0);
+        return min(VecF64{}, z) - log1p(exp(-abs(z)));
     }
 };
 
@@ -158,7 +164,7 @@ struct Selu {
 };
 
 struct Softplus {
-    static constexpr ActivationInfo info{"softplus", 1, NearZero::offset, 0.5, 0.5, 0, 0, false};
+    static constexpr ActivationInfo info{"softplus", 1, NearZero::offset, 0.5, 0.5, -26, -55, false, nullptr, 0, true};
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
         a = softplus(z, derivative);
@@ -167,6 +173,13 @@ struct Softplus {
         sign = constant<VecF64>(1.0);
         return min(VecF64{}, z) - log1p(exp(-abs(z)));
     }
+    // ln ln(1 + q) with q = e^z is z - q/2 to rounding where q^2 is none beside 1.
+    GT_INLINE static VecF64 log_value(VecF64 z, VecF64& sign) {
+        sign = constant<VecF64>(1.0);
+        VecF64 value, derivative;
+        forward(max(constant<VecF64>(-30.0), z), value, derivative);
+        return select(z < -20.0, z - 0.5 * exp(min(VecF64{}, z)), log(value));
+    }
 };
 
 // z Phi(z), Phi the normal distribution (Hendrycks and Gimpel 2016, exact form). With y = |z|, phi the density and
@@ -174,7 +187,8 @@ struct Softplus {
 // y one minus that: no cancellation in the tails. Max error of value and derivative (outside 1/2 around its zero):
 // float32 5.9 and 6.2, float64 5.5 and 6.2 ULP.
 struct Gelu {
-    static constexpr ActivationInfo info{"gelu", 1.1289041451851548, NearZero::linear, 0.5, 0.5, -26, -55, false};
+    static constexpr ActivationInfo info{
+        "gelu", 1.1289041451851548, NearZero::linear, 0.5, 0.5, -26, -55, false, nullptr, 0, true};
     static constexpr double kDensity = 0.39894228040143268, kRootTwoPi = 2.5066282746310002;
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
@@ -196,12 +210,22 @@ struct Gelu {
         sign = select((derivative < 0.0) | left, constant<VecF64>(-1.0), constant<VecF64>(1.0));
         return select(left, y * y * -0.5, VecF64{}) + log(select(left, difference * kDensity, abs(derivative)));
     }
+    // ln phi(y) + ln(y M(y)) left of -1.
+    GT_INLINE static VecF64 log_value(VecF64 z, VecF64& sign) {
+        const VecF64 y = abs(z), bounded = min(constant<VecF64>(1e8), y);  // beyond, y M = 1
+        const auto left = z < -1.0;
+        VecF64 value, derivative;
+        forward(z, value, derivative);
+        sign = copy_sign(constant<VecF64>(1.0), z);
+        return select(left, y * y * -0.5, VecF64{}) + log(select(left, bounded * normal_tail(bounded), abs(value)));
+    }
 };
 
 // z sigmoid(z) = max(z, 0) - y sigmoid(-y) with y = |z|; the derivative at -y is sigmoid(-y) (1 - y sigmoid(y)), at y
 // one minus that. Near the underflow of sigmoid(-y) its product with y is still normal: the power of two goes last.
 struct Silu {
-    static constexpr ActivationInfo info{"silu", 1.0998393201288669, NearZero::linear, 0.5, 0.5, -26, -55, false};
+    static constexpr ActivationInfo info{
+        "silu", 1.0998393201288669, NearZero::linear, 0.5, 0.5, -26, -55, false, nullptr, 0, true};
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
         const V y = min(constant<V>(kExpEnd<V>), abs(z));
@@ -217,6 +241,10 @@ struct Silu {
         const VecF64 rest = select(z < 0.0, 1.0 - bounded * upper, 1.0 + bounded * (q * upper));
         sign = select(rest < 0.0, constant<VecF64>(-1.0), constant<VecF64>(1.0));
         return min(VecF64{}, z) - log1p(q) + log(abs(rest));
+    }
+    GT_INLINE static VecF64 log_value(VecF64 z, VecF64& sign) {
+        sign = copy_sign(constant<VecF64>(1.0), z);
+        return min(VecF64{}, z) - log1p(exp(-abs(z))) + log(abs(z));
     }
 };
 

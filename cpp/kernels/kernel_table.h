@@ -69,7 +69,7 @@ template <class T>
 struct PreactivationScale {
     T scale[kMaxColumns];
     T bias_scale[kMaxColumns];  // finite also without a bias
-    T linear[kMaxColumns];      // 1 where the sample is so small that phi is its slope at 0 to rounding
+    T linear[kMaxColumns];      // 1 where the sample is so small that phi is its slope, or its value, at 0 to rounding
 };
 
 // What some sample has shown of a unit; together: on, and (where there is a bias) it would be on without it.
@@ -109,6 +109,8 @@ struct ActivationKernels {
     // ln |phi'(z)| without underflow, and the sign of phi' (0 where phi' is 0 mathematically).
     void (*const* log_derivative)(double parameter, std::size_t count, const double* z, double* log_magnitude,
                                   double* sign);
+    // ln |phi(z)| without underflow, and the sign of phi; does nothing for those that do not fade.
+    void (*const* log_value)(std::size_t count, const double* z, double* log_magnitude, double* sign);
     // phi and phi' of a flat array of any length, for the tests of the mathematics.
     void (*const* evaluate)(double parameter, std::size_t count, const T* z, T* a, T* derivative);
 };

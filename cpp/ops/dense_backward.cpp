@@ -50,7 +50,8 @@ void StackPass<T>::redo_from_log_derivative(std::size_t l, const std::vector<std
     double *row = scratch_->row.data(), *log2_delta = scratch_->log_magnitude.data(), *sign = scratch_->sign.data();
     for (const std::size_t b : samples) {
         for (std::size_t u = 0; u < n; ++u)
-            row[u] = scale_by(static_cast<double>(z_[u * ld + b]), layer_.z.exponent[b]);
+            row[u] =
+                scale_by(static_cast<double>(z_[u * ld + b]), std::max(layer_.z.exponent[b], -900.0));  // keeps signs
         kernels_.activation->log_derivative[network_.layer(l).activation](network_.layer(l).parameter, n, row,
                                                                           log2_delta, sign);
         double top = kNegativeInfinity;

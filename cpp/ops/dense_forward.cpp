@@ -100,8 +100,12 @@ void StackPass<T>::plan_scale(std::size_t l, Preactivation<T>* z) const {
     if (!z->scaled) return;
     const bool homogeneous = info(l).near_zero == NearZero::homogeneous, bias = network_.bias(l) != nullptr;
     const double bias_exponent = network_.bias_exponent(l);
+    T largest[kMaxColumns];
+    const bool tiny_bias = bias && bias_exponent < 0;  // then a row of zeros must not decide
+    if (tiny_bias) kernels_.reduce->column_max(network_.layer(l).inputs, part_.columns, part_.ld, part_.a(l), largest);
     for (std::size_t b = 0; b < part_.columns; ++b) {
-        const double product = exponent[b] + weight_exponent;
+        const bool nothing = tiny_bias && largest[b] == 0;
+        const double product = nothing ? kNegativeInfinity : exponent[b] + weight_exponent;
         // A homogeneous activation takes the mantissas as they are; beside a bias at the larger exponent of the two.
         z->exponent[b] = !homogeneous ? 0.0 : bias ? std::max(product, bias_exponent) : product;
         z->scale.scale[b] = power_of_two<T>(product - z->exponent[b]);
@@ -110,19 +114,26 @@ void StackPass<T>::plan_scale(std::size_t l, Preactivation<T>* z) const {
     }
 }
 
-// A bias-free tanh of 2^-900 is its argument: such samples keep the exponent and go through the slope at 0.
+// A tanh of 2^-900 is its argument, a sigmoid 1/2: such samples keep z's exponent and go through what phi is near 0.
 template <class T>
 void StackPass<T>::find_linear_samples(std::size_t l, Preactivation<T>* z) const {
-    if (info(l).near_zero != NearZero::linear || network_.bias(l)) return;
-    const double limit = sizeof(T) == 4 ? info(l).linear_below_log2_f32 : info(l).linear_below_log2_f64;
+    if (info(l).near_zero == NearZero::homogeneous) return;
+    const bool bias = network_.bias(l) != nullptr;
+    const double bias_exponent = network_.bias_exponent(l);
+    const double bends = sizeof(T) == 4 ? info(l).linear_below_log2_f32 : info(l).linear_below_log2_f64;
+    const double limit = bias ? bends - 1 : bends;  // of two terms
+    if (bias && !(network_.log2_bias(l) < limit)) return;
     T largest[kMaxColumns];
     kernels_.reduce->column_max(network_.layer(l).outputs, part_.columns, part_.ld, z_, largest);
     const double* exponent = part_.exponent_of_a(l);
     for (std::size_t b = 0; b < part_.columns; ++b) {
         const double product = exponent[b] + network_.weight_exponent(l);
-        if (!(product < 0) || !(std::log2(static_cast<double>(largest[b])) + product < limit)) continue;
-        z->exponent[b] = product;
-        z->scale.scale[b] = 1;
+        if (!(product < 0 || (bias && bias_exponent < 0))) continue;
+        if (!(std::log2(static_cast<double>(largest[b])) + product < limit)) continue;
+        const double kept = !bias ? product : largest[b] == 0 ? bias_exponent : std::max(product, bias_exponent);
+        z->exponent[b] = kept;
+        z->scale.scale[b] = largest[b] == 0 ? T(0) : power_of_two<T>(product - kept);  // else 0 times infinity
+        z->scale.bias_scale[b] = bias ? power_of_two<T>(bias_exponent - kept) : T(0);
         z->scale.linear[b] = 1;
     }
 }
@@ -197,6 +208,34 @@ void StackPass<T>::forward_layer(StackPass* passes, std::size_t count, std::size
     for (std::size_t i = 0; i < count; ++i) passes[i].finish_layer(l);
 }
 
+// A sigmoid of -200 is 2^-288, and none of T: rows of such samples anew, from ln |phi(z)|, with an exponent.
+template <class T>
+void StackPass<T>::redo_from_log_value(std::size_t l, const double* log2_z, double* exponent, double* log2_a) {
+    constexpr double kLog2e = 1.4426950408889634;
+    const std::size_t n = network_.layer(l).outputs, ld = part_.ld;
+    T* a = part_.a(l + 1);
+    double *row = scratch_->row.data(), *log2_value = scratch_->log_magnitude.data(), *sign = scratch_->sign.data();
+    for (std::size_t b = 0; b < part_.samples; ++b) {
+        if (!(log2_a[b] < Range<T>::log2_value_low) || !std::isfinite(log2_z[b]) || layer_.z.exponent[b] != 0) continue;
+        for (std::size_t u = 0; u < n; ++u) row[u] = static_cast<double>(z_[u * ld + b]);
+        kernels_.activation->log_value[network_.layer(l).activation](n, row, log2_value, sign);
+        double top = kNegativeInfinity;
+        for (std::size_t u = 0; u < n; ++u) top = std::max(top, log2_value[u] *= kLog2e);
+        if (top == kNegativeInfinity) continue;
+        double sum = 0, squares = 0;
+        exponent[b] = common_exponent(top);
+        for (std::size_t u = 0; u < n; ++u) {
+            const double value = sign[u] * std::exp2(log2_value[u] - exponent[b]);
+            a[u * ld + b] = static_cast<T>(value);
+            sum += value;
+            squares += value * value;
+        }
+        layer_.sums.a[b] = sum;
+        layer_.sums.a_squared[b] = squares;
+        log2_a[b] = 0.5 * std::log2(squares);
+    }
+}
+
 template <class T>
 void StackPass<T>::finish_layer(std::size_t l) {
     const std::size_t outputs = network_.layer(l).outputs;
@@ -208,6 +247,8 @@ void StackPass<T>::finish_layer(std::size_t l) {
     norms(outputs, a, sums.a_squared, log2_a);
     double* exponent = part_.exponent_of_a(l + 1);
     std::copy(z.exponent, z.exponent + part_.columns, exponent);
+    if (info(l).near_zero == NearZero::offset) std::fill(exponent, exponent + part_.columns, 0.0);
+    if (info(l).fades) redo_from_log_value(l, log2_z, exponent, log2_a);
     if (network_.layer(l).residual != 0) {
         add_input(l, log2_a, exponent, &sums);
         norms(outputs, a, sums.a_squared, log2_a);

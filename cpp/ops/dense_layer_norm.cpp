@@ -37,7 +37,7 @@ void StackPass<T>::normalise(std::size_t l, Preactivation<T>* z) {
     }
     kernels_.layer_norm->centre({layer.outputs, columns, ld, z_, network_.bias(l), scale, bias_scale, mean, squares});
 
-    const bool keeps_exponent = info(l).near_zero != NearZero::offset && !layer.norm_bias;
+    const bool keeps_exponent = !layer.norm_bias;
     T left[kMaxColumns];
     z->scaled = false;
     for (std::size_t b = 0; b < columns; ++b) {
@@ -51,7 +51,7 @@ void StackPass<T>::normalise(std::size_t l, Preactivation<T>* z) {
         z->exponent[b] = keeps_exponent ? kept : 0;
         z->scale.scale[b] = keeps_exponent ? T(1) : left[b];
         z->scale.bias_scale[b] = 1;
-        z->scale.linear[b] = keeps_exponent && kept != 0 && info(l).near_zero == NearZero::linear;
+        z->scale.linear[b] = keeps_exponent && kept != 0 && info(l).near_zero != NearZero::homogeneous;
         z->scaled |= kept != 0;
     }
     kernels_.layer_norm->forward({layer.outputs, columns, ld, z_, part_.normal(l), layer.norm_weight, factor});

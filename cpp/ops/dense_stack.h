@@ -66,6 +66,7 @@ class StackNetwork {
     }
     const T* bias(std::size_t l) const { return biases_[l].is_zero() ? nullptr : biases_[l].data(); }
     double bias_exponent(std::size_t l) const { return biases_[l].exponent(); }
+    double log2_bias(std::size_t l) const { return biases_[l].log2_norm(); }
     double log2_weight(std::size_t l) const { return weights_[l].log2_norm(); }  // Frobenius
 
   private:
@@ -244,6 +245,7 @@ class StackPass {
     void finish_layer(std::size_t l);
     void plan_scale(std::size_t l, Preactivation<T>* z) const;
     void find_linear_samples(std::size_t l, Preactivation<T>* z) const;
+    void redo_from_log_value(std::size_t l, const double* log2_z, double* exponent, double* log2_a);
     void collect_statistics(std::size_t l, const double* a_exponent, const double* log2_z,
                             const double* log2_a);  // norms of the mantissas
     void pass_activation(std::size_t l);
