@@ -124,12 +124,11 @@ void require_finite(const py::array& array, const std::string& name) {
                        "numpy.isfinite finds them");
 }
 
-inline void require_labels(const py::array& array, const std::string& name, std::int64_t classes) {
-    const auto* label = static_cast<const std::int64_t*>(array.data());
-    for (py::ssize_t i = 0; i < array.size(); ++i)
+inline void require_labels(const std::vector<std::int64_t>& label, const std::string& name, std::int64_t classes) {
+    for (std::size_t i = 0; i < label.size(); ++i)
         if (label[i] < 0 || label[i] >= classes)
             fail_value(name, "labels from 0 to " + std::to_string(classes - 1),
-                       std::to_string(label[i]) + " at " + index_text(array, i),
+                       std::to_string(label[i]) + " at [" + std::to_string(i) + "]",
                        "the last layer has " + std::to_string(classes) + " units");
 }
 

@@ -58,9 +58,10 @@ Cotangent<T> checked_cotangent(const DenseStack& stack, py::ssize_t batch, const
         const std::string name = "target" + label;
         const py::array labels = checked_array<std::int64_t>(target, name, " (labels)");
         require_shape(labels, name, {batch}, "(" + std::to_string(batch) + ",)");
-        require_labels(labels, name, stack.sizes.back());
+        const auto* given = static_cast<const std::int64_t*>(labels.data());
+        result.labels.assign(given, given + batch);  // before the check: another thread may write to the caller's
+        require_labels(result.labels, name, stack.sizes.back());
         result.kind = CotangentKind::cross_entropy;
-        result.labels = static_cast<const std::int64_t*>(labels.data());
     } else if (loss == "mse") {
         result.kind = CotangentKind::mse;
         result.rows = rows(target, "target" + label);

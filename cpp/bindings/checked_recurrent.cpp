@@ -115,8 +115,10 @@ namespace {
 
 py::object checked_lengths(std::size_t steps, std::size_t batch, const py::object& object) {
     if (object.is_none()) return object;
-    const py::array lengths = checked_array<std::int64_t>(object, "lengths", "");
-    require_shape(lengths, "lengths", {static_cast<py::ssize_t>(batch)}, "(" + std::to_string(batch) + ",)");
+    const py::array given = checked_array<std::int64_t>(object, "lengths", "");
+    require_shape(given, "lengths", {static_cast<py::ssize_t>(batch)}, "(" + std::to_string(batch) + ",)");
+    // A copy, before the check: another thread may write to the caller's.
+    const py::array_t<std::int64_t> lengths(given.size(), static_cast<const std::int64_t*>(given.data()));
     const auto* ends = static_cast<const std::int64_t*>(lengths.data());
     for (std::size_t b = 0; b < batch; ++b)
         if (ends[b] < 1 || ends[b] > static_cast<std::int64_t>(steps))

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "isa/dispatch.h"
 
@@ -28,10 +29,10 @@ enum class CotangentKind { given, random, cross_entropy, mse };
 template <class T>
 struct Cotangent {
     CotangentKind kind;
-    const T* rows = nullptr;               // given: dL/dy; mse: the target; (batch, n_L)
-    const std::int64_t* labels = nullptr;  // cross_entropy: (batch,), checked
-    std::uint64_t seed = 0;                // random: standard normals, a function of seed, sample and unit alone
-    std::uint64_t first_sample = 0;        // random: the number of samples seen in earlier calls
+    const T* rows = nullptr;             // given: dL/dy; mse: the target; (batch, n_L)
+    std::vector<std::int64_t> labels{};  // cross_entropy: (batch,), checked; indices, so our own and not the caller's
+    std::uint64_t seed = 0;              // random: standard normals, a function of seed, sample and unit alone
+    std::uint64_t first_sample = 0;      // random: the number of samples seen in earlier calls
 };
 
 // Writes dL/dy of sample b into row (count values, float64) and returns the exponent: dL/dy = row * 2^exponent.
