@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["PROBABILITIES", "StreamingQuantiles"]
+from gradtrace import _core
+
+__all__ = ["EXACT_SAMPLES", "PROBABILITIES", "StreamingQuantiles"]
 
 #: What a trace with ``per_sample=False`` reports.
 PROBABILITIES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
-_EXACT_SAMPLES = 4096
+#: Up to so many samples quantiles are exact.
+EXACT_SAMPLES = 4096
 _BINS = 1024
 
 Floats = npt.NDArray[np.float64]
@@ -34,7 +37,7 @@ class StreamingQuantiles:
         if self._batches is not None:
             self._batches.append(np.array(values))
             self._held += values.shape[1]
-            if self._held <= _EXACT_SAMPLES:
+            if self._held <= EXACT_SAMPLES:
                 return
             values = np.concatenate(self._batches, axis=1)
             self._batches = None
@@ -44,7 +47,7 @@ class StreamingQuantiles:
     def result(self) -> Floats:
         """Give the quantiles, shape (rows, 7), one column for each of `PROBABILITIES`."""
         if self._batches is not None:
-            return np.stack([_exact(row) for row in np.concatenate(self._batches, axis=1)])
+            return _core.quantiles([np.concatenate(self._batches, axis=1)], PROBABILITIES)[0]
         return np.stack([self._of_row(row) for row in range(len(self._low))])
 
     def _start(self, rows: int) -> None:
@@ -105,16 +108,3 @@ class StreamingQuantiles:
         value = np.clip(value, self._low[row], self._high[row])
         value = np.where(inside == 0, self._low[row], np.where(inside == finite - 1, self._high[row], value))
         return np.where(rank < below, -np.inf, np.where(rank >= below + finite, np.inf, value))
-
-
-def _exact(row: Floats) -> Floats:
-    """Quantiles with -inf as an ordinary smallest value; NumPy's interpolation would make NaN of it."""
-    kept = np.sort(row[~np.isnan(row)])
-    if kept.size == 0:
-        return np.full(len(PROBABILITIES), np.nan)
-    rank = np.array(PROBABILITIES) * (kept.size - 1)
-    low, high = kept[np.floor(rank).astype(int)], kept[np.ceil(rank).astype(int)]
-    with np.errstate(invalid="ignore"):
-        between = low + (rank - np.floor(rank)) * (high - low)
-    exact: Floats = np.where(np.isneginf(low) | (low == high), low, between)
-    return exact

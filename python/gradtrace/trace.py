@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace import _core
 from gradtrace.diagnose import dead_causes, diagnose_stack
 from gradtrace.diagnosis import Diagnosis
 from gradtrace.figures import STACK
 from gradtrace.losses import LOSSES
-from gradtrace.quantiles import PROBABILITIES, StreamingQuantiles
+from gradtrace.quantiles import EXACT_SAMPLES, PROBABILITIES, StreamingQuantiles
+from gradtrace.quiet import quiet
 from gradtrace.scaled import ScaledArray
 from gradtrace.table import html_table, text_table
 from gradtrace.trace_files import TraceFiles, draw
@@ -275,21 +277,32 @@ class TraceBuilder:
     def __init__(self, per_sample: bool) -> None:
         self._per_sample = per_sample
         self._batches: list[dict[str, Any]] = []
-        self._quantiles = {} if per_sample else {name: StreamingQuantiles() for name in _PER_SAMPLE}
+        self._held = 0
+        self._quantiles: dict[str, StreamingQuantiles] = {}  # empty while the samples are held
         self.empty = True
 
+    @quiet
     def add(self, arrays: dict[str, Any]) -> None:
         """Take the per-sample arrays of one batch."""
         self.empty = False
         if "norm_gain" not in arrays:  # no layer has one: a single number seen as an array
             arrays["norm_gain"] = np.broadcast_to(0.0, arrays["weight_gain"].shape)
         arrays["log2_grad_weight_sample"] = arrays["log2_delta"] + arrays["log2_activation"][:-1]
+        self._batches.append(arrays)
         if self._per_sample:
-            self._batches.append(arrays)
             return
-        for name, quantiles in self._quantiles.items():
-            quantiles.add(np.atleast_2d(arrays[name]))
+        self._held += arrays["log2_cotangent"].size
+        if self._held > EXACT_SAMPLES:
+            self._stream()
 
+    def _stream(self) -> None:
+        self._quantiles = self._quantiles or {name: StreamingQuantiles() for name in _PER_SAMPLE}
+        for arrays in self._batches:
+            for name, quantiles in self._quantiles.items():
+                quantiles.add(np.atleast_2d(arrays[name]))
+        self._batches = []
+
+    @quiet
     def finish(self, totals: dict[str, Any], facts: dict[str, Any], loss: str | None) -> StackTrace:
         """Make the trace from the sums over all samples, and the facts of its network."""
         samples, sizes = totals.pop("samples"), facts["sizes"]
@@ -298,7 +311,7 @@ class TraceBuilder:
             value *= LOSSES[loss].value_factor(samples, sizes[-1])
             factor = LOSSES[loss].gradient_factor(samples, sizes[-1])
         kept = {name: self._kept(name, totals, factor) for name in KEPT if name in totals or self._has(name)}
-        figures = {name: self._joined(name) for name in _PER_SAMPLE} | totals
+        figures = self._over_samples() | totals
         for figure in STACK:
             if figure.scaled and factor != 1.0:
                 figures[figure.name] += np.log2(factor)
@@ -317,10 +330,16 @@ class TraceBuilder:
     def _has(self, name: str) -> bool:
         return bool(self._batches) and name in self._batches[0]
 
+    def _over_samples(self) -> dict[str, Any]:
+        if self._quantiles:
+            rows = {name: quantiles.result() for name, quantiles in self._quantiles.items()}
+            return rows | {name: rows[name][0] for name in ("log2_cotangent", "log2_grad_input")}
+        joined = {name: self._joined(name) for name in _PER_SAMPLE}
+        if self._per_sample:
+            return joined
+        return dict(zip(joined, _core.quantiles(list(joined.values()), PROBABILITIES), strict=True))
+
     def _joined(self, name: str) -> Floats:
-        if not self._per_sample:
-            rows = self._quantiles[name].result()
-            return rows[0] if name in ("log2_cotangent", "log2_grad_input") else rows
         arrays = [batch[name] for batch in self._batches]
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
 

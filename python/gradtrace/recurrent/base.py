@@ -279,6 +279,8 @@ class Recurrent:
             readout = self.readout
         check_loss(cotangent, readout, target, loss, at, self._outputs, self.dtype)
         x, cotangent = self._time_first(x, names), self._carried.cotangent_time_first(cotangent)
+        if isinstance(lengths, np.ndarray):
+            lengths = lengths.copy()  # read more than once, and another thread may write to it
         run = self._core.trace(x, h0, c0, lengths)
         readout_trace, start, exponent = None, cotangent, None
         if readout is not None and loss is not None:
@@ -291,7 +293,7 @@ class Recurrent:
             "dtype": str(self.dtype),
             "steps": x.shape[0],
             "samples": x.shape[1],
-            "lengths": np.full(x.shape[1], x.shape[0], dtype=np.int64) if lengths is None else lengths.copy(),
+            "lengths": np.full(x.shape[1], x.shape[0], dtype=np.int64) if lengths is None else lengths,
             "input_size": self.input_size,
             "hidden_size": self.hidden_size,
             "num_layers": self.num_layers,
