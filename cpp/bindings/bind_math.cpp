@@ -5,6 +5,7 @@
 #include "bindings/bind.h"
 #include "bindings/checked_stack.h"
 #include "isa/dispatch.h"
+#include "ops/workspace.h"
 
 namespace gt {
 namespace {
@@ -98,10 +99,12 @@ void matrix_product(const py::array& a, const py::array& b, const py::array& out
             fail_value("b", "one column, or columns in multiples of 16", shape_text(right));
         const GemmKernels<T>& kernels = *active_isa().get<T>().gemm;
         const auto columns = static_cast<std::size_t>(n);
+        Workspace scratch(kernels.scratch_bytes);
         const GemmColumns<T> set{columns, static_cast<const T*>(right.data()), result.mutable_data()};
-        (transposed ? kernels.tn : kernels.nn)(
-            static_cast<std::size_t>(m), static_cast<std::size_t>(k), static_cast<const T*>(left.data()),
-            static_cast<std::size_t>(left.shape(1)), &set, 1, columns, columns, add, nullptr);
+        (transposed ? kernels.tn : kernels.nn)(static_cast<std::size_t>(m), static_cast<std::size_t>(k),
+                                               static_cast<const T*>(left.data()),
+                                               static_cast<std::size_t>(left.shape(1)), &set, 1, columns, columns, add,
+                                               nullptr, scratch.as<unsigned char>());
     });
 }
 

@@ -15,7 +15,7 @@ set(GT_ISA_TABLE
 # For tests only, in no public list: the sources of the matrix unit with its instructions, and those of AVX-512, in plain
 # C++ (kernels/amx_instructions.h), so that they run on machines that have neither.
 set(GT_TEST_ISA_TABLE
-  "amx_emulated|x86_64|-Wno-psabi|portable|cpp/kernels/gemm_amx.cpp,cpp/kernels/panel_amx.cpp"
+  "amx_emulated|x86_64|-Wno-psabi -Wframe-larger-than=32768|portable|cpp/kernels/gemm_amx.cpp,cpp/kernels/panel_amx.cpp"
   "amx_emulated_avx512|x86_64|-mavx512f -mavx512cd -mavx512vl -mavx512bw -mavx512dq -mavx2 -mfma -mf16c -mbmi -mbmi2 -mprefer-vector-width=512|avx512|cpp/kernels/gemm_amx.cpp,cpp/kernels/panel_amx.cpp")
 
 set(GT_KERNEL_SOURCES

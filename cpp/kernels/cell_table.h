@@ -22,7 +22,8 @@ constexpr std::size_t padded_columns(std::size_t n) {
 enum class PanelOrder { up, down };
 
 // A right operand (k, n) in panels of some columns each, in the kernels' own form. `rows`: how many rows left operands
-// have when no thread shares them, the same for an operand throughout; the form may depend on it.
+// have when no thread shares them, the same for an operand throughout; the form may depend on it. `scratch`:
+// memory that the caller lends, 64-byte aligned.
 template <class T>
 struct PanelKernels {
     // Numbers of the panels, 64-byte aligned; also where the panels of column n of a wider operand start, n a multiple
@@ -34,10 +35,11 @@ struct PanelKernels {
                  std::size_t rows, T* panels);
     // c (m, n) [+]= a b, a (m, k) with row stride lda.
     void (*multiply)(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda, const T* panels, T* c,
-                     std::size_t ldc, bool add, PanelOrder order, std::size_t rows);
+                     std::size_t ldc, bool add, PanelOrder order, std::size_t rows, void* scratch);
     // c (m, n) [+]= a^T b, a (k, m) with row stride lda.
     void (*multiply_transposed)(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda,
-                                const T* panels, T* c, std::size_t ldc, bool add, std::size_t rows);
+                                const T* panels, T* c, std::size_t ldc, bool add, std::size_t rows, void* scratch);
+    std::size_t scratch_bytes, transposed_scratch_bytes;  // of the two; 0: it may be null
 };
 
 template <class T>

@@ -26,6 +26,14 @@ constexpr std::size_t group_pitch(std::size_t depth) {
     return depth * kGroupStride + kLineBytes / sizeof(T);
 }
 
+// Bytes of the copy.
+template <class T>
+constexpr std::size_t copied_bytes(std::size_t depth) {
+    return kGroups * group_pitch<T>(depth) * sizeof(T);
+}
+
+constexpr std::size_t kPanelDepth = 256;  // of a panel at a time: 16 or 32 KB of float32
+
 // At most kCopiedColumns columns of from (depth, ld).
 template <class T>
 GT_INLINE void copy_columns(const T* from, std::size_t ld, std::size_t depth, std::size_t columns, T* to) {

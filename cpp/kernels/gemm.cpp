@@ -15,21 +15,19 @@ namespace {
 
 // A tile of R rows x V vectors has about so many accumulators: twice what hides 4 cycles of latency on two FMA units,
 // so that with V right vectors and a broadcast the registers suffice, and no cycle needs more than two loads.
-// kBlockBytes: of the right operand, and of copied columns of the left. A panel of kMostVectors of it stays in L1.
+// A panel of kMostVectors of a block stays in L1.
 // kStripElements: still near when the activation reads them; but every strip copies a right operand wider than a panel.
 // kAddLast: what stands in c is asked for at the start of a tile and added at its end; the shorter tiles of narrow
 // registers would wait for it longer than it takes.
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr std::size_t kAccumulators = 16, kMostVectors = 4, kBlockBytes = 32 << 10;
+constexpr std::size_t kAccumulators = 16, kMostVectors = 4;
 constexpr std::size_t kStripElements = 4096;
 constexpr bool kAddLast = false;
 #else
-constexpr std::size_t kAccumulators = 12, kMostVectors = 2, kBlockBytes = 64 << 10;
+constexpr std::size_t kAccumulators = 12, kMostVectors = 2;
 constexpr std::size_t kStripElements = 16384;
 constexpr bool kAddLast = true;
 #endif
-template <class T>
-constexpr std::size_t kDepth = kBlockBytes / sizeof(T) / kMaxColumns;
 constexpr std::size_t rows_of_tile(std::size_t vectors) { return kAccumulators / vectors; }
 
 template <class T>
@@ -143,8 +141,7 @@ GT_INLINE T* copy_panels(const Product<T>& p, std::size_t n, const T* from, T* t
 }
 
 template <class T>
-GT_INLINE void from_copied_columns(const Product<T>& p, std::size_t m, const Pieces<T>& pieces) {
-    T copy[kGroups * group_pitch<T>(kDepth<T>)];
+GT_INLINE void from_copied_columns(const Product<T>& p, std::size_t m, const Pieces<T>& pieces, T* copy) {
     for (std::size_t row = 0; row < m; row += kCopiedColumns) {
         const std::size_t rows = m - row < kCopiedColumns ? m - row : kCopiedColumns;
         copy_columns(p.a + row, p.lda, p.k, rows, copy);
@@ -177,12 +174,12 @@ GT_INLINE void all_blocks(const Product<T>& p, std::size_t m, const Pieces<T>& p
 
 // Of each piece's right operand kBlockBytes at a time.
 template <class T, bool kTransposed>
-GT_INLINE void product_of(const Product<T>& whole, std::size_t m, const Pieces<T>& pieces) {
+GT_INLINE void product_of(const Product<T>& whole, std::size_t m, const Pieces<T>& pieces, T* scratch) {
     constexpr std::size_t kFarApart = 2048;  // bytes from column to column
-    T right[kMostPieces * kBlockBytes / sizeof(T)];
-    for (std::size_t first = 0; first < whole.k || first == 0; first += kDepth<T>) {
+    T *right = scratch, *left = scratch + kMostPieces * kBlockBytes / sizeof(T);
+    for (std::size_t first = 0; first < whole.k || first == 0; first += kDepthOfBlock<T>) {
         Product<T> p = whole;
-        p.k = whole.k - first < kDepth<T> ? whole.k - first : kDepth<T>;
+        p.k = whole.k - first < kDepthOfBlock<T> ? whole.k - first : kDepthOfBlock<T>;
         p.a += kTransposed ? first * p.lda : first;
         p.add |= first > 0;
         Pieces<T> here = pieces;
@@ -195,7 +192,7 @@ GT_INLINE void product_of(const Product<T>& whole, std::size_t m, const Pieces<T
             if (copied) to = copy_panels(p, piece.n, from, to);
         }
         if (kTransposed && p.lda * sizeof(T) >= kFarApart)
-            from_copied_columns(p, m, here);
+            from_copied_columns(p, m, here, left);
         else
             all_blocks<T, kTransposed>(p, m, here);
     }
@@ -203,12 +200,13 @@ GT_INLINE void product_of(const Product<T>& whole, std::size_t m, const Pieces<T
 
 template <class T, bool kTransposed>
 void gemm(std::size_t m, std::size_t k, const T* a, std::size_t lda, const GemmColumns<T>* sets, std::size_t count,
-          std::size_t ldb, std::size_t ldc, bool add, Ahead* ahead) {
+          std::size_t ldb, std::size_t ldc, bool add, Ahead* ahead, void* scratch) {
     if (count == 1 && sets->n == 1)
         return kTransposed ? gemv_t(m, k, a, lda, sets->b, sets->c, add) : gemv_n(m, k, a, lda, sets->b, sets->c, add);
     const Product<T> whole{k, a, lda, nullptr, ldb, nullptr, ldc, add, ahead};
-    for_pieces_of(sets, count,
-                  [&](const Pieces<T>& pieces) GT_INLINE_LAMBDA { product_of<T, kTransposed>(whole, m, pieces); });
+    for_pieces_of(sets, count, [&](const Pieces<T>& pieces) GT_INLINE_LAMBDA {
+        product_of<T, kTransposed>(whole, m, pieces, static_cast<T*>(scratch));
+    });
 }
 
 template <class T>
@@ -220,8 +218,10 @@ double nv_squares(std::size_t m, std::size_t k, const T* a, const T* b, T* c) {
 
 extern const GemmKernels<float> gemm_f32;
 extern const GemmKernels<double> gemm_f64;
-const GemmKernels<float> gemm_f32{gemm<float, false>, gemm<float, true>, nv_squares<float>, kStripElements};
-const GemmKernels<double> gemm_f64{gemm<double, false>, gemm<double, true>, nv_squares<double>, kStripElements};
+const GemmKernels<float> gemm_f32{gemm<float, false>, gemm<float, true>, nv_squares<float>, kStripElements,
+                                  kFmaScratchBytes<float>};
+const GemmKernels<double> gemm_f64{gemm<double, false>, gemm<double, true>, nv_squares<double>, kStripElements,
+                                   kFmaScratchBytes<double>};
 
 }  // namespace GT_ISA
 }  // namespace gt

@@ -18,7 +18,18 @@ constexpr std::size_t kColumnTiles = kMaxColumns / kSide;
 // block's samples, not those of this call, and no rows: threads share both.
 GT_INLINE bool worthwhile(std::size_t k, std::size_t samples) { return k >= 128 && samples >= 32; }
 
+constexpr std::size_t kLines = 4;  // of 16 weights: a row of W is met in whole pairs of cache lines
+
 constexpr std::size_t kStripElements = 32768;  // 512 rows of 64 samples share what was split of the samples
+
+// What is split of a block of the summed axis: of each piece, and of a strip of the weights.
+template <int P>
+constexpr std::size_t kTilesOfPiece = kColumnTiles * kSteps * P;
+template <int P>
+constexpr std::size_t scratch_bytes() {
+    constexpr std::size_t own = (kMostPieces * kTilesOfPiece<P> + kLines * kSteps * P) * sizeof(Tile);
+    return own > kFmaScratchBytes<float> ? own : kFmaScratchBytes<float>;
+}
 
 struct Operands {
     std::size_t m, k;
@@ -28,6 +39,7 @@ struct Operands {
     std::size_t ldb, ldc;
     bool add;
     Ahead* ahead;
+    Tile* split;
     Cut cut_right[kMostPieces][kColumnTiles];  // columns of each tile
 };
 
@@ -48,7 +60,8 @@ GT_INLINE void split_right(const Operands& p, std::size_t i, std::size_t first, 
 // c [+]= a b
 template <int P>
 void columns_nn(const Operands& p) {
-    Tile right[kMostPieces][kColumnTiles * kSteps * P], left[2 * kSteps * P];
+    Tile *right[kMostPieces], *left = p.split + kMostPieces * kTilesOfPiece<P>;
+    for (std::size_t i = 0; i < kMostPieces; ++i) right[i] = p.split + i * kTilesOfPiece<P>;
     for (std::size_t first = 0; first < p.k; first += kBlockDepth) {
         const std::size_t depth = p.k - first < kBlockDepth ? p.k - first : kBlockDepth;
         for (std::size_t i = 0; i < p.pieces.count; ++i) split_right<P>(p, i, first, depth, right[i]);
@@ -98,8 +111,8 @@ GT_INLINE void turned_blocks(std::size_t sample_tiles, std::size_t columns, std:
 // is the samples and the result that are turned.
 template <int P>
 void columns_tn(const Operands& p) {
-    constexpr std::size_t kLines = 4;  // of 16 weights: a row of W is met in whole pairs of cache lines
-    Tile samples[kMostPieces][kColumnTiles * kSteps * P], weights[kLines * kSteps * P];
+    Tile *samples[kMostPieces], *weights = p.split + kMostPieces * kTilesOfPiece<P>;
+    for (std::size_t i = 0; i < kMostPieces; ++i) samples[i] = p.split + i * kTilesOfPiece<P>;
     for (std::size_t first = 0; first < p.k; first += kBlockDepth) {
         const std::size_t depth = p.k - first < kBlockDepth ? p.k - first : kBlockDepth, steps = steps_of(depth);
         const bool add = p.add || first > 0;
@@ -128,14 +141,14 @@ void columns_tn(const Operands& p) {
 
 template <int P, bool kTransposed>
 void gemm(std::size_t m, std::size_t k, const float* a, std::size_t lda, const GemmColumns<float>* sets,
-          std::size_t count, std::size_t ldb, std::size_t ldc, bool add, Ahead* ahead) {
+          std::size_t count, std::size_t ldb, std::size_t ldc, bool add, Ahead* ahead, void* scratch) {
     if ((count == 1 && sets->n == 1) || !worthwhile(k, ldb)) {
         const auto fma = kTransposed ? GT_BASE::gemm_f32.tn : GT_BASE::gemm_f32.nn;
-        return fma(m, k, a, lda, sets, count, ldb, ldc, add, ahead);
+        return fma(m, k, a, lda, sets, count, ldb, ldc, add, ahead, scratch);
     }
     const TileRegisters registers;
     for_pieces_of(sets, count, [&](const Pieces<float>& pieces) GT_INLINE_LAMBDA {
-        Operands p{m, k, a, lda, pieces, ldb, ldc, add, ahead, {}};
+        Operands p{m, k, a, lda, pieces, ldb, ldc, add, ahead, static_cast<Tile*>(scratch), {}};
         for (std::size_t i = 0; i < pieces.count; ++i)
             for (std::size_t tile = 0; tile < pieces.piece[i].n / kSide; ++tile)
                 p.cut_right[i][tile] = cut_columns(k, kSide, pieces.piece[i].b + tile * kSide, ldb);
@@ -153,8 +166,8 @@ double nv_squares(std::size_t m, std::size_t k, const float* a, const float* b, 
 }  // namespace
 
 extern const GemmKernels<float> gemm_highest, gemm_high;
-const GemmKernels<float> gemm_highest{gemm<3, false>, gemm<3, true>, nv_squares, kStripElements};
-const GemmKernels<float> gemm_high{gemm<2, false>, gemm<2, true>, nv_squares, kStripElements};
+const GemmKernels<float> gemm_highest{gemm<3, false>, gemm<3, true>, nv_squares, kStripElements, scratch_bytes<3>()};
+const GemmKernels<float> gemm_high{gemm<2, false>, gemm<2, true>, nv_squares, kStripElements, scratch_bytes<2>()};
 
 }  // namespace GT_ISA
 }  // namespace gt

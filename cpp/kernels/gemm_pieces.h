@@ -1,6 +1,7 @@
 // The columns of a product, cut into pieces that pass by a block of its left operand together.
 #pragma once
 
+#include "kernels/column_groups.h"
 #include "kernels/kernel_table.h"
 #include "simd/vec.h"
 
@@ -9,6 +10,17 @@ namespace GT_ISA {
 namespace {
 
 constexpr std::size_t kMostPieces = 4;
+
+// By FMA: bytes of a piece's right operand, and of copied columns of the left, at a time.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr std::size_t kBlockBytes = 32 << 10;
+#else
+constexpr std::size_t kBlockBytes = 64 << 10;
+#endif
+template <class T>
+constexpr std::size_t kDepthOfBlock = kBlockBytes / sizeof(T) / kMaxColumns;
+template <class T>
+constexpr std::size_t kFmaScratchBytes = kMostPieces * kBlockBytes + copied_bytes<T>(kDepthOfBlock<T>);
 
 // At most kMaxColumns columns each.
 template <class T>

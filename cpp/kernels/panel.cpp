@@ -162,13 +162,11 @@ GT_INLINE void columns_by_panels(const Product<T>& whole, std::size_t rows) {
     }
 }
 
-constexpr std::size_t kDepth = 256;  // of a panel at a time: 16 or 32 KB of float32
-
 template <class T>
 void multiply(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda, const T* panels, T* c,
-              std::size_t ldc, bool add, PanelOrder order, std::size_t) {
+              std::size_t ldc, bool add, PanelOrder order, std::size_t, void*) {
     const std::size_t stride = k * kWide<T>;
-    const std::size_t most = m < kTileRows ? k : kDepth;  // a few rows meet each panel once
+    const std::size_t most = m < kTileRows ? k : kPanelDepth;  // a few rows meet each panel once
     const std::size_t fit = kLeftBytes / sizeof(T) / ((k < most ? k : most) + 1) / kTileRows * kTileRows;
     const std::size_t block = fit < 2 * kTileRows ? 2 * kTileRows : fit;
     for (std::size_t row = 0; row < m; row += block)
@@ -182,12 +180,12 @@ void multiply(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size
 
 template <class T>
 void multiply_transposed(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size_t lda, const T* panels,
-                         T* c, std::size_t ldc, bool add, std::size_t) {
-    T copy[kGroups * group_pitch<T>(kDepth)];
+                         T* c, std::size_t ldc, bool add, std::size_t, void* scratch) {
+    T* copy = static_cast<T*>(scratch);
     for (std::size_t row = 0; row < m; row += kCopiedColumns) {
         const std::size_t rows = m - row < kCopiedColumns ? m - row : kCopiedColumns;
-        for (std::size_t first = 0; first < k || first == 0; first += kDepth) {
-            const std::size_t depth = k - first < kDepth ? k - first : kDepth;
+        for (std::size_t first = 0; first < k || first == 0; first += kPanelDepth) {
+            const std::size_t depth = k - first < kPanelDepth ? k - first : kPanelDepth;
             copy_columns(a + first * lda + row, lda, depth, rows, copy);
             const Product<T> p{
                 n,   depth,           copy, 1, kGroupStride, panels + first * kWide<T>, k * kWide<T>, c + row * ldc,
@@ -224,7 +222,7 @@ std::size_t size(std::size_t k, std::size_t n, std::size_t) {
 }
 
 template <class T>
-constexpr PanelKernels<T> table{size<T>, pack<T>, multiply<T>, multiply_transposed<T>};
+constexpr PanelKernels<T> table{size<T>, pack<T>, multiply<T>, multiply_transposed<T>, 0, copied_bytes<T>(kPanelDepth)};
 
 }  // namespace
 

@@ -3,6 +3,7 @@
 // no other.
 #include "kernels/amx_tiles.h"
 #include "kernels/cell_table.h"
+#include "kernels/column_groups.h"
 
 namespace gt {
 namespace GT_BASE {
@@ -79,8 +80,7 @@ GT_INLINE Cut cut_rows(const Left& left, std::size_t rows, std::size_t k) {
 // At most kRowTiles tiles of rows.
 template <int P>
 GT_INLINE void few_rows(std::size_t rows, std::size_t n, std::size_t k, const Left& left, const Tile* tiles, float* c,
-                        std::size_t ldc, bool add, bool down) {
-    Tile split[kRowTiles * kSteps * P];
+                        std::size_t ldc, bool add, bool down, Tile* split) {
     Cut cut[kRowTiles];
     for (std::size_t t = 0; t < tiles_of(rows); ++t) {
         const std::size_t in_tile = rows - t * kSide < kSide ? rows - t * kSide : kSide;
@@ -114,30 +114,44 @@ GT_INLINE void few_rows(std::size_t rows, std::size_t n, std::size_t k, const Le
 
 template <int P>
 GT_INLINE void all_rows(std::size_t m, std::size_t n, std::size_t k, const Left& left, const float* panels, float* c,
-                        std::size_t ldc, bool add, bool down) {
+                        std::size_t ldc, bool add, bool down, void* scratch) {
     const TileRegisters registers;
     const Tile* tiles = reinterpret_cast<const Tile*>(panels);
     for (std::size_t row = 0; row < m; row += kRowTiles * kSide)
         few_rows<P>(m - row < kRowTiles * kSide ? m - row : kRowTiles * kSide, n, k,
-                    {left.a + row * left.row, left.row, left.step}, tiles, c + row * ldc, ldc, add, down);
+                    {left.a + row * left.row, left.row, left.step}, tiles, c + row * ldc, ldc, add, down,
+                    static_cast<Tile*>(scratch));
 }
 
 template <int P>
 void multiply(std::size_t m, std::size_t n, std::size_t k, const float* a, std::size_t lda, const float* panels,
-              float* c, std::size_t ldc, bool add, PanelOrder order, std::size_t rows) {
-    if (!worthwhile(rows)) return GT_BASE::panel_f32.multiply(m, n, k, a, lda, panels, c, ldc, add, order, rows);
-    all_rows<P>(m, n, k, {a, lda, 1}, panels, c, ldc, add, order == PanelOrder::down);
+              float* c, std::size_t ldc, bool add, PanelOrder order, std::size_t rows, void* scratch) {
+    if (!worthwhile(rows))
+        return GT_BASE::panel_f32.multiply(m, n, k, a, lda, panels, c, ldc, add, order, rows, scratch);
+    all_rows<P>(m, n, k, {a, lda, 1}, panels, c, ldc, add, order == PanelOrder::down, scratch);
 }
 
 template <int P>
 void multiply_transposed(std::size_t m, std::size_t n, std::size_t k, const float* a, std::size_t lda,
-                         const float* panels, float* c, std::size_t ldc, bool add, std::size_t rows) {
-    if (!worthwhile(rows)) return GT_BASE::panel_f32.multiply_transposed(m, n, k, a, lda, panels, c, ldc, add, rows);
-    all_rows<P>(m, n, k, {a, 1, lda}, panels, c, ldc, add, false);
+                         const float* panels, float* c, std::size_t ldc, bool add, std::size_t rows, void* scratch) {
+    if (!worthwhile(rows))
+        return GT_BASE::panel_f32.multiply_transposed(m, n, k, a, lda, panels, c, ldc, add, rows, scratch);
+    all_rows<P>(m, n, k, {a, 1, lda}, panels, c, ldc, add, false, scratch);
 }
 
 template <int P>
-constexpr PanelKernels<float> table{size<P>, pack<P>, multiply<P>, multiply_transposed<P>};
+constexpr std::size_t transposed_scratch_bytes() {
+    constexpr std::size_t own = kRowTiles * kSteps * P * sizeof(Tile), of_base = copied_bytes<float>(kPanelDepth);
+    return own > of_base ? own : of_base;
+}
+
+template <int P>
+constexpr PanelKernels<float> table{size<P>,
+                                    pack<P>,
+                                    multiply<P>,
+                                    multiply_transposed<P>,
+                                    kRowTiles * kSteps * P * sizeof(Tile),
+                                    transposed_scratch_bytes<P>()};
 
 }  // namespace
 

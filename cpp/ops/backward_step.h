@@ -86,6 +86,7 @@ class BackwardStep {
     std::vector<bool> apart_;
     std::vector<WideCarries> carries_;  // (rows,) once there is one
     WideBackward<T> wide_backward_;
+    AlignedBuffer<unsigned char> lent_;  // to products
 };
 
 }  // namespace gt

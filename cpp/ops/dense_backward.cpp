@@ -94,7 +94,7 @@ void StackPass<T>::backward_layer(StackPass* passes, std::size_t count, std::siz
     }
     const std::size_t ld = passes->part_.ld;
     passes->kernels_.gemm->tn(layer.inputs, layer.outputs, network.weight(l), layer.inputs, sets, count, ld, ld, false,
-                              &ahead);
+                              &ahead, passes->scratch_->product);
     for (std::size_t i = 0; i < count; ++i) passes[i].finish_input_gradient(l);
 }
 

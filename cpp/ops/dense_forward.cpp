@@ -168,7 +168,7 @@ void StackPass<T>::compute_layer(StackPass* passes, std::size_t count, std::size
         }
         if (!passes->layer_.have_product)
             gemm.nn(rows, layer.inputs, network.weight(l) + row * layer.inputs, layer.inputs, sets, count, ld, ld,
-                    false, ahead);
+                    false, ahead, passes->scratch_->product);
         for (std::size_t i = 0; i < count; ++i) passes[i].activate(l, row, rows);
     }
 }

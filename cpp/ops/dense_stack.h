@@ -105,6 +105,7 @@ struct StackScratch {
     AlignedBuffer<T> z;                              // a tile for each pass
     AlignedBuffer<T> spare_a, spare_derivative;      // a tile
     AlignedBuffer<double> row, log_magnitude, sign;  // (max units,)
+    void* product = nullptr;                         // lent to products; the trace's
 };
 
 enum class Keep { all_layers, last_layer };  // what of the tiles a block must hold: a trace needs all

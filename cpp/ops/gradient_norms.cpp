@@ -93,7 +93,7 @@ PairSums sum_pairs(const KernelTable<T>& kernels, const StackNetwork<T>& network
         const auto gram = [&](std::size_t units, const T* left, const T* right, T* to) {
             const GemmColumns<T> set{range.columns, right + range.column, to};
             kernels.gram->tn(range.rows, units, left + range.row, x.block->columns, &set, 1, y.block->columns, kLd,
-                             false, nullptr);
+                             false, nullptr, scratch.product);
         };
         gram(network.layer(l).outputs, x.block->delta(l), y.block->delta(l), deltas);
         gram(network.layer(l).inputs, x.block->a(l), y.block->a(l), activations);
@@ -186,7 +186,7 @@ void form_weight(const KernelTable<T>& kernels, std::size_t inputs, std::size_t 
         for (std::size_t i = 0; i < block_count; ++i) {
             const GemmColumns<T> set{ld, right + first[i] * ld, scratch.strip.data()};
             kernels.gemm->nn(rows, blocks[i].samples, blocks[i].delta(l) + row * blocks[i].columns, blocks[i].columns,
-                             &set, 1, ld, ld, i > 0, nullptr);
+                             &set, 1, ld, ld, i > 0, nullptr, scratch.product);
         }
         for (std::size_t r = 0; r < rows; ++r) {
             const T* from = scratch.strip.data() + r * ld;

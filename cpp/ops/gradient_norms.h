@@ -36,6 +36,7 @@ constexpr std::size_t kGradientStripRows = 32;  // of dW at a time
 template <class T>
 struct GradientScratch {
     AlignedBuffer<T> left, right, strip;
+    void* product = nullptr;  // lent to products; the trace's
     void reserve(std::size_t left_count, std::size_t right_count, std::size_t strip_count);
 };
 

@@ -91,6 +91,7 @@ class WeightGradient {
     std::vector<Part> parts_;
     std::size_t columns_, width_ = 0;  // of dz; of all parts, each a whole number of panels
     AlignedBuffer<T> value_, panels_, gathered_;
+    AlignedBuffer<unsigned char> lent_;  // to products, by worker
     std::vector<T> factor_;
     bool empty_ = true;
 };

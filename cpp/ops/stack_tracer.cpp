@@ -62,6 +62,13 @@ std::size_t side_by_side(std::size_t blocks, std::size_t workers) {
     return std::min(kSideBySide, divide_up(blocks, workers));
 }
 
+// That a worker lends to products.
+template <class T>
+std::size_t lent_bytes(const KernelTable<T>& kernels) {
+    constexpr std::size_t kLine = 64;
+    return round_up(kernels.gemm->scratch_bytes, kLine);
+}
+
 std::size_t samples_of_block(const BatchShape& shape, std::size_t block) {
     return std::min(shape.block_samples, shape.samples - block * shape.block_samples);
 }
@@ -119,15 +126,23 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
     for (std::size_t i = 0; i < per_chunk; ++i)
         chunk.blocks.emplace_back(network_, shape.block_samples, Keep::all_layers);
     const std::size_t block_bytes = chunk.blocks[0].arena_bytes, columns = chunk.blocks[0].columns;
-    Workspace arena(checked_multiply(per_chunk, block_bytes));
-    for (std::size_t i = 0; i < chunk.over_samples.workers(); ++i)
+    // Behind the blocks, what each worker lends to products.
+    const std::size_t blocks_bytes = checked_multiply(per_chunk, block_bytes), lent = lent_bytes(isa_.get<T>());
+    Workspace arena(
+        checked_add(blocks_bytes, lent * std::max(chunk.over_samples.workers(), chunk.over_layers.workers())));
+    const auto lend = [&](std::size_t worker) { return arena.as<unsigned char>() + blocks_bytes + worker * lent; };
+    for (std::size_t i = 0; i < chunk.over_samples.workers(); ++i) {
         chunk.scratch.emplace_back(network_, columns, side_by_side(per_chunk, chunk.over_samples.workers()));
+        chunk.scratch[i].product = lend(i);
+    }
     chunk.gradient_scratch.resize(chunk.over_layers.workers());
     const std::size_t widest = round_up(network_.max_units(), kColumnMultiple);
-    for (GradientScratch<T>& scratch : chunk.gradient_scratch)
-        scratch.reserve(columns * kMaxColumns,
-                        std::max(columns * kMaxColumns, checked_multiply(per_chunk * columns, widest)),
-                        kGradientStripRows * widest);
+    for (std::size_t i = 0; i < chunk.gradient_scratch.size(); ++i) {
+        chunk.gradient_scratch[i].reserve(
+            columns * kMaxColumns, std::max(columns * kMaxColumns, checked_multiply(per_chunk * columns, widest)),
+            kGradientStripRows * widest);
+        chunk.gradient_scratch[i].product = lend(i);
+    }
     for (std::size_t first = 0; first < shape.blocks(); first += per_chunk) {
         chunk.block_count = std::min(per_chunk, shape.blocks() - first);
         for (std::size_t i = 0; i < chunk.block_count; ++i)
@@ -338,7 +353,11 @@ void stack_forward(const IsaKernels& isa, std::vector<DenseLayer<T>> layers, con
         blocks.emplace_back(network, shape.block_samples, Keep::last_layer);
         scratch.emplace_back(network, shape.block_samples, 1);
     }
-    Workspace arena(checked_multiply(blocks.size(), blocks[0].arena_bytes));
+    const std::size_t blocks_bytes = checked_multiply(blocks.size(), blocks[0].arena_bytes),
+                      lent = lent_bytes(isa.get<T>());
+    Workspace arena(checked_add(blocks_bytes, lent * scratch.size()));
+    for (std::size_t i = 0; i < scratch.size(); ++i)
+        scratch[i].product = arena.as<unsigned char>() + blocks_bytes + i * lent;
     prepare_layers(network);
     const SampleOutputs nothing;
     parallel_for(over_blocks, [&](std::size_t i, std::size_t worker) {

@@ -108,11 +108,13 @@ double StepNormPass<T>::form_weight(const GradientSide<T>& s, const T* right) {
     const PanelKernels<T>& panel = *context_.kernels().panel;
     const std::size_t panels = panel.size(context_.sequence.batch(), s.width(), s.columns());
     if (panels_.size() < panels) panels_ = AlignedBuffer<T>(panels);
+    if (lent_.size() < panel.transposed_scratch_bytes)
+        lent_ = AlignedBuffer<unsigned char>(panel.transposed_scratch_bytes);
     std::vector<T> factor(rows_);
     for (std::size_t i = 0; i < rows_; ++i) factor[i] = static_cast<T>(weight_.factor[i]);
     panel.pack(rows_, s.width(), right, s.width(), 1, factor.data(), s.columns(), panels_.data());
     panel.multiply_transposed(s.columns(), s.width(), rows_, s.dz(row_), context_.row_size(), panels_.data(),
-                              tile_.data(), s.width(), false, s.columns());
+                              tile_.data(), s.width(), false, s.columns(), lent_.data());
     double norm = 0;
     log2_row_norms(context_.kernels(), 1, size, tile_.data(), size, &norm);
     return norm + weight_.exponent;

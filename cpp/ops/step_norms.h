@@ -38,6 +38,7 @@ class StepNormPass {
     std::size_t row_ = 0, rows_ = 0;  // of the step under way
     Terms weight_, bias_;
     AlignedBuffer<T> gathered_, left_gram_, right_gram_, panels_, tile_;
+    AlignedBuffer<unsigned char> lent_;  // to products
     bool have_left_ = false;
 };
 

@@ -98,6 +98,7 @@ class WideStep {
     std::vector<Wide> candidate_, recurrent_, h_;
     std::vector<T> gathered_, no_bias_;
     AlignedBuffer<T> ih_product_, hh_product_;
+    AlignedBuffer<unsigned char> lent_;  // to products
 };
 
 }  // namespace gt
