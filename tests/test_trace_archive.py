@@ -190,7 +190,7 @@ def test_what_compresses_too_well_is_stored(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("log2_delta", 1e300), ("weight_gain", -1e30), ("saturated", 1.5), ("dead_units", -0.1)]
+    ("name", "value"), [("log2_delta", 1.5e308), ("weight_gain", -1.5e308), ("saturated", 1.5), ("dead_units", -0.1)]
 )
 def test_values_that_a_figure_cannot_have(tmp_path, name, value):
     trace = a_stack()

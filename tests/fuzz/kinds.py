@@ -291,7 +291,7 @@ def warn(path, name, seed):
 
 
 def grow(path, name, seed):
-    return bytes(200 << 20).replace(b"\0", b"\1")[:1]
+    return bytes(150 << 20).replace(b"\0", b"\1")[:1]
 
 
 def believe(path, name, seed):

@@ -27,8 +27,6 @@ _REFERENCE = 1e-6  # of the largest output: its erf is float32 whatever it is gi
 _MOST_PRODUCTS, _MOST_NUMBERS, _MOST_STEPS = 4e9, 4e6, 2000
 
 
-# A file's weights overflow where they do, and may be NaN; either is compared as it is.
-@np.errstate(all="ignore")
 def check_graph(model: Any, reader: Reader, name: str, network: Stack | Recurrent) -> bool:
     """Compare the outputs of a graph and of the network made from it, on random data.
 

@@ -23,9 +23,16 @@ _MOST_BYTES = _core.physical_memory() // 8
 _VIEWS = ("Identity", "Dropout", "Transpose", "Unsqueeze", "Squeeze", "Slice", "Shape", "Size", "Expand")
 
 
+def _integers(values: Any) -> list[int]:
+    array = np.asarray(values).reshape(-1)
+    if array.size and array.dtype.kind not in "iu":
+        raise ValueError(f"expected integers, got {array.dtype}")
+    return [int(value) for value in array]
+
+
 def normal_axes(axes: Any, rank: int) -> list[int]:
     """Give axes from 0 on; ValueError if one is not there."""
-    found = [int(axis) for axis in np.asarray(axes).reshape(-1)]
+    found = _integers(axes)
     if any(not -rank <= axis < rank for axis in found):
         raise ValueError(f"expected axes of {rank} dimensions, got {found[:8]}")
     return [axis % rank for axis in found]
@@ -33,7 +40,7 @@ def normal_axes(axes: Any, rank: int) -> list[int]:
 
 def new_shape(old: tuple[int, ...], wanted: Any, allowzero: bool = False) -> tuple[int, ...]:
     """Give the shape that a Reshape makes: 0 keeps a length, -1 takes what is left."""
-    shape = [int(length) for length in np.asarray(wanted).reshape(-1)]
+    shape = _integers(wanted)
     for at, length in enumerate(shape):
         if length == 0 and not allowzero:
             if at >= len(old):

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from gradtrace import _core
@@ -46,7 +47,8 @@ def read_onnx(path: Path) -> Stack | Recurrent:
     if path.stat().st_size > _core.physical_memory():
         raise ValueError(f"it has {path.stat().st_size} bytes, this machine has {_core.physical_memory()}")
     try:
-        return _read(path)
+        with np.errstate(all="ignore"):  # a file's numbers overflow where they do, and may be NaN
+            return _read(path)
     except (ValueError, MemoryError):
         raise
     except Exception as error:  # a damaged graph fails wherever protobuf, onnx or its reference first trusts it

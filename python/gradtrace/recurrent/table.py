@@ -49,7 +49,7 @@ def quantiles_of_rows(values: npt.NDArray[np.float64], shares: Sequence[float]) 
         below, above = (np.floor(rank), np.ceil(rank)) if share == 0.5 else (np.round(rank), np.round(rank))
         low, high = ranked[rows, below.astype(int)], ranked[rows, above.astype(int)]
         with np.errstate(invalid="ignore"):
-            found.append(np.where(low == high, low, 0.5 * (low + high)))
+            found.append(np.where(low == high, low, 0.5 * low + 0.5 * high))
     return np.array(found)
 
 
