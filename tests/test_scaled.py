@@ -26,6 +26,12 @@ def test_values_shape_and_dtype(dtype):
     assert rows.to_numpy("float64").dtype == np.float64
 
 
+def test_norms_of_blocks_that_share_an_exponent():
+    blocks = gt.ScaledArray(np.full((2, 3, 4), 0.5, "float32"), np.array([0, 3000]))
+    assert_array_equal(blocks.log2_norm(2), [[0.0] * 3, [3000.0] * 3])
+    assert abs(float(blocks.log2_norm()) - 3000 - 0.5 * np.log2(3)) < 1e-12
+
+
 def test_single_exponent_scales_the_whole_array(dtype):
     whole = gt.ScaledArray(ROWS.astype(dtype), np.int64(4))
     assert whole.exponent.shape == ()

@@ -131,7 +131,12 @@ double checked_scale(const py::object& object, const std::string& name) {
     if (!PyNumber_Check(object.ptr()) || py::isinstance<py::array>(object))
         fail_type(name, "None, True or a number, the branch's scale", type_name(object));
     const double scale = PyFloat_AsDouble(object.ptr());
-    if (PyErr_Occurred()) throw py::error_already_set();
+    if (PyErr_Occurred()) {  // complex, or a number beyond double
+        const bool large = PyErr_ExceptionMatches(PyExc_OverflowError);
+        PyErr_Clear();
+        if (!large) fail_type(name, "None, True or a number, the branch's scale", type_name(object));
+        fail_value(name, "a finite scale other than 0", "one beyond float64", "None is no skip connection");
+    }
     if (!(std::fabs(scale) > 0 && std::isfinite(scale)))
         fail_value(name, "a finite scale other than 0", shortened(py::str(object)), "None is no skip connection");
     return scale;

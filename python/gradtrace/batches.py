@@ -51,6 +51,8 @@ def batches(x: Any, target: Any, cotangent: Any, loss: str | None) -> Iterator[B
 
 def _iterate(batches: Any, name: str) -> Iterator[Any]:
     try:
+        if isinstance(batches, memoryview):  # one of rows does not iterate
+            raise TypeError
         return iter(batches)
     except TypeError:
         raise TypeError(

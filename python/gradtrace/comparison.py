@@ -11,6 +11,7 @@ import numpy as np
 
 from gradtrace.diagnosis import Diagnosis
 from gradtrace.json_ready import json_ready
+from gradtrace.memory import blames
 from gradtrace.quiet import quiet
 from gradtrace.table import text_rows
 
@@ -63,6 +64,7 @@ class Comparison:
         return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table><p>{notes}</p>"
 
 
+@blames("after", "trace fewer samples")
 @quiet
 def compare(before: Any, after: Any) -> Comparison:
     """Set two traces side by side; `StackTrace.compare` documents it."""

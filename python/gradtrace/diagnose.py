@@ -12,6 +12,7 @@ from gradtrace import activation_names as names
 from gradtrace import thresholds as limit
 from gradtrace.diagnose_forward import data_findings, dead_causes, forward_findings
 from gradtrace.diagnosis import Diagnosis, Finding, ranked
+from gradtrace.memory import blames
 from gradtrace.quiet import quiet
 from gradtrace.table import bits_of, factor, median, middle, power_of_ten
 
@@ -45,6 +46,7 @@ def diagnose_stack(trace: StackTrace) -> Diagnosis:
     return Diagnosis(ranked(stack_findings(trace)), f"{trace.depth} layers, {trace.samples} samples")
 
 
+@blames("trace", "trace fewer samples, or quantiles over them: per_sample=False")
 @quiet
 def stack_findings(trace: StackTrace, inputs: str = "inputs") -> list[Finding]:
     """Collect what is wrong with a stack.

@@ -128,7 +128,9 @@ class Diagnosis(Sequence[Finding]):
         return self.severity in (None, "information")
 
     def find(self, kind: str) -> Finding | None:
-        """Give the worst finding of a kind, or None."""
+        """Give the worst finding of a kind, or None; TypeError where that is no string."""
+        if not isinstance(kind, str):
+            raise TypeError(f"kind: expected a string, got {type(kind).__name__}")
         return next((finding for finding in self.findings if finding.kind == kind), None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -145,7 +147,7 @@ class Diagnosis(Sequence[Finding]):
         return iter(self.findings)
 
     def __contains__(self, item: object) -> bool:
-        return item in self.findings or item in self.kinds
+        return item in self.kinds if isinstance(item, str) else any(item is finding for finding in self.findings)
 
     def __str__(self) -> str:
         if not self.findings:

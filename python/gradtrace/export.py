@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from gradtrace.figures import STACK, recurrent_figures
+from gradtrace.memory import blames
+from gradtrace.quiet import quiet
 
 __all__ = ["to_dataframe", "to_xarray"]
 
@@ -48,6 +50,8 @@ def _attributes(trace: Trace) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value is not None}
 
 
+@blames("trace", "trace fewer samples")
+@quiet
 def to_xarray(trace: Trace) -> Any:
     """Give the figures as a dataset with named axes; `StackTrace.to_xarray` documents it."""
     xarray = _needed("xarray")
@@ -66,6 +70,8 @@ def to_xarray(trace: Trace) -> Any:
     )
 
 
+@blames("trace", "trace fewer samples")
+@quiet
 def to_dataframe(trace: Trace) -> Any:
     """Give one tidy row for each layer (and state) and sample; `StackTrace.to_dataframe` documents it."""
     pandas = _needed("pandas")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace.memory import blames
 from gradtrace.messages import shown
 from gradtrace.quiet import quiet
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["gradient_horizon"]
 
 
+@blames("trace", "trace fewer samples or steps")
 @quiet
 def gradient_horizon(trace: RecurrentTrace, share: float) -> npt.NDArray[np.int64]:
     """Give the smallest lag that holds a share of the squared gradient; `RecurrentTrace.horizon` documents it."""

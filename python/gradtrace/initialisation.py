@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace import _core
-from gradtrace.messages import checked_seed, shown, wrong_name
+from gradtrace.messages import checked_dtype, checked_seed, shown, wrong_name
 
-__all__ = ["INITIALISATIONS", "checked_dtype", "checked_real", "checked_size", "random_parameters"]
+__all__ = ["INITIALISATIONS", "checked_precision", "checked_real", "checked_size", "random_parameters"]
 
 Array = npt.NDArray[Any]
 
@@ -72,7 +72,7 @@ def random_parameters(
         if bias_std < 0:
             raise ValueError(f"bias_std: expected 0 or more, got {bias_std}")
     seed = checked_seed("seed", seed)
-    scalar = checked_dtype(dtype)
+    scalar = checked_precision(dtype)
     _check_memory(units, scalar)
     weights: list[Array] = []
     biases: list[Array | None] = []
@@ -134,13 +134,10 @@ def checked_real(name: str, value: Any) -> float:
     return number
 
 
-def checked_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+def checked_precision(dtype: npt.DTypeLike) -> np.dtype[Any]:
     """Give float32 or float64."""
-    try:
-        scalar = np.dtype(dtype) if dtype is not None else None
-    except Exception:  # numpy raises TypeError, ValueError or SyntaxError
-        raise TypeError(f"dtype: expected float32 or float64, got {shown(dtype)}") from None
-    if scalar is None or scalar not in (np.dtype(np.float32), np.dtype(np.float64)):
+    scalar = checked_dtype("dtype", dtype, "float32 or float64")
+    if scalar not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise TypeError(f"dtype: expected float32 or float64, got {str(scalar)[:60]}")
     return scalar
 

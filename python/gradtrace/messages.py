@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from os import PathLike
@@ -12,6 +13,7 @@ import numpy as np
 
 __all__ = [
     "checked_count",
+    "checked_dtype",
     "checked_flag",
     "checked_index",
     "checked_path",
@@ -57,6 +59,10 @@ def checked_path(name: str, value: object) -> Path:
         path = Path(value)
     except TypeError:  # a path of bytes
         raise TypeError(f"{name}: expected a string or a path, got a path of bytes") from None
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        raise ValueError(f"{name}: expected the name of a file, got {shown(str(path))}") from None
     if not str(value) or "\0" in str(path):
         raise ValueError(f"{name}: expected the name of a file, got {shown(str(path)) if str(value) else repr('')}")
     return path
@@ -94,6 +100,26 @@ def first_samples(name: str, value: Any, samples: int, most: int) -> Any:
             f"{name}: expected {samples} rows, one for each sample of x, got shape {str(value.shape)[:60]}"
         )
     return value[:most]
+
+
+_DTYPES = re.compile(
+    r"[<>=|]?((u?int|float|complex)(\d{1,3})?|bool|half|single|double|longdouble|[efdg]|[iufc]\d{1,2})"
+)
+
+
+def checked_dtype(name: str, value: Any, expected: str) -> np.dtype[Any]:
+    """Give the dtype that a value means; TypeError that names the argument where it is none, or a name of none.
+
+    Names are looked at first: for some of those that it does not know NumPy has warnings instead of errors.
+    """
+    known = not isinstance(value, str) or _DTYPES.fullmatch(value)
+    try:
+        if value is not None and known:
+            found: np.dtype[Any] = np.dtype(value)
+            return found
+    except Exception:  # TypeError, ValueError, SyntaxError, or whatever an object of the caller's raises
+        pass
+    raise TypeError(f"{name}: expected {expected}, got {shown(value)}") from None
 
 
 def checked_index(name: str, value: object, count: int) -> int:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradtrace.messages import shown
+from gradtrace.memory import blames
+from gradtrace.messages import checked_dtype, shown
 from gradtrace.quiet import quiet
 
 __all__ = ["ScaledArray"]
@@ -46,13 +47,15 @@ class ScaledArray:
             raise TypeError(f"mantissa: expected a NumPy array, got {type(mantissa).__name__}; numpy.asarray makes one")
         if not isinstance(exponent, (np.ndarray, np.integer, int)):
             raise TypeError(f"exponent: expected a NumPy array or an integer, got {type(exponent).__name__}")
-        powers = np.asarray(exponent)
+        if isinstance(mantissa, np.ma.MaskedArray):
+            raise TypeError("mantissa: expected a plain NumPy array, got a masked one; numpy.ma.filled makes one")
+        powers = _powers_of(exponent)
         if mantissa.dtype not in (np.float32, np.float64):
             raise TypeError(f"mantissa: expected dtype float32 or float64, got {str(mantissa.dtype)[:60]}")
         if powers.dtype != np.int64:
             raise TypeError(f"exponent: expected dtype int64, got {str(powers.dtype)[:60]}")
-        if powers.shape != mantissa.shape[: powers.ndim]:
-            expected = mantissa.shape[: max(powers.ndim, 1)]
+        if powers.ndim and powers.shape not in (mantissa.shape[:axes] for axes in range(1, mantissa.ndim)):
+            expected = mantissa.shape[:-1]
             raise ValueError(f"exponent: expected shape () or {expected}, got {powers.shape}")
         self._mantissa = mantissa
         self._exponent = powers
@@ -77,6 +80,7 @@ class ScaledArray:
         """The mantissa's dtype."""
         return self._mantissa.dtype
 
+    @blames("dtype", "take fewer rows at a time")
     @quiet
     def to_numpy(self, dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any]:
         """Round to a plain array, which may read 0 or inf where the dtype ends.
@@ -91,16 +95,14 @@ class ScaledArray:
         ndarray
             Of the same shape.
         """
-        try:
-            wanted = self.dtype if dtype is None else np.dtype(dtype)
-        except TypeError:
-            raise TypeError(f"dtype: expected a floating-point dtype, got {shown(dtype)}") from None
+        wanted = self.dtype if dtype is None else checked_dtype("dtype", dtype, "a floating-point dtype")
         if wanted.kind != "f":
             raise TypeError(f"dtype: expected a floating-point dtype, got {str(wanted)[:60]}")
         power = np.clip(self._powers(), -4000, 4000).astype(np.int32)
         # In float64 first: a float32 mantissa with a small exponent is rounded once, not twice.
         return np.ldexp(self._mantissa.astype(np.float64), power).astype(wanted)
 
+    @blames("axis", "take fewer rows at a time")
     @quiet
     def log2_norm(self, axis: int | None = None) -> npt.NDArray[np.float64]:
         """Log2 of the Euclidean norm, never cut off by the format.
@@ -126,7 +128,8 @@ class ScaledArray:
             squares = np.sum(self._mantissa.astype(np.float64) ** 2)
             return np.asarray(0.5 * np.log2(squares) + self._exponent)
         squares = np.sum(self._mantissa.astype(np.float64) ** 2, axis=-1)
-        rows: npt.NDArray[np.float64] = 0.5 * np.log2(squares) + self._exponent
+        shared = (1,) * (squares.ndim - self._exponent.ndim)
+        rows: npt.NDArray[np.float64] = 0.5 * np.log2(squares) + self._exponent.reshape(self._exponent.shape + shared)
         if axis is not None:
             return rows
         largest = np.max(rows, initial=-np.inf)
@@ -134,6 +137,7 @@ class ScaledArray:
             return np.asarray(largest)
         return np.asarray(largest + 0.5 * np.log2(np.sum(np.exp2(2.0 * (rows - largest)))))
 
+    @blames("factor", "take fewer rows at a time")
     @quiet
     def times(self, factor: float) -> ScaledArray:
         """Give this array times a positive number, rows normalised again.
@@ -166,13 +170,19 @@ class ScaledArray:
     def __len__(self) -> int:
         return len(self._mantissa)
 
+    @blames("key", "take fewer rows at a time")
     def __getitem__(self, key: Any) -> ScaledArray:
         indices = len(key) if isinstance(key, tuple) else 1
         if indices > self._exponent.ndim:
             raise IndexError(
                 f"expected at most {self._exponent.ndim} indices, one for each axis of rows, got {indices}"
             )
-        return ScaledArray(self._mantissa[key], self._exponent[key])
+        try:
+            return ScaledArray(self._mantissa[key], self._exponent[key])
+        except (IndexError, MemoryError):
+            raise
+        except Exception:  # what NumPy makes of a strange key
+            raise IndexError(f"key: expected an index of rows {self._exponent.shape}, got {shown(key)}") from None
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return self.to_numpy(dtype)
@@ -190,6 +200,13 @@ class ScaledArray:
 
     def __repr__(self) -> str:
         return f"ScaledArray(shape={self.shape}, dtype={self.dtype}, log2_norm={float(self.log2_norm()):.6g})"
+
+
+def _powers_of(exponent: npt.NDArray[np.int64] | int) -> npt.NDArray[np.int64]:
+    try:
+        return np.asarray(exponent) if isinstance(exponent, np.ndarray) else np.asarray(exponent, dtype=np.int64)
+    except OverflowError:
+        raise ValueError(f"exponent: expected one within int64, got {shown(exponent)}") from None
 
 
 def normalised(mantissa: npt.NDArray[Any], exponent: npt.NDArray[np.int64]) -> ScaledArray:

@@ -12,6 +12,7 @@ from gradtrace import _core
 from gradtrace.batches import batches, slices
 from gradtrace.initialisation import random_parameters
 from gradtrace.losses import LOSSES
+from gradtrace.memory import blames
 from gradtrace.messages import checked_count, checked_seed
 from gradtrace.scaled import ScaledArray
 from gradtrace.stack_arguments import check_options, check_quantiles, checked_keep
@@ -96,6 +97,7 @@ class Stack:
         }
 
     @classmethod
+    @blames("sizes", "use smaller layers")
     def random(
         cls,
         sizes: Sequence[int],
@@ -223,6 +225,7 @@ class Stack:
         again._notes = tuple(notes)
         return again
 
+    @blames("x", "use fewer samples at a time")
     def forward(self, x: Array) -> Array:
         """Compute the outputs.
 
@@ -244,6 +247,7 @@ class Stack:
         result: Array = self._core.forward(x)
         return result
 
+    @blames("x", "use fewer samples at a time")
     def trace(
         self,
         x: Array | Iterable[Any],
@@ -316,6 +320,7 @@ class Stack:
             raise ValueError("x: expected at least one batch, got none")
         return builder.finish(tracer.finish(), self._facts, loss)
 
+    @blames("x", "use fewer samples at a time")
     def remedies(
         self,
         x: Array,
@@ -369,6 +374,7 @@ class Stack:
             options["cotangent"] = cotangent[: len(task.x)]
         return try_remedies(self, task, options, only, count, seed)
 
+    @blames("x", "use fewer samples at a time")
     def trace_rows(
         self, x: Array, target: Array, loss: LossName, keep: Sequence[str] = ()
     ) -> tuple[StackTrace, ScaledArray]:

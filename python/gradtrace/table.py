@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradtrace.memory import blames
 from gradtrace.quiet import quiet
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ def _notes(trace: StackTrace) -> list[str]:
     return notes
 
 
+@blames("trace", "trace fewer samples, or quantiles over them: per_sample=False")
 @quiet
 def text_table(trace: StackTrace) -> str:
     """Write the table in plain text, every line under 100 characters."""
@@ -161,6 +163,7 @@ def html_rows(rows: list[list[str]], words: Collection[int] = ()) -> str:
     return f"<thead><tr>{cells('th', rows[0])}</tr></thead><tbody>{body}</tbody>"
 
 
+@blames("trace", "trace fewer samples, or quantiles over them: per_sample=False")
 @quiet
 def html_table(trace: StackTrace) -> str:
     """Write the table for a notebook."""

@@ -18,7 +18,8 @@ from gradtrace import _core
 from gradtrace.arrays_in import read_arrays, unpacks_within
 from gradtrace.figures import STACK, Figure, figure_shape, kept_shapes, recurrent_figures
 from gradtrace.files_out import write_file
-from gradtrace.messages import checked_path, one_line
+from gradtrace.memory import blames
+from gradtrace.messages import checked_path, one_line, shown
 from gradtrace.quantiles import PROBABILITIES
 from gradtrace.recurrent.cells import CELLS
 from gradtrace.scaled import ScaledArray
@@ -35,6 +36,7 @@ _MOST_BITS = 1e308
 _MOST_LISTS = 64
 
 
+@blames("trace", "keep less, or trace fewer samples")
 def save_trace(trace: Trace, path: str | PathLike[str]) -> None:
     """Write a trace as NPZ; `StackTrace.save` documents it."""
     arrays = _packed(trace)
@@ -103,6 +105,7 @@ def _packed_size(array: Array) -> int:
     return size + len(packer.flush())
 
 
+@blames("path", "it holds more than fits")
 def load_trace(path: str | PathLike[str]) -> Trace:
     """Read a trace that `save` wrote.
 
@@ -137,7 +140,7 @@ def load_trace(path: str | PathLike[str]) -> Trace:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         text = one_line(reason or type(error).__name__, 120)
-        raise ValueError(f"path: expected a trace that save() wrote, got {str(path)!a}: {text}") from None
+        raise ValueError(f"path: expected a trace that save() wrote, got {shown(str(path))}: {text}") from None
 
 
 def _unpacked(arrays: dict[str, Array], prefix: str, kinds: tuple[str, ...]) -> Trace:

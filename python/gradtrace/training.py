@@ -250,6 +250,7 @@ def _mixed(task: Task, generator: np.random.Generator) -> tuple[Array, Array]:
     return x, sum_of_inputs(x, None)
 
 
+@quiet
 def stack_task(network: Stack, x: Any, target: Any, loss: LossName | None, cotangent: Any, seed: int) -> Task:
     """Make the task of a stack: the target given, or standard normal values, on at most 256 of the samples.
 
@@ -268,6 +269,7 @@ def stack_task(network: Stack, x: Any, target: Any, loss: LossName | None, cotan
     return Task(rows, target[:SAMPLES], loss, name=f"the target given, {len(rows)} samples")
 
 
+@quiet
 def recurrent_task(
     network: Recurrent, x: Array, readout: Stack | None, target: Any, loss: LossName | None, lengths: Any, seed: int
 ) -> Task:

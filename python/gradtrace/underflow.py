@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace.memory import blames
 from gradtrace.messages import wrong_name
 from gradtrace.quiet import quiet
 
@@ -93,6 +94,7 @@ class Underflow:
         return text + "."
 
 
+@blames("trace", "trace fewer samples, or quantiles over them: per_sample=False")
 @quiet
 def lost_in(name: str, log2_size: Floats, axis: str) -> Underflow:
     """Say what a format would have lost.

@@ -1,1 +1,1 @@
-"""Fuzzers of our own: `files` mutates every kind of file that a reader takes. Each prints the seed of what it finds."""
+"""Fuzzers of our own: `files` mutates what readers take, `api` what calls take; each gives the seed of a finding."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from gradtrace.arrays_in import read_arrays
 from gradtrace.interop.state_dict import from_state_dict
-from gradtrace.messages import checked_path, one_line, wrong_name
+from gradtrace.messages import checked_path, one_line, shown, wrong_name
 from gradtrace.recurrent import Recurrent
 from gradtrace.stack import Stack
 
@@ -71,7 +71,7 @@ def load(
     if suffix not in readers:
         raise wrong_name("path", [f"*{name}" for name in readers], path.name)
     if not path.is_file():
-        raise FileNotFoundError(f"path: expected a file, got {str(path)!r}")
+        raise FileNotFoundError(f"path: expected a file, got {shown(str(path))}")
     try:
         if suffix == ".onnx":
             return _onnx(path, activation, order, layout, prefix)

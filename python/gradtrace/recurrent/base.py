@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace import _core
+from gradtrace.memory import blames
 from gradtrace.messages import checked_count, checked_flag, checked_seed, first_samples, shown
 from gradtrace.recurrent.arguments import check_loss, checked_keep
 from gradtrace.recurrent.carried import Carried
@@ -135,6 +136,7 @@ class Recurrent:
         """float32 or float64."""
         return np.dtype(self._core.weight_hh[0].dtype)
 
+    @blames("x", "use fewer samples or steps at a time")
     def remedies(
         self,
         x: Array,
@@ -251,10 +253,12 @@ class Recurrent:
         self._check_memory(x, keep)
         return self._carried.time_first(x)
 
+    @blames("x", "use fewer samples or steps at a time")
     def _forward(self, x: Array, h0: Array | None, c0: Array | None, lengths: Array | None) -> tuple[Array, Any, Any]:
         y, h_n, c_n = self._core.forward(self._time_first(x), h0, c0, lengths)
         return self._carried.user_layout(y), h_n, c_n
 
+    @blames("x", "use fewer samples or steps at a time")
     def _trace(
         self,
         x: Array,
@@ -341,6 +345,7 @@ class Recurrent:
         if (need := arrays + kept * item) > limit:
             raise MemoryError(f"keep: needs {need} bytes, this machine has {limit}; keep less or trace fewer samples")
 
+    @blames("x", "use fewer samples or steps at a time")
     def _influence(
         self,
         x: Array,

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from gradtrace import thresholds as limit
 from gradtrace.diagnose import stack_findings
 from gradtrace.diagnosis import Diagnosis, Finding, ranked
+from gradtrace.memory import blames
 from gradtrace.quiet import quiet
 from gradtrace.recurrent.cells import CELLS
 from gradtrace.recurrent.table import quantiles_of_rows
@@ -25,6 +26,7 @@ Floats = npt.NDArray[np.float64]
 Where = tuple[tuple[int, ...], tuple[int, int]]  # layers, and first and last state
 
 
+@blames("trace", "trace fewer samples or steps")
 @quiet
 def diagnose_recurrent(trace: RecurrentTrace) -> Diagnosis:
     """Say what is wrong with a recurrent network, and why.

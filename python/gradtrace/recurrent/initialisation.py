@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace import _core
-from gradtrace.initialisation import INITIALISATIONS, checked_dtype, checked_real, checked_size
+from gradtrace.initialisation import INITIALISATIONS, checked_precision, checked_real, checked_size
+from gradtrace.memory import blames
 from gradtrace.messages import checked_flag, checked_seed, shown, wrong_name
 
 __all__ = ["random_recurrent"]
@@ -23,6 +24,7 @@ _WEIGHT_IH, _WEIGHT_HH, _BIAS_IH, _BIAS_HH, _CHRONO = 0, 4, 8, 9, 10
 _LSTM_INPUT, _LSTM_FORGET = 0, 1  # blocks of rows
 
 
+@blames("hidden_size", "use smaller layers")
 def random_recurrent(
     blocks: int,
     input_size: int,
@@ -57,7 +59,7 @@ def random_recurrent(
     for name, value in (("init", init), ("recurrent_init", recurrent_init)):
         if not isinstance(value, str) or value not in INITIALISATIONS:
             raise wrong_name(name, INITIALISATIONS, value)
-    gain, seed, scalar = checked_real("gain", gain), checked_seed("seed", seed), checked_dtype(dtype)
+    gain, seed, scalar = checked_real("gain", gain), checked_seed("seed", seed), checked_precision(dtype)
     forget = _checked_forget_bias(forget_bias)
     directions = 2 if checked_flag("bidirectional", bidirectional) else 1
     _check_memory(blocks, inputs, hidden, layers, directions, scalar)
@@ -110,7 +112,10 @@ def _set_forget_bias(forget: float | int | None, bias_ih: Array, bias_hh: Array,
         gates[_LSTM_INPUT] = -gates[_LSTM_FORGET]
     for block, values in gates.items():
         rows = slice(block * hidden, (block + 1) * hidden)
-        bias_ih[rows], bias_hh[rows] = values, 0
+        with np.errstate(all="ignore"):
+            bias_ih[rows], bias_hh[rows] = values, 0
+        if not np.isfinite(bias_ih[rows]).all():
+            raise ValueError(f"forget_bias: expected a number within {bias_ih.dtype}, got {shown(forget)}")
 
 
 def _checked_forget_bias(forget_bias: Any) -> float | int | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace.memory import blames
 from gradtrace.quiet import quiet
 from gradtrace.recurrent.cells import CELLS
 from gradtrace.table import html_rows, power_of_ten, shown_layers, text_rows
@@ -104,6 +105,7 @@ def _notes(trace: RecurrentTrace) -> list[str]:
     return notes
 
 
+@blames("trace", "trace fewer samples or steps")
 @quiet
 def text_table(trace: RecurrentTrace) -> str:
     """Write the table in plain text."""
@@ -113,6 +115,7 @@ def text_table(trace: RecurrentTrace) -> str:
     return "\n".join([*lines, *_notes(trace)])
 
 
+@blames("trace", "trace fewer samples or steps")
 @quiet
 def html_table(trace: RecurrentTrace) -> str:
     """Write the table for a notebook."""
