@@ -14,7 +14,7 @@ KEEP = ("deltas", "activations", "derivatives", "grad_weights", "grad_biases")
 
 def answers(trace):
     """Whatever a trace is asked, as text."""
-    asked = [trace, trace._repr_html_(), trace.underflow("float16")]
+    asked = [trace, trace._repr_html_(), trace.underflow("float16"), trace.compare(trace), trace.diagnose()]
     if isinstance(trace, gt.StackTrace):
         asked.append(trace.dead_causes())
     elif trace.cotangent_at == "last":

@@ -34,18 +34,36 @@ class Ranked {
     double *first_, *end_, *from_;  // before from_ all that was asked for is in place
 };
 
-void one_row(std::size_t n, const double* values, const std::vector<double>& probabilities, double* kept, double* out) {
+// Where a quantile of so many values lies: between two order statistics.
+struct Place {
+    std::ptrdiff_t low, high;
+    double share;  // of the way to the upper one
+};
+
+std::vector<Place> places_among(std::ptrdiff_t count, const std::vector<double>& probabilities) {
+    std::vector<Place> places;
+    for (const double probability : probabilities) {
+        const double rank = probability * static_cast<double>(count - 1), whole = std::floor(rank);
+        places.push_back(
+            {static_cast<std::ptrdiff_t>(whole), static_cast<std::ptrdiff_t>(std::ceil(rank)), rank - whole});
+    }
+    return places;
+}
+
+// `usual`: the places among n values.
+void one_row(std::size_t n, const double* values, const std::vector<double>& probabilities,
+             const std::vector<Place>& usual, double* kept, double* out) {
     double* const end = std::copy_if(values, values + n, kept, [](double x) { return !std::isnan(x); });
     if (end == kept) {
         std::fill_n(out, probabilities.size(), kNaN);
         return;
     }
+    const bool whole = static_cast<std::size_t>(end - kept) == n;
+    const std::vector<Place> fewer = whole ? std::vector<Place>{} : places_among(end - kept, probabilities);
     Ranked ranked(kept, end);
-    for (std::size_t i = 0; i < probabilities.size(); ++i) {
-        const double rank = probabilities[i] * static_cast<double>(end - kept - 1), whole = std::floor(rank);
-        const double low = ranked.at(static_cast<std::ptrdiff_t>(whole)),
-                     high = ranked.at(static_cast<std::ptrdiff_t>(std::ceil(rank)));
-        out[i] = low == high || low == kNegativeInfinity ? low : low + (rank - whole) * (high - low);
+    for (const Place& place : whole ? usual : fewer) {
+        const double low = ranked.at(place.low), high = ranked.at(place.high);
+        *out++ = low == high || low == kNegativeInfinity ? low : low + place.share * (high - low);
     }
 }
 
@@ -56,10 +74,11 @@ void row_quantiles(std::size_t rows, std::size_t n, const double* values, const 
     constexpr double kOperationsPerValue = 30;
     const Loop loop(divide_up(rows, kRowsAtOnce),
                     kOperationsPerValue * static_cast<double>(rows) * static_cast<double>(n));
+    const std::vector<Place> usual = places_among(static_cast<std::ptrdiff_t>(n), probabilities);
     std::vector<std::vector<double>> kept(loop.workers(), std::vector<double>(n));
     parallel_for(loop, [&](std::size_t block, std::size_t worker) {
         for (std::size_t r = block * kRowsAtOnce; r < std::min(rows, (block + 1) * kRowsAtOnce); ++r)
-            one_row(n, values + r * n, probabilities, kept[worker].data(), out + r * probabilities.size());
+            one_row(n, values + r * n, probabilities, usual, kept[worker].data(), out + r * probabilities.size());
     });
 }
 

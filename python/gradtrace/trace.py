@@ -337,7 +337,10 @@ class TraceBuilder:
         joined = {name: self._joined(name) for name in _PER_SAMPLE}
         if self._per_sample:
             return joined
-        return dict(zip(joined, _core.quantiles(list(joined.values()), PROBABILITIES), strict=True))
+        constant = {}
+        if joined["norm_gain"].strides == (0, 0):  # no layer is normalised
+            constant = {"norm_gain": np.zeros((len(joined.pop("norm_gain")), len(PROBABILITIES)))}
+        return constant | dict(zip(joined, _core.quantiles(list(joined.values()), PROBABILITIES), strict=True))
 
     def _joined(self, name: str) -> Floats:
         arrays = [batch[name] for batch in self._batches]
