@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradtrace.interop import watch_hooks as hooks
 from gradtrace.interop.watch_modules import is_wanted, reachable, takes_hooks
-from gradtrace.interop.watch_recorder import MOST_PASSES, Recorder
-from gradtrace.interop.watch_step import BackwardPass, Step, module_figures
 from gradtrace.interop.watch_trace import WatchTrace
 from gradtrace.messages import checked_count, checked_index, shown
 
+if TYPE_CHECKING:
+    from gradtrace.interop.watch_recorder import Recorder
+    from gradtrace.interop.watch_step import BackwardPass, Step
+
 __all__ = ["Watch", "watch"]
+
+_MOST_PASSES = 256  # backward passes of one step whose figures are kept: a loop over all outputs has thousands
 
 
 @dataclass(eq=False)
@@ -40,7 +44,9 @@ class Watch:
     _recorder: Recorder = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._recorder = Recorder(self.every)
+        from gradtrace.interop.watch_recorder import Recorder
+
+        self._recorder = Recorder(self.every, _MOST_PASSES)
 
     def __enter__(self) -> Watch:
         """Hook every module; the model's numbers stay as they are."""
@@ -108,6 +114,8 @@ class Watch:
         ValueError
             If the step had no such backward pass.
         """
+        from gradtrace.interop.watch_step import module_figures
+
         step = self._recorder.last
         if step is None:
             got = "none" if self._recorder.step is None else "a forward pass alone"
@@ -214,5 +222,5 @@ def _chosen(passes: list[BackwardPass], backward: object, order: object) -> Back
             raise ValueError(f"order: expected one of {', '.join(map(str, orders))}, got {order}")
     place = checked_index("backward", backward, len(passes))
     if not passes[place].kept:
-        raise ValueError(f"backward: expected one of the first {MOST_PASSES} of the step, got {shown(backward)}")
+        raise ValueError(f"backward: expected one of the first {_MOST_PASSES} of the step, got {shown(backward)}")
     return passes[place]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +28,8 @@ _REMEDIES = {
 # The share of a module's units that may be dead, as of a narrow layer by chance.
 _DEAD = 0.5
 _NAMED = 4
+# What the calls of a module have of their own; its weights have one gradient, whatever the number of calls.
+_NORMS = ("log2_grad_output", "log2_output")
 
 
 def find_in_modules(trace: WatchTrace) -> list[Finding]:
@@ -41,12 +44,47 @@ def find_in_modules(trace: WatchTrace) -> list[Finding]:
     list of Finding
         ``layers`` are indices into ``trace.modules``.
     """
-    return [
+    trace, rows = _by_module(trace)
+    found = [
         *_vanishing_and_exploding(trace),
         *_shares(trace, "dead_units", "dead", _DEAD, "units", "are dead for the whole batch"),
         *_shares(trace, "saturation", "saturated", limit.SATURATED, "entries", "are in the flat part of their curve"),
         *_not_finite(trace),
     ]
+    return [replace(one, layers=tuple(rows[layer] for layer in one.layers)) for one in found]
+
+
+def _by_module(trace: WatchTrace) -> tuple[WatchTrace, list[int]]:
+    """Take all calls of a module together, at the place of the first; and say which row that is."""
+    groups: dict[str, list[int]] = {}
+    for index, one in enumerate(trace.modules):
+        groups.setdefault(one.name.removesuffix(f"#{one.call}") if one.calls > 1 else one.name, []).append(index)
+    modules = []
+    for name, group in groups.items():
+        rows = [trace.modules[index] for index in group]
+        norms = {figure: _together([getattr(one, figure) for one in rows]) for figure in _NORMS}
+        shares = {figure: _mean([getattr(one, figure) for one in rows]) for figure in ("dead", "saturated")}
+        facts: dict[str, Any] = {
+            **norms,
+            **shares,
+            "entries": sum(one.entries for one in rows),
+            "name": name,
+            "call": 0,
+            "calls": 1,
+        }
+        modules.append(rows[0] if len(rows) == 1 else replace(rows[0], **facts))
+    return replace(trace, modules=tuple(modules)), [group[0] for group in groups.values()]
+
+
+def _together(values: list[float]) -> float:
+    """log2 of the root of the sum of squares; NaN where there is none."""
+    there = [2 * value for value in values if not math.isnan(value)]
+    return 0.5 * float(np.logaddexp2.reduce(there)) if there else math.nan
+
+
+def _mean(values: list[float]) -> float:
+    there = [value for value in values if not math.isnan(value)]
+    return sum(there) / len(there) if there else math.nan
 
 
 def _vanishing_and_exploding(trace: WatchTrace) -> list[Finding]:

@@ -1,6 +1,6 @@
 """What the hooks of a watch measure of one tensor: norms and shares.
 
-Each is a tensor of one number, so that nothing waits for a device.
+Each is a tensor of one number, so that nothing waits for a device. This room and those that use it need PyTorch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["dead_share", "measurable", "measured", "norm", "saturated_share", "tensors", "together"]
+import torch
+
+__all__ = ["dead_share", "measurable", "measured", "norm", "saturated_share", "tensors"]
 
 # By class: where the derivative is 0, and the derivative over its largest; from the output.
 _DEAD: dict[str, Callable[[Any, Any], Any]] = {
@@ -21,12 +23,14 @@ _SATURATING: dict[str, Callable[[Any], Any]] = {
     "Sigmoid": lambda y: 4 * y * (1 - y),
     "Tanh": lambda y: 1 - y * y,
 }
+_LAYOUTS = (torch.strided, torch.sparse_coo)
+_FUNCTIONS = getattr(torch._C, "_functorch", None)
+_ASKED = (getattr(_FUNCTIONS, name, None) for name in ("is_functorch_wrapped_tensor", "is_legacy_batchedtensor"))
+_OF_TRANSFORMS = tuple(ask for ask in _ASKED if ask is not None)
 
 
 def norm(values: Any) -> Any:
     """Euclidean norm in float64, a tensor of one number; float64 is scaled first, as its squares may underflow."""
-    import torch
-
     if values.is_sparse:
         values = values.coalesce().values()
     if values.is_complex():
@@ -42,13 +46,8 @@ def measured(values: Any) -> Any:
     """Norm of a tensor, or None where it has none: what is only watched must not fail for it."""
     try:
         return norm(values.detach()) if measurable(values) else None
-    except RuntimeError:  # NotImplementedError too: an operation that this kind of tensor lacks, or no memory
+    except (RuntimeError, TypeError):  # an operation or a type that this kind of tensor lacks, or no memory
         return None
-
-
-def together(total: Any, part: Any) -> Any:
-    """Root of the sum of two squares, which leave the range of float64 themselves; None for none so far."""
-    return part if total is None else total.hypot(part.to(total.device))
 
 
 def dead_share(module: Any, values: Any) -> Any:
@@ -71,21 +70,13 @@ def saturated_share(module: Any, values: Any) -> Any:
 
 def measurable(values: Any) -> bool:
     """Tell whether a tensor has numbers that outlive the call: not one on no device, nested, or of a transform."""
-    import torch
-
-    if values.is_meta or values.is_nested or values.is_quantized:
+    if values.is_meta or values.is_nested or values.is_quantized or values.layout not in _LAYOUTS:
         return False
-    if values.layout not in (torch.strided, torch.sparse_coo):
-        return False
-    functions = getattr(torch._C, "_functorch", None)
-    asked = (getattr(functions, name, None) for name in ("is_functorch_wrapped_tensor", "is_legacy_batchedtensor"))
-    return not any(ask(values) for ask in asked if ask is not None)
+    return not any(of_transform(values) for of_transform in _OF_TRANSFORMS)
 
 
 def tensors(output: Any) -> Iterator[Any]:
     """Give the floating-point tensors of what a module returned, or was given, in order."""
-    import torch
-
     if isinstance(output, torch.Tensor):
         if output.is_floating_point() or output.is_complex():
             yield output

@@ -7,13 +7,14 @@ import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
+
 from gradtrace.interop import watch_hooks as hooks
 from gradtrace.interop.watch_measure import dead_share, measurable, measured, saturated_share, tensors
 from gradtrace.interop.watch_step import BackwardPass, Call, ForwardPass, Step, version
 
-__all__ = ["MOST_PASSES", "Recorder"]
-
-MOST_PASSES = 256  # backward passes of one step whose figures are kept: a loop over all outputs has thousands
+__all__ = ["Recorder"]
 
 
 @dataclass(eq=False)
@@ -24,6 +25,8 @@ class Recorder:
     ----------
     every : int
         Which steps are recorded: every so many.
+    most_passes : int
+        Of each step so many backward passes are kept.
     names : dict
         Of the modules that are recorded, in the model's order.
     closed : dict
@@ -39,6 +42,7 @@ class Recorder:
     """
 
     every: int
+    most_passes: int
     names: dict[Any, str] = field(default_factory=dict)
     closed: dict[Any, str] = field(default_factory=dict)
     is_open: bool = False
@@ -94,8 +98,6 @@ class Recorder:
             self._finish(given, output)
 
     def _begin(self) -> ForwardPass:
-        import torch
-
         step = self.step
         if step is None or step.passes:
             number = 0 if step is None else step.number + 1
@@ -105,8 +107,6 @@ class Recorder:
 
     def _finish(self, given: Any, output: Any) -> None:
         """A forward pass is over: it counts if a backward pass can come by."""
-        import torch
-
         for tensor in tensors(output):
             if tensor.requires_grad:
                 self._count()
@@ -155,8 +155,6 @@ class Recorder:
             self._finish(given, output)
 
     def _record(self, forward: ForwardPass, step: Step, module: Any, output: Any) -> None:
-        import torch
-
         outputs = list(tensors(output))
         enabled = torch.is_grad_enabled()
         if not outputs or not (forward.with_gradients or enabled):
@@ -219,8 +217,6 @@ class Recorder:
 
     def owned(self, module: Any) -> list[Any]:
         """Parameters of a module itself, or of all that is in one that cannot be looked into."""
-        from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
-
         parameters = list(module.parameters(recurse=module in self.closed))
         there = [one for one in parameters if not isinstance(one, UninitializedTensorMixin)]
         self._lazy |= len(there) < len(parameters)
@@ -230,12 +226,10 @@ class Recorder:
 
     def running(self) -> BackwardPass | None:
         """Give the backward pass that runs now, of a checkpoint's passes the one that they stand in."""
-        import torch
-
         begun, task = self.begun(), _graph_task()
         if begun is not None or task == -1 or self.step is None:
             return begun
-        one = BackwardPass(kept=self.step.recorded and len(self.step.passes) < MOST_PASSES)
+        one = BackwardPass(kept=self.step.recorded and len(self.step.passes) < self.most_passes)
         end = hooks.PassEnd(self, one)
         torch.autograd.Variable._execution_engine.queue_callback(end)
         self.step.passes.append(one)
@@ -306,8 +300,6 @@ class Recorder:
 
 def _graph_task() -> int:
     """Number of the backward pass that runs in this thread; -1 for none."""
-    import torch
-
     return int(torch._C._current_graph_task_id())
 
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
-from gradtrace.interop.watch_measure import measured, together
+from gradtrace.interop.watch_measure import measured
 from gradtrace.interop.watch_trace import ModuleFigures
 
 __all__ = ["BackwardPass", "Call", "ForwardPass", "Step", "module_figures"]
 
-_PARTS = 6  # numbers of a row
 _SAME = 1e-6  # relative; what a checkpoint computes again has the same norm, to another order of summation
 
 
@@ -147,47 +148,67 @@ def module_figures(
     owned : callable
         Gives the parameters that a module answers for.
     """
-    import torch
-
     notes: list[str] = []
     again = _claimed(step, one, names, notes)
     rows = _ordered(step, names, owned)
-    # One transfer for all numbers: on another device each would wait for the queue.
-    gradients = _first_reached(one)
-    parts = []
-    for _, module, call in rows:
-        reached = None if call is None else gradients.get(again.get(call, call))
-        of_call = (None, None) if call is None else (call.dead, call.saturated)
-        parts += [reached, None if call is None else call.output, *_of_weights(step, one, owned(module)), *of_call]
-    missing = torch.full((), math.nan, dtype=torch.float64)
-    device = next((part.device for part in parts if part is not None), missing.device)
-    values = [(missing if part is None else part.double()).to(device).reshape(()) for part in parts]
-    table = torch.stack(values).cpu().numpy().reshape(len(rows), _PARTS) if rows else np.zeros((0, _PARTS))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        norms = np.log2(table[:, :4])
-    present = np.array([part is not None for part in parts]).reshape(table.shape)[:, :4]
-    norms[np.isnan(table[:, :4]) & present] = np.inf  # a NaN is not a figure that is missing
+    reached, parts = _first_reached(one), []
+    for _, _, call in rows:
+        if call is None:
+            parts += [None, None, None, None]
+        else:
+            parts += [reached.get(again.get(call, call)), call.output, call.dead, call.saturated]
+    parameters = {id(parameter): parameter for module in names for parameter in owned(module)}
+    for key, parameter in parameters.items():
+        parts += [one.weights.get(key), step.weight(parameter)]
+    numbers = _read(parts)
+    of_calls, of_weights = numbers[: 4 * len(rows)].reshape(-1, 4), numbers[4 * len(rows) :].reshape(-1, 2)
+    place = {key: place for place, key in enumerate(parameters)}
     modules = []
-    for (name, module, call), own, shares in zip(rows, norms.tolist(), table[:, 4:].tolist(), strict=True):
-        entries = 0 if call is None else call.entries
-        modules.append(ModuleFigures(name, type(module).__name__, *own, entries, *shares))  # type: ignore[call-arg]
+    calls = Counter(module for _, module, call in rows if call is not None)
+    seen: Counter[Any] = Counter()
+    for (name, module, call), (gradient, output, dead, saturated) in zip(rows, of_calls, strict=True):
+        own = [id(parameter) for parameter in owned(module)]
+        came = [of_weights[place[key], 0] for key in own if key in one.weights]
+        there = [of_weights[place[key], 1] for key in own]
+        facts: dict[str, Any] = {
+            "log2_grad_output": _log2(gradient),
+            "log2_output": _log2(output),
+            "log2_grad_weight": _log2(_together(came)),
+            "log2_weight": _log2(_together(there)),
+            "entries": 0 if call is None else call.entries,
+            "dead": float(dead),
+            "saturated": float(saturated),
+            "call": seen[module],
+            "calls": calls[module] or 1,
+        }
+        seen[module] += 1
+        modules.append(ModuleFigures(name, type(module).__name__, **facts))
     return tuple(modules), notes
+
+
+def _read(parts: list[Any]) -> npt.NDArray[np.float64]:
+    """Fetch all numbers at once, for on another device each waits for the queue; None gives NaN, and NaN infinity."""
+    device = next((part.device for part in parts if part is not None), torch.device("cpu"))
+    missing = torch.full((), math.nan, dtype=torch.float64, device=device)
+    values = [missing if part is None else part if part.device == device else part.to(device) for part in parts]
+    numbers: npt.NDArray[np.float64] = torch.stack(values).cpu().numpy() if values else np.zeros(0)
+    present = np.array([part is not None for part in parts], dtype=bool)
+    numbers[np.isnan(numbers) & present] = np.inf  # a NaN is not a figure that is missing
+    return numbers
+
+
+def _together(norms: list[float]) -> float:
+    """Norm of all; NaN where there are none, or one of them is not known."""
+    return math.hypot(*norms) if norms and not any(map(math.isnan, norms)) else math.nan
+
+
+def _log2(norm: float) -> float:
+    return -math.inf if norm == 0 else math.log2(norm)
 
 
 def _first_reached(one: BackwardPass) -> dict[Call, Any]:
     """Of every call the gradient of the first of its outputs that one reached."""
     return {call: gradient for (call, _), gradient in sorted(one.gradients.items(), key=lambda item: -item[0][1])}
-
-
-def _of_weights(step: Step, one: BackwardPass, own: list[Any]) -> tuple[Any, Any]:
-    """Norms of the gradient of all parameters together, as far as it came, and of the parameters."""
-    came = [one.weights[id(parameter)] for parameter in own if id(parameter) in one.weights]
-    return _all_together(came), _all_together([step.weight(parameter) for parameter in own])
-
-
-def _all_together(norms: list[Any]) -> Any:
-    """Norm of all; None where there are none, or one of them is not known."""
-    return None if any(one is None for one in norms) else functools.reduce(together, norms, None)
 
 
 def _ordered(

@@ -42,9 +42,12 @@ class ModuleFigures:
         Of the output.
     dead : float
         Share of units whose derivative is 0 for the whole batch, of a relu, relu6 or hard tanh; else NaN. Units are
-        channels where the output has four or five axes, the last axis otherwise; several calls are averaged.
+        channels where the output has four or five axes, the last axis otherwise.
     saturated : float
         Share of entries with a derivative under 5 % of its largest, of a sigmoid or tanh; else NaN.
+    call, calls : int
+        Which call of the module in the step this is, from 0, and how many there were; of several ``name`` ends in
+        ``#`` and the number.
     """
 
     name: str
@@ -56,6 +59,8 @@ class ModuleFigures:
     entries: int
     dead: float
     saturated: float
+    call: int = 0
+    calls: int = 1
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,8 @@ class WatchTrace:
         """Say what is wrong, by the thresholds of a stack as far as they apply to modules.
 
         The gradient with respect to the modules' outputs is compared along the forward order; a branch beside others
-        may be small for good reasons, so only modules that carry parameters on both ends are compared.
+        may be small for good reasons, so only modules that carry parameters on both ends are compared. All calls of a
+        module count together: norms as of one output, shares by their mean.
         """
         return Diagnosis(ranked(find_in_modules(self)), self._title())
 
