@@ -47,7 +47,7 @@ _TRACE_HEADS = (
     "satu-\nrated",
     "dead\nunits",
 )
-_ROOMY = 100
+_ROOMY, _LEAST = 100, 80
 
 
 def with_progress(networks: Sequence[Network]) -> Iterator[Network]:
@@ -128,8 +128,10 @@ def print_texts(*texts: str) -> None:
 
 
 def _console() -> Console:
-    """Give a console as wide as the terminal; in a file or pipe the tables need no folding."""
-    return Console(width=None if sys.stdout.isatty() else _ROOMY, highlight=False)
+    """Give a console as wide as the terminal, or as the tables need: it folds lines, but leaves no figure out."""
+    if not sys.stdout.isatty():
+        return Console(width=_ROOMY, highlight=False)
+    return Console(width=max(Console().width, _LEAST), highlight=False)
 
 
 def _table(title: str) -> Table:
