@@ -185,7 +185,20 @@ class _Runner:
             else:
                 waiting.append(node)
         self._run_nodes(waiting)
+        self._check_steps()
         return self.values[name]
+
+    def _check_steps(self) -> None:
+        """Compare layers whose steps stood in the graph one by one with these steps."""
+        for node in self.reader.nodes:
+            if node.name not in self.reader.origins or node.input[0] not in self.values:
+                continue
+            steps = self.reader.origins[node.name]
+            made = [one for each in steps for one in each.output if one in self.values]
+            for one, array in self._evaluated(steps, made).items():
+                near = self.values[one].shape == array.shape and np.allclose(self.values[one], array, 1e-4, 1e-5, True)
+                if not near:
+                    raise RefusedError(one, "steps written out one by one are another function than they seem")
 
     def _behind(self, name: str) -> list[Any]:
         """Give the nodes that carry a signal to a tensor."""
@@ -204,17 +217,22 @@ class _Runner:
 
     def _run_nodes(self, nodes: list[Any]) -> None:
         """Run nodes on the reference implementation, in a model made of them and of their tensors only."""
+        made = [one for node in nodes for one in node.output if isinstance(self.reader.values.get(one), Signal)]
+        self.values |= self._evaluated(nodes, made)
+
+    def _evaluated(self, nodes: list[Any], made: list[str]) -> dict[str, Array]:
         if not nodes:
-            return
+            return {}
         import onnx
         from onnx.reference import ReferenceEvaluator
 
         helper = onnx.helper
         used = {one for node in nodes for one in node.input if one}
-        made = [one for node in nodes for one in node.output if isinstance(self.reader.values.get(one), Signal)]
-        known = {one: self.reader.values[one] for one in used if isinstance(self.reader.values[one], np.ndarray)}
+        own = {one for node in nodes for one in node.output}
+        known = {one: self.reader.values.get(one) for one in used - own}
+        known = {one: array for one, array in known.items() if isinstance(array, np.ndarray)}
         tensors = [onnx.numpy_helper.from_array(np.asarray(array, order="C"), one) for one, array in known.items()]
-        given = {one: self.values[one] for one in used if one in self.values}
+        given = {one: self.values[one] for one in used - own if one in self.values}
         ends = [helper.make_tensor_value_info(one, 1, None) for one in made]
         starts = [
             helper.make_tensor_value_info(one, helper.np_dtype_to_tensor_dtype(array.dtype), None)
@@ -223,7 +241,7 @@ class _Runner:
         graph = helper.make_graph(nodes, "graph", starts, ends, tensors)
         kept = [one for one in self.model.opset_import if one.domain in ("", "ai.onnx", "ai.onnx.ml")]
         outputs = ReferenceEvaluator(helper.make_model(graph, opset_imports=kept)).run(None, given)
-        self.values |= dict(zip(made, (np.asarray(one) for one in outputs), strict=True))
+        return dict(zip(made, (np.asarray(one) for one in outputs), strict=True))
 
     def _run_cells(self, node: Any) -> None:
         """Run a recurrent node by ONNX's equations: the reference has no relu, and once had one direction."""

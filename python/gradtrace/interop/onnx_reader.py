@@ -19,6 +19,7 @@ from gradtrace.interop.onnx_recurrent import GATES, cells
 from gradtrace.interop.onnx_shapes import SHAPES
 from gradtrace.interop.onnx_signals import Atom, Signal
 from gradtrace.interop.onnx_tensors import attributes, node_name, numpy_dtype, tensor_array
+from gradtrace.interop.onnx_unrolled import rolled
 from gradtrace.interop.onnx_wires import Other, Start, States, chain
 
 __all__ = ["Reader", "live_nodes"]
@@ -76,12 +77,22 @@ class Reader:
         self._sizes, self._fresh = dict(known), iter(_EVEN if second else _ODD)
         self._spent = 0
         self.nodes = live_nodes(self.graph, [value.name for value in self.graph.output])
+        self.origins: dict[str, list[Any]] = {}
+        self._roll()
         recurrent = any(node.op_type in GATES for node in self.nodes)
         for value in self.graph.input:
             if value.name not in self.values:
                 self.values[value.name] = self._start(value, 3 if recurrent else 2)
         for node in self.nodes:
             self._read(node)
+
+    def _roll(self) -> None:
+        """Make one node of the steps of a plain RNN that stand in the graph one by one."""
+        try:
+            self.nodes, tensors, self.origins = rolled(self.nodes, self.values)
+        except (ValueError, TypeError, LookupError, AttributeError):  # a damaged graph: it is read as it is
+            return
+        self.values |= tensors
 
     def _start(self, value: Any, rank: int) -> Signal | Other:
         """Give an input of the graph; its unknown lengths get sizes of their own."""

@@ -253,6 +253,9 @@ def _joined(parts: list[Signal], axis: int, values: list[Any]) -> Signal | State
         found: list[Signal] = []
         for value in values:
             found += _along(value, axis)
+        if [part.direction for part in found] == [0, 1] and all(part.wire is wire for part in found):
+            axes = found[0].axes
+            return replace(found[0], axes=(*axes[:axis], unit_atoms(1, 2)[:1], *axes[axis:]), direction=None)
         return States(tuple(found), axis)
     return None
 
