@@ -33,6 +33,11 @@ def drawn(layer):
     return layer
 
 
+def hooked(made):
+    made[0].register_forward_hook(lambda layer, inputs, output: output * 2)
+    return made
+
+
 class Scaled(nn.Linear):
     def forward(self, x):
         return 2 * super().forward(x)
@@ -114,6 +119,8 @@ STACKS = {
 REFUSED = {
     "half": (lambda: nn.Sequential(*mlp()).half(), r"expected float32 or float64 .* use \.float\(\)"),
     "bfloat16": (lambda: nn.LSTM(3, 4).bfloat16(), r"expected float32 or float64 .* use \.float\(\)"),
+    "complex": (lambda: L(3, 4, dtype=torch.complex64), r"weight is torch.complex64$"),
+    "a hook": (lambda: hooked(nn.Sequential(*mlp())), "likely cause: a hook"),
     "meta": (lambda: L(3, 4, device="meta"), "meta device"),
     "branches": (lambda: module(branching, a=L(4, 8), b=L(8, 2), c=L(8, 2)), "earlier layer's outputs"),
     "two heads": (lambda: module(lambda m, x: (m.b(m.a(x)), m.c(m.a(x))), a=L(4, 8), b=L(8, 2), c=L(8, 3)), "takes the inputs directly"),

@@ -22,7 +22,7 @@ _PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 _CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN, "rnn_relu": RNN}
 _EMBEDDING = re.compile(r"emb|token|word|char|lookup|wte|vocab", re.IGNORECASE)
 # What a layer behind the cells may be called too, where it is the only one.
-_HEAD = re.compile(r"linear|dense|decoder|proj|predict|regress|hidden2|h2o|^lin$", re.IGNORECASE)
+_HEAD = re.compile(r"decoder|predict|regress|hidden2|h2o", re.IGNORECASE)
 
 
 def recurrent_network(
@@ -121,8 +121,9 @@ def _is_table(
         return False
     if _EMBEDDING.search(module.name):
         return True
-    if columns != outputs:  # no head takes so many
-        return rows != inputs or _refuse_place(module)
+    if columns != outputs:  # no head takes so many, unless behind a layer that gives them
+        behind = any(other is not module and other.ends[1] == columns for other in linear)
+        return not (behind or rows == inputs) or _refuse_place(module)
     if words is not None:
         return "embedding" in words and len(linear) == words.count("linear") + words.count("kernel") + 1
     return _refuse_place(module)

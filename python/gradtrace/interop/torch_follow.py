@@ -117,7 +117,7 @@ class _Reader:
         else:
             args, kwargs = self._resolved(node.args), self._resolved(node.kwargs)
             self._values[node] = (
-                self._module(name, self._modules[str(node.target)], args)
+                self._module(name, self._modules[str(node.target)], args or tuple(kwargs.values())[:1])
                 if node.op == "call_module"
                 else self._function(name, node, args, kwargs)
             )

@@ -79,8 +79,8 @@ def check_dtypes(name: str, layer: Any) -> None:
     """Refuse parameters of other precisions; nothing is silently cast."""
     for parameter_name, parameter in layer.named_parameters():
         if str(parameter.dtype) not in ("torch.float32", "torch.float64"):
-            got = f"{parameter_name} is {parameter.dtype}"
-            raise RefusedError(name, f"expected float32 or float64 parameters, but {got}; use .float()")
+            got = f"{parameter_name} is {parameter.dtype}" + ("; use .float()" if parameter.is_floating_point() else "")
+            raise RefusedError(name, f"expected float32 or float64 parameters, but {got}")
         if parameter.is_meta:
             raise RefusedError(name, f"expected parameters with values, but {parameter_name} is on the meta device")
 
