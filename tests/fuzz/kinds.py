@@ -230,6 +230,8 @@ def recurrent_traces():
     traces = {"lstm": gt.LSTM.random(3, 4).trace(x, lengths=np.array([6, 3, 2, 6]), **readout)}
     for name, cell in (("gru", gt.GRU), ("rnn", gt.RNN)):
         traces[name] = cell.random(3, 4, num_layers=2).trace(x, keep=CELLS[name].keeps)
+    widths = gt.GRU([np.full((9, 3), 0.5, "f4"), np.ones((6, 3), "f4")], [np.ones((9, 3), "f4"), np.ones((6, 2), "f4")])
+    traces["widths"] = widths.trace(x, keep=("dh", "dgates", "grad_weight_ih"))
     return traces
 
 
