@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["dead_causes", "diagnose_stack", "stack_findings"]
 
 Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
 
 #: What an activation takes from the gradient at best, in bits a layer: its root mean square derivative near 0.
 _AT_BEST = {
@@ -62,19 +63,20 @@ def stack_findings(trace: StackTrace, inputs: str = "inputs") -> list[Finding]:
     list of Finding
         In no order of severity.
     """
-    found = [*data_findings(trace, inputs), *forward_findings(trace), *_vanishing_and_exploding(trace)]
-    return [*found, *(finding for finding in (_sensitive(trace), _subnormal(trace)) if finding is not None)]
+    units = np.array(trace.sizes)  # once: it takes a while where there are many
+    found = [*data_findings(trace, inputs), *forward_findings(trace, units), *_vanishing_and_exploding(trace, units)]
+    return [*found, *(finding for finding in (_sensitive(trace, units), _subnormal(trace)) if finding is not None)]
 
 
 # The gradient -------------------------------------------------------------------------------------------------------
 
 
-def _vanishing_and_exploding(trace: StackTrace) -> list[Finding]:
+def _vanishing_and_exploding(trace: StackTrace, units: Counts) -> list[Finding]:
     """Follow every sample's gradient from the last layer down: how far it falls and rises on the way."""
     change, reached = _changes(trace)
     if trace.depth < 2 or change.shape[1] == 0:
         return []
-    lost, gained = limit.width_allowances(trace.sizes[trace.depth - 1 : 0 : -1])
+    lost, gained = limit.width_allowances(units[-2:0:-1])
     found: list[Finding] = []
     for kind, sign, chance in (("vanishing", -1.0, lost), ("exploding", 1.0, gained)):
         allowed = limit.LOST_BITS + chance[::-1]
@@ -153,7 +155,8 @@ def _mean_sum(gains: Floats) -> float:
 
 def _vanishing_cause(trace: StackTrace, worst: int, evidence: dict[str, float]) -> tuple[str, tuple[str, ...]]:
     section = slice(worst, trace.depth - 1)
-    name = max(sorted(set(trace.activation[section])), key=trace.activation[section].count)
+    names_there = trace.activation[section]
+    name = max(sorted(set(names_there)), key=names_there.count)
     activation, weight = evidence["activation_bits"], evidence["weight_bits"]
     at_best, balance = _at_best(name), factor(-evidence["bits_per_layer"])
     if np.isneginf(evidence["log2_change"]):
@@ -236,7 +239,7 @@ def _subnormal(trace: StackTrace) -> Finding | None:
     return Finding("subnormal", "warning", cause, evidence, tuple(lost.tolist()), remedies=remedies)
 
 
-def _sensitive(trace: StackTrace) -> Finding | None:
+def _sensitive(trace: StackTrace, units: Counts) -> Finding | None:
     """Tell how a small random change of the input grows against the signal, sample by sample.
 
     A random gradient and a random change meet the same Jacobian J: |J^T u|^2 and |J v|^2 are on average the squared
@@ -249,7 +252,7 @@ def _sensitive(trace: StackTrace) -> Finding | None:
     gradient, cotangent, output, signal = figures
     growth = (gradient - cotangent) + 0.5 * np.log2(outputs / inputs) - (output - signal)
     growth = growth[np.isfinite(growth)]
-    allowed = limit.LOST_BITS + limit.width_spread(trace.sizes[1:-1])
+    allowed = limit.LOST_BITS + limit.width_spread(units[1:-1])
     if growth.size == 0 or not float(np.median(growth)) >= allowed:
         return None
     bits = float(np.median(growth))

@@ -66,19 +66,21 @@ def zero_share(trace: StackTrace, values: Floats) -> float:
     return max((p for p, none in zip(trace.quantiles, zero, strict=True) if none), default=0.0)
 
 
-def forward_findings(trace: StackTrace) -> list[Finding]:
+def forward_findings(trace: StackTrace, units: npt.NDArray[np.int64]) -> list[Finding]:
     """Say what is wrong with the forward pass.
 
     Parameters
     ----------
     trace : StackTrace
+    units : ndarray of int
+        Its `sizes`.
 
     Returns
     -------
     list of Finding
     """
-    rules = (_forward_overflow, _forward_underflow, _dead_units, _saturation, _bias_shift)
-    return [finding for finding in (rule(trace) for rule in rules) if finding is not None]
+    found = [_forward_overflow(trace), _forward_underflow(trace), _dead_units(trace, units[1:])]
+    return [finding for finding in (*found, _saturation(trace), _bias_shift(trace)) if finding is not None]
 
 
 def _forward_overflow(trace: StackTrace) -> Finding | None:
@@ -145,8 +147,7 @@ _WHY_DEAD = {
 }
 
 
-def _dead_units(trace: StackTrace) -> Finding | None:
-    units = np.array(trace.sizes[1:])
+def _dead_units(trace: StackTrace, units: npt.NDArray[np.int64]) -> Finding | None:
     limits = limit.dead_limits(units)
     by_bias = (trace.dead_by_bias >= limit.DEAD_BY_BIAS) & _biases_lean(trace, units)
     off = trace.dead_samples >= limit.SAMPLES
@@ -238,10 +239,10 @@ def _bias_shift(trace: StackTrace) -> Finding | None:
     shifted = share >= limit.BIAS_SHIFT
     if any(scale is not None for scale in set(trace.residual)):
         shifted &= np.array([scale is None for scale in trace.residual[:-1]], dtype=bool)
-    layers = np.flatnonzero(shifted).tolist()
+    layers = np.flatnonzero(shifted)
     if len(layers) < limit.BIAS_SHIFT_LAYERS:
         return None
-    worst = layers[int(np.argmax(share[layers]))]
+    worst = int(layers[np.argmax(share[layers])])
     evidence = {"mean_share": float(share[worst]), "activation_mean": float(trace.activation_mean[worst])}
     evidence["activation_std"] = float(trace.activation_std[worst])
     cause = (
@@ -250,4 +251,4 @@ def _bias_shift(trace: StackTrace) -> Finding | None:
         "layer sees little else."
     )
     remedies = ("tanh_orthogonal", "layer_norm", "selu_lecun")
-    return Finding("bias_shift", "warning", cause, evidence, tuple(layers), remedies=remedies)
+    return Finding("bias_shift", "warning", cause, evidence, tuple(layers.tolist()), remedies=remedies)

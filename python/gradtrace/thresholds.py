@@ -52,6 +52,7 @@ BIAS_SHIFT_LAYERS = 3
 #: float32: largest power, smallest normal one, and what rounds to 0.
 FLOAT32_OVERFLOW, FLOAT32_NORMAL, FLOAT32_ZERO = 128.0, -126.0, -150.0
 
+Widths = Sequence[int] | npt.NDArray[np.int64]
 _EULER = 0.5772156649015329
 _HALF_LOG2 = 0.5 / math.log(2)  # from nats of a square to bits of its root
 _WIDE = 512  # units from which on the limits of wide layers are right to a thousandth
@@ -90,7 +91,7 @@ def log_square_moments(units: int) -> tuple[float, float]:
     return math.log(2 / units) + math.log(2) + mean, float(share @ psi1 + share @ (psi - mean) ** 2)
 
 
-def width_allowances(widths: Sequence[int]) -> tuple[Floats, Floats]:
+def width_allowances(widths: Widths) -> tuple[Floats, Floats]:
     """Give the bits by which a network that is set up right may lose and gain because it is narrow.
 
     The squared norm of a gradient is a product of one random factor for each layer (`log_square_moments`; He's relu
@@ -99,7 +100,7 @@ def width_allowances(widths: Sequence[int]) -> tuple[Floats, Floats]:
 
     Parameters
     ----------
-    widths : list of int
+    widths : list or ndarray of int
         Units of the layers, in the order in which they are passed.
 
     Returns
@@ -107,17 +108,17 @@ def width_allowances(widths: Sequence[int]) -> tuple[Floats, Floats]:
     lost, gained : ndarray
         (len(widths),), for the first one, two, three, ... of them; not negative.
     """
-    moments = np.array([log_square_moments(int(n)) for n in widths]).reshape(-1, 2) * _HALF_LOG2
+    moments = _moments(widths) * _HALF_LOG2
     drift, spread = np.cumsum(moments[:, 0]), 2 * np.sqrt(np.cumsum(moments[:, 1] * _HALF_LOG2))
     return spread - drift, np.maximum(spread + drift, 0.0)
 
 
-def width_spread(widths: Sequence[int]) -> float:
+def width_spread(widths: Widths) -> float:
     """Give two standard deviations of the log2 of a norm behind such layers: what a ratio of two norms may stray by.
 
     Parameters
     ----------
-    widths : list of int
+    widths : list or ndarray of int
         Units of the layers on the way.
 
     Returns
@@ -125,7 +126,14 @@ def width_spread(widths: Sequence[int]) -> float:
     float
         In bits.
     """
-    return 2 * _HALF_LOG2 * math.sqrt(sum(log_square_moments(int(n))[1] for n in widths))
+    return 2 * _HALF_LOG2 * math.sqrt(float(_moments(widths)[:, 1].sum()))
+
+
+def _moments(widths: Widths) -> Floats:
+    """Give `log_square_moments` of many layers, (len(widths), 2): once for each width, of 10^5 layers."""
+    different = np.unique(widths)
+    table = np.array([log_square_moments(int(n)) for n in different]).reshape(-1, 2)
+    return np.asarray(table[np.searchsorted(different, widths)])
 
 
 def dead_limits(units: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

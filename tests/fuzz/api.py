@@ -59,7 +59,9 @@ def fits(error, call):
     if type(error) not in (TypeError, ValueError, MemoryError, OverflowError, IndexError):  # the system's own words
         return isinstance(error, (OSError, ImportError))
     clear = text.isascii() and text.isprintable() and 10 < len(text) < 700
-    named = re.match(r"[a-z_0-9.\[\], -]{1,60}: ", text) and any(text.startswith(name) for name in call.named())
+    named = re.match(r"[a-z_0-9.\[\](), -]{1,60}: ", text) and any(text.startswith(name) for name in call.named())
+    if call.name in ("from_torch", "watch") and isinstance(error, MemoryError):  # the framework's own
+        return True
     if call.name in ("load", "load_trace", "save", "from_torch", "watch"):  # the file or the module is named
         named = True
     return clear and bool(named or isinstance(error, IndexError))

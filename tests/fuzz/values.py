@@ -20,7 +20,7 @@ def _huge(shape, dtype="float32"):
 
 
 _SCALARS = (
-    None, True, False, 0, 1, -1, 2, 7, 255, 10**6, 2**31, 2**63, -(2**63), 2**64, 10**30, 0.0, -0.0, 0.5, -1.5, 1e-320,
+    None, True, False, 0, 1, -1, 2, 7, 255, 10**4, 2**31, 2**63, -(2**63), 2**64, 10**30, 0.0, -0.0, 0.5, -1.5, 1e-320,
     1e300, float("nan"), float("inf"), -float("inf"), 1j, complex("nan"), np.float32(0.5), np.float64("nan"),
     np.int64(3), np.uint8(3), np.bool_(True), np.longdouble(2), np.datetime64("2020-01-01"), Ellipsis, NotImplemented,
     int, np.float32,
