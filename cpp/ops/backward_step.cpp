@@ -225,12 +225,15 @@ void BackwardStep<T>::redo(std::size_t r, bool injected) {
 
 template <class T>
 void BackwardStep<T>::part_recurrent(std::size_t r, const Wide* dz_recurrent) {
-    double norm = 0;
-    log2_row_norms(kernels_, 1, recurrent_size(), dz.data() + (r * cell_.row_blocks + cell_.hh_first) * hidden_,
-                   recurrent_size(), &norm);
-    if (norm_is_safe<T>(norm) || std::isnan(norm)) return;
+    const auto norm_of = [&](const T* row) {
+        log2_row_norms(kernels_, 1, recurrent_size(), row, recurrent_size(), &recurrent_log2_[r]);
+    };
+    norm_of(dz.data() + (r * cell_.row_blocks + cell_.hh_first) * hidden_);
+    if (norm_is_safe<T>(recurrent_log2_[r]) || std::isnan(recurrent_log2_[r])) return;
     if (recurrent_dz_.size() == 0) recurrent_dz_ = AlignedBuffer<T>(parted_.size() * recurrent_size());
-    recurrent_exponent_[r] = to_row(recurrent_size(), dz_recurrent, recurrent_dz_.data() + r * recurrent_size());
+    T* to = recurrent_dz_.data() + r * recurrent_size();
+    recurrent_exponent_[r] = to_row(recurrent_size(), dz_recurrent, to);
+    norm_of(to);
     parted_[r] = true;
 }
 

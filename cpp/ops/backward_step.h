@@ -55,6 +55,9 @@ class BackwardStep {
     // candidate alone is open. Null: they stand in dz.
     const T* parted(std::size_t r) const { return parted_[r] ? recurrent_dz_.data() + r * recurrent_size() : nullptr; }
     double parted_exponent(std::size_t r) const { return recurrent_exponent_[r]; }
+    double recurrent_log2(std::size_t r) const {
+        return recurrent_log2_[r] + (parted_[r] ? recurrent_exponent_[r] : exponent(r, kDz));
+    }
 
   private:
     std::size_t recurrent_size() const { return cell_.weight_blocks * hidden_; }

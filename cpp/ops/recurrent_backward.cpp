@@ -106,19 +106,26 @@ class BackwardLoop {
         for (std::size_t r = 0; r < rows; ++r) {
             state_.dz_exponent[row + r] = step_.exponent(r, kDz);
             state_.dz_log2[row + r] = step_.log2(r, kDz);
-            const T* parted = step_.parted(r);
-            PartedRow<T>& to = state_.parted[row + r];
-            to.dz.reset();
-            if (parted == nullptr) continue;
-            const std::size_t size = context_.cell().weight_blocks * n_;
-            to.dz = std::make_unique<T[]>(size);
-            std::copy(parted, parted + size, to.dz.get());
-            to.exponent = step_.parted_exponent(r);
         }
+        if (state_.parted) part_rows(row, rows);
         record(t, rows);
         step_.propagate(rows, weights_.hh);
         record_weight_gain(t, rows);
         step_.advance(rows);
+    }
+
+    void part_rows(std::size_t row, std::size_t rows) {
+        const std::size_t size = context_.cell().weight_blocks * n_;
+        for (std::size_t r = 0; r < rows; ++r) {
+            PartedRow<T>& to = state_.parted[row + r];
+            to.dz.reset();
+            state_.recurrent_log2[row + r] = step_.recurrent_log2(r);
+            const T* parted = step_.parted(r);
+            if (parted == nullptr) continue;
+            to.dz = std::make_unique<T[]>(size);
+            std::copy(parted, parted + size, to.dz.get());
+            to.exponent = step_.parted_exponent(r);
+        }
     }
 
     std::size_t sample(std::size_t r) const { return sequence_.sample(first_ + r); }

@@ -44,11 +44,13 @@ struct DirectionContext {
     }
 };
 
-// Rows in the sequence's own order, as values * 2^exponent of each row; exponent null: 0.
+// Rows in the sequence's own order, as values * 2^exponent of each row; exponent null: 0. `log2`: norms of the values,
+// where they are known.
 template <class T>
 struct SequenceRows {
     const T* rows;
     const double* exponent;
+    const double* log2 = nullptr;
 };
 
 // By packed row, where T does not hold them: the candidate's preactivations (hidden,), then a GRU's recurrent block.
@@ -72,7 +74,10 @@ struct DirectionState {
     double* carry_log2;             // (rows,): sum over units
     double* carry_log2_units;       // (batch, hidden): sums over steps
     double *dz_exponent, *dz_log2;  // (rows,): of the rows of dz, and their norms, exponent included
-    PartedRow<T>* parted;           // (rows,)
+    // A cell whose W_ih and W_hh fed different columns: rows where these part, and norms of the latter's, exponent
+    // included.
+    PartedRow<T>* parted = nullptr;    // (rows,)
+    double* recurrent_log2 = nullptr;  // (rows,)
 };
 
 // Rows in the sequence's own order as the direction meets them: steps [first, end), copied to `scratch` where needed.

@@ -134,8 +134,9 @@ class ForwardLoop {
         double* exponent = state_.h_exponent + context_.state(t, first_);
         std::fill(exponent, exponent + s.rows, 0.0);
         wide_rows_.clear();
-        for (std::size_t r = 0; r < s.rows; ++r)
-            if (wide_.enters(t, r)) wide_rows_.push_back({r, true});
+        if (wide_.any_enters(t, s.rows))
+            for (std::size_t r = 0; r < s.rows; ++r)
+                if (wide_.enters(t, r)) wide_rows_.push_back({r, true});
         const bool projected = wide_rows_.size() == s.rows && weights_.ih.exponent == 0;
         if (wide_rows_.size() < s.rows) run_plain_rows(t, s);
         if (!wide_rows_.empty()) wide_.run(t, wide_rows_, s, projected);

@@ -63,23 +63,35 @@ void GradientSide<T>::take_parted(std::size_t first_row, std::size_t end_row) {
 template <class T>
 void GradientSide<T>::take_norms(std::size_t first, std::size_t end) {
     const PackedSequence& sequence = context_.sequence;
-    take_parted(sequence.first_row(first), sequence.first_row(end));
+    if (first_column_) take_parted(sequence.first_row(first), sequence.first_row(end));
+    const double* dz = first_column_ ? state_.recurrent_log2 : state_.dz_log2;
+    const bool known = columns_ == context_.row_size() || first_column_;
     for (std::size_t t = first; t < end && sequence.active(t) > 0; ++t) {
         const std::size_t row = sequence.first_row(t), rows = sequence.active(t);
-        log2_row_norms(context_.kernels(), rows, width_, right_rows(t, t + 1, gathered_.data()), width_,
-                       right_log2_.data() + row);
-        const double* exponent = recurrent_ ? state_.h_exponent : input_.exponent;
-        for (std::size_t slot = 0; exponent && slot < rows; ++slot) {
-            right_exponent_[row + slot] =
-                exponent[recurrent_ ? context_.previous_state(t, slot) : context_.forward_row(t, slot)];
-            right_log2_[row + slot] += right_exponent_[row + slot];
-        }
-        if (columns_ == context_.row_size()) {
-            std::copy(state_.dz_log2 + row, state_.dz_log2 + row + rows, dz_log2_.data() + row);
+        take_right_norms(t, row, rows);
+        if (known) {
+            std::copy(dz + row, dz + row + rows, dz_log2_.data() + row);
             continue;
         }
-        log2_row_norms(context_.kernels(), rows, columns_, dz(row), context_.row_size(), dz_log2_.data() + row);
+        log2_row_norms(context_.kernels(), rows, columns_, this->dz(row), context_.row_size(), dz_log2_.data() + row);
         for (std::size_t r = row; r < row + rows; ++r) dz_log2_[r] += dz_exponent(r);
+    }
+}
+
+template <class T>
+void GradientSide<T>::take_right_norms(std::size_t t, std::size_t row, std::size_t rows) {
+    const double* exponent = recurrent_ ? state_.h_exponent : input_.exponent;
+    const auto source = [&](std::size_t slot) {
+        return recurrent_ ? context_.previous_state(t, slot) : context_.forward_row(t, slot);
+    };
+    if (!recurrent_ && input_.log2)
+        for (std::size_t slot = 0; slot < rows; ++slot) right_log2_[row + slot] = input_.log2[source(slot)];
+    else
+        log2_row_norms(context_.kernels(), rows, width_, right_rows(t, t + 1, gathered_.data()), width_,
+                       right_log2_.data() + row);
+    for (std::size_t slot = 0; exponent && slot < rows; ++slot) {
+        right_exponent_[row + slot] = exponent[source(slot)];
+        right_log2_[row + slot] += right_exponent_[row + slot];
     }
 }
 

@@ -58,6 +58,7 @@ class GradientSide {
     const PartedRow<T>* parted(std::size_t row) const {
         return first_column_ && state_.parted[row].dz ? &state_.parted[row] : nullptr;
     }
+    void take_right_norms(std::size_t t, std::size_t row, std::size_t rows);
     void take_parted(std::size_t first_row, std::size_t end_row);
 
     const DirectionContext<T>& context_;

@@ -86,7 +86,10 @@ void RecurrentTracer<T>::load_states(std::size_t layer, const LayerArrays<const 
     load(h0, s.h);
     load(c0, s.c);
     std::fill(s.h_exponent, s.h_exponent + batch, 0.0);
-    if (!h0.empty()) carry_exponents(batch, n, s.h, s.h_exponent);
+    if (h0.empty()) return;
+    std::vector<double> norm(batch);
+    log2_row_norms(isa_.get<T>(), batch, n, s.h, n, norm.data());
+    carry_exponents(batch, n, s.h, s.h_exponent, norm.data());
 }
 
 // Rows that a product cannot take as they are.
@@ -95,12 +98,14 @@ bool RecurrentTracer<T>::leaves_format(double log2_norm) {
     return std::isfinite(log2_norm) && (log2_norm < Range<T>::input_low || log2_norm > Range<T>::input_high);
 }
 
+// Norms of rows, without the exponents that those get which leave the format.
 template <class T>
-void RecurrentTracer<T>::carry_exponents(std::size_t rows, std::size_t n, T* x, double* exponent) const {
-    std::vector<double> norm(rows);
-    log2_row_norms(isa_.get<T>(), rows, n, x, n, norm.data());
-    for (std::size_t r = 0; r < rows; ++r)
-        if (leaves_format(norm[r])) exponent[r] = normalise_row(n, x + r * n, 0.0, x + r * n);
+void RecurrentTracer<T>::carry_exponents(std::size_t rows, std::size_t n, T* x, double* exponent, double* log2) const {
+    for (std::size_t r = 0; r < rows; ++r) {
+        if (!leaves_format(log2[r])) continue;
+        exponent[r] = normalise_row(n, x + r * n, 0.0, x + r * n);
+        log2[r] -= exponent[r];
+    }
 }
 
 // x in packed order; where a row leaves the format, all of it as a copy with exponents.
@@ -111,17 +116,17 @@ void RecurrentTracer<T>::load_input(const T* x) {
     T* own = sequence_.plain() ? nullptr : packed_x_;
     if (own) sequence_.pack(x, n, own);
     x_ = own ? own : x;
-    std::vector<double> norm(rows);
-    log2_row_norms(isa_.get<T>(), rows, n, x_, n, norm.data());
+    x_log2_.resize(rows);
+    log2_row_norms(isa_.get<T>(), rows, n, x_, n, x_log2_.data());
     x_exponent_.clear();
-    if (std::none_of(norm.begin(), norm.end(), leaves_format)) return;
+    if (std::none_of(x_log2_.begin(), x_log2_.end(), leaves_format)) return;
     if (own == nullptr) {
         scaled_x_ = AlignedBuffer<T>(checked_multiply(rows, n));
         std::copy(x, x + rows * n, scaled_x_.data());
         x_ = own = scaled_x_.data();
     }
     x_exponent_.assign(rows, 0.0);
-    carry_exponents(rows, n, own, x_exponent_.data());
+    carry_exponents(rows, n, own, x_exponent_.data(), x_log2_.data());
 }
 
 template <class T>

@@ -97,9 +97,9 @@ class RecurrentTracer {
     void load_input(const T* x);
     void load_states(std::size_t layer, const LayerArrays<const T>& h0, const LayerArrays<const T>& c0);
     static bool leaves_format(double log2_norm);
-    void carry_exponents(std::size_t rows, std::size_t n, T* x, double* exponent) const;
+    void carry_exponents(std::size_t rows, std::size_t n, T* x, double* exponent, double* log2) const;
     SequenceRows<T> layer_input(std::size_t stacked) const {
-        return stacked == 0 ? SequenceRows<T>{x_, x_exponent_.empty() ? nullptr : x_exponent_.data()}
+        return stacked == 0 ? SequenceRows<T>{x_, x_exponent_.empty() ? nullptr : x_exponent_.data(), x_log2_.data()}
                             : layer_output(stacked - 1);
     }
     SequenceRows<T> layer_output(std::size_t stacked) const;  // (rows, outputs)
@@ -124,6 +124,7 @@ class RecurrentTracer {
     T* packed_x_ = nullptr;
     AlignedBuffer<T> scaled_x_;
     std::vector<double> x_exponent_;  // (rows,); empty: 0
+    std::vector<double> x_log2_;      // (rows,): norms of the rows, exponents apart
     std::vector<WideRows> wide_z_;    // for each direction of a layer
     std::vector<DirectionGradients<T>> gradients_;
     std::size_t first_nonfinite_ = 0;

@@ -167,7 +167,8 @@ bool RecurrentTracer<T>::backward(const Cotangent& cotangent, const std::vector<
     bool fits = true;
     gradients_ = std::vector<DirectionGradients<T>>(states_.size());
     std::vector<double> dz_exponent(rows), dz_log2(rows), dc_exponent(batch);
-    std::vector<PartedRow<T>> parted(rows);
+    std::vector<PartedRow<T>> parted(cell.hh_first ? rows : 0);
+    std::vector<double> recurrent_log2(parted.size());
     const bool given_c = !cotangent.dc_last.empty();
     AlignedBuffer<T> dc_last(given_c ? checked_multiply(batch, network_.widest()) : 0);
     PackedCotangent arriving;
@@ -183,7 +184,10 @@ bool RecurrentTracer<T>::backward(const Cotangent& cotangent, const std::vector<
             DirectionState<T> state = states_[k];
             state.dz_exponent = dz_exponent.data();
             state.dz_log2 = dz_log2.data();
-            state.parted = parted.data();
+            if (cell.hh_first) {
+                state.parted = parted.data();
+                state.recurrent_log2 = recurrent_log2.data();
+            }
             Injection<T> injection = arriving.injection;
             if (stacked + 1 < network_.depth())
                 injection = {above.rows.data(), above.exponent.data(), above.width, 0, true};

@@ -87,7 +87,7 @@ void WideStep<T>::load_initial() {
         carried_.resize(slots_ * n_);
         for (std::size_t u = 0; u < n_; ++u) carried_[r * n_ + u] = wide(static_cast<double>(c[u]));
         carried_at_[r] = 0;
-        low_[r] = true;
+        any_low_ = low_[r] = true;
     }
 }
 
@@ -288,6 +288,7 @@ void WideStep<T>::store_state(std::size_t t, const CellForward<T>& s, std::size_
     if (c == nullptr) return;
     for (std::size_t u = 0; u < n_; ++u) s.c[r * n_ + u] = to_plain<T>(c[u]);
     low_[r] = outside<T>(top_exponent(n_, c));
+    any_low_ |= low_[r];
 }
 
 #define GT_INSTANTIATE(T)                                                              \

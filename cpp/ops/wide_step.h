@@ -53,6 +53,13 @@ class WideStep {
 
     // Whether row r of step t enters it outside the format, and whether the kernel left it there.
     bool enters(std::size_t t, std::size_t r) const;
+    bool any_enters(std::size_t t, std::size_t rows) const {
+        if (huge_ || any_low_ || input_.exponent) return true;
+        const double* exponent = state_.h_exponent + context_.previous_state(t, first_);
+        bool any = false;
+        for (std::size_t r = 0; r < rows; ++r) any |= exponent[r] != 0;
+        return any;
+    }
     bool left(std::size_t t, const CellForward<T>& s, std::size_t r) const {
         constexpr double kLow = sizeof(T) == 4 ? 0x1p-120 : 0x1p-1000, kHigh = 1 / kLow;  // squares of Range's
         return !(s.h_squares[r] >= kLow && s.h_squares[r] <= kHigh) && has_left(t, s, r);
@@ -95,6 +102,7 @@ class WideStep {
     std::vector<std::size_t> carried_at_;  // (slots,): the state that this was
     std::vector<bool> low_;                // (slots,): c alone is outside the format
     bool huge_;                            // weights whose products overflow
+    bool any_low_ = false;                 // some slot has been
     std::vector<Wide> candidate_, recurrent_, h_;
     std::vector<T> gathered_, no_bias_;
     AlignedBuffer<T> ih_product_, hh_product_;
