@@ -1,10 +1,12 @@
 """Range and edges of recurrent traces: times and gates that no float holds, zeros that are zeros, no numbers at all."""
 
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import recurrent_reference as rr
+import wide_reference
 from portable_cases import Layer, Net, build_net, converted_net, recurrent_case, recurrent_net
 from reference import to_mpmath
 from tolerances import RECURRENT, assert_close, assert_recurrent, recurrent_rounding, tolerance
@@ -288,6 +290,96 @@ def test_samples_do_not_see_each_other(cell, dtype, isa):
                 assert_close(alone[name][..., 0], expected[..., b], tolerance("recurrent", "log2", dtype), name)
             else:
                 np.testing.assert_array_equal(alone[name][..., 0], expected[..., b], name)
+
+
+# --- states that leave their format ---
+
+
+def test_a_relu_network_bears_stretches_without_input(dtype, isa):
+    """An impulse, then zeros: h halves at every step, and dL/dh on its way back, to 2^-900."""
+    steps, half = 900, np.eye(3, dtype=dtype) / 2
+    net = gt.RNN(np.ones((3, 2), dtype), half, activation="relu")
+    x = np.zeros((steps, 1, 2), dtype)
+    x[0] = 1
+    got = net.trace(x, cotangent=np.ones((1, 3), dtype), keep=("h",))
+    assert_close(got.log2_dh[0, 1:, 0], np.log2(3) / 2 - np.arange(steps - 1, -1, -1), 1e-6)
+    assert_close(got.h.log2_norm(-1)[0, 1:, 0], 1 + np.log2(3) / 2 - np.arange(steps), 1e-6)
+    assert_close(got.log2_grad_weight_hh_step[0, 1:], np.full(steps - 1, 1 + np.log2(3) - (steps - 2)), 1e-6)
+    assert got.first_nonfinite is None
+    assert "overflow" not in got.diagnose().kinds
+    assert np.all(np.isfinite(net.forward(x)[0]))
+    assert np.all(np.isfinite(net.influence(x[:50]).log2_dh[np.tril_indices(51)]))
+
+
+@pytest.mark.parametrize("power", ["x", "weight_ih", "h0"])
+def test_what_is_subnormal_counts(power, dtype, isa):
+    """A ReLU network without biases is homogeneous: 2^-k of its input is 2^-k of its states, to the last bit."""
+    tiny = np.array(2.0, dtype) ** (-140 if dtype == "float32" else -1060)
+    net, x, u, h0, *_ = case("relu", dtype, bias=None)
+    x, h0, weight = x * (power != "h0"), h0 * (power == "h0"), net.layers[0].weight_ih
+    x, h0, weight = (np.round(8 * a) / 8 for a in (x, h0, weight))  # few bits: their products with `tiny` are exact
+    one, other = (
+        gt.RNN((weight * (by if power == "weight_ih" else 1)).astype(dtype), net.layers[0].weight_hh, activation="relu")
+        .trace((x * (by if power == "x" else 1)).astype(dtype), h0=(h0 * (by if power == "h0" else 1)).astype(dtype),
+               cotangent=u)
+        for by in (1, tiny)
+    )  # fmt: skip
+    assert_close(other.log2_grad_weight_hh_step, one.log2_grad_weight_hh_step + np.log2(tiny), 1e-5)
+    assert_close(other.log2_grad_weight_hh, one.log2_grad_weight_hh + np.log2(tiny), 1e-5)
+    moved = np.log2(tiny) if power == "x" else 0
+    assert_close(other.log2_grad_weight_ih_step, one.log2_grad_weight_ih_step + moved, 1e-5)
+    assert_close(other.log2_dx, one.log2_dx + (np.log2(tiny) if power == "weight_ih" else 0), 1e-5)
+
+
+def test_kept_states_behind_shut_gates_carry_exponents(dtype, isa):
+    """No weights, biases alone: c_1 = sigma(-2000) tanh(1), h_1 = sigma(-2000) c_1, and the states after them."""
+    shut, log2_tanh = -2000 / np.log(2), np.log2(np.tanh(1))
+    bias = np.repeat(np.array([-2000, 0, 1, -2000], dtype), 3)
+    net = gt.LSTM(np.zeros((12, 2), dtype), np.zeros((12, 3), dtype), bias, np.zeros(12, dtype))
+    got = net.trace(np.zeros((4, 2, 2), dtype), keep=("h", "c", "gates"))
+    c = np.array([shut + log2_tanh + np.log2(2 - 0.5**t) for t in range(4)])  # half of it stays
+    limit = 4 * 2885 * np.finfo(dtype).eps + 1e-9
+    assert_close(got.c.log2_norm(-1)[0, 1:, 0], c + np.log2(3) / 2, limit)
+    assert_close(got.h.log2_norm(-1)[0, 1:, 0], c + shut + np.log2(3) / 2, limit)
+    assert np.all(got.c.log2_norm(-1)[0, 0] == -np.inf)
+    bias = np.repeat(np.array([-2000, -2000, 0, -2000], dtype), 3)
+    net = gt.LSTM(np.zeros((12, 2), dtype), np.zeros((12, 3), dtype), bias, np.zeros(12, dtype))
+    gates = net.trace(np.zeros((1, 1, 2), dtype), keep=("gates",)).gates
+    assert_close(gates.log2_norm(-1)[0], np.full((1, 1), shut + np.log2(9) / 2), limit)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_influence_behind_shut_gates(cell, dtype, isa):
+    """All gates but the candidate's: h is 2^-2885, and so is what it does to the states after it."""
+    net, x, u, h0, c0, _ = case(cell, dtype, T=4)
+    for gate in {"lstm": (0, 1, 3), "gru": (0, 1)}[cell]:
+        shift(net, gate, -2000)
+    options = {"c0": c0} if cell == "lstm" else {}
+    got = build_net(net).influence(x, h0=h0, cotangent=u[0], **options)
+    exact = rr.influence(converted_net(net, to_mpmath), 0, *map(to_mpmath, (x, u[0], h0, c0)))
+    limit = tolerance("recurrent", "log2", dtype) + 4 * 3 * 2000 * np.finfo(dtype).eps
+    assert_close(got.log2_dh, exact[0], limit)
+    if cell == "lstm":
+        assert_close(got.log2_dc, exact[1], limit)
+
+
+def test_a_saturated_gru_keeps_its_digits(dtype, isa):
+    """h and n both round to 1: their difference is that of what each leaves."""
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        net = recurrent_net(rng, "gru", 2, 3, gain=100.0, dtype=dtype)
+        x, u = (rng.standard_normal((6, 2, n)).astype(dtype) for n in (2, 3))
+        layer = SimpleNamespace(**{name: p[None] for name, p in net.layers[0]._asdict().items()})
+        given = [a[None] for a in (x, u, *np.zeros((3, 1, 2, 3)))]
+        exact, *rough = (wide_reference.trace("gru", [layer], *given, np.full(2, 6), noise=noise, seed=seed)
+                         for seed, noise in enumerate((0, 2.0**-24, 2.0**-24)))  # fmt: skip
+        got = traced(net, x, u)
+        unit = 1 if dtype == "float32" else 2.0**-29
+        for name, want in exact.items():
+            with np.errstate(invalid="ignore"):
+                change = max(np.nanmax(np.where(want == r[name], 0, abs(r[name] - want))) for r in rough) * unit
+            limit = tolerance("rounding", "safety", dtype) * change + tolerance("recurrent", "log2", dtype)
+            assert_close(getattr(got, name), want[0], limit, name)
 
 
 # --- no numbers ---
