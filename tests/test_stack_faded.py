@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from portable_cases import build, converted, named, random_layers
-from reference import ACTIVATIONS, to_mpmath, trace
+from reference import ACTIVATIONS, MPMATH, to_mpmath, trace
 from tolerances import FIGURES, assert_close, assert_figures, tolerance
 
 import gradtrace as gt
@@ -99,6 +99,25 @@ def test_kept_rows_and_statistics_of_a_faded_layer(isa, dtype, name):
             assert got.activation_mean[0] == pytest.approx(float(sum(exact) / 3), rel=1e-4)
     assert got.first_nonfinite is None
     assert np.all(got.activations[1].exponent == kept.exponent)
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh", "softplus", "silu", "gelu", "erf", "elu:-2.0", "selu"])
+def test_kept_derivatives_that_faded_are_no_zeros(isa, dtype, name):
+    rng = np.random.default_rng(4)
+    layers = random_layers(rng, [3, 5, 2], name, dtype)
+    layers[0] = (layers[0][0], np.full(5, faded("gelu" if name == "erf" else name, dtype), dtype), name)
+    x, cotangent = rng.standard_normal((18, 3)).astype(dtype), rng.standard_normal((18, 2)).astype(dtype)
+    kept = build(layers).trace(x, cotangent=cotangent, keep=("derivatives",)).derivatives
+    z = to_mpmath(x) @ to_mpmath(layers[0][0]).T + to_mpmath(layers[0][1])
+    exact = ACTIVATIONS[name].derivative(MPMATH, z)
+    size = [float(mp.log(mp.sqrt(sum(entry**2 for entry in row)), 2)) for row in exact]
+    assert max(size) < -150
+    assert_close(kept[0].log2_norm(axis=1), np.array(size), tolerance("faded", "log2", dtype))
+    signs = np.vectorize(lambda value: float(mp.sign(value)))(exact)
+    assert np.all((np.sign(kept[0].mantissa) == signs) | (kept[0].mantissa == 0))
+    largest = np.abs(kept[0].mantissa).max(axis=1)
+    assert np.all((largest >= 0.5) & (largest < 1))
+    assert np.all(kept[1].exponent > -60)
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "softplus", "tanh", "gelu", "elu:0.5", "relu", "hard_tanh"])

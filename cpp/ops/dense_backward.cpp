@@ -76,6 +76,33 @@ void StackPass<T>::redo_from_log_derivative(std::size_t l, const std::vector<std
 }
 
 template <class T>
+bool StackPass<T>::has_faded_derivative(std::size_t l, const T* row, std::int64_t exponent) const {
+    if (info(l).near_zero == NearZero::homogeneous || info(l).can_die) return false;
+    const bool zero = std::all_of(row, row + network_.layer(l).outputs, [](T phi) { return phi == T(0); });
+    return zero || static_cast<double>(exponent) < std::log2(Range<T>::delta_low);
+}
+
+template <class T>
+bool StackPass<T>::derivative_from_log(std::size_t l, std::size_t b, T* row, std::int64_t* exponent) const {
+    constexpr double kLog2e = 1.4426950408889634, kInt64 = 9.2e18;
+    const std::size_t n = network_.layer(l).outputs;
+    double *z = scratch_->row.data(), *log2_size = scratch_->log_magnitude.data(), *sign = scratch_->sign.data();
+    for (std::size_t u = 0; u < n; ++u)
+        z[u] = scale_by(static_cast<double>(z_[u * part_.ld + b]), std::max(layer_.z.exponent[b], -900.0));
+    kernels_.activation->log_derivative[network_.layer(l).activation](network_.layer(l).parameter, n, z, log2_size,
+                                                                      sign);
+    double top = kNegativeInfinity;
+    for (std::size_t u = 0; u < n; ++u) top = std::max(top, sign[u] == 0 ? kNegativeInfinity : log2_size[u] *= kLog2e);
+    if (!(std::fabs(top) < kInt64)) return top == kNegativeInfinity;
+    double common = std::floor(top) + 1;
+    if (static_cast<T>(std::exp2(top - common)) >= T(1)) common += 1;  // rounded up
+    *exponent = static_cast<std::int64_t>(common);
+    for (std::size_t u = 0; u < n; ++u)
+        row[u] = sign[u] == 0 ? T(0) : static_cast<T>(sign[u] * std::exp2(log2_size[u] - common));
+    return true;
+}
+
+template <class T>
 void StackPass<T>::backward_layer(StackPass* passes, std::size_t count, std::size_t l) {
     const StackNetwork<T>& network = passes->network_;
     const DenseLayer<T>& layer = network.layer(l);
@@ -171,6 +198,10 @@ void StackPass<T>::finish_backward() {
 
 template void StackPass<float>::load_cotangent(const Cotangent<float>&);
 template void StackPass<double>::load_cotangent(const Cotangent<double>&);
+template bool StackPass<float>::has_faded_derivative(std::size_t, const float*, std::int64_t) const;
+template bool StackPass<double>::has_faded_derivative(std::size_t, const double*, std::int64_t) const;
+template bool StackPass<float>::derivative_from_log(std::size_t, std::size_t, float*, std::int64_t*) const;
+template bool StackPass<double>::derivative_from_log(std::size_t, std::size_t, double*, std::int64_t*) const;
 template void StackPass<float>::backward_layer(StackPass*, std::size_t, std::size_t);
 template void StackPass<double>::backward_layer(StackPass*, std::size_t, std::size_t);
 template void StackPass<float>::finish_backward();

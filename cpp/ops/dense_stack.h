@@ -235,6 +235,10 @@ class StackPass {
     void load_cotangent(const Cotangent<T>& cotangent);
     // From dL/da of the layer's output to delta, and on to dL/da of its input.
     static void backward_layer(StackPass* passes, std::size_t count, std::size_t l);
+    // Whether a row of phi', as kept, has lost units to the format; and the row anew, of the sample that has just come
+    // forward through layer l. False: its exponent is no int64.
+    bool has_faded_derivative(std::size_t l, const T* row, std::int64_t exponent) const;
+    bool derivative_from_log(std::size_t l, std::size_t b, T* row, std::int64_t* exponent) const;
     void finish_backward();  // the norm of dL/dx, whose rows are left in part().da(0)
     const double* exponent_of_da() const { return da_exponent_; }
     const BlockPart<T>& part() const { return part_; }

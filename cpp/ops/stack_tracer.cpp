@@ -223,7 +223,7 @@ void StackTracer<T>::trace_chunk(Chunk& chunk) {
         if (!for_each_worker([&](Passes& passes, auto&& interrupted) {
                 for (std::size_t l = starts[s]; l < starts[s + 1] && !interrupted(); ++l) {
                     StackPass<T>::forward_layer(passes.data(), passes.size(), l);
-                    for (const StackPass<T>& pass : passes) keep_derivative(chunk, pass.part(), l);
+                    for (const StackPass<T>& pass : passes) keep_derivative(chunk, pass, l);
                 }
             }))
             return;
@@ -294,10 +294,18 @@ void StackTracer<T>::keep_rows(Chunk& chunk, const BlockPart<T>& part, std::size
 
 // phi' waits for the backward pass where delta will stand; it has no exponent.
 template <class T>
-void StackTracer<T>::keep_derivative(Chunk& chunk, const BlockPart<T>& part, std::size_t l) {
+void StackTracer<T>::keep_derivative(Chunk& chunk, const StackPass<T>& pass, std::size_t l) {
     if (chunk.out.derivatives.empty()) return;
     const double none[kMaxColumns] = {};
-    keep_tile(isa_.get<T>(), part, network_.layer(l).outputs, part.delta(l), none, chunk.out.derivatives[l]);
+    const BlockPart<T>& part = pass.part();
+    const KeptRows<T>& to = chunk.out.derivatives[l];
+    const std::size_t units = network_.layer(l).outputs;
+    keep_tile(isa_.get<T>(), part, units, part.delta(l), none, to);
+    for (std::size_t b = 0; b < part.samples; ++b) {
+        T* row = to.mantissa + (part.first + b) * units;
+        if (!pass.has_faded_derivative(l, row, to.exponent[part.first + b]) || part.nonfinite(b) <= l) continue;
+        if (!pass.derivative_from_log(l, b, row, to.exponent + part.first + b)) chunk.exponent_lost = true;
+    }
 }
 
 // In the samples' order, so that the sums do not depend on who computed what when.

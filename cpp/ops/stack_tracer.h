@@ -55,7 +55,7 @@ class StackTracer {
     void finish(Chunk& chunk, StackPass<T>& pass);
     void gradients_of(Chunk& chunk, std::size_t l, std::size_t worker);
     void keep_rows(Chunk& chunk, const BlockPart<T>& part, std::size_t l);
-    void keep_derivative(Chunk& chunk, const BlockPart<T>& part, std::size_t l);
+    void keep_derivative(Chunk& chunk, const StackPass<T>& pass, std::size_t l);
     void merge(const Chunk& chunk);
 
     const IsaKernels& isa_;
