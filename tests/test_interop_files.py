@@ -174,8 +174,6 @@ def test_exported_recurrent_networks_give_the_same_trace_as_autograd(tmp_path, d
     torch = pytest.importorskip("torch")
     if dynamo:
         pytest.importorskip("onnxscript", reason="PyTorch's newer exporter needs it")
-        if name == "RNN":
-            pytest.skip("it slices the initial state at run time, which is refused")
 
     class Outputs(torch.nn.Module):
         def __init__(self):
