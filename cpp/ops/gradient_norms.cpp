@@ -29,6 +29,13 @@ Weights align_terms(const std::vector<StackBlock<T>>& blocks, std::size_t block_
         }
     if (w.is_nan || !std::isfinite(w.exponent)) return w;
     w.exponent = std::floor(w.exponent) + 1;
+    constexpr double kWholeBits = 4e15;  // beyond, a norm and its own exponent may round apart by any number of bits
+    if (std::fabs(w.exponent) > kWholeBits) {
+        w.exponent = kNegativeInfinity;
+        for (std::size_t i = 0; i < block_count; ++i)
+            for (std::size_t b = 0; b < blocks[i].samples; ++b)
+                if (log2_norm(i, b) != kNegativeInfinity) w.exponent = std::max(w.exponent, mantissa_exponent(i, b));
+    }
     for (std::size_t i = 0; i < block_count; ++i)
         for (std::size_t b = 0; b < blocks[i].samples; ++b) {
             const double norm = log2_norm(i, b);
