@@ -300,6 +300,33 @@ print(gt.get_num_threads())
     assert (done.stdout, done.stderr) == ("2\n", "")
 
 
+def test_a_child_forked_while_another_thread_traces_does_not_hang():
+    """What that thread held at that moment stays held in the child; no trace may wait for it."""
+    code = """
+import os, threading, numpy as np, gradtrace as gt
+stack, x = gt.Stack.random([16] * 5), np.ones((4, 16), "float32")
+expected, ended = stack.trace(x), threading.Event()
+
+def work():
+    while not ended.is_set():
+        stack.trace(x)
+
+threads = [threading.Thread(target=work) for _ in range(3)]
+[thread.start() for thread in threads]
+codes = []
+for _ in range(40):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if stack.trace(x) == expected else 3)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+ended.set()
+[thread.join() for thread in threads]
+print(set(codes))
+"""
+    done = python(code)
+    assert done.stdout == "{0}\n", done.stderr
+
+
 def test_where_no_thread_starts_a_trace_goes_on_with_fewer():
     """No memory is left for the stack of a helper, here a megabyte: the caller works alone, and to the same bits."""
     code = """

@@ -1,9 +1,10 @@
-// The arena of a trace, kept between calls: fresh pages cost more than many a trace. Safe from several threads; at most
-// one arena waits, and none larger than kKeptBytes.
+// The arena of a trace, kept between calls: fresh pages cost more than many a trace. Safe from several threads, and in
+// a child that a thread was forked into meanwhile, since no lock is held; at most one arena waits, none larger than
+// kKeptBytes.
 #pragma once
 
+#include <atomic>
 #include <memory>
-#include <mutex>
 #include <utility>
 
 #include "core/aligned_buffer.h"
@@ -13,39 +14,40 @@ namespace gt {
 
 class Workspace {
   public:
-    explicit Workspace(std::size_t bytes) {
-        {
-            const std::lock_guard<std::mutex> lock(shelf_mutex());
-            if (shelf().size() >= bytes) std::swap(buffer_, shelf());
-        }
-        if (buffer_.size() < bytes) buffer_ = AlignedBuffer<unsigned char>(bytes);
+    explicit Workspace(std::size_t bytes) : buffer_(shelf().exchange(nullptr)) {
+        if (buffer_ && buffer_->size() >= bytes) return;
+        put_back();
+        buffer_ = std::make_unique<Buffer>(bytes);
     }
-    ~Workspace() {
-        if (buffer_.size() > kKeptBytes) return;
-        const std::lock_guard<std::mutex> lock(shelf_mutex());
-        if (buffer_.size() > shelf().size()) std::swap(buffer_, shelf());
-    }
+    ~Workspace() { put_back(); }
     Workspace(const Workspace&) = delete;
     Workspace& operator=(const Workspace&) = delete;
 
     template <class T>
     T* as() {
-        return reinterpret_cast<T*>(buffer_.data());
+        return reinterpret_cast<T*>(buffer_->data());
     }
 
   private:
+    using Buffer = AlignedBuffer<unsigned char>;
     static constexpr std::size_t kKeptBytes = std::size_t{256} << 20;
-    // Never destroyed: a daemon thread may still trace while the process ends.
-    static std::mutex& shelf_mutex() {
-        static auto* mutex = new std::mutex;
-        return *mutex;
-    }
-    static AlignedBuffer<unsigned char>& shelf() {
-        static auto* buffer = new AlignedBuffer<unsigned char>;
-        return *buffer;
+
+    // What waits when the process ends stays where it is: a daemon thread may still trace.
+    static std::atomic<Buffer*>& shelf() {
+        static std::atomic<Buffer*> waiting{nullptr};
+        return waiting;
     }
 
-    AlignedBuffer<unsigned char> buffer_;
+    // The larger of this arena and the one that waits is kept, or neither where another thread comes between.
+    void put_back() {
+        if (!buffer_ || buffer_->size() > kKeptBytes) return;
+        std::unique_ptr<Buffer> other(shelf().exchange(nullptr));
+        if (other && other->size() > buffer_->size()) std::swap(other, buffer_);
+        Buffer* none = nullptr;
+        if (shelf().compare_exchange_strong(none, buffer_.get())) static_cast<void>(buffer_.release());
+    }
+
+    std::unique_ptr<Buffer> buffer_;
 };
 
 // Arrays one after the other in a workspace: first their sizes are added up, then each takes its place.
