@@ -103,6 +103,9 @@ def _checked_sizes(sizes: Any) -> list[int]:
         raise TypeError(f"sizes: expected a list of integers, got {type(sizes).__name__}")
     if len(sizes) < 2:
         raise ValueError(f"sizes: expected at least two, the input's and one layer's, got {len(sizes)}")
+    need, limit = 100 * len(sizes), _core.physical_memory()  # what an array takes beside its numbers
+    if need > limit:
+        raise MemoryError(f"sizes: the weights need {need} bytes, this machine has {limit}; use fewer layers")
     return [checked_size(f"sizes[{i}]", size) for i, size in enumerate(sizes)]
 
 
