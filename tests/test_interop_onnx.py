@@ -132,6 +132,24 @@ def test_branches_are_refused(tmp_path):
         gt.load(saved(tmp_path / "m.onnx", model))
 
 
+def test_a_softmax_at_the_end_is_over_units_or_refused(tmp_path):
+    """Over samples or steps it is no loss's business; before opset 13 it is over all axes from one on."""
+    w, p = {"w": R.standard_normal((4, 3))}, node("MatMul", ["x", "w"], "p")
+    for kind in ("Softmax", "LogSoftmax"):
+        for opset, dimensions, given, fits in (
+            (20, 2, {}, True), (20, 2, {"axis": 1}, True), (20, 2, {"axis": 0}, False), (20, 3, {"axis": 1}, False),
+            (11, 2, {}, True), (11, 2, {"axis": 0}, False), (11, 3, {"axis": 2}, True),
+        ):  # fmt: skip
+            model = graph([p, node(kind, ["p"], "y", **given)], w, dimensions=dimensions)
+            model.opset_import[0].version = opset
+            path = saved(tmp_path / "m.onnx", model)
+            if fits:
+                assert "left out at the end" in gt.load(path).notes[-1]
+                continue
+            with pytest.raises(ValueError, match=f"a {kind} over anything but units"):
+                gt.load(path)
+
+
 # --- recurrent nodes --------------------------------------------------------------------------------------------------
 
 

@@ -26,6 +26,15 @@ def _end(node: Any, values: list[Any], given: dict[str, Any]) -> None:
     """Say that a network may end here: None."""
 
 
+def _softmax(node: Any, values: list[Any], given: dict[str, Any]) -> None:
+    """Say that a network may end here, where it is over units; before opset 13 it is over all axes from one on."""
+    x, latest = values[0], given["opset"] >= 13
+    (axis,) = normal_axes(given.get("axis", -1 if latest else 1), len(x.axes))
+    if axis == _unit_axis(x) and (latest or np.prod(x.shape[axis + 1 :]) == 1):
+        return
+    raise RefusedError(node_name(node), f"a {node.op_type} over anything but units, axis={axis}, cannot be represented")
+
+
 # Products -------------------------------------------------------------------------------------------------------------
 
 
@@ -292,21 +301,8 @@ LAYERS: dict[str, Callable[[Any, list[Any], dict[str, Any]], Any]] = {
     **{name: partial(_operator, name) for name in _PLAIN},
     **{name: partial(_with, name, defaults) for name, defaults in _PARAMETERS.items()},
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2"), _reduce),
-    **dict.fromkeys(
-        (
-            "Softmax",
-            "LogSoftmax",
-            "Hardmax",
-            "ArgMax",
-            "ArgMin",
-            "TopK",
-            "ZipMap",
-            "Normalizer",
-            "LabelEncoder",
-            "Binarizer",
-        ),
-        _end,
-    ),
+    **dict.fromkeys(("Hardmax", "ArgMax", "ArgMin", "TopK", "ZipMap", "Normalizer", "LabelEncoder", "Binarizer"), _end),
+    **dict.fromkeys(("Softmax", "LogSoftmax"), _softmax),
     "MatMul": _matmul,
     "Gemm": _gemm,
     "LinearRegressor": _linear_regressor,

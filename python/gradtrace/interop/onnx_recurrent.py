@@ -158,7 +158,7 @@ def _take_input(wire: Cells, x: Any, given: dict[str, Any]) -> tuple[Axis, Axis]
         if x.role != "all" or not whole or (steps, batch) != (before.time, before.batch):
             raise RefusedError(wire.name, "expected it to follow all steps of the layer before it, got a part of them")
         if before.kind != wire.kind or before.directions != wire.directions or before.activation != wire.activation:
-            raise RefusedError(wire.name, f"expected a layer like the one before it, a {before.kind}")
+            raise RefusedError(wire.name, f"expected the kind of layer before it, {before.kind}")
     elif not isinstance(before, (Start, Embedding)):
         raise RefusedError(wire.name, "a layer in front of the recurrent ones is not represented")
     if not x.expression.affine or (isinstance(before, Cells) and not x.expression.trivial):
