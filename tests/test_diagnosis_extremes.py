@@ -101,6 +101,23 @@ def test_weights_that_are_no_numbers_are_named(bad, tmp_path):
     plt.close("all")
 
 
+def test_one_layer_of_large_weights_is_not_all_of_them():
+    drawn, x = gt.Stack.random([16] * 8, "gelu", seed=0).weights, np.full((4, 16), 3, "float32")
+    one = [w * np.float32(1e38 if layer == 3 else 1) for layer, w in enumerate(drawn)]
+    every = [w * np.float32(1e8) for w in drawn]
+    causes = [gt.Stack(w, None, "gelu").trace(1e3 * x).diagnose()[0].cause for w in (one, every)]
+    assert "From layer 3 on" in causes[0]
+    assert "the weights of layer 3 are too large" in causes[0]
+    assert "the weights multiply the signal at every layer" in causes[1]
+
+
+def test_an_orthogonal_rnn_is_not_told_that_its_states_are_saturated():
+    trace = gt.RNN.random(8, 64, seed=0).trace(np.random.default_rng(0).standard_normal((300, 4, 8)).astype("f"))
+    cause = trace.diagnose().find("vanishing").cause
+    assert "flatter than at its steepest; weight_hh neither takes nor gives" in cause
+    assert "flat part" not in cause
+
+
 @pytest.mark.parametrize("cell", [gt.LSTM, gt.GRU, gt.RNN])
 def test_plots_of_extremes(cell):
     net = cell.random(3, 4, seed=0)

@@ -55,6 +55,8 @@ def vulnerable(_, n, text):
     assert abs(n["dead_relu"] - n["dead_expected"]) < 4 * deviation
     assert n["dead_hard_tanh"] > 0.8
     assert n["dead_tanh"] == 0
+    assert n["dead_relu_12_units"] < 0.03  # chance: 0.5 %
+    assert n["dead_hard_tanh_12_units"] < 0.1
 
 
 def relu(_, n, text):
@@ -85,6 +87,7 @@ def tanh(_, n, text):
     assert n["log2_left_2.5 times as large"] > 10
     assert n["constant_share_PyTorch's default"] > 0.99
     assert n["constant_share_variance 1/n"] < 0.05
+    assert n["constant_share_without_biases"] < 0.05
 
 
 def problem(seed, n, text):
@@ -109,6 +112,8 @@ def exploding(_, n, text):
     assert abs(n["bits_double"] - n["bits_half"] - 2) < 0.02
     assert abs(n["balance"] - 1) < 0.1
     assert n["bits_tanh_times_4"] < 1 < 1.9 < n["bits_linear_times_4"]
+    assert abs(n["bits_tanh_half"] - n["bits_linear_half"]) < 0.03
+    assert abs(n["bits_linear_half"] + 1) < 0.05
 
 
 def deeper(_, n, text):

@@ -64,6 +64,18 @@ def test_loss_scale_keeps_everything():
     assert lost_in("float16", trace.log2_delta_max + lost.log2_loss_scale - 1, "layer").share_subnormal > 0
 
 
+def test_no_loss_scale_keeps_more_than_the_format_spans():
+    trace = deep_sigmoid()
+    lost = trace.underflow("float16")
+    lifted = lost_in("float16", trace.log2_delta_max + lost.log2_loss_scale, "layer")
+    assert lifted.share_overflow > 0
+    assert not lost.loss_scale_fits
+    assert "no scale of the loss keeps everything" in str(lost)
+    fitting = deep_sigmoid(hidden=8).underflow("float16")
+    assert fitting.loss_scale_fits
+    assert f"a loss scaled by 2^{fitting.log2_loss_scale:.0f} would keep everything" in str(fitting)
+
+
 def test_underflow_of_a_recurrent_network():
     trace = an_lstm(steps=300, forget_bias=-2.0)
     lost = trace.underflow("float32", layer=1)

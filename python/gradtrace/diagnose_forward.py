@@ -109,6 +109,9 @@ def _why_overflow(trace: StackTrace, layer: int, infinite: bool) -> str:
     if infinite and weight + float(np.max(reaches, initial=-np.inf)) < limit.FLOAT32_OVERFLOW - 1:
         return f"a bias or the normalisation of layer {layer} is infinite or undefined itself."
     if layer > 0:
+        arrives = float(median(trace, "log2_activation")[layer])
+        if arrives < 0.5 * limit.FLOAT32_OVERFLOW:  # what came before has hardly grown
+            return f"the weights of layer {layer} are too large, their norm is {factor(weight)}."
         return "the weights multiply the signal at every layer."
     growth = float(median(trace, "log2_preactivation")[0] - median(trace, "log2_activation")[0])
     by = f", which multiply them by {factor(growth)}" if np.isfinite(growth) else ""
@@ -130,7 +133,7 @@ def _forward_underflow(trace: StackTrace) -> Finding | None:
         cause += ", so that relu switches every unit off" if trace.activation[zero[0]] == "relu" else ""
     small = median(trace, "log2_activation")[0] < limit.FLOAT32_NORMAL
     cause += ". The true signal is not zero: " + (
-        "the inputs are as small as that themselves." if small else "it shrinks at every layer."
+        "the inputs are as small as that themselves." if small else "it shrinks on its way up."
     )
     severity = "critical" if zero.size else "warning"
     remedies = ("he_initialisation", "critical_initialisation", "layer_norm", "residual")

@@ -23,9 +23,9 @@ class StreamingQuantiles:
     """Quantiles of each row of a matrix whose columns arrive in batches.
 
     Exact up to 4096 columns (NumPy's linear interpolation). Beyond, each row keeps a histogram of 1024 bins whose width
-    doubles when a value falls outside, so that a quantile is right to two bins: at most 1/256 of the row's range, also
-    where it falls into a gap between values. The smallest and largest value stay exact. Infinities count as values
-    below and above all others; NaN is left out.
+    doubles when a value falls outside, so that a quantile is right to two bins: at most 1/256 of the row's range, or
+    2^-19 where that is more, also where it falls into a gap between values. The smallest and largest value stay exact.
+    Infinities count as values below and above all others; NaN is left out.
     """
 
     def __init__(self) -> None:

@@ -94,8 +94,9 @@ def log_square_moments(units: int) -> tuple[float, float]:
 def width_allowances(widths: Widths) -> tuple[Floats, Floats]:
     """Give the bits by which a network that is set up right may lose and gain because it is narrow.
 
-    The squared norm of a gradient is a product of one random factor for each layer (`log_square_moments`; He's relu
-    layers stray farthest of the usual ones). Its log drifts down and spreads: the drift and two standard deviations
+    The squared norm of a gradient is a product of one random factor for each layer. Those of He's relu layers are taken
+    (`log_square_moments`): tanh, selu and linear ones stray less, sigmoid, gelu and silu on their critical lines more.
+    Its log drifts down and spreads: the drift and two standard deviations
     may be lost, and two standard deviations less the drift gained.
 
     Parameters

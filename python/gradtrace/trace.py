@@ -102,7 +102,8 @@ class StackTrace(TraceFiles):
     loss : float or None
         Mean over the set, in nats for cross entropy.
     first_nonfinite : int or None
-        First layer with an infinite or NaN value in the forward pass; samples that it reaches read NaN.
+        First layer with an infinite or NaN value in the forward pass. The gradient of its samples reads NaN from there
+        down; their figures above are of what the activation makes of it.
     deltas, activations, derivatives, grad_weights, grad_biases : list of ScaledArray
         Only with ``keep=``: (B, n_l) rows of dL/dz_l, of the layers' outputs a_l and of phi'; (n_l, n_{l-1}) and
         (n_l,).

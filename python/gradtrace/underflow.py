@@ -63,7 +63,9 @@ class Underflow:
     share_subnormal, share_zero, share_overflow : float
         Share of all rows; a row that is exactly zero is lost to none.
     log2_loss_scale : float
-        Multiplied by two to this power the loss would keep every row a normal number; 0 where it does so anyway.
+        Multiplied by two to this power the loss would leave no row under the normal numbers; 0 where none is.
+    loss_scale_fits : bool
+        Whether every row is then below the overflow, too; where not, no scale keeps everything.
     """
 
     format: str
@@ -75,6 +77,7 @@ class Underflow:
     share_zero: float
     share_overflow: float
     log2_loss_scale: float
+    loss_scale_fits: bool
 
     def __str__(self) -> str:
         if self.share_subnormal == self.share_zero == self.share_overflow == 0:
@@ -89,8 +92,10 @@ class Underflow:
             if first is not None
         ]
         text = f"{self.format}: " + "; ".join(parts or ["half of the samples lose nothing anywhere"])
-        if self.log2_loss_scale:
+        if self.log2_loss_scale and self.loss_scale_fits:
             text += f"; a loss scaled by 2^{self.log2_loss_scale:.0f} would keep everything"
+        elif self.log2_loss_scale:
+            text += "; no scale of the loss keeps everything, for what lifts the smallest makes the largest infinite"
         return text + "."
 
 
@@ -123,11 +128,12 @@ def lost_in(name: str, log2_size: Floats, axis: str) -> Underflow:
     }
     # "From here on" counts what is subnormal or worse.
     below = {"subnormal": masks["subnormal"] | masks["zero"], "zero": masks["zero"], "overflow": masks["overflow"]}
-    smallest = float(log2_size[there].min()) if there.any() else 0.0
+    smallest, largest = (float(log2_size[there].min()), float(log2_size[there].max())) if there.any() else (0.0, 0.0)
+    scale = float(max(math.ceil(ends.normal - smallest), 0))
     first = {f"first_{event}": _first(mask, there) for event, mask in below.items()}
     share = {f"share_{event}": float(mask.sum()) / count for event, mask in masks.items()}
-    facts: dict[str, Any] = {**first, **share, "log2_loss_scale": float(max(math.ceil(ends.normal - smallest), 0))}
-    return Underflow(name, axis, **facts)
+    facts: dict[str, Any] = {**first, **share, "log2_loss_scale": scale}
+    return Underflow(name, axis, **facts, loss_scale_fits=largest + scale < ends.overflow)
 
 
 def _first(mask: npt.NDArray[np.bool_], there: npt.NDArray[np.bool_]) -> int | None:

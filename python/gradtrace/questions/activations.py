@@ -51,10 +51,11 @@ def _lost_by_halves(seed: int) -> dict[str, tuple[float, float]]:
     return {name: (float(halves[0] / 4), float(halves[1] / 4)) for name, halves in lost.items()}
 
 
-def _died(seed: int, activation: str, networks: int, **law: Any) -> float:
-    """Share of networks of 20 layers of 3 units whose gradient is exactly 0 for one input."""
-    x = inputs(seed + 1, 1, 3)
-    stacks = (Stack.random([3] * 21, activation, None, seed=one, **law) for one in independent_seeds(seed, networks))
+def _died(seed: int, activation: str, networks: int, width: int = 3, **law: Any) -> float:
+    """Share of networks of 20 layers of so many units whose gradient is exactly 0 for one input."""
+    x = inputs(seed + 1, 1, width)
+    seeds = independent_seeds(seed, networks)
+    stacks = (Stack.random([width] * 21, activation, None, seed=one, **law) for one in seeds)
     return sum(bool(np.isneginf(stack.trace(x).log2_grad_input[0])) for stack in stacks) / networks
 
 
@@ -67,6 +68,8 @@ def which_activations(seed: int) -> Answer:
     relu = _died(seed, "relu", networks, init="he_normal")
     hard_tanh = _died(seed, "hard_tanh", networks, init="normal", gain=2.0)
     tanh = _died(seed, "tanh", networks, init="normal", gain=2.0)
+    wide_relu = _died(seed, "relu", networks, 12, init="he_normal")
+    wide_hard_tanh = _died(seed, "hard_tanh", networks, 12, init="normal", gain=2.0)
     expected = 1 - (1 - 2.0**-3) ** 20
 
     def bits(name: str) -> str:
@@ -79,7 +82,8 @@ def which_activations(seed: int) -> Answer:
         f"{max(map(abs, lost['linear'])):.1f}. Dying is another way, of activations whose derivative can be exactly 0, "
         f"and a matter of width: of {networks} networks of 20 layers of 3 units {relu:.0%} had no gradient left with "
         f"relu, where chance says {expected:.0%}, {hard_tanh:.0%} with hard_tanh and weights of twice the deviation "
-        f"1/√n, {tanh:.0%} with tanh and the same weights."
+        f"1/√n, {tanh:.0%} with tanh and the same weights; with 12 units {wide_relu:.1%} of relu's and "
+        f"{wide_hard_tanh:.1%} of hard_tanh's."
     )
     return Answer(
         2,
@@ -90,7 +94,8 @@ def which_activations(seed: int) -> Answer:
         text,
         {f"lost_lower_{name}": halves[0] for name, halves in lost.items()}
         | {f"lost_upper_{name}": halves[1] for name, halves in lost.items()}
-        | {"dead_relu": relu, "dead_expected": expected, "dead_hard_tanh": hard_tanh, "dead_tanh": tanh},
+        | {"dead_relu": relu, "dead_expected": expected, "dead_hard_tanh": hard_tanh, "dead_tanh": tanh}
+        | {"dead_relu_12_units": wide_relu, "dead_hard_tanh_12_units": wide_hard_tanh},
         "Bits per layer with weights of variance 1/n, mean over 30 layers of 256 units: what the activation takes and "
         "what the weights give. At 0 the gradient would stay.",
         lambda ax: draw.split_bars(ax, gains),
@@ -156,14 +161,16 @@ def does_tanh_avoid_it(seed: int) -> Answer:
         x = inputs(seed + 1)
         curves[name] = levels(stack.trace(x))
         constant[name] = constant_share(Stack(stack.weights[:11], stack.biases[:11], "tanh").forward(x))
+        if name == "PyTorch's default":
+            unbiased = constant_share(Stack(stack.weights[:11], None, "tanh").forward(x))
     left = {name: float(curve[0]) for name, curve in curves.items()}
     default, plain, critical, large = (times(2**bits) for bits in left.values())
     text = (
         f"Not by itself: at the first of 50 layers tanh leaves {default} of the gradient with PyTorch's default "
-        f"weights, {plain} with variance 1/n, {critical} on its critical line, and with weights 2.5 times as large it "
+        f"law, {plain} with variance 1/n, {critical} on its critical line, and with weights 2.5 times as large it "
         f"makes {large} times as much of it. Nor does an odd curve keep its outputs from being constants: with "
         f"PyTorch's default biases {constant[next(iter(laws))]:.1%} of their second moment in layer 10 is the same for "
-        f"all samples, unit by unit, without biases {constant['variance 1/n']:.1%}."
+        f"all samples, unit by unit, with the same weights without biases {unbiased:.1%}."
     )
     return Answer(
         5,
@@ -173,7 +180,8 @@ def does_tanh_avoid_it(seed: int) -> Answer:
         "half right",
         text,
         {f"log2_left_{name}": value for name, value in left.items()}
-        | {f"constant_share_{name}": value for name, value in constant.items()},
+        | {f"constant_share_{name}": value for name, value in constant.items()}
+        | {"constant_share_without_biases": unbiased},
         "Norm of dL/dz over the last layer's, 50 tanh layers of 256 units, four laws of weights; log2 axis.",
         lambda ax: draw.against_layers(ax, curves),
         draw.legend(curves),

@@ -133,13 +133,14 @@ def exploding_or_vanishing(seed: int) -> Answer:
     relu = curves["relu"]
     half, double = (float(np.interp(at, np.log2(scales), relu)) for at in (-1.0, 1.0))
     tanh, linear = (float(curves[name][-1]) for name in ("tanh", "linear"))
+    lower = {name: float(np.interp(-1.0, np.log2(scales), curves[name])) for name in ("tanh", "linear")}
     balance = crossing(np.log2(scales), relu)
     text = (
         "It is not: the sentence that people answer with is right and answers something else, but the two are one "
         f"product with two signs, since halving He's weights takes {-half:.2f} bits a layer from a relu stack, "
         f"doubling them gives {double:.2f}, and in between, at {balance:.2f} times He's, it does neither. Saturation "
-        f"bends only one side: weights 4 times as large give a tanh stack {tanh:.2f} bits a layer and a linear one "
-        f"{linear:.2f}."
+        f"bends only one side: weights half as large take {-lower['tanh']:.2f} bits a layer from a tanh stack and "
+        f"{-lower['linear']:.2f} from a linear one, 4 times as large they give {tanh:.2f} and {linear:.2f}."
     )
     return Answer(
         7,
@@ -151,6 +152,8 @@ def exploding_or_vanishing(seed: int) -> Answer:
             "bits_half": half,
             "bits_double": double,
             "balance": balance,
+            "bits_tanh_half": lower["tanh"],
+            "bits_linear_half": lower["linear"],
             "bits_tanh_times_4": tanh,
             "bits_linear_times_4": linear,
         },

@@ -204,8 +204,8 @@ def _rnn_vanishing(
         cause = f"The gradient is exactly zero from state {where[1][1]} back: {why}."
     elif activation < weight:
         cause = (
-            f"The activation derivative takes {bits_of(-activation)} bits a step, because the states are in the flat "
-            f"part of their curve; weight_hh {_give(weight)}."
+            f"The activation derivative takes {bits_of(-activation)} bits a step: where the states are, the curve is "
+            f"flatter than at its steepest; weight_hh {_give(weight)}."
         )
     else:
         cause = (
@@ -262,7 +262,7 @@ def _sensitive(trace: RecurrentTrace, layers: npt.NDArray[np.intp], bits: float)
         return None
     evidence = {"log2_noise_growth": bits}
     cause = (
-        f"A small change of the first state grows {power_of_ten(bits)} times, while the states stay between -1 and 1: "
+        f"A small change of the first state grows {power_of_ten(bits)} times, while h stays between -1 and 1: "
         "two sequences that are nearly the same end anywhere (chaos)."
     )
     severity = "critical" if bits >= limit.HOPELESS_BITS else "warning"
@@ -297,8 +297,10 @@ def _forward_overflow(trace: RecurrentTrace) -> Finding | None:
     if trace.first_nonfinite is None:
         return None
     first = trace.first_nonfinite
-    why = "the state grows at every step" if first > 1 else "weights, biases or inputs are too large, or no numbers"
-    cause = f"From state {first} on the forward pass is infinite or undefined: {why}."
+    cause = (
+        f"From state {first} on the forward pass is infinite or undefined: weights, biases or inputs are too large, or "
+        "no numbers."
+    )
     remedies = ("orthogonal_recurrent", "smaller_recurrent")
     evidence, steps = {"first_state": float(first)}, (first, trace.steps)
     return Finding("forward_overflow", "critical", cause, evidence, (), steps, remedies)
