@@ -15,7 +15,7 @@ from gradtrace.recurrent.trace import RecurrentTrace
 from gradtrace.trace import KEPT, StackTrace
 
 RNG = np.random.default_rng(0)
-REFUSED = r"^path: expected a trace that save\(\) wrote, got '.*t': "
+REFUSED = r"^path: expected a trace that save\(\) wrote, got '.*': "
 
 
 def a_stack(**options):

@@ -29,9 +29,9 @@ constexpr int kLooks = 1000;
 // A helper's stack whatever the process was started with; kernels and ops keep some kilobytes there.
 constexpr std::size_t kStackBytes = std::size_t{1} << 20;
 
-// Where others want the cores too, the system takes a helper from its core amid an item, or lets the caller that slept
-// wait for a core, for milliseconds. For so many times as long nobody is asked again: what crowded cores cost stays
-// under 3 % of the time. Less is what waking up takes on an idle machine.
+// Where others want the cores too, the system takes a helper or the caller from its core amid an item, or lets the
+// caller that slept wait for a core, for milliseconds. For so many times as long nobody is asked again: what crowded
+// cores cost stays under 3 % of the time. Less is what waking up takes on an idle machine.
 constexpr std::int64_t kTimesAlone = 32, kCrowded = 200'000, kLongestAlone = 1'000'000'000;  // the latter two in ns
 
 std::int64_t nanoseconds(clockid_t clock) {
@@ -84,8 +84,10 @@ class Pool {
   public:
     void run(Job& job) {
         if (nanoseconds(CLOCK_MONOTONIC) < alone_until_.load(std::memory_order_relaxed)) return job.work(0);
+        const Stint stint;
         offer(job);
         job.work(0);
+        stay_alone(stint.lost());  // a helper may have been woken on the caller's own core
         withdraw(job);
     }
 

@@ -302,7 +302,7 @@ class Recurrent:
             "hidden_size": self.hidden_size,
             "num_layers": self.num_layers,
             "bidirectional": self.bidirectional,
-            "bounded": getattr(self, "activation", "tanh") == "tanh" and (h0 is None or bool(np.abs(h0).max() <= 1)),
+            "bounded": getattr(self, "activation", "tanh") == "tanh" and _within_one(h0),
             "cotangent_at": "all" if at == "all" or (cotangent is not None and cotangent.ndim == 3) else "last",
             "loss": None if readout_trace is None else readout_trace.loss,
             "readout": readout_trace,
@@ -417,3 +417,9 @@ def _again(kind: Any, arrays: tuple[Any, ...], options: dict[str, Any], carried:
     network: Recurrent = kind(*arrays, **options)
     network._carried = carried
     return network
+
+
+def _within_one(h0: Any) -> bool:
+    """Whether initial states, one array or one a layer, lie between -1 and 1; the core has checked what they are."""
+    states = h0 if isinstance(h0, (list, tuple)) else [h0]
+    return all(state is None or bool(np.abs(state).max() <= 1) for state in states)
