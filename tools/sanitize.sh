@@ -30,7 +30,7 @@ esac
 python=$(realpath -s "${PYTHON:-.venv/bin/python}")
 # Lines of code stand in the report.
 CXXFLAGS="$flags -fno-omit-frame-pointer -g1" LDFLAGS="$flags" "$python" -m pip install -q --no-deps --upgrade \
-    --target "build/sanitized-$kind" --config-settings=build-dir="build/$kind" ${SANITIZE_PIP:-} .
+    --target "build/sanitizers/$kind/site" --config-settings=build-dir="build/sanitizers/$kind/objects" ${SANITIZE_PIP:-} .
 preload=$(for library in $libraries; do ${CXX:-c++} -print-file-name="$library"; done | paste -sd ' ')
-PYTHONPATH=$PWD/build/sanitized-$kind LD_PRELOAD=$preload PYTHONDONTWRITEBYTECODE=1 \
+PYTHONPATH=$PWD/build/sanitizers/$kind/site LD_PRELOAD=$preload PYTHONDONTWRITEBYTECODE=1 \
     "$python" -m pytest -q -p no:cacheprovider "${tests[@]}"
