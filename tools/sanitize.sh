@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The tests over a core built with a sanitizer: `tools/sanitize.sh address` (with undefined behaviour) or
 # `tools/sanitize.sh thread`, then what pytest is to run (all tests; the tests of threads). PYTHON names an environment
-# with the extra `test`, .venv's unless it is set. What the sanitizer reports ends the run and is printed.
+# with the extra `test`, .venv's unless it is set; an editable gradtrace in it would be taken instead. What the sanitizer
+# reports ends the run and is printed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 kind=${1:?address or thread}
@@ -33,4 +34,4 @@ CXXFLAGS="$flags -fno-omit-frame-pointer -g1" LDFLAGS="$flags" "$python" -m pip 
     --target "build/sanitizers/$kind/site" --config-settings=build-dir="build/sanitizers/$kind/objects" ${SANITIZE_PIP:-} .
 preload=$(for library in $libraries; do ${CXX:-c++} -print-file-name="$library"; done | paste -sd ' ')
 PYTHONPATH=$PWD/build/sanitizers/$kind/site LD_PRELOAD=$preload PYTHONDONTWRITEBYTECODE=1 \
-    "$python" -m pytest -q -p no:cacheprovider "${tests[@]}"
+    "$python" -m pytest -s -q -p no:cacheprovider "${tests[@]}"  # -s: reports are written past pytest
