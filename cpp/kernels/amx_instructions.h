@@ -102,10 +102,11 @@ GT_INLINE __m512i _mm512_unpackhi_epi64(__m512i x, __m512i y) {
 }
 // Two quarters of x, then two of y, chosen by two bits each.
 GT_INLINE __m512i _mm512_shuffle_i32x4(__m512i x, __m512i y, unsigned choice) {
+    const LongWords a = (LongWords)x, b = (LongWords)y;
     LongWords lanes{};
     for (unsigned i = 0; i < 8; ++i) {
-        const unsigned quarter = choice >> (i / 2 * 2) & 3;
-        lanes[i] = (i < 4 ? (LongWords)x : (LongWords)y)[quarter * 2 + i % 2];
+        const unsigned at = 2 * (choice >> (i / 2 * 2) & 3) + i % 2;
+        lanes[i] = i < 4 ? a[at] : b[at];  // a subscript of the chosen vector is what GCC 12's sanitizer gets wrong
     }
     return (__m512i)lanes;
 }
