@@ -63,7 +63,7 @@ def stack_findings(trace: StackTrace, inputs: str = "inputs") -> list[Finding]:
     list of Finding
         In no order of severity.
     """
-    units = np.array(trace.sizes)  # once: it takes a while where there are many
+    units = np.fromiter(trace.sizes, dtype=np.int64, count=trace.depth + 1)  # once: it takes a while for many
     found = [*data_findings(trace, inputs), *forward_findings(trace, units), *_vanishing_and_exploding(trace, units)]
     return [*found, *(finding for finding in (_sensitive(trace, units), _subnormal(trace)) if finding is not None)]
 

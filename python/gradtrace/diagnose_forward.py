@@ -205,8 +205,10 @@ def dead_causes(trace: StackTrace, layer: int) -> dict[str, float]:
 
 
 def _saturation(trace: StackTrace) -> Finding | None:
-    flat = np.flatnonzero(trace.saturated >= limit.SATURATED).tolist()
-    layers = [layer for layer in flat if names.kind(trace.activation[layer]) not in _NEVER_SATURATE]
+    layers = np.flatnonzero(trace.saturated >= limit.SATURATED).tolist()
+    never = {name for name in set(trace.activation) if names.kind(name) in _NEVER_SATURATE}
+    if never:
+        layers = [layer for layer in layers if trace.activation[layer] not in never]
     if not layers:
         return None
     worst = layers[int(np.argmax(trace.saturated[layers]))]

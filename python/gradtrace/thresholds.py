@@ -132,6 +132,9 @@ def width_spread(widths: Widths) -> float:
 
 def _moments(widths: Widths) -> Floats:
     """Give `log_square_moments` of many layers, (len(widths), 2): once for each width, of 10^5 layers."""
+    widths = np.asarray(widths)
+    if widths.size > 0 and widths.min() == widths.max():
+        return np.broadcast_to(np.array(log_square_moments(int(widths[0]))), (widths.size, 2))
     different = np.unique(widths)
     table = np.array([log_square_moments(int(n)) for n in different]).reshape(-1, 2)
     return np.asarray(table[np.searchsorted(different, widths)])
