@@ -6,6 +6,7 @@ import math
 import pickle
 import warnings
 
+import numpy as np
 import pytest
 import test_interop_watch_steps as steps
 from test_interop_watch import same, small
@@ -183,6 +184,14 @@ def test_a_scripted_part_is_named_and_its_weights_are_seen():
         gt.watch(scripted)
     with pytest.raises(ValueError, match=r"only: expected names of the model's modules, got '1\.0'"):
         gt.watch(model, only=["1.0"])
+    for wrong, error, message in (
+        (b"1", TypeError, "only: expected a list of names, got bytes"),
+        (3, TypeError, "only: expected a list of names, got int"),
+        ([1.0], ValueError, "only: expected names of the model's modules, got 1.0"),
+        (np.broadcast_to(np.float32(1), (3, 10**11, 3)), ValueError, "only: expected names .*, got ndarray"),
+    ):
+        with pytest.raises(error, match=message):
+            gt.watch(model, only=wrong)
 
 
 def test_compiled_parts_are_named():

@@ -366,3 +366,9 @@ def test_the_usual_model_has_the_gradients_that_autograd_has():
     assert np.abs(trace.log2_dx - x.grad.norm(dim=2).log2().numpy().T).max() < 1e-9
     assert abs(trace.log2_grad_weight_hh[0] - made.rnn.weight_hh_l0.grad.norm().log2().item()) < 1e-9
     assert abs(trace.readout.log2_grad_weight[0] - made.head[0].weight.grad.norm().log2().item()) < 1e-9
+
+
+def test_an_example_beyond_memory_is_named():
+    example = np.broadcast_to(np.float32(1), (10**13, 4))
+    with pytest.raises(MemoryError, match=r"example: needs .* more than this machine has; pass fewer samples"):
+        gt.from_torch(nn.Sequential(*mlp()), example)

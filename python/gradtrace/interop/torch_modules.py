@@ -10,6 +10,7 @@ import numpy.typing as npt
 from gradtrace.interop.agreement import compare_outputs
 from gradtrace.interop.builder import RefusedError
 from gradtrace.interop.torch_follow import Followed, follow
+from gradtrace.memory import blames
 from gradtrace.recurrent import Recurrent
 from gradtrace.recurrent.changes import last_output
 from gradtrace.stack import Stack
@@ -23,6 +24,7 @@ _SAMPLES, _STEPS = 4, 5
 _WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
 
 
+@blames("example", "pass fewer samples")
 def from_torch(module: Any, example: Any = None, check: bool = True) -> Stack | Recurrent:
     """Take a PyTorch network as it is.
 
@@ -49,6 +51,8 @@ def from_torch(module: Any, example: Any = None, check: bool = True) -> Stack | 
         If it is no module, or `example` no tensor.
     ValueError
         If a layer cannot be represented, or the forward passes differ; the message names the layer and the reason.
+    MemoryError
+        If `example` asks for more than there is.
 
     Notes
     -----

@@ -196,20 +196,21 @@ def watch(model: Any, every: int = 1, only: Iterable[str] | None = None) -> Watc
         raise ImportError("watch needs PyTorch; pip install 'gradtrace[torch]'") from None
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(only, str):
-        raise TypeError("only: expected a list of names, got str")
+    if isinstance(only, (str, bytes)) or not isinstance(only, (Iterable, type(None))):
+        raise TypeError(f"only: expected a list of names, got {type(only).__name__}")
     found = list(reachable(model))
     if not any(takes_hooks(module) for _, module, _ in found):
         raise ValueError(
             f"model: expected a module that takes hooks, got {type(model).__name__}; "
             "watch it before it is scripted or compiled"
         )
-    names = None if only is None else tuple(only)
-    known = [name for name, _, _ in found]
-    for name in names or ():
-        if name not in known:
-            raise ValueError(f"only: expected names of the model's modules, got {str(name)[:60]!r}")
-    return Watch(model, checked_count("every", every), names)
+    known = {name for name, _, _ in found}
+    names: list[str] = []
+    for name in () if only is None else only:
+        if not isinstance(name, str) or name not in known:
+            raise ValueError(f"only: expected names of the model's modules, got {shown(name)}")
+        names.append(name)
+    return Watch(model, checked_count("every", every), None if only is None else tuple(names))
 
 
 def _chosen(passes: list[BackwardPass], backward: object, order: object) -> BackwardPass:
