@@ -13,8 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 import gradtrace as gt
-from gradtrace import datasets, report, sentences
-from gradtrace.cli import cli
+from gradtrace.cli.main import cli
+from gradtrace.data import datasets
+from gradtrace.report import page as report
+from gradtrace.report import sentences
 
 SMALL = ["--depth", "40", "--width", "16", "--samples", "50"]
 
@@ -281,7 +283,7 @@ def test_ctrl_c_is_quiet(tmp_path):
     # hear Ctrl-C also where these tests run in the background of a shell, which tells its children to ignore it.
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from gradtrace.cli import cli; print('ready', flush=True); "
+        "from gradtrace.cli.main import cli; print('ready', flush=True); "
         "cli(['trace', '--depth', '300', '--width', '512', '--batch', '20000'])"
     )
     child = subprocess.Popen(
@@ -301,7 +303,7 @@ def test_ctrl_c_is_quiet(tmp_path):
 def test_tables_fit_the_terminal(run, monkeypatch, columns):
     from rich.console import Console
 
-    from gradtrace import terminal
+    from gradtrace.cli import terminal
 
     monkeypatch.setattr(terminal, "_console", lambda: Console(width=columns, highlight=False))
     commands = "report --depth 1000 --width 8 --samples 5", "trace --depth 1000 --width 8 --activation sigmoid"

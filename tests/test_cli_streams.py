@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from gradtrace.cli import cli as command
+from gradtrace.cli.main import cli as command
 
 TRACE = "trace --depth 5 --width 4 --batch 4"
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="descriptors and signals of POSIX")

@@ -1,5 +1,7 @@
-"""House rules that a compiler does not know: who may include whom, and what an ISA object may hold."""
+"""House rules that a compiler does not know: who may include or import whom, and what an ISA object may hold."""
 
+import ast
+import graphlib
 import re
 import shutil
 import subprocess
@@ -10,8 +12,25 @@ import pytest
 import gradtrace as gt
 
 ROOT = Path(__file__).resolve().parent.parent
-CPP = ROOT / "cpp"
+CPP, PYTHON = ROOT / "cpp", ROOT / "python" / "gradtrace"
 SOURCES = sorted([*CPP.rglob("*.h"), *CPP.rglob("*.cpp")])
+MODULES = sorted(PYTHON.rglob("*.py"))
+
+# Packages and single files of the package, floor by floor: each imports from the floors below it and from itself.
+FLOORS = (
+    {"checks", "wording", "tables", "json_ready", "memory", "quiet", "arrays_in", "files_out", "start", "doors"},
+    {"isa", "config", "cells", "activations"},
+    {"traces", "theory"},
+    {"networks"},
+    {"analysis"},
+    {"interop", "data"},
+    {"watch"},
+    {"show"},
+    {"plot", "remedies"},
+    {"report", "questions"},
+    {"cli"},
+    {"__main__", "__init__"},
+)
 
 # Folder -> what its files may include, as folders or single files of cpp/.
 ARROWS = {
@@ -66,6 +85,76 @@ def test_one_room_for_each_concern(path: Path) -> None:
     assert not re.search(r"\b\w*(fwd|bwd)\w*\b", text), "forward and backward are spelled out"
 
 
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(PYTHON).with_suffix("").parts)
+
+
+def imported(path: Path) -> list[str]:
+    """Modules of the package that a file imports anywhere, in functions and for types too."""
+    known, found = {module_of(other) for other in MODULES}, []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: imports say the whole name"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    ours = [name.removeprefix("gradtrace.") for name in found if name.startswith("gradtrace.")]
+    ours = [name if name in known or f"{name}.__init__" in known else name.rpartition(".")[0] for name in ours]
+    return [f"{name}.__init__" if f"{name}.__init__" in known else name for name in ours if name not in ("", "_core")]
+
+
+def floor_of(name: str) -> int:
+    return next(floor for floor, rooms in enumerate(FLOORS) if name.split(".")[0] in rooms)
+
+
+def test_every_room_has_a_floor() -> None:
+    assert len(MODULES) > 100
+    rooms = {module_of(path).split(".")[0] for path in MODULES}
+    assert rooms == set().union(*FLOORS)
+    assert sum(map(len, FLOORS)) == len(rooms)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_of)
+def test_imports_point_down(path: Path) -> None:
+    """All of them, those in functions and for types too; the one way up is doors.py."""
+    name = module_of(path)
+    if name == "doors":
+        return
+    for other in imported(path):
+        same = name.split(".")[0] == other.split(".")[0] or (floor_of(name) <= 1 and floor_of(name) == floor_of(other))
+        assert floor_of(other) < floor_of(name) or same, f"{name} may not import {other}"
+
+
+def test_imports_run_in_no_circle() -> None:
+    graph = {module_of(path): imported(path) for path in MODULES if path.name != "doors.py"}
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # a CycleError names the circle
+    assert set(graph) <= set(order)
+
+
+def test_doors_lead_where_they_say() -> None:
+    from gradtrace import doors
+
+    types = ast.parse((PYTHON / "doors.py").read_text(encoding="utf-8"))
+    stated = {
+        alias.name: node.module
+        for node in ast.walk(types)
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").startswith("gradtrace.")
+        for alias in node.names
+    }
+    rooms = {name: f"gradtrace.{room}" for name, room in doors._ROOMS.items()}
+    assert {name: room for name, room in stated.items() if name != "quiet"} == rooms
+    for name, room in rooms.items():
+        assert getattr(doors, name).__module__ == room
+
+
+def test_the_package_shows_what_is_public_and_nothing_else() -> None:
+    assert set(dir(gt)) == {*gt.__all__, "questions"}
+    for name in dir(gt):
+        assert hasattr(gt, name)
+    for name in ("diagnose", "trace", "stack", "recurrent"):  # modules of before, by accident
+        assert not hasattr(gt, name)
+
+
 def test_no_flag_that_binds_to_this_machine_or_breaks_nan() -> None:
     for path in [ROOT / "CMakeLists.txt", *CPP.rglob("*.cmake")]:
         code = "\n".join(line.split("#")[0] for line in path.read_text(encoding="utf-8").splitlines())
@@ -85,7 +174,7 @@ def test_one_room_reads_arrays_and_one_writes_files() -> None:
         r"np\.(load|fromfile|memmap|lib\.format\.read_\w+)\(|zipfile\.ZipFile\([^,]*\)": "arrays_in.py",
         r"\.write_(text|bytes)\(|(?<!archive\.)open\([^)]*[\"'][rb]?[wax+]+b?[\"']|np\.save\w*\(": "files_out.py",
     }
-    python = ROOT / "python" / "gradtrace"
+    python = PYTHON
     for path in python.rglob("*.py"):
         for pattern, room in rooms.items():
             found = re.search(pattern, path.read_text(encoding="utf-8"))
@@ -94,7 +183,7 @@ def test_one_room_reads_arrays_and_one_writes_files() -> None:
         text = (python / room).read_text(encoding="utf-8")
         assert any(re.search(pattern, text) for pattern, at in rooms.items() if at == room)
         taken = re.findall(r"^(?:from|import) gradtrace(?:\.(\w+))?", text, re.M)
-        assert set(taken) <= {"", "messages"}, "floor 0 takes nothing of the package but its messages"
+        assert set(taken) <= {"", "checks"}, "floor 0 takes nothing of the package but its messages"
 
 
 # ---- objects of the build, where it lies in the tree (pip install . leaves it there) ---------------------------------

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradtrace import Stack, datasets, readers
-from gradtrace.readers import DataError, read_sequences
+from gradtrace import Stack
+from gradtrace.data import datasets, readers
+from gradtrace.data.readers import DataError, read_sequences
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 import gradtrace as gt
-from gradtrace.cli import cli
+from gradtrace.cli.main import cli
 
 
 def run(*arguments):

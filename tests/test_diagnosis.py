@@ -9,8 +9,8 @@ from corpus import CORPUS, INPUTS, Case, lstm, rows, stack, steps, with_biases
 from scipy.special import comb, digamma, polygamma
 
 import gradtrace as gt
-from gradtrace import thresholds
-from gradtrace.diagnosis import KINDS, SEVERITIES, Finding, ranked, runs
+from gradtrace.analysis import thresholds
+from gradtrace.analysis.diagnosis import KINDS, SEVERITIES, Finding, ranked, runs
 
 BY_NAME = {case.name: case for case in CORPUS}
 
@@ -315,7 +315,7 @@ def test_diagnosis_is_a_sequence_worst_first():
 
 
 def test_every_remedy_named_is_one_that_is_tried():
-    from gradtrace.remedies import RECURRENT_REMEDIES, STACK_REMEDIES
+    from gradtrace.remedies.judgement import RECURRENT_REMEDIES, STACK_REMEDIES
 
     for case in CORPUS:
         trace = case.trace()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gradtrace as gt
-from gradtrace.diagnosis import SEVERITIES, runs
+from gradtrace.analysis.diagnosis import SEVERITIES, runs
 
 ALARMS = SEVERITIES[1:]
 ACTIVATIONS = (

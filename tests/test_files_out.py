@@ -68,7 +68,7 @@ import resource
 from pathlib import Path
 import click, numpy as np
 import gradtrace as gt
-from gradtrace.command import write_page
+from gradtrace.cli.command import write_page
 traces = [gt.Stack.random([30] * 9, seed=seed).trace(np.ones((9, 30), "f4"), keep=["grad_weights"]) for seed in (0, 1)]
 folder = Path({str(tmp_path)!r})
 traces[0].save(folder / "trace")

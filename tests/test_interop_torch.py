@@ -6,7 +6,6 @@ from tolerances import tolerance
 
 import gradtrace as gt
 from gradtrace.interop.agreement import check_agreement
-from gradtrace.recurrent.changes import rebuilt
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -171,6 +170,6 @@ def test_a_mismatch_names_the_likely_cause():
     def swapped(arrays):
         return [np.concatenate([np.split(array, 4)[block] for block in order]) for array in arrays]
 
-    other = rebuilt(lstm, *map(swapped, (lstm.weight_ih, lstm.weight_hh, lstm.bias_ih, lstm.bias_hh)))
+    other = lstm.replaced(*map(swapped, (lstm.weight_ih, lstm.weight_hh, lstm.bias_ih, lstm.bias_hh)))
     with pytest.raises(ValueError, match="likely cause: the gates stand in the order i, g, f, o, not i, f, g, o"):
         check_agreement(lstm, lambda x: other.forward(x)[0], "another")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 import gradtrace as gt
-from gradtrace.quantiles import PROBABILITIES, StreamingQuantiles
+from gradtrace.traces.quantiles import PROBABILITIES, StreamingQuantiles
 
 P = np.array(PROBABILITIES)
 FAST = settings(max_examples=40, deadline=None, derandomize=True, database=None)

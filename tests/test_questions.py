@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from gradtrace import questions
-from gradtrace.cli import cli
+from gradtrace.cli.main import cli
 from gradtrace.questions.answer import VERDICTS
 
 MEASURED_IN_TIME = {"subnormal_slowdown", "trace_slowdown"}

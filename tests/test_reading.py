@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gradtrace as gt
-from gradtrace.underflow import FORMATS, lost_in
+from gradtrace.analysis.underflow import FORMATS, lost_in
 
 RNG = np.random.default_rng(0)
 

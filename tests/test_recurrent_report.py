@@ -10,11 +10,15 @@ from click.testing import CliRunner
 from test_report import SETTINGS, Page
 
 import gradtrace as gt
-from gradtrace import datasets, plain_float32, recurrent_report, report
-from gradtrace.cli import cli
-from gradtrace.recurrent import plot as recurrent_plot
-from gradtrace.recurrent.table import state_medians, text_table
-from gradtrace.summary import decimal
+from gradtrace.analysis import plain_float32
+from gradtrace.analysis.statistics import state_medians
+from gradtrace.cli.main import cli
+from gradtrace.data import datasets
+from gradtrace.report import page as report
+from gradtrace.report import recurrent as recurrent_report
+from gradtrace.show import recurrent_plots as recurrent_plot
+from gradtrace.show.recurrent_tables import text_recurrent
+from gradtrace.wording import decimal
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +143,7 @@ def test_command_prints_the_traces_table(run):
     result = run("trace", "lstm", "--hidden", 6, "--steps", 30, "--batch", 3, "--inputs", 2, "--forget-bias", "0.5")
     assert result.exit_code == 0, result.output
     x = np.random.default_rng(0).standard_normal((30, 3, 2)).astype("f")
-    assert result.stdout == text_table(gt.LSTM.random(2, 6, forget_bias=0.5).trace(x)) + "\n"
+    assert result.stdout == text_recurrent(gt.LSTM.random(2, 6, forget_bias=0.5).trace(x)) + "\n"
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])

@@ -11,7 +11,7 @@ from recurrent_cases import CELLS, GRADIENTS, KEPT
 from tolerances import RECURRENT, assert_close, assert_recurrent, tolerance
 
 import gradtrace as gt
-from gradtrace.underflow import lost_in
+from gradtrace.analysis.underflow import lost_in
 
 T, B, I, WIDTHS = 7, 5, 3, (9, 4, 6)  # noqa: E741
 LENGTHS = np.array([3, 7, 1, 7, 5])

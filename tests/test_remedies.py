@@ -8,10 +8,10 @@ import pytest
 from tolerances import tolerance
 
 import gradtrace as gt
-from gradtrace.criticality import critical_point, moments
-from gradtrace.recurrent.changes import half_life_bias, rebuilt
-from gradtrace.remedies import RECURRENT_REMEDIES, STACK_REMEDIES
-from gradtrace.training import RATES, Task, train
+from gradtrace.remedies.judgement import RECURRENT_REMEDIES, STACK_REMEDIES
+from gradtrace.remedies.recurrent_changes import half_life_bias
+from gradtrace.remedies.training import RATES, Task, train
+from gradtrace.theory.criticality import critical_point, moments
 
 X = np.random.default_rng(0).standard_normal((64, 16)).astype("float32")
 LABELS = np.abs(X[:, :4]).argmax(axis=1)
@@ -101,7 +101,7 @@ def test_recurrent_training_lowers_the_loss_by_the_true_gradient(network):
     x = SEQUENCES.astype("float64")
     readout = gt.Stack.random([6, 2], "linear", None, seed=1, dtype="float64")
     target = np.random.default_rng(2).standard_normal((16, 2))
-    from gradtrace import training
+    from gradtrace.remedies import training
 
     step, parameters = training._recurrent_stepper(cell, Task(x, target, "mse", readout))
     loss, gradients = step(True)
@@ -116,7 +116,7 @@ def test_recurrent_training_lowers_the_loss_by_the_true_gradient(network):
 
 def test_losses_before_and_after_are_of_the_same_sequences():
     """Those in between are of sequences that were mixed anew."""
-    from gradtrace import training
+    from gradtrace.remedies import training
 
     lstm = gt.LSTM.random(3, 8, seed=0)
     task = training.recurrent_task(lstm, SEQUENCES, None, None, None, None, 0)
@@ -322,4 +322,4 @@ def test_names_of_both_kinds_are_documented(request):
 
 def test_rebuilt_networks_are_of_the_same_kind():
     rnn = gt.RNN.random(3, 4, activation="relu", bidirectional=True)
-    assert rebuilt(rnn, rnn.weight_ih, rnn.weight_hh, rnn.bias_ih, rnn.bias_hh) == rnn
+    assert rnn.replaced(rnn.weight_ih, rnn.weight_hh, rnn.bias_ih, rnn.bias_hh) == rnn

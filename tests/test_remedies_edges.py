@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gradtrace as gt
-from gradtrace.training import RATES, Task, train
+from gradtrace.remedies.training import RATES, Task, train
 
 CELLS = [gt.LSTM, gt.GRU, gt.RNN]
 rng = np.random.default_rng(0)

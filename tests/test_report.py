@@ -9,9 +9,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gradtrace import Stack, datasets, plot, report, sentences
+from gradtrace import Stack
+from gradtrace.analysis.summary import layer_figures, mean_over_samples, spread, summarise
+from gradtrace.data import datasets
 from gradtrace.json_ready import json_ready
-from gradtrace.summary import decimal, layer_figures, mean_over_samples, spread, summarise
+from gradtrace.report import page as report
+from gradtrace.report import sentences
+from gradtrace.show import stack_plots as plot
+from gradtrace.wording import decimal
 
 SETTINGS = report.Settings(depth=90, width=32)
 VOID = {"meta", "br", "link", "img", "input", "hr", "line", "path", "use"}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import gradtrace as gt
-from gradtrace.scaled import normalised
+from gradtrace.traces.scaled import normalised
 
 FAST = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 ROWS = np.array([[0.5, -0.25, 0.0], [0.0, 0.0, 0.0], [0.75, 0.5, -0.9375]])

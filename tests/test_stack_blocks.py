@@ -9,7 +9,7 @@ from reference import activate
 from tolerances import tolerance
 
 import gradtrace as gt
-from gradtrace.summary import summarise
+from gradtrace.analysis.summary import summarise
 
 EPSILON = 1e-5
 ACTIVATIONS = ["tanh", "relu", "gelu", "sigmoid", "selu", "tanh", "linear"]

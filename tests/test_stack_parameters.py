@@ -100,7 +100,7 @@ def test_what_counts_as_saturated_goes_by_the_largest_derivative():
 @pytest.mark.parametrize("name", ["leaky_relu:0.3", "elu:0.5", "elu:2.0"])
 def test_the_critical_gain_keeps_the_gradient(name):
     """Of a leaky relu it is sqrt(2 / (1 + s^2)) (He et al. 2015); of any, gradients then keep their size."""
-    from gradtrace.criticality import critical_point
+    from gradtrace.theory.criticality import critical_point
 
     point = critical_point(name)
     if name.startswith("leaky"):

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 import gradtrace as gt
-from gradtrace import arrays_in, figures, trace_archive
-from gradtrace.recurrent.cells import CELLS
-from gradtrace.recurrent.trace import RecurrentTrace
-from gradtrace.trace import KEPT, StackTrace
+from gradtrace import arrays_in
+from gradtrace.cells import CELLS
+from gradtrace.traces import figures
+from gradtrace.traces import files as trace_archive
+from gradtrace.traces.recurrent import RecurrentTrace
+from gradtrace.traces.stack import KEPT, StackTrace
 
 RNG = np.random.default_rng(0)
 REFUSED = r"^path: expected a trace that save\(\) wrote, got '.*': "

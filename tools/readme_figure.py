@@ -9,10 +9,10 @@ import matplotlib as mpl
 mpl.use("svg")
 import matplotlib.pyplot as plt
 
-from gradtrace.datasets import load_digits
+from gradtrace.data.datasets import load_digits
 from gradtrace.files_out import write_file
-from gradtrace.plot import plot_gradient_norm
-from gradtrace.report import NETWORKS, Settings, trace_network
+from gradtrace.report.page import NETWORKS, Settings, trace_network
+from gradtrace.show.stack_plots import plot_gradient_norm
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "figures" / "gradient-norm.svg"
 

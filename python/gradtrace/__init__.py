@@ -14,14 +14,14 @@ from typing import Any as _Any
 
 from gradtrace import config, isa
 from gradtrace._core import build_facts as _build_facts
+from gradtrace.analysis import Diagnosis, Finding
 from gradtrace.config import get_num_threads, precision, set_num_threads, show_config
-from gradtrace.diagnosis import Diagnosis, Finding
-from gradtrace.interop import from_torch, load, watch
-from gradtrace.recurrent import GRU, LSTM, RNN, Influence, RecurrentTrace
-from gradtrace.scaled import ScaledArray
-from gradtrace.stack import Stack
-from gradtrace.trace import StackTrace
-from gradtrace.trace_archive import load_trace
+from gradtrace.interop import from_torch, load
+from gradtrace.networks import GRU, LSTM, RNN, Stack
+from gradtrace.traces import Influence, RecurrentTrace, StackTrace
+from gradtrace.traces.files import load_trace
+from gradtrace.traces.scaled import ScaledArray
+from gradtrace.watch import watch
 
 __version__: str = _build_facts()["version"]
 
@@ -54,3 +54,7 @@ def __getattr__(name: str) -> _Any:
     if name == "questions":  # not at import: it takes what only the command line needs
         return _importlib.import_module("gradtrace.questions")
     raise AttributeError(f"module 'gradtrace' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "questions"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from gradtrace import start
-from gradtrace.streams import OutputError, give_up_output, prepare_streams
+from gradtrace.cli.streams import OutputError, give_up_output, prepare_streams
 
 _LOST = 1
 
@@ -38,7 +38,7 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        from gradtrace.cli import main as run
+        from gradtrace.cli.main import main as run
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "gradtrace":
             raise

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gradtrace import _core, isa
-from gradtrace.messages import shown, wrong_name
+from gradtrace.checks import shown, wrong_name
 
 __all__ = ["collect", "get_num_threads", "precision", "set_num_threads", "show_config"]
 

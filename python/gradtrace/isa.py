@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from gradtrace import _core
-from gradtrace.messages import shown
+from gradtrace.checks import shown
 
 __all__ = ["active", "compiled", "supported", "use"]
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 import gradtrace as gt
-from gradtrace import datasets
-from gradtrace.readers import read_sequences
-from gradtrace.recurrent.cells import CELLS
-from gradtrace.trace import KEPT
+from gradtrace.cells import CELLS
+from gradtrace.data import datasets
+from gradtrace.data.readers import read_sequences
+from gradtrace.traces.stack import KEPT
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
-"""Networks from elsewhere: PyTorch modules, state dicts, ONNX; and a watch over any PyTorch model."""
+"""Networks from elsewhere: PyTorch modules, state dicts, safetensors, ONNX."""
 
 from gradtrace.interop.files import load
 from gradtrace.interop.torch_modules import from_torch
-from gradtrace.interop.watch import Watch, watch
 
-__all__ = ["Watch", "from_torch", "load", "watch"]
+__all__ = ["from_torch", "load"]

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradtrace.recurrent import GRU, LSTM, Recurrent
-from gradtrace.recurrent.changes import rebuilt
-from gradtrace.stack import Stack
+from gradtrace.networks import GRU, LSTM, Recurrent
+from gradtrace.networks.stack import Stack
 
 __all__ = ["check_agreement", "compare_outputs"]
 
@@ -117,12 +116,12 @@ def _suspects(network: Any) -> Iterator[tuple[str, Any]]:
                 for arrays in (network.weight_ih, network.weight_hh, network.bias_ih, network.bias_hh)
             ]
             found = ", ".join(letters[at] for at in np.argsort(order))
-            yield f"the gates stand in the order {found}, not {', '.join(letters)}", rebuilt(network, *parts)  # type: ignore[arg-type]
+            yield f"the gates stand in the order {found}, not {', '.join(letters)}", network.replaced(*parts)  # type: ignore[arg-type]
     transposed = [np.ascontiguousarray(w.T) for w in network.weight_hh if w.shape[0] == w.shape[1]]
     if len(transposed) == len(network.weight_hh):
         yield (
             "weight_hh is transposed",
-            rebuilt(network, network.weight_ih, transposed, network.bias_ih, network.bias_hh),
+            network.replaced(weight_hh=transposed),
         )
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradtrace.recurrent import GRU, LSTM, RNN, Recurrent
-from gradtrace.stack import Stack
+from gradtrace.networks import GRU, LSTM, RNN, Recurrent
+from gradtrace.networks.stack import Stack
 
 __all__ = ["RefusedError", "StackBuilder", "build_recurrent", "checked_parameter"]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from gradtrace.arrays_in import read_arrays
+from gradtrace.checks import checked_path, one_line, shown, wrong_name
 from gradtrace.interop.state_dict import from_state_dict
-from gradtrace.messages import checked_path, one_line, shown, wrong_name
-from gradtrace.recurrent import Recurrent
-from gradtrace.stack import Stack
+from gradtrace.networks import Recurrent
+from gradtrace.networks.stack import Stack
 
 __all__ = ["load"]
 

@@ -15,8 +15,8 @@ from gradtrace.interop.onnx_recurrent import GATES
 from gradtrace.interop.onnx_signals import Signal
 from gradtrace.interop.onnx_tensors import attributes
 from gradtrace.interop.onnx_wires import Cells, Embedding, Linear, Start, chain
-from gradtrace.recurrent import Recurrent
-from gradtrace.stack import Stack
+from gradtrace.networks import Recurrent
+from gradtrace.networks.stack import Stack
 
 __all__ = ["check_graph"]
 

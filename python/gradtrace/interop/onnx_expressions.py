@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradtrace.stack import Stack
+from gradtrace.networks.stack import Stack
 
 __all__ = ["OPERATORS", "Expression", "Pieces", "combined", "decompose", "leaves"]
 

@@ -17,8 +17,8 @@ from gradtrace.interop.onnx_reader import Reader, live_nodes
 from gradtrace.interop.onnx_signals import Signal
 from gradtrace.interop.onnx_tensors import read_tensors
 from gradtrace.interop.onnx_wires import Cells, Linear, NeedSizeError, Norm, Other, States, chain
-from gradtrace.recurrent import Recurrent
-from gradtrace.stack import Stack
+from gradtrace.networks import Recurrent
+from gradtrace.networks.stack import Stack
 
 __all__ = ["read_onnx"]
 

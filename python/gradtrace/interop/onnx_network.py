@@ -14,8 +14,8 @@ from gradtrace.interop.builder import RefusedError, StackBuilder, build_recurren
 from gradtrace.interop.onnx_expressions import Pieces, decompose
 from gradtrace.interop.onnx_signals import Signal
 from gradtrace.interop.onnx_wires import Cells, Embedding, Linear, Norm, Start, chain
-from gradtrace.recurrent import GRU, LSTM, RNN, Recurrent
-from gradtrace.stack import Stack
+from gradtrace.networks import GRU, LSTM, RNN, Recurrent
+from gradtrace.networks.stack import Stack
 
 __all__ = ["build_network"]
 

@@ -14,8 +14,8 @@ from gradtrace.interop.layer_order import in_order
 from gradtrace.interop.state_layout import LAYERS, plan_of, read_plan, where_norms_stand
 from gradtrace.interop.state_modules import StateModule, state_modules
 from gradtrace.interop.state_recurrent import recurrent_network
-from gradtrace.recurrent import Recurrent
-from gradtrace.stack import Stack
+from gradtrace.networks import Recurrent
+from gradtrace.networks.stack import Stack
 
 __all__ = ["from_state_dict"]
 

@@ -12,7 +12,7 @@ from gradtrace.interop.builder import RefusedError, build_recurrent, checked_par
 from gradtrace.interop.layer_order import in_order, says_behind
 from gradtrace.interop.state_layout import Plan, assigned, plan_of, read_plan
 from gradtrace.interop.state_modules import StateModule
-from gradtrace.recurrent import GRU, LSTM, RNN, Recurrent
+from gradtrace.networks import GRU, LSTM, RNN, Recurrent
 
 __all__ = ["recurrent_network"]
 

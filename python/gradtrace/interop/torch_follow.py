@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace.interop.builder import RefusedError, StackBuilder
-from gradtrace.interop.torch_layers import (
+from gradtrace.interop.torch_layers import (  # fmt: skip
     LOSS_ENDS,
     PASSES,
     activation_of_function,
@@ -20,7 +20,7 @@ from gradtrace.interop.torch_layers import (
     effective,
     joined_cells,
     kind_of,
-)  # fmt: skip
+)
 from gradtrace.interop.torch_states import Value, concatenated, indexed
 
 __all__ = ["Followed", "follow"]

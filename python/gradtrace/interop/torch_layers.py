@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from gradtrace._core import check_activation
 from gradtrace.interop.builder import RefusedError, StackBuilder, build_recurrent
-from gradtrace.recurrent import GRU, LSTM, RNN
+from gradtrace.networks import GRU, LSTM, RNN
 
 __all__ = [
     "LOSS_ENDS", "PASSES", "activation_of_function", "activation_of_module", "add_norm", "cell_arrays", "check_dtypes",

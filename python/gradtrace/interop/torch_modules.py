@@ -11,9 +11,9 @@ from gradtrace.interop.agreement import compare_outputs
 from gradtrace.interop.builder import RefusedError
 from gradtrace.interop.torch_follow import Followed, follow
 from gradtrace.memory import blames
-from gradtrace.recurrent import Recurrent
-from gradtrace.recurrent.changes import last_output
-from gradtrace.stack import Stack
+from gradtrace.networks import Recurrent
+from gradtrace.networks.recurrent import last_output
+from gradtrace.networks.stack import Stack
 
 __all__ = ["from_torch"]
 

@@ -5,7 +5,8 @@
 >>> print(answers[2])  # doctest: +SKIP
 """
 
-from gradtrace.questions.answer import Answer, ask
+from gradtrace.questions.answer import Answer
+from gradtrace.questions.experiments import ask
 from gradtrace.questions.page import render_html
 
 __all__ = ["Answer", "ask", "render_html"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gradtrace.criticality import critical_point
+from gradtrace.networks.stack import Stack
 from gradtrace.questions import figures as draw
 from gradtrace.questions.answer import Answer
 from gradtrace.questions.measure import (
@@ -20,7 +20,7 @@ from gradtrace.questions.measure import (
     random_trace,
     times,
 )
-from gradtrace.stack import Stack
+from gradtrace.theory.criticality import critical_point
 
 __all__ = ["does_relu_cause_it", "does_tanh_avoid_it", "how_related_to_relu", "which_activations"]
 

@@ -1,17 +1,15 @@
-"""What an answer is made of, and how all of them are asked for."""
+"""What an answer is made of."""
 
 from __future__ import annotations
 
 import textwrap
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from gradtrace.json_ready import json_ready
-from gradtrace.messages import checked_seed
 
-__all__ = ["VERDICTS", "Answer", "ask"]
+__all__ = ["VERDICTS", "Answer"]
 
 #: What may be said of a folk answer.
 VERDICTS = ("right", "half right", "wrong")
@@ -81,45 +79,3 @@ class Answer:
 
             ax = pyplot.subplots(layout="constrained")[1]
         return self.draw(ax)
-
-
-def ask(
-    numbers: Iterable[int] | None = None, seed: int = 0, progress: Callable[[int], None] | None = None
-) -> tuple[Answer, ...]:
-    """Run the experiments; all nine take well under a minute on two cores.
-
-    Parameters
-    ----------
-    numbers : list of int, optional
-        Questions to ask, 1 to 9; all by default.
-    seed : int, default 0
-        Of all random weights and inputs: another seed, other numbers.
-    progress : callable, optional
-        Called with each question's number before its experiment.
-
-    Returns
-    -------
-    tuple of Answer
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is out of its range; the message names it.
-    """
-    from gradtrace.questions.experiments import EXPERIMENTS
-
-    seed = checked_seed("seed", seed)
-    wanted = list(EXPERIMENTS) if numbers is None else list(numbers)
-    for number in wanted:
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise TypeError(f"numbers: expected integers, got {type(number).__name__}")
-        if number not in EXPERIMENTS:
-            raise ValueError(f"numbers: expected 1 to {len(EXPERIMENTS)}, got {number}")
-    answers = []
-    for number in wanted:
-        if progress is not None:
-            progress(number)
-        start = time.perf_counter()
-        answer = EXPERIMENTS[number](seed)
-        answers.append(replace(answer, seconds=time.perf_counter() - start))
-    return tuple(answers)

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from gradtrace.criticality import critical_point
-from gradtrace.plain_float32 import stack_deltas
+from gradtrace.analysis.plain_float32 import stack_deltas
+from gradtrace.networks.stack import Stack
 from gradtrace.questions import figures as draw
 from gradtrace.questions.answer import Answer
 from gradtrace.questions.measure import (
@@ -22,8 +22,8 @@ from gradtrace.questions.measure import (
     times,
 )
 from gradtrace.questions.timing import flushed_cost, subnormal_cost
-from gradtrace.stack import Stack
-from gradtrace.training import Task, train
+from gradtrace.remedies.training import Task, train
+from gradtrace.theory.criticality import critical_point
 
 __all__ = ["exploding_or_vanishing", "what_causes_it", "why_a_problem", "why_deeper_networks"]
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradtrace.stack import Stack
-from gradtrace.summary import decimal
-from gradtrace.trace import StackTrace
+from gradtrace.networks.stack import Stack
+from gradtrace.traces.stack import StackTrace
+from gradtrace.wording import decimal
 
 __all__ = [
     "bits_per_layer_of_parts",

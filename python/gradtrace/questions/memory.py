@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradtrace.plain_float32 import framework_dh
+from gradtrace.analysis.plain_float32 import framework_dh
+from gradtrace.networks import LSTM, RNN
 from gradtrace.questions import figures as draw
 from gradtrace.questions.answer import Answer
-from gradtrace.recurrent import LSTM, RNN
 
 __all__ = ["how_do_lstms_solve_it"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from gradtrace import config
 from gradtrace.questions.answer import Answer
-from gradtrace.svg import INK, css_colors, draw_svg
+from gradtrace.show.svg import INK, css_colors, draw_svg
 
 __all__ = ["render_html"]
 
@@ -32,7 +32,7 @@ def render_html(answers: Sequence[Answer], seed: int = 0, command: str = "") -> 
     str
         One HTML file: figures, styles and all within.
     """
-    from gradtrace.report import templates
+    from gradtrace.show.pages import templates
 
     count = {verdict: sum(one.verdict == verdict for one in answers) for verdict in ("right", "half right", "wrong")}
     facts = config.collect()

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradtrace.criticality import critical_point
-from gradtrace.stack import Stack
+from gradtrace.networks.stack import Stack
+from gradtrace.theory.criticality import critical_point
 
 __all__ = ["flushed_cost", "subnormal_cost"]
 

@@ -1,0 +1,352 @@
+"""The diagnosis of a recurrent network's trace. Thresholds and their reasons: `gradtrace.analysis.thresholds`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from gradtrace.analysis import thresholds as limit
+from gradtrace.analysis.diagnosis import Diagnosis, Finding, ranked
+from gradtrace.analysis.stacks import stack_findings
+from gradtrace.analysis.statistics import quantiles_of_rows
+from gradtrace.cells import CELLS
+from gradtrace.memory import blames
+from gradtrace.quiet import quiet
+from gradtrace.traces.recurrent import RecurrentTrace
+from gradtrace.wording import bits_of, factor, power_of_ten
+
+__all__ = ["diagnose_recurrent", "state_gradient"]
+
+Floats = npt.NDArray[np.float64]
+Where = tuple[tuple[int, ...], tuple[int, int]]  # layers, and first and last state
+
+
+@blames("trace", "trace fewer samples or steps")
+@quiet
+def diagnose_recurrent(trace: RecurrentTrace) -> Diagnosis:
+    """Say what is wrong with a recurrent network, and why.
+
+    Parameters
+    ----------
+    trace : RecurrentTrace
+
+    Returns
+    -------
+    Diagnosis
+        Worst finding first; those of a readout are marked.
+    """
+    found = [*_data(trace), _forward_overflow(trace), *_over_time(trace), _saturation(trace), _subnormal(trace)]
+    if trace.readout is not None:
+        inputs = "states that the readout reads"
+        found += [replace(finding, part="readout") for finding in stack_findings(trace.readout, inputs)]
+    subject = f"{trace.cell}, {trace.hidden_size} units, {trace.steps} steps, {trace.samples} samples"
+    return Diagnosis(ranked([finding for finding in found if finding is not None]), subject)
+
+
+def state_gradient(trace: RecurrentTrace) -> Floats:
+    """Give log2 of the gradient's norm with respect to what carries the state: dc of an LSTM, else dh; (K, T+1, B)."""
+    values: Floats = trace.log2_dc if CELLS[trace.cell].has_cell_state else trace.log2_dh
+    return values
+
+
+def _over_time(trace: RecurrentTrace) -> list[Finding | None]:
+    """Follow every sample's gradient from its last step back: how far it falls and rises, in every layer."""
+    lags = np.arange(1, trace.steps + 1)
+    allowed = limit.LOST_BITS + limit.width_spread([min(trace.hidden_sizes)]) * np.sqrt(lags)
+    found: list[Finding | None] = []
+    for rises, sign, change in ((False, -1.0, _fallen(trace)), (True, 1.0, _risen(trace))):
+        enough = np.broadcast_to(allowed, (len(change), trace.steps))
+        if not rises and CELLS[trace.cell].carry is not None:  # what the gates lose is no chance
+            shut = lags / _memory(trace)[:, None] >= limit.LOST_BITS
+            enough = np.where(shut, limit.LOST_BITS, enough)
+        beyond = sign * change >= enough[:, :, None]  # (K, lag, B); NaN past a sample's end
+        share = beyond.any(axis=1).mean(axis=1)
+        layers = np.flatnonzero(share >= limit.SAMPLES)
+        if layers.size == 0:
+            continue
+        farthest = np.max(np.where(np.isnan(change), -np.inf, sign * change), axis=1)
+        bits = np.array([float(np.median(farthest[k][beyond[k].any(axis=0)])) for k in layers])
+        worst = int(layers[np.argmax(bits)])
+        found.append(_rising(trace, layers, worst, change) if rises else _falling(trace, layers, worst, change))
+        if rises:
+            found.append(_sensitive(trace, layers, float(bits.max())))
+    return found
+
+
+def _by_lag(trace: RecurrentTrace, values: Floats) -> Floats:
+    """Line up figures of states, (K, T+1, B), by the lag from each sample's own end; NaN before its start."""
+    state = trace.lengths[None, :] - np.arange(trace.steps + 1)[:, None]  # (lag, B)
+    lined = values[:, np.maximum(state, 0), np.arange(trace.samples)[None, :]]
+    return np.where(state >= 0, lined, np.nan)
+
+
+def _fallen(trace: RecurrentTrace) -> Floats:
+    """Give log2 of the gradient's norm over that at the sample's end, (K, lag 1 to T, B); NaN before its start.
+
+    Where a loss stands at every step the norms are renewed at each of them; then it is what the direct path, or the
+    recurrence step by step, leaves of a gradient.
+    """
+    if trace.cotangent_at == "last":
+        gradient = _by_lag(trace, state_gradient(trace))
+        return np.asarray(gradient[:, 1:] - gradient[:, :1])
+    if CELLS[trace.cell].carry is None:
+        return _propagated(trace)
+    lags = np.arange(1, trace.steps + 1, dtype=np.float64)
+    inside = lags[:, None] <= trace.lengths[None, :]
+    return np.where(inside[None], -lags[None, :, None] / _memory(trace)[:, None, None], np.nan)
+
+
+def _memory(trace: RecurrentTrace) -> Floats:
+    """Give the half-life of the slowest quarter of the units, which is what a network remembers with; (K,)."""
+    return np.array([np.quantile(units, 0.75) for units in trace.forget_half_life_unit])
+
+
+def _risen(trace: RecurrentTrace) -> Floats:
+    """Give log2 of how far the recurrence made the gradient grow, (K, lag 1 to T, B); NaN before a sample's start.
+
+    A layer that gets gradient from outside at many steps (a loss at every step, a layer above) has more of it the
+    farther back; that is a sum, no growth. So the gradient is held against the most that the direct path, which never
+    grows by itself, had collected up to there, and the root of the number of steps is allowed besides: what so many
+    parts of one size come to.
+    """
+    cell = CELLS[trace.cell]
+    if cell.carry is None:
+        return _propagated(trace)
+    whole = _by_lag(trace, state_gradient(trace))
+    collected = np.fmax.accumulate(_by_lag(trace, getattr(trace, f"log2_d{cell.state}_direct")), axis=1)
+    directions = 2 if trace.bidirectional else 1
+    outside = np.full(len(whole), trace.cotangent_at == "all")
+    outside[: len(whole) - directions] = True
+    allowed = 0.5 * np.log2(np.arange(2, trace.steps + 2))
+    return np.asarray((whole - collected)[:, 1:] - np.where(outside[:, None], allowed, 0.0)[:, :, None])
+
+
+def _propagated(trace: RecurrentTrace) -> Floats:
+    """Add up the steps' own gains from each sample's end back; what arrives from outside is not in them."""
+    gains = np.nan_to_num(trace.activation_gain + trace.weight_gain, nan=0.0, neginf=-1074.0)
+    none = np.zeros_like(gains[:, :1])
+    return np.cumsum(_by_lag(trace, np.concatenate([gains, none], axis=1))[:, 1:], axis=1)
+
+
+def _typical(values: Floats) -> Floats:
+    """Median over the samples that there are, along the last axis; NaN where there is none."""
+    rows = quantiles_of_rows(values.reshape(-1, values.shape[-1]), (0.5,))[0]
+    return np.asarray(rows.reshape(values.shape[:-1]))
+
+
+def _rate(change: Floats, layer: int, sign: float) -> tuple[float, int, float]:
+    """Tell the median change where it is farthest, at which lag, and the bits a step up to there."""
+    typical = _typical(change[layer])
+    lag = int(np.argmax(np.where(np.isnan(typical), -np.inf, sign * typical))) + 1
+    return float(typical[lag - 1]), lag, float(typical[lag - 1]) / lag
+
+
+def _falling(trace: RecurrentTrace, layers: npt.NDArray[np.intp], worst: int, change: Floats) -> Finding | None:
+    bits, lag, rate = _rate(change, worst, -1.0)
+    evidence = {"log2_change": bits, "lag": float(lag), "bits_per_step": rate, "steps": float(trace.steps)}
+    if np.isfinite(rate) and rate < 0:
+        evidence["gradient_half_life"] = -1.0 / rate
+    severity = "critical" if -bits >= limit.HOPELESS_BITS else "warning"
+    where = tuple(map(int, layers)), (0, _last_lost(trace, change[worst]))
+    cell = CELLS[trace.cell]
+    if cell.carry is None:
+        return _rnn_vanishing(trace, worst, evidence, severity, where)
+    gate = cell.carry
+    half_life, mean = trace.forget_half_life[worst], _gate_mean(trace, worst, gate)
+    evidence |= {"half_life": float(half_life), f"{gate}_gate": mean}
+    left = float(-lag / half_life)  # -inf where the gates are shut altogether
+    if left > -limit.LOST_BITS and trace.cotangent_at == "last":
+        if bits > -limit.LOST_BITS:  # in a few samples the direct and the gated part cancel: chance
+            return None
+        cause = (
+            f"The {gate} gates keep {factor(left)} of the state over {lag} steps, so it is not they that lose the "
+            f"gradient: {_other_way(trace, worst)}."
+        )
+        return Finding(
+            "vanishing", severity, cause, evidence, where[0], where[1], ("output_open", "orthogonal_recurrent")
+        )
+    cause = (
+        f"The {gate} gates shut: they are {mean:.2f} on average, and what they keep of the state halves every "
+        f"{half_life:.3g} steps, where the sequence has {trace.steps}."
+    )
+    remedies = ("update_gate",) if trace.cell == "gru" else ("chrono", "forget_bias", "orthogonal_recurrent")
+    return Finding("forgetting", severity, cause, evidence, where[0], where[1], (*remedies, "truncation"))
+
+
+def _gate_mean(trace: RecurrentTrace, layer: int, name: str) -> float:
+    return _mean(trace.gate_mean[layer, :, CELLS[trace.cell].gate(name)])
+
+
+def _other_way(trace: RecurrentTrace, layer: int) -> str:
+    cell = CELLS[trace.cell]
+    if cell.has_cell_state and _gate_mean(trace, layer, "output") < 0.1:
+        return "the output gates are shut"
+    return "it is lost on the way from h to the state"
+
+
+def _rnn_vanishing(
+    trace: RecurrentTrace, layer: int, evidence: dict[str, float], severity: str, where: Where
+) -> Finding:
+    activation, weight = _mean(trace.activation_gain[layer]), _mean(trace.weight_gain[layer])
+    evidence |= {"activation_bits": activation, "weight_bits": weight}
+    if np.isneginf(evidence["log2_change"]):
+        off = np.isneginf(trace.activation_gain[layer]).any()
+        why = (
+            "the derivative is 0 at every unit, as relu's is where inputs and biases are 0 or weights of one sign"
+            if off
+            else "weight_hh multiplies it by 0"
+        )
+        cause = f"The gradient is exactly zero from state {where[1][1]} back: {why}."
+    elif activation < weight:
+        cause = (
+            f"The activation derivative takes {bits_of(-activation)} bits a step: where the states are, the curve is "
+            f"flatter than at its steepest; weight_hh {_give(weight)}."
+        )
+    else:
+        cause = (
+            f"weight_hh is too small: it multiplies the gradient by {factor(weight)} a step, the activation "
+            f"derivative by {factor(activation)}."
+        )
+    remedies = ("orthogonal_recurrent", "lstm", "identity_relu", "truncation")
+    return Finding("vanishing", severity, cause, evidence, where[0], where[1], remedies)
+
+
+def _mean(values: Floats) -> float:
+    """Mean of the finite ones; where there is none, what half of them are at most."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean() if finite.size else _typical(values.reshape(1, -1))[0])
+
+
+def _give(weight: float) -> str:
+    if abs(weight) < 0.005:
+        return "neither takes nor gives"
+    return f"gives back {bits_of(weight)}" if weight > 0 else f"takes {bits_of(-weight)} more"
+
+
+def _last_lost(trace: RecurrentTrace, change: Floats) -> int:
+    """Last state whose gradient is under 2^-6 of the end's for half of the samples; counted for the longest sample."""
+    typical = _typical(change)
+    lost = np.flatnonzero(typical <= -limit.LOST_BITS)
+    return max(trace.steps - (int(lost[0]) + 1), 0) if lost.size else 0
+
+
+def _rising(trace: RecurrentTrace, layers: npt.NDArray[np.intp], worst: int, change: Floats) -> Finding:
+    bits, lag, rate = _rate(change, worst, 1.0)
+    evidence = {"log2_change": bits, "lag": float(lag), "bits_per_step": rate, "factor_per_step": float(np.exp2(rate))}
+    severity = "critical" if bits >= limit.HOPELESS_BITS else "warning"
+    if CELLS[trace.cell].carry is None:
+        weight = _mean(trace.weight_gain[worst])
+        evidence["weight_bits"] = weight
+        cause = (
+            f"weight_hh is too large: it multiplies the gradient by {factor(weight)} a step, more than the "
+            "activation derivative takes."
+        )
+    else:
+        gate = CELLS[trace.cell].carry
+        cause = (
+            f"The way through the gates grows: weight_hh multiplies the gradient by more than the {gate} gates' "
+            "product can, which is never above 1."
+        )
+    remedies = ("orthogonal_recurrent", "smaller_recurrent", "gradient_clipping", "truncation")
+    return Finding("exploding", severity, cause, evidence, tuple(map(int, layers)), (0, trace.steps), remedies)
+
+
+def _sensitive(trace: RecurrentTrace, layers: npt.NDArray[np.intp], bits: float) -> Finding | None:
+    """States of tanh are bounded: where the gradient grows over time, a small change of the state outgrows them."""
+    if not trace.bounded:
+        return None
+    evidence = {"log2_noise_growth": bits}
+    cause = (
+        f"A small change of the first state grows {power_of_ten(bits)} times, while h stays between -1 and 1: "
+        "two sequences that are nearly the same end anywhere (chaos)."
+    )
+    severity = "critical" if bits >= limit.HOPELESS_BITS else "warning"
+    remedies = ("orthogonal_recurrent", "smaller_recurrent")
+    return Finding("sensitive", severity, cause, evidence, tuple(map(int, layers)), (0, trace.steps), remedies)
+
+
+def _data(trace: RecurrentTrace) -> list[Finding | None]:
+    """Find inputs that are 0 throughout, and a gradient that is 0 before it sets out."""
+    found: list[Finding | None] = []
+    first = slice(0, 2 if trace.bidirectional else 1)
+    cell = CELLS[trace.cell]
+    biases = trace.log2_grad_bias_ih_step if cell.separate_biases else trace.log2_grad_bias_step
+    # Each step adds sum dgates x to the one and sum dgates to the other.
+    if np.isneginf(trace.log2_grad_weight_ih_step[first]).all() and np.isfinite(biases[first]).any():
+        cause = (
+            "The inputs are all 0: weight_ih of the first layer gets no gradient, and what the network computes "
+            "depends on biases and the initial state alone."
+        )
+        from_a_state = np.isfinite(trace.log2_grad_weight_hh_step[first, 0]).any()  # on purpose, then
+        severity = "information" if from_a_state else "critical"
+        found.append(Finding("data", severity, cause, {"zero_inputs": 1.0}, (0,)))
+    arrives = [trace.log2_dh, trace.log2_dc] if cell.has_cell_state else [trace.log2_dh]
+    if all((np.isneginf(values) | np.isnan(values)).all() and np.isneginf(values).any() for values in arrives):
+        zero = "the outputs are what the loss asks for" if trace.readout is not None else "so it was given"
+        cause = f"The gradient that sets out is exactly 0 for every sample: {zero}. There is nothing to follow."
+        found.append(Finding("data", "information", cause, {"zero_cotangents": 1.0}))
+    return found
+
+
+def _forward_overflow(trace: RecurrentTrace) -> Finding | None:
+    if trace.first_nonfinite is None:
+        return None
+    first = trace.first_nonfinite
+    cause = (
+        f"From state {first} on the forward pass is infinite or undefined: weights, biases or inputs are too large, or "
+        "no numbers."
+    )
+    remedies = ("orthogonal_recurrent", "smaller_recurrent")
+    evidence, steps = {"first_state": float(first)}, (first, trace.steps)
+    return Finding("forward_overflow", "critical", cause, evidence, (), steps, remedies)
+
+
+def _saturation(trace: RecurrentTrace) -> Finding | None:
+    """Gates that cut the gradient off where they are flat; those that carry are meant to be open or shut."""
+    worst: tuple[float, int, str] | None = None
+    layers: set[int] = set()
+    cell = CELLS[trace.cell]
+    for name in cell.cuts:
+        for k, row in enumerate(trace.gate_saturated[:, :, cell.gate(name)]):
+            if (share := _mean(row)) >= limit.SATURATED:
+                layers.add(k)
+                worst = (share, k, name) if worst is None or share > worst[0] else worst
+    if worst is None:
+        return None
+    share, layer, name = worst
+    evidence = {"saturated": share, f"{name}_mean": _gate_mean(trace, layer, name)}
+    cause = (
+        f"{share:.0%} of the {name} gate's units are in the flat part of their curve: inputs, weights or biases are "
+        "too large."
+    )
+    severity = "critical" if share >= 0.95 else "warning"
+    remedies = ("standardised_inputs", "smaller_recurrent")
+    return Finding("saturation", severity, cause, evidence, tuple(sorted(layers)), remedies=remedies)
+
+
+def _subnormal(trace: RecurrentTrace) -> Finding | None:
+    """Find the state before which float32 has subnormals or zeros, for a loss whose gradient at the end has norm 1."""
+    if trace.cotangent_at == "all":
+        return None
+    gradient = trace.log2_dh
+    end = gradient[-1, trace.lengths, np.arange(trace.samples)]
+    typical = _typical(gradient - end)  # (K, T+1)
+    lost = np.isfinite(typical) & (typical < limit.FLOAT32_NORMAL)
+    if not lost.any():
+        return None
+    first = int(np.flatnonzero(lost.any(axis=0))[-1])
+    evidence = {"first_subnormal_state": float(first)}
+    zero = np.flatnonzero((np.isfinite(typical) & (typical <= limit.FLOAT32_ZERO)).any(axis=0))
+    text = f"before state {first + 1} the gradient is under 2^-126 of the last one, where float32 has subnormal numbers"
+    if zero.size:
+        evidence["first_zero_state"] = float(zero[-1])
+        text += f" only, and before state {int(zero[-1]) + 1} it reads exactly 0"
+    cause = (
+        f"It has vanished: {text}. Many processors take 10 to 100 times as long for every operation on subnormal "
+        "numbers; flushing them (in PyTorch torch.set_flush_denormal) cures the time, not the gradient."
+    )
+    layers = tuple(int(k) for k in np.flatnonzero(lost.any(axis=1)))
+    remedies = ("truncation",)
+    return Finding("subnormal", "warning", cause, evidence, layers, (0, first), remedies)

@@ -1,0 +1,271 @@
+"""The diagnosis of a stack's trace. Thresholds and their reasons: `gradtrace.analysis.thresholds`."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from gradtrace import activations as names
+from gradtrace.analysis import thresholds as limit
+from gradtrace.analysis.diagnosis import Diagnosis, Finding, ranked
+from gradtrace.analysis.forward import data_findings, forward_findings
+from gradtrace.analysis.statistics import median, middle
+from gradtrace.memory import blames
+from gradtrace.quiet import quiet
+from gradtrace.traces.stack import StackTrace, dead_causes
+from gradtrace.wording import bits_of, factor, power_of_ten
+
+__all__ = ["dead_causes", "diagnose_stack", "stack_findings"]
+
+Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+
+#: What an activation takes from the gradient at best, in bits a layer: its root mean square derivative near 0.
+_AT_BEST = {
+    "sigmoid": -2.0, "softplus": -1.0, "relu": -0.5, "gelu": -0.6, "silu": -0.6,
+}  # fmt: skip
+# More than this beside the best, in bits a layer, is the activation's doing.
+_CLEARLY = 0.5
+
+
+def diagnose_stack(trace: StackTrace) -> Diagnosis:
+    """Say what is wrong with a stack, and why.
+
+    Parameters
+    ----------
+    trace : StackTrace
+
+    Returns
+    -------
+    Diagnosis
+        Worst finding first.
+    """
+    return Diagnosis(ranked(stack_findings(trace)), f"{trace.depth} layers, {trace.samples} samples")
+
+
+@blames("trace", "trace fewer samples, or quantiles over them: per_sample=False")
+@quiet
+def stack_findings(trace: StackTrace, inputs: str = "inputs") -> list[Finding]:
+    """Collect what is wrong with a stack.
+
+    Parameters
+    ----------
+    trace : StackTrace
+    inputs : str, default "inputs"
+        What the network reads, in words.
+
+    Returns
+    -------
+    list of Finding
+        In no order of severity.
+    """
+    units = np.fromiter(trace.sizes, dtype=np.int64, count=trace.depth + 1)  # once: it takes a while for many
+    found = [*data_findings(trace, inputs), *forward_findings(trace, units), *_vanishing_and_exploding(trace, units)]
+    return [*found, *(finding for finding in (_sensitive(trace, units), _subnormal(trace)) if finding is not None)]
+
+
+# The gradient -------------------------------------------------------------------------------------------------------
+
+
+def _vanishing_and_exploding(trace: StackTrace, units: Counts) -> list[Finding]:
+    """Follow every sample's gradient from the last layer down: how far it falls and rises on the way."""
+    change, reached = _changes(trace)
+    if trace.depth < 2 or change.shape[1] == 0:
+        return []
+    lost, gained = limit.width_allowances(units[-2:0:-1])
+    found: list[Finding] = []
+    for kind, sign, chance in (("vanishing", -1.0, lost), ("exploding", 1.0, gained)):
+        allowed = limit.LOST_BITS + chance[::-1]
+        if not (change.max() if sign > 0 else -change.min()) >= allowed.min():
+            continue
+        beyond = change <= -allowed[:, None] if sign < 0 else change >= allowed[:, None]
+        layers = np.flatnonzero(np.count_nonzero(beyond, axis=1) >= limit.SAMPLES * beyond.shape[1])
+        if layers.size == 0:
+            continue
+        share = float(beyond.any(axis=0).mean())
+        typical = sign * middle(change[layers])
+        bits = float(typical.max())
+        # Where it is zero from some layer down, the uppermost of them is where it became so.
+        worst = int(layers[np.flatnonzero(typical == bits)[-1]] if np.isinf(bits) else layers[np.argmax(typical)])
+        if not bits >= limit.LOST_BITS:  # a minority of the samples: theirs
+            bits = float(np.median((sign * change[worst])[beyond[worst]]))
+        severity = "critical" if bits >= limit.HOPELESS_BITS else "warning"
+        evidence = {"log2_change": sign * bits} | _split(trace, worst, reached)
+        evidence["samples"] = share * float(reached.mean())
+        cause, remedies = _CAUSES[kind](trace, worst, evidence)
+        found.append(Finding(kind, severity, cause, evidence, tuple(layers.tolist()), remedies=remedies))
+    return found
+
+
+def _changes(trace: StackTrace) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Give log2 of delta's norm over the last layer's, (L-1, samples), and which samples those are.
+
+    Samples that a layer switches off altogether, that overflow or that start at zero are left out: they have findings
+    of their own or none.
+    """
+    level = trace.log2_delta if trace.quantiles is None else median(trace, "log2_delta")[:, None]
+    last = level[-1]
+    reached = np.isfinite(last) & ~np.isnan(level).any(axis=0)
+    if trace.dead_samples.max(initial=0) > 0:
+        reached &= np.isfinite(level).all(axis=0)
+    change = level[:-1] - last
+    return change if reached.all() else change[:, reached], reached
+
+
+def _split(trace: StackTrace, worst: int, reached: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """Split the way from the last layer to the worst one: bits a layer, by cause, and the share of the loss."""
+    steps = trace.depth - 1 - worst
+    parts = {
+        "activation": trace.activation_gain[worst:-1],
+        "norm": trace.norm_gain[worst:-1],
+        "weight": trace.weight_gain[worst + 1 :],
+    }
+    columns = reached if trace.quantiles is None else np.array(trace.quantiles) == 0.5
+    bits = {n: _mean_sum(gains if columns.all() else gains[:, columns]) / steps for n, gains in parts.items()}
+    total = sum(bits.values())
+    split = {"bits_per_layer": total, "factor_per_layer": float(np.exp2(total)), "activation_bits": bits["activation"]}
+    if np.any(trace.norm_gain != 0):
+        split["norm_bits"] = bits["norm"]
+    split["weight_bits"] = bits["weight"]
+    sign = -1.0 if total < 0 else 1.0
+    shares = {name: max(sign * value, 0.0) for name, value in bits.items()}
+    whole = sum(shares.values())
+    if np.isfinite(whole) and whole > 0:
+        split |= {"activation_share": shares["activation"] / whole, "weight_share": shares["weight"] / whole}
+    return split
+
+
+def _at_best(name: str) -> float:
+    slope = names.parameter(name)
+    return _AT_BEST.get(name, 0.0) if slope is None else 0.5 * math.log2((1 + slope * slope) / 2)
+
+
+def _mean_sum(gains: Floats) -> float:
+    """Sum over layers, mean over samples: those that a layer kills count only where it kills all of them."""
+    total = gains.sum(axis=0)
+    if np.isnan(total).any():
+        total = np.nansum(gains, axis=0)  # below the layer that made it zero
+    alive = total[np.isfinite(total)]
+    return float(np.mean(alive if alive.size else total))
+
+
+def _vanishing_cause(trace: StackTrace, worst: int, evidence: dict[str, float]) -> tuple[str, tuple[str, ...]]:
+    section = slice(worst, trace.depth - 1)
+    names_there = trace.activation[section]
+    name = max(sorted(set(names_there)), key=names_there.count)
+    activation, weight = evidence["activation_bits"], evidence["weight_bits"]
+    at_best, balance = _at_best(name), factor(-evidence["bits_per_layer"])
+    if np.isneginf(evidence["log2_change"]):
+        above = f"the weights of layer {worst + 1} multiply it by 0"
+        what = above if np.isneginf(weight) else f"the derivative of {trace.activation[worst]} is 0 at every unit"
+        return f"The gradient is exactly zero from layer {worst} down: {what}.", ("he_initialisation",)
+    if activation < at_best - _CLEARLY and name != "linear":
+        saturated = float(np.mean(trace.saturated[section]))
+        return (
+            f"The activation derivative: {saturated:.0%} of the {name} units are saturated, and their derivative "
+            f"takes {bits_of(-activation)} bits a layer; the weights {_give(weight)}.",
+            ("critical_initialisation", "layer_norm", "relu_he", "residual"),
+        )
+    if name == "sigmoid":
+        return (
+            f"The activation derivative: sigmoid's is at most 1/4 and takes {bits_of(-activation)} bits a layer; "
+            f"the weights {_give(weight)}.",
+            ("relu_he", "tanh_orthogonal", "critical_initialisation", "residual_layer_norm"),
+        )
+    if activation < weight and at_best < 0 and weight > -_CLEARLY / 4:
+        return (
+            f"The weights do not make up for what {name} takes: {bits_of(-activation)} bits a layer, because "
+            f"{'half of its units are off' if name == 'relu' else 'its derivative is well under 1 on one side'}. "
+            f"Weights {balance} times as large would.",
+            ("he_initialisation", "critical_initialisation", "layer_norm", "residual"),
+        )
+    return (
+        f"The weights are too small: they multiply the gradient by {factor(weight)} a layer, the activation "
+        f"derivative by {factor(activation)}. Weights {balance} times as large would balance.",
+        ("critical_initialisation", "he_initialisation", "layer_norm", "residual"),
+    )
+
+
+def _exploding_cause(trace: StackTrace, worst: int, evidence: dict[str, float]) -> tuple[str, tuple[str, ...]]:
+    activation, weight, bits = (evidence[name] for name in ("activation_bits", "weight_bits", "bits_per_layer"))
+    if any(scale is not None for scale in trace.residual[worst:]):
+        return (
+            f"The branches beside the skip connections add up: a block multiplies the gradient by {factor(bits)}. "
+            "Scaling them by 1/sqrt(depth) or normalising them keeps the sum.",
+            ("scaled_residual", "layer_norm", "gradient_clipping"),
+        )
+    return (
+        f"The weights are too large: they multiply the gradient by {factor(weight)} a layer, the activation "
+        f"derivative by {factor(activation)}. Weights {factor(-bits)} times as large would balance.",
+        ("critical_initialisation", "orthogonal", "layer_norm", "gradient_clipping"),
+    )
+
+
+_CAUSES = {"vanishing": _vanishing_cause, "exploding": _exploding_cause}
+
+
+def _give(weight: float) -> str:
+    return f"give back {bits_of(weight)}" if weight > 0 else f"take {bits_of(-weight)} more"
+
+
+def _subnormal(trace: StackTrace) -> Finding | None:
+    """Find the layer below which float32 holds the gradient as subnormals or not at all.
+
+    Taken for a loss whose gradient at the output has the norm 1, so that the verdict does not depend on its scale.
+    """
+    start = median_of(trace, trace.log2_cotangent)
+    if not np.any(trace.log2_delta_max < limit.FLOAT32_NORMAL + start):
+        return None  # the median cannot be there either
+    size = median(trace, "log2_delta_max") - start
+    lost = np.flatnonzero(np.isfinite(size) & (size < limit.FLOAT32_NORMAL))
+    if lost.size == 0:
+        return None
+    zero = np.flatnonzero(np.isfinite(size) & (size <= limit.FLOAT32_ZERO))
+    first, evidence = int(lost[-1]), {"first_subnormal_layer": float(lost[-1])}
+    text = f"below layer {first + 1} the gradient is under 2^-126 of the output's, where float32 has subnormal numbers"
+    if zero.size:
+        evidence["first_zero_layer"] = float(zero[-1])
+        text += f" only, and from layer {int(zero[-1])} down it reads exactly 0"
+    evidence["log2_smallest"] = float(size[lost].min())
+    cause = (
+        f"It has vanished: {text}. Many processors take 10 to 100 times as long for every operation on subnormal "
+        "numbers; flushing them (in PyTorch torch.set_flush_denormal) cures the time, not the gradient."
+    )
+    remedies = ("critical_initialisation", "residual_layer_norm", "relu_he")
+    return Finding("subnormal", "warning", cause, evidence, tuple(lost.tolist()), remedies=remedies)
+
+
+def _sensitive(trace: StackTrace, units: Counts) -> Finding | None:
+    """Tell how a small random change of the input grows against the signal, sample by sample.
+
+    A random gradient and a random change meet the same Jacobian J: |J^T u|^2 and |J v|^2 are on average the squared
+    Frobenius norm over the number of outputs and of inputs. The signal grows from |x| to |y|.
+    """
+    inputs, outputs = trace.sizes[0], trace.sizes[-1]
+    figures = [trace.log2_grad_input, trace.log2_cotangent, trace.log2_activation[-1], trace.log2_activation[0]]
+    if trace.quantiles is not None:
+        figures = [np.array([median_of(trace, values)]) for values in figures]
+    gradient, cotangent, output, signal = figures
+    growth = (gradient - cotangent) + 0.5 * np.log2(outputs / inputs) - (output - signal)
+    growth = growth[np.isfinite(growth)]
+    allowed = limit.LOST_BITS + limit.width_spread(units[1:-1])
+    if growth.size == 0 or not float(np.median(growth)) >= allowed:
+        return None
+    bits = float(np.median(growth))
+    evidence = {"log2_noise_growth": bits, "bits_per_layer": bits / trace.depth}
+    cause = (
+        f"A small change of the input grows {power_of_ten(bits)} times as much as the signal on its way to the output: "
+        "two inputs that are nearly the same end anywhere (the chaotic phase)."
+    )
+    severity = "critical" if bits >= limit.HOPELESS_BITS else "warning"
+    remedies = ("critical_initialisation", "orthogonal", "residual")
+    return Finding("sensitive", severity, cause, evidence, tuple(range(trace.depth)), remedies=remedies)
+
+
+def median_of(trace: StackTrace, values: Floats) -> float:
+    """Median over samples of a figure of the output or input, shape (B,)."""
+    if trace.quantiles is not None:
+        return float(values[trace.quantiles.index(0.5)])
+    return float(np.median(values))

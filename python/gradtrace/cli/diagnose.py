@@ -1,0 +1,172 @@
+"""``gradtrace diagnose MODEL --data FILE``: the user's own network, judged on the user's own data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gradtrace import __version__, config, interop
+from gradtrace.analysis.diagnosis import Diagnosis
+from gradtrace.cli import terminal
+from gradtrace.cli.command import JSON_HELP, bad_input, checked_output, print_json, write_page
+from gradtrace.data import datasets
+from gradtrace.data.readers import read_sequences
+from gradtrace.networks import Recurrent
+from gradtrace.networks.stack import Stack
+from gradtrace.remedies.judgement import Remedies
+
+__all__ = ["diagnose_command"]
+
+
+@click.command("diagnose")
+@click.argument("model", metavar="MODEL")
+@click.option(
+    "--data",
+    metavar="FILE",
+    required=True,
+    help="Table: .csv, .npz, .npy, or the word digits; for a recurrent network sequences, .npy (T, B, I).",
+)
+@click.option("--target", metavar="COLUMN", help="Column of the target, by name or 0-based index.")
+@click.option("--loss", type=click.Choice(["auto", "cross_entropy", "mse"]), default="auto", show_default=True)
+@click.option("--activation", help="Of the hidden layers of a state dict, which holds none.")
+@click.option("--output-activation", default="linear", show_default=True, help="Of a state dict's last layer.")
+@click.option("--order", metavar="NAMES", help="Layers of a state dict in order, with commas: encoder,decoder.")
+@click.option("--layout", metavar="WORDS", help="What stands where in a state dict: linear,layer_norm,relu,linear.")
+@click.option("--prefix", default="", help="Take the parameters whose names begin so.")
+@click.option("--samples", type=click.IntRange(min=1), default=2000, show_default=True, help="Rows drawn at random.")
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
+@click.option("--remedies/--no-remedies", "tried", default=True, show_default=True, help="Try what may help.")
+@click.option("--output", metavar="FILE", type=click.Path(dir_okay=False), help="HTML file.  [default: diagnosis.html]")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads to use.  [default: all]")
+@click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
+def diagnose_command(
+    model: str,
+    data: str,
+    target: str | None,
+    loss: str,
+    activation: str | None,
+    output_activation: str,
+    order: str | None,
+    layout: str | None,
+    prefix: str,
+    samples: int,
+    seed: int,
+    tried: bool,
+    output: str | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Diagnose the network in MODEL on the data in FILE, and try remedies.
+
+    MODEL is a .safetensors, .npz (a state dict in PyTorch's naming) or .onnx file; nothing in it is run. Without a
+    target the gradient starts from a random direction at the output. Features of a table are standardised.
+    """
+    path = checked_output(output, "diagnosis.html", as_json)
+    with bad_input():
+        config.set_num_threads(threads)
+        with bad_input("model"):
+            try:
+                names = _names(order), _names(layout)
+                network: Any = interop.load(model, activation, output_activation, *names, prefix)
+            except ImportError as error:
+                raise ValueError(f"model: {error}") from None
+        x, options = _inputs(network, data, target, loss, samples, seed)
+        with terminal.status("tracing"):
+            trace = network.trace(x, **options)
+            diagnosis = trace.diagnose()
+        with terminal.status("trying remedies"):
+            remedies = network.remedies(x, **options, seed=seed) if tried and not diagnosis.healthy else None
+    if path is not None:
+        write_page(path, _page(Path(model).name, network, trace, diagnosis, remedies))
+    if as_json:
+        facts = {"gradtrace": __version__, "model": model, "network": _line(network), "notes": list(network.notes)}
+        print_json(
+            facts
+            | {"diagnosis": diagnosis.to_dict(), "remedies": None if remedies is None else remedies.to_dict()}
+            | {"output": None if path is None else str(path)}
+        )
+        return
+    notes = ["\n".join(f"Note: {note}." for note in network.notes)] if network.notes else []
+    terminal.print_texts(*notes, str(trace), str(diagnosis), *([] if remedies is None else [str(remedies)]))
+    click.echo(f"Figures and text: {path}")
+
+
+def _line(network: Any) -> str:
+    return repr(network).partition("\n")[0]
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def _inputs(
+    network: Stack | Recurrent, data: str, target: str | None, loss: str, samples: int, seed: int
+) -> tuple[Any, dict[str, Any]]:
+    dtype = network.dtype.name
+    if not isinstance(network, Stack):
+        if target is not None:
+            raise ValueError("target: expected none for a recurrent network, which has no readout in its file")
+        return read_sequences(Path(data), network.dtype), {}
+    if data == "digits":
+        rows = datasets.load_digits(samples, seed, dtype)
+    else:
+        rows = datasets.load(data, target, loss, samples, seed, dtype)
+    if rows.x.shape[1] != network.sizes[0]:
+        raise ValueError(f"data: expected {network.sizes[0]} features as the network has inputs, got {rows.x.shape[1]}")
+    if rows.target is None:
+        return rows.x, {}
+    if rows.outputs > network.sizes[-1] or (rows.loss == "mse" and rows.outputs != network.sizes[-1]):
+        raise ValueError(f"target: expected {network.sizes[-1]} outputs as the network has, got {rows.outputs}")
+    return rows.x, {"target": rows.target, "loss": rows.loss}
+
+
+# What the second figure of a recurrent network shows; the page has no legends.
+_PARTS = {
+    "lstm": "What dL/dc is made of. Pink: what stayed on the cell line; blue: what went through the gates; thin: both.",
+    "gru": "What dL/dh is made of. Pink: along the update gate; blue: through the other gates; thin: both.",
+    "rnn": "What each step did to it, in bits. Pink: the activation; blue: the weights.",
+}
+
+
+def _page(name: str, network: Any, trace: Any, diagnosis: Diagnosis, remedies: Remedies | None) -> str:
+    from markupsafe import Markup
+
+    from gradtrace.show import recurrent_plots as recurrent_plot
+    from gradtrace.show import stack_plots as plot
+    from gradtrace.show.pages import templates
+    from gradtrace.show.svg import draw_svg
+
+    size = (8.6, 3.8)
+    if isinstance(network, Stack):
+        figures = [
+            ("Norm of dL/dz by layer: median and 5 % to 95 % of the samples.",
+             draw_svg("norm", plot.plot_gradient_norm, trace, size, "Gradient norm by layer")),
+            ("What each layer did to it, in bits. Pink: the activation; blue: the weights; thin: both.",
+             draw_svg("split", plot.plot_gain_split, trace, size, "Gain of activation and weights by layer")),
+        ]  # fmt: skip
+    else:
+        named = {trace.cell: trace}
+        figures = [
+            ("Norm of dL/dh by lag: median and 5 % to 95 % of the samples.",
+             draw_svg("lag", recurrent_plot.plot_gradient_lag, named, size, "Gradient norm by lag")),
+            (_PARTS[trace.cell], draw_svg("parts", recurrent_plot.plot_parts, trace, size, "Parts of the gradient")),
+        ]  # fmt: skip
+    facts = config.collect()
+    return (
+        templates()
+        .get_template("diagnosis.html.j2")
+        .render(
+            name=name,
+            network=_line(network),
+            notes=network.notes,
+            severity=diagnosis.severity or "nothing",
+            diagnosis=diagnosis,
+            table=Markup(trace._repr_html_()),
+            remedies=remedies,
+            remedies_table=None if remedies is None else Markup(remedies._repr_html_()),
+            figures=figures,
+            made=f"gradtrace {facts['gradtrace']}, instruction set {facts['isa_active']}, NumPy {facts['numpy']}",
+        )
+    )

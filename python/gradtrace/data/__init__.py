@@ -1,0 +1,1 @@
+"""Data of the user's and data that come with the package."""

@@ -1,0 +1,76 @@
+"""The only way up: what methods of traces and networks take from the floors above, once they are called.
+
+A name of this module is looked up in the room that `_ROOMS` says, so that a trace can be printed, diagnosed and
+plotted, and a network be given remedies, without any room below knowing those above.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from gradtrace.quiet import quiet
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from gradtrace.analysis.comparison import Comparison as Comparison
+    from gradtrace.analysis.comparison import compare as compare
+    from gradtrace.analysis.diagnosis import Diagnosis as Diagnosis
+    from gradtrace.analysis.horizon import gradient_horizon as gradient_horizon
+    from gradtrace.analysis.modules import diagnose_modules as diagnose_modules
+    from gradtrace.analysis.recurrent import diagnose_recurrent as diagnose_recurrent
+    from gradtrace.analysis.stacks import diagnose_stack as diagnose_stack
+    from gradtrace.analysis.underflow import Underflow as Underflow
+    from gradtrace.analysis.underflow import lost_in as lost_in
+    from gradtrace.remedies.judgement import Remedies as Remedies
+    from gradtrace.remedies.of_networks import recurrent_remedies as recurrent_remedies
+    from gradtrace.remedies.of_networks import stack_remedies as stack_remedies
+    from gradtrace.show.module_tables import html_modules as html_modules
+    from gradtrace.show.module_tables import text_modules as text_modules
+    from gradtrace.show.recurrent_tables import html_recurrent as html_recurrent
+    from gradtrace.show.recurrent_tables import text_recurrent as text_recurrent
+    from gradtrace.show.stack_tables import html_stack as html_stack
+    from gradtrace.show.stack_tables import text_stack as text_stack
+    from gradtrace.traces.files import save_trace as save_trace
+
+_ROOMS = {
+    "Comparison": "analysis.comparison",
+    "Diagnosis": "analysis.diagnosis",
+    "Remedies": "remedies.judgement",
+    "Underflow": "analysis.underflow",
+    "compare": "analysis.comparison",
+    "diagnose_modules": "analysis.modules",
+    "diagnose_recurrent": "analysis.recurrent",
+    "diagnose_stack": "analysis.stacks",
+    "gradient_horizon": "analysis.horizon",
+    "html_modules": "show.module_tables",
+    "html_recurrent": "show.recurrent_tables",
+    "html_stack": "show.stack_tables",
+    "lost_in": "analysis.underflow",
+    "recurrent_remedies": "remedies.of_networks",
+    "save_trace": "traces.files",
+    "stack_remedies": "remedies.of_networks",
+    "text_modules": "show.module_tables",
+    "text_recurrent": "show.recurrent_tables",
+    "text_stack": "show.stack_tables",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return getattr(importlib.import_module(f"gradtrace.{_ROOMS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@quiet
+def draw(room: str, figure: str, *arguments: Any) -> Axes:
+    """Draw with a function of a module of `gradtrace.show`; ImportError that says what to install for it."""
+    try:
+        function = getattr(importlib.import_module(f"gradtrace.show.{room}"), figure)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "matplotlib":
+            raise
+        raise ImportError("plots need matplotlib; pip install 'gradtrace[plot]'") from None
+    axes: Axes = function(*arguments)
+    return axes

@@ -1,0 +1,408 @@
+"""What the recurrent networks share: their arrays, the trace and what it checks, equality, pickling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from gradtrace import _core, doors
+from gradtrace.cells import Cell
+from gradtrace.checks import checked_flag, checked_seed, shown
+from gradtrace.memory import blames
+from gradtrace.networks.carried import Carried
+from gradtrace.networks.recurrent_arguments import check_loss, checked_keep
+from gradtrace.networks.results import build_trace
+from gradtrace.networks.stack import LossName, Stack, same_arrays, told
+from gradtrace.traces.influence import Influence
+from gradtrace.traces.recurrent import RecurrentTrace
+from gradtrace.traces.scaled import ScaledArray
+from gradtrace.traces.stack import StackTrace
+
+__all__ = ["Array", "Arrays", "Biases", "Recurrent", "last_output"]
+
+Array = npt.NDArray[Any]
+Arrays = Array | Sequence[Array]
+Biases = Array | Sequence[Array | None] | None
+
+
+class Recurrent:
+    """What the three cells share; use `LSTM`, `GRU` or `RNN`."""
+
+    __slots__ = ("_carried", "_core")
+
+    _cell: ClassVar[Cell]
+
+    _core: _core.Recurrent
+    _carried: Carried
+
+    def _set(
+        self,
+        kind: str,
+        weight_ih: Arrays,
+        weight_hh: Arrays,
+        bias_ih: Biases,
+        bias_hh: Biases,
+        bidirectional: bool,
+        readout: Stack | None,
+        embedding: Array | None,
+        batch_first: bool,
+    ) -> None:
+        both = checked_flag("bidirectional", bidirectional)
+        self._core = _core.Recurrent(kind, weight_ih, weight_hh, bias_ih, bias_hh, both)
+        self._carried = Carried.checked(readout, embedding, batch_first, self.input_size, self._outputs, self.dtype)
+
+    @property
+    def weight_ih(self) -> tuple[Array, ...]:
+        """Input weights, (G H, I) for each of the K layers and directions; above the first layer (G H, D H)."""
+        return tuple(self._core.weight_ih)
+
+    @property
+    def weight_hh(self) -> tuple[Array, ...]:
+        """Recurrent weights, (G H, H) each."""
+        return tuple(self._core.weight_hh)
+
+    @property
+    def bias_ih(self) -> tuple[Array | None, ...]:
+        """Biases beside the input weights, (G H,) each, or None."""
+        return tuple(self._core.bias_ih)
+
+    @property
+    def bias_hh(self) -> tuple[Array | None, ...]:
+        """Biases beside the recurrent weights, (G H,) each, or None."""
+        return tuple(self._core.bias_hh)
+
+    @property
+    def input_size(self) -> int:
+        """Features I of the input."""
+        return int(self._core.input_size)
+
+    @property
+    def hidden_size(self) -> int | tuple[int, ...]:
+        """Units H of a layer; a tuple, one entry a stacked layer, where they differ."""
+        sizes = self._hidden_sizes[:: self._directions]
+        return sizes[0] if self._core.uniform else sizes
+
+    @property
+    def num_layers(self) -> int:
+        """Stacked layers; each has one or two directions."""
+        return len(self._core.weight_hh) // self._directions
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether every layer also runs backwards in time."""
+        return self._directions == 2
+
+    @property
+    def readout(self) -> Stack | None:
+        """Network behind the outputs of the last layer; `trace` uses it where a loss is given and no other readout."""
+        return self._carried.readout
+
+    @property
+    def embedding(self) -> Array | None:
+        """Rows (V, I) that stand for tokens; with one, x may be int64 tokens or rows looked up already."""
+        return self._carried.embedding
+
+    @property
+    def batch_first(self) -> bool:
+        """Whether x, y and a cotangent at every step have the samples in front; figures are time first either way."""
+        return self._carried.batch_first
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed or left out where the network was read from a file or a module."""
+        return self._carried.notes
+
+    def noted(self, notes: Sequence[str]) -> Recurrent:
+        """Give the same network, its arrays shared, with other notes; they do not count in comparisons.
+
+        Parameters
+        ----------
+        notes : list of str
+
+        Returns
+        -------
+        LSTM, GRU or RNN
+        """
+        return self._carrying(replace(self._carried, notes=tuple(notes)))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64."""
+        return np.dtype(self._core.weight_hh[0].dtype)
+
+    @blames("x", "use fewer samples or steps at a time")
+    def remedies(
+        self,
+        x: Array,
+        readout: Stack | None = None,
+        target: Array | None = None,
+        loss: LossName | None = None,
+        lengths: Array | None = None,
+        cotangent: Array | None = None,
+        only: Sequence[str] | None = None,
+        steps: int = 50,
+        seed: int = 0,
+    ) -> doors.Remedies:
+        """Try every change that applies, and measure what it is worth; see `Stack.remedies`.
+
+        Parameters
+        ----------
+        x : ndarray of the network's dtype
+            (T, B, I); the first 256 sequences are used.
+        readout, target, loss, optional
+            As `trace` takes them, at the last step. Without them the networks are trained to add up all
+            inputs.
+        lengths : ndarray of int64, optional
+            (B,), each sample's own number of steps.
+        cotangent : ndarray, optional
+            dL/dh (B, D H) at the last step that the traces start from instead of a readout; without either a random
+            one.
+        only : list of str, optional
+            Names to try, such as those of `Finding.remedies`; every one that applies by default.
+        steps : int, default 50
+            Of training, at most 100,000.
+        seed : int, default 0
+            Of the weights that a remedy draws.
+
+        Returns
+        -------
+        Remedies
+            Best first; the ones that do not help say so.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit; the message names it.
+        """
+        return doors.recurrent_remedies(
+            self, x, readout, target=target, loss=loss, lengths=lengths, cotangent=cotangent, only=only, steps=steps,
+            seed=seed,
+        )  # fmt: skip
+
+    @property
+    def _directions(self) -> int:
+        return int(self._core.directions)
+
+    @property
+    def _hidden_sizes(self) -> tuple[int, ...]:
+        """Units of each of the K layers and directions."""
+        return tuple(weight.shape[1] for weight in self._core.weight_hh)
+
+    @property
+    def _outputs(self) -> int:
+        return self._directions * self._hidden_sizes[-1]
+
+    def _carrying(self, carried: Carried) -> Recurrent:
+        """Give the same network, its arrays shared, with other parts beside them."""
+        if carried.same(self._carried) and carried.notes == self._carried.notes:
+            return self
+        return _again(type(self), self._arguments(), self._options(), carried)
+
+    def replaced(
+        self,
+        weight_ih: Sequence[Array] | None = None,
+        weight_hh: Sequence[Array] | None = None,
+        bias_ih: Sequence[Array | None] | None = None,
+        bias_hh: Sequence[Array | None] | None = None,
+    ) -> Recurrent:
+        """Give a network of the same kind with other arrays, kept and not copied; it carries the same parts.
+
+        Parameters
+        ----------
+        weight_ih, weight_hh, bias_ih, bias_hh : list of ndarray, optional
+            As the constructor takes them, one for each layer and direction; what is left out stays.
+
+        Returns
+        -------
+        LSTM, GRU or RNN
+        """
+        given = (weight_ih, weight_hh, bias_ih, bias_hh)
+        arrays = (own if new is None else list(new) for own, new in zip(self._arguments(), given, strict=True))
+        return _again(type(self), tuple(arrays), self._options(), self._carried)
+
+    def _time_first(self, x: Any, keep: Sequence[str] = ()) -> Any:
+        self._check_memory(x, keep)
+        return self._carried.time_first(x)
+
+    @blames("x", "use fewer samples or steps at a time")
+    def _forward(self, x: Array, h0: Array | None, c0: Array | None, lengths: Array | None) -> tuple[Array, Any, Any]:
+        y, h_n, c_n = self._core.forward(self._time_first(x), h0, c0, lengths)
+        return self._carried.user_layout(y), h_n, c_n
+
+    @blames("x", "use fewer samples or steps at a time")
+    def _trace(
+        self,
+        x: Array,
+        h0: Array | None,
+        c0: Array | None,
+        lengths: Array | None,
+        cotangent: Array | None,
+        cotangent_c: Array | None,
+        readout: Stack | None,
+        target: Array | None,
+        loss: LossName | None,
+        at: Literal["last", "all"],
+        cotangent_seed: int,
+        keep: Sequence[str],
+        input_gradient: bool,
+    ) -> RecurrentTrace:
+        names = checked_keep(keep, self._cell)
+        if not checked_flag("input_gradient", input_gradient) and "dx" in names:
+            raise ValueError("input_gradient: expected True beside keep=['dx'], got False")
+        seed = checked_seed("cotangent_seed", cotangent_seed)
+        if readout is None and not (target is None and loss is None):
+            readout = self.readout
+        check_loss(cotangent, readout, target, loss, at, self._outputs, self.dtype)
+        x, cotangent = self._time_first(x, names), self._carried.cotangent_time_first(cotangent)
+        if isinstance(lengths, np.ndarray):
+            lengths = lengths.copy()  # read more than once, and another thread may write to it
+        run = self._core.trace(x, h0, c0, lengths)
+        readout_trace, start, exponent = None, cotangent, None
+        if readout is not None and loss is not None:
+            readout_trace, start, exponent = self._through_readout(run, x, lengths, readout, target, loss, at)
+        if start is None and cotangent_c is not None:  # a gradient was given, so that none is drawn beside it
+            start = np.zeros((x.shape[1], self._outputs), dtype=self.dtype)
+        figures = run.backward(start, exponent, cotangent_c, seed, names, bool(input_gradient))
+        facts = {
+            "cell": self._cell.name,
+            "dtype": str(self.dtype),
+            "steps": x.shape[0],
+            "samples": x.shape[1],
+            "lengths": np.full(x.shape[1], x.shape[0], dtype=np.int64) if lengths is None else lengths,
+            "input_size": self.input_size,
+            "hidden_size": self.hidden_size,
+            "num_layers": self.num_layers,
+            "bidirectional": self.bidirectional,
+            "bounded": getattr(self, "activation", "tanh") == "tanh" and _within_one(h0),
+            "cotangent_at": "all" if at == "all" or (cotangent is not None and cotangent.ndim == 3) else "last",
+            "loss": None if readout_trace is None else readout_trace.loss,
+            "readout": readout_trace,
+        }
+        return build_trace(facts, figures)
+
+    def _through_readout(
+        self, run: Any, x: Array, lengths: Array | None, readout: Stack, target: Any, loss: LossName, at: str
+    ) -> tuple[StackTrace, Array, npt.NDArray[np.int64]]:
+        """Trace the readout; what arrives at h, as mantissas and exponents."""
+        steps, batch = x.shape[:2]
+        if at == "last":
+            trace, rows = _sent_back(readout, run.final_output(), target, loss)
+            return trace, rows.mantissa, rows.exponent
+        if not isinstance(target, np.ndarray) or target.shape[:2] != (steps, batch):
+            got = target.shape if isinstance(target, np.ndarray) else type(target).__name__
+            raise ValueError(f"target: expected shape ({steps}, {batch}, ...) beside at='all', got {str(got)[:60]}")
+        ends = np.full(batch, steps) if lengths is None else lengths
+        valid = np.arange(steps)[:, None] < ends
+        trace, rows = _sent_back(readout, run.output()[valid], np.ascontiguousarray(target[valid]), loss)
+        mantissa = np.zeros((steps, batch, rows.shape[1]), dtype=self.dtype)
+        exponent = np.zeros((steps, batch), dtype=np.int64)
+        mantissa[valid], exponent[valid] = rows.mantissa, rows.exponent
+        return trace, mantissa, exponent
+
+    def _check_memory(self, x: Any, keep: Sequence[str] = ()) -> None:
+        """Refuse what this machine could not even hold, before anything is computed."""
+        if not isinstance(x, np.ndarray) or x.ndim != (2 if self.embedding is not None and x.dtype.kind == "i" else 3):
+            return  # the core, or the embedding, says what is wrong
+        limit, units = _core.physical_memory(), sum(self._hidden_sizes)
+        layers, rows, item = len(self._hidden_sizes), x.shape[0] * x.shape[1], self.dtype.itemsize
+        copied = 0 if self.embedding is None and not self.batch_first else rows * self.input_size * item
+        arrays = copied + rows * units * item * self._cell.kept_per_row + 8 * 10 * rows * layers
+        if arrays > limit:
+            raise MemoryError(
+                f"x: the trace needs {arrays} bytes, this machine has {limit}; use fewer samples or steps at a time"
+            )
+        wide = {"gates": self._cell.blocks, "dgates": self._cell.blocks}
+        kept = sum(wide.get(name, 1) for name in keep if not name.startswith("grad")) * rows * units
+        if (need := arrays + kept * item) > limit:
+            raise MemoryError(f"keep: needs {need} bytes, this machine has {limit}; keep less or trace fewer samples")
+
+    @blames("x", "use fewer samples or steps at a time")
+    def _influence(
+        self,
+        x: Array,
+        h0: Array | None,
+        c0: Array | None,
+        lengths: Array | None,
+        cotangent: Array | None,
+        layer: int,
+        cotangent_seed: int,
+    ) -> Influence:
+        count = len(self._core.weight_hh)
+        if isinstance(layer, bool) or not isinstance(layer, (int, np.integer)):
+            raise TypeError(f"layer: expected an integer, got {type(layer).__name__}")
+        if not -count <= layer < count:
+            raise ValueError(f"layer: expected {-count} to {count - 1}, got {shown(layer)}")
+        seed = checked_seed("cotangent_seed", cotangent_seed)
+        x = self._time_first(x)
+        if isinstance(x, np.ndarray) and x.ndim == 3:
+            need, limit = 16 * (x.shape[0] + 1) ** 2 * x.shape[1], _core.physical_memory()
+            if need > limit:
+                raise MemoryError(
+                    f"x: the influence map needs {need} bytes, this machine has {limit}; use fewer samples or steps"
+                )
+        return Influence(*self._core.trace(x, h0, c0, lengths).influence(layer % count, cotangent, seed))
+
+    def _parts(self) -> tuple[Array | None, ...]:
+        return (*self.weight_ih, *self.weight_hh, *self.bias_ih, *self.bias_hh)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Recurrent) or self._kind() != other._kind():
+            return NotImplemented if not isinstance(other, Recurrent) else False
+        mine, theirs = self._parts(), other._parts()
+        equal = len(mine) == len(theirs) and all(map(same_arrays, mine, theirs))
+        return equal and self._carried.same(other._carried)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _kind(self) -> tuple[Any, ...]:
+        return type(self), self.bidirectional
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return tuple(list(part) for part in (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh))
+
+    def _options(self) -> dict[str, Any]:
+        return {"bidirectional": self.bidirectional}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), self._arguments(), self._options(), self._carried)
+
+    def __repr__(self) -> str:
+        layers = f", num_layers={self.num_layers}" if self.num_layers > 1 else ""
+        both = ", bidirectional=True" if self.bidirectional else ""
+        sizes = f"{self.input_size}, {self.hidden_size}"
+        return f"{type(self).__name__}({sizes}{layers}{both}{self._carried}, dtype={self.dtype})" + told(self.notes)
+
+    def _repr_html_(self) -> str:
+        return f"<code>{self!r}</code>"
+
+
+def _sent_back(readout: Stack, x: Array, target: Any, loss: LossName) -> tuple[StackTrace, ScaledArray]:
+    try:
+        return readout.trace_rows(x, target, loss)
+    except OverflowError:
+        raise OverflowError("readout: the gradient that it sends back is beyond 2^(2^63), or as far below") from None
+
+
+def _again(kind: Any, arrays: tuple[Any, ...], options: dict[str, Any], carried: Carried) -> Recurrent:
+    """Make a network from its parts, those that it carries as they are."""
+    network: Recurrent = kind(*arrays, **options)
+    network._carried = carried
+    return network
+
+
+def _within_one(h0: Any) -> bool:
+    """Whether initial states, one array or one a layer, lie between -1 and 1; the core has checked what they are."""
+    states = h0 if isinstance(h0, (list, tuple)) else [h0]
+    return all(state is None or bool(np.abs(state).max() <= 1) for state in states)
+
+
+def last_output(network: Any, x: Array, lengths: Array | None, start: dict[str, Any] | None = None) -> Array:
+    """Give what a readout at the last step gets: h of the last layer at each sample's own end, (B, D H)."""
+    states = network.forward(x, lengths=lengths, **(start or {}))[1]
+    h = states[0] if network._cell.has_cell_state else states
+    directions = 2 if network.bidirectional else 1
+    return np.ascontiguousarray(np.concatenate(list(h[-directions:]), axis=1))

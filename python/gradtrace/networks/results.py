@@ -1,0 +1,129 @@
+"""What the core returned becomes a trace: batches joined, scaled by the mean of the loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradtrace import _core
+from gradtrace.networks.losses import LOSSES
+from gradtrace.quiet import quiet
+from gradtrace.traces.figures import STACK
+from gradtrace.traces.quantiles import EXACT_SAMPLES, PROBABILITIES, StreamingQuantiles
+from gradtrace.traces.recurrent import RecurrentTrace
+from gradtrace.traces.scaled import ScaledArray
+from gradtrace.traces.stack import KEPT, StackTrace
+
+__all__ = ["TraceBuilder", "build_trace"]
+
+Floats = npt.NDArray[np.float64]
+
+# Arrays with one figure for each sample.
+_PER_SAMPLE = [figure.name for figure in STACK if "sample" in figure.axes]
+
+
+class TraceBuilder:
+    """Joins what the core gives batch by batch, and applies the factor of the loss's mean at the end."""
+
+    def __init__(self, per_sample: bool) -> None:
+        self._per_sample = per_sample
+        self._batches: list[dict[str, Any]] = []
+        self._held = 0
+        self._quantiles: dict[str, StreamingQuantiles] = {}  # empty while the samples are held
+        self.empty = True
+
+    @quiet
+    def add(self, arrays: dict[str, Any]) -> None:
+        """Take the per-sample arrays of one batch."""
+        self.empty = False
+        if "norm_gain" not in arrays:  # no layer has one: a single number seen as an array
+            arrays["norm_gain"] = np.broadcast_to(0.0, arrays["weight_gain"].shape)
+        arrays["log2_grad_weight_sample"] = arrays["log2_delta"] + arrays["log2_activation"][:-1]
+        self._batches.append(arrays)
+        if self._per_sample:
+            return
+        self._held += arrays["log2_cotangent"].size
+        if self._held > EXACT_SAMPLES:
+            self._stream()
+
+    def _stream(self) -> None:
+        self._quantiles = self._quantiles or {name: StreamingQuantiles() for name in _PER_SAMPLE}
+        for arrays in self._batches:
+            for name, quantiles in self._quantiles.items():
+                quantiles.add(np.atleast_2d(arrays[name]))
+        self._batches = []
+
+    @quiet
+    def finish(self, totals: dict[str, Any], facts: dict[str, Any], loss: str | None) -> StackTrace:
+        """Make the trace from the sums over all samples, and the facts of its network."""
+        samples, sizes = totals.pop("samples"), facts["sizes"]
+        value, factor = totals.pop("loss"), 1.0
+        if loss is not None:
+            value *= LOSSES[loss].value_factor(samples, sizes[-1])
+            factor = LOSSES[loss].gradient_factor(samples, sizes[-1])
+        kept = {name: self._kept(name, totals, factor) for name in KEPT if name in totals or self._has(name)}
+        figures = self._over_samples() | totals
+        for figure in STACK:
+            if figure.scaled and factor != 1.0:
+                figures[figure.name] += np.log2(factor)
+        for array in figures.values():
+            if isinstance(array, np.ndarray):
+                array.flags.writeable = False
+        return StackTrace(
+            **facts,
+            samples=samples,
+            quantiles=None if self._per_sample else PROBABILITIES,
+            loss=None if loss is None else float(value),
+            _kept=kept,
+            **figures,
+        )
+
+    def _has(self, name: str) -> bool:
+        return bool(self._batches) and name in self._batches[0]
+
+    def _over_samples(self) -> dict[str, Any]:
+        if self._quantiles:
+            rows = {name: quantiles.result() for name, quantiles in self._quantiles.items()}
+            return rows | {name: rows[name][0] for name in ("log2_cotangent", "log2_grad_input")}
+        joined = {name: self._joined(name) for name in _PER_SAMPLE}
+        if self._per_sample:
+            return joined
+        constant = {}
+        if joined["norm_gain"].strides == (0, 0):  # no layer is normalised
+            constant = {"norm_gain": np.zeros((len(joined.pop("norm_gain")), len(PROBABILITIES)))}
+        return constant | dict(zip(joined, _core.quantiles(list(joined.values()), PROBABILITIES), strict=True))
+
+    def _joined(self, name: str) -> Floats:
+        arrays = [batch[name] for batch in self._batches]
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
+
+    def _kept(self, name: str, totals: dict[str, Any], factor: float) -> list[ScaledArray]:
+        pairs = totals.pop(name) if name in totals else self._rows(name)
+        arrays = [ScaledArray(mantissa, exponent) for mantissa, exponent in pairs]
+        scaled = factor != 1.0 and name not in ("activations", "derivatives")
+        return [array.times(factor) for array in arrays] if scaled else arrays
+
+    def _rows(self, name: str) -> list[tuple[npt.NDArray[Any], npt.NDArray[np.int64]]]:
+        layers = zip(*(batch[name] for batch in self._batches), strict=True)
+        return [(np.concatenate([m for m, _ in layer]), np.concatenate([e for _, e in layer])) for layer in layers]
+
+
+def build_trace(facts: dict[str, Any], figures: dict[str, Any]) -> RecurrentTrace:
+    """Make the trace from what the core returned: figures are arrays, kept arrays pairs or lists of pairs."""
+    kept: dict[str, ScaledArray | list[ScaledArray]] = {}
+    arrays: dict[str, Any] = {}
+    for name, value in figures.items():
+        if name == "first_nonfinite":
+            continue
+        if isinstance(value, tuple):
+            kept[name] = ScaledArray(*value)
+        elif isinstance(value, list) and isinstance(value[0], tuple):
+            kept[name] = [ScaledArray(*pair) for pair in value]
+        else:
+            for array in value if isinstance(value, list) else [value]:
+                array.flags.writeable = False
+            arrays[name] = value
+    facts["lengths"].flags.writeable = False
+    return RecurrentTrace(**facts, first_nonfinite=figures["first_nonfinite"], _figures=arrays, _kept=kept)

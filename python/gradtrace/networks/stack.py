@@ -1,0 +1,455 @@
+"""Stacks of fully connected layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from gradtrace import _core, doors
+from gradtrace.memory import blames
+from gradtrace.networks.batches import batches, slices
+from gradtrace.networks.initialisation import random_parameters
+from gradtrace.networks.losses import LOSSES
+from gradtrace.networks.results import TraceBuilder
+from gradtrace.networks.stack_arguments import check_options, check_quantiles, checked_keep
+from gradtrace.traces.scaled import ScaledArray
+from gradtrace.traces.stack import StackTrace
+
+__all__ = ["Stack"]
+
+LossName = Literal["cross_entropy", "mse"]
+Array = npt.NDArray[Any]
+Residual = bool | float | Sequence[bool | float | None] | None
+LayerNorm = bool | Sequence[bool | tuple[Array | None, Array | None] | None] | None
+
+# Samples traced at a time when only quantiles over them are wanted.
+_QUANTILE_BATCH = 4096
+
+
+class Stack:
+    """A stack of fully connected layers, ``z_l = W_l a_{l-1} + b_l`` and ``a_l = phi_l(z_l)``.
+
+    Layers may be normalised and have skip connections. The arrays are kept as they are, not copied: change a weight in
+    place and the next trace sees it.
+
+    Parameters
+    ----------
+    weights : list of ndarray
+        One (n_l, n_{l-1}) for each layer, rows are outputs as in ``torch.nn.Linear``; float32 or float64 throughout,
+        C-contiguous.
+    biases : list of ndarray or None, optional
+        One (n_l,) for each layer; the list or any entry may be None.
+    activation : str or list of str, default "tanh"
+        One name, or one for each layer: ``linear``, ``sigmoid``, ``tanh``, ``relu``, ``leaky_relu``, ``elu``,
+        ``selu``, ``softplus``, ``gelu``, ``silu``, ``erf``, ``hard_tanh``. Two take a parameter,
+        ``"leaky_relu:0.3"`` (the slope below 0, else 0.01) and ``"elu:0.5"`` (alpha, else 1): 0, which is relu, or
+        1e-20 to 1e20 in size, either sign.
+    residual : bool, float or list, optional
+        Skip connections around layers, ``a_l = a_{l-1} + s phi_l(...)`` (He et al. 2016). True (s = 1) or a scale s:
+        at every layer with as many outputs as inputs. A list says it for each layer, None for no skip connection.
+    layer_norm : bool or list, optional
+        Layer normalisation (Ba, Kiros and Hinton 2016) between the weights and the activation,
+        ``phi_l(w * (z_l - mean) / sqrt(variance + 1e-5) + v)`` over the units of a sample. True: at every hidden
+        layer, without w and v. A list says it for each layer: None, True, or a pair (w, v), either (n_l,) or None.
+
+    Raises
+    ------
+    TypeError
+        If an argument is no list, no array or of another dtype.
+    ValueError
+        If shapes do not follow each other, an array is not contiguous, or a name is unknown.
+
+    Examples
+    --------
+    >>> import numpy as np, gradtrace as gt
+    >>> stack = gt.Stack.random([4] + [16] * 30 + [2], activation="sigmoid", seed=1)
+    >>> trace = stack.trace(np.ones((8, 4), dtype="float32"))
+    >>> bool(trace.log2_delta[0].max() < -50)
+    True
+    """
+
+    __slots__ = ("_core", "_dtype", "_facts", "_notes")
+
+    def __init__(
+        self,
+        weights: Sequence[Array],
+        biases: Sequence[Array | None] | None = None,
+        activation: str | Sequence[str] = "tanh",
+        residual: Residual = None,
+        layer_norm: LayerNorm = None,
+    ) -> None:
+        self._core = _core.DenseStack(weights, biases, activation, residual, layer_norm)
+        # Asked for once: a thousand layers' worth of these would take as long as a trace.
+        self._dtype = np.dtype(weights[0].dtype)
+        self._notes: tuple[str, ...] = ()
+        self._facts: dict[str, Any] = {
+            "activation": self._core.activation,
+            "sizes": self._core.sizes,
+            "residual": self._core.residual,
+            "layer_norm": tuple(pair is not None for pair in self._core.layer_norm),
+            "dtype": self._dtype.name,
+        }
+
+    @classmethod
+    @blames("sizes", "use smaller layers")
+    def random(
+        cls,
+        sizes: Sequence[int],
+        activation: str | Sequence[str] = "tanh",
+        output_activation: str | None = "linear",
+        init: str = "glorot_normal",
+        gain: float = 1.0,
+        bias_std: float | None = None,
+        seed: int = 0,
+        dtype: npt.DTypeLike = "float32",
+        residual: Residual = None,
+        layer_norm: LayerNorm = None,
+    ) -> Stack:
+        """Draw a random stack; the same arguments give the same bits on every machine.
+
+        Parameters
+        ----------
+        sizes : list of int
+            Units of the input and of every layer, n_0 to n_L.
+        activation : str or list of str, default "tanh"
+            Of the hidden layers; a list names every layer, the output included, and then `output_activation` must be
+            left alone.
+        output_activation : str or None, default "linear"
+            Of the last layer; None takes `activation`.
+        init : str, default "glorot_normal"
+            Law of the weights: ``glorot_normal``, ``glorot_uniform`` (variance 2 / (fan_in + fan_out); Glorot and
+            Bengio 2010), ``he_normal``, ``he_uniform`` (2 / fan_in; He et al. 2015), ``normal`` (1 / fan_in; LeCun et
+            al. 1998), ``orthogonal`` (orthonormal rows or columns, Haar; Saxe et al. 2013), ``torch_default``
+            (uniform +-1/sqrt(fan_in), biases too, as ``torch.nn.Linear`` has it).
+        gain : float, default 1.0
+            Multiplies the weights.
+        bias_std : float or None, optional
+            Deviation of normal biases; None takes the law's own (none, but for ``torch_default``).
+        seed : int, default 0
+            0 to 2**64 - 1.
+        dtype : dtype, default "float32"
+            float32 or float64; a float32 stack is the rounding of the float64 one.
+        residual, layer_norm
+            As `Stack` takes them.
+
+        Returns
+        -------
+        Stack
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is out of its range; the message names it.
+        MemoryError
+            If the weights do not fit this machine.
+        """
+        if output_activation is not None:
+            _core.check_activation(output_activation, "output_activation")
+        if isinstance(activation, str):
+            _core.check_activation(activation, "activation")
+        elif output_activation not in (None, "linear"):
+            raise ValueError(
+                f"output_activation: expected nothing beside a list of activations, got {output_activation!r}; "
+                "the list's last name is the output's"
+            )
+        weights, biases = random_parameters(sizes, init, gain, bias_std, seed, dtype)
+        names = activation
+        if isinstance(activation, str) and output_activation is not None:
+            names = [activation] * (len(weights) - 1) + [output_activation]
+        return cls(weights, biases, names, residual, layer_norm)
+
+    @property
+    def weights(self) -> tuple[Array, ...]:
+        """Weights, (n_l, n_{l-1}) each."""
+        return self._core.weights
+
+    @property
+    def biases(self) -> tuple[Array | None, ...]:
+        """Biases, (n_l,) each, or None."""
+        return self._core.biases
+
+    @property
+    def activation(self) -> tuple[str, ...]:
+        """Name of every layer's activation, with its parameter where that is not the usual one."""
+        return tuple(self._facts["activation"])
+
+    @property
+    def residual(self) -> tuple[float | None, ...]:
+        """Scale of every layer's branch beside its skip connection, None where there is none."""
+        return tuple(self._facts["residual"])
+
+    @property
+    def layer_norm(self) -> tuple[tuple[Array | None, Array | None] | None, ...]:
+        """Weight and bias (each (n_l,) or None) of every layer's normalisation, None where there is none."""
+        return self._core.layer_norm
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Units n_0 to n_L."""
+        return tuple(self._facts["sizes"])
+
+    @property
+    def depth(self) -> int:
+        """Number of layers L."""
+        return len(self._facts["activation"])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64."""
+        return self._dtype
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed or left out where the network was read from a file or a module."""
+        return self._notes
+
+    def noted(self, notes: Sequence[str]) -> Stack:
+        """Give the same network, its arrays shared, with other notes; they do not count in comparisons.
+
+        Parameters
+        ----------
+        notes : list of str
+
+        Returns
+        -------
+        Stack
+        """
+        kind, arguments = self.__reduce__()[:2]
+        again: Stack = kind(*arguments)
+        again._notes = tuple(notes)
+        return again
+
+    @blames("x", "use fewer samples at a time")
+    def forward(self, x: Array) -> Array:
+        """Compute the outputs.
+
+        Parameters
+        ----------
+        x : ndarray of the network's dtype
+            Shape (B, n_0), C-contiguous, finite.
+
+        Returns
+        -------
+        ndarray
+            Shape (B, n_L); plain values, which may read 0 or inf where the dtype ends.
+        """
+        need = (len(x) if isinstance(x, np.ndarray) and x.ndim else 0) * self.sizes[-1] * self.dtype.itemsize
+        if need > (limit := _core.physical_memory()):
+            raise MemoryError(
+                f"x: the outputs need {need} bytes, this machine has {limit}; use fewer samples at a time"
+            )
+        result: Array = self._core.forward(x)
+        return result
+
+    @blames("x", "use fewer samples at a time")
+    def trace(
+        self,
+        x: Array | Iterable[Any],
+        target: Array | Iterable[Array] | None = None,
+        loss: LossName | None = None,
+        cotangent: Array | Iterable[Array] | None = None,
+        cotangent_seed: int = 0,
+        keep: Sequence[str] = (),
+        per_sample: bool = True,
+    ) -> StackTrace:
+        """Trace the gradient through every layer.
+
+        Parameters
+        ----------
+        x : ndarray or iterable of ndarray
+            Shape (B, n_0), of the network's dtype, C-contiguous, finite; any number of samples. Or batches of that
+            shape; with a loss a batch may be a pair (x, target), as a data loader yields them.
+        target : ndarray or iterable of ndarray, optional
+            With ``loss="cross_entropy"`` int64 labels (B,), with ``loss="mse"`` values (B, n_L).
+        loss : {"cross_entropy", "mse"}, optional
+            Averaged over the whole set as PyTorch's defaults do; in nats for cross entropy.
+        cotangent : ndarray or iterable of ndarray, optional
+            dL/dy, shape (B, n_L), instead of a loss; used as it is and summed over samples. Without a loss it defaults
+            to a standard normal that depends on `cotangent_seed` and the sample's position only.
+        cotangent_seed : int, default 0
+            Seed of the default cotangent.
+        keep : list of str, default ()
+            Arrays to keep: ``"deltas"``, ``"activations"``, ``"derivatives"``, ``"grad_weights"``,
+            ``"grad_biases"``.
+        per_sample : bool, default True
+            False replaces every per-sample array by quantiles over the samples (`StackTrace.quantiles`), in memory
+            that does not grow with their number.
+
+        Returns
+        -------
+        StackTrace
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit; the message names it, what was expected and what was got.
+        MemoryError
+            If outputs or kept arrays do not fit this machine.
+        OverflowError
+            If a kept row is beyond 2^(2^63), as activations' derivatives can be; the figures alone can be had.
+
+        Notes
+        -----
+        The arrays must not change while the trace runs.
+        """
+        names = checked_keep(keep)
+        check_options(target, loss, cotangent, cotangent_seed, per_sample)
+        check_quantiles(names, per_sample)
+        if isinstance(x, np.ndarray):
+            if loss is not None and target is None:
+                raise ValueError(f"target: expected an array beside loss={loss!r}, got None")
+            one_call = per_sample or x.shape[:1] < (_QUANTILE_BATCH,)
+            if not one_call:  # the parts would be checked one after the other, and count from their own start
+                self._core.check_batch(x, target, loss or "", cotangent)
+            parts = slices(x, target, cotangent, None if one_call else _QUANTILE_BATCH)
+        else:
+            one_call = False
+            parts = batches(x, target, cotangent, loss)
+        tracer = self._core.tracer(names, one_call)
+        builder = TraceBuilder(per_sample)
+        for label, batch, batch_target, batch_cotangent in parts:
+            self._check_memory(len(batch) if isinstance(batch, np.ndarray) and batch.ndim else 0, names, per_sample)
+            builder.add(tracer.add(batch, batch_target, loss or "", batch_cotangent, cotangent_seed, label))
+        if builder.empty:
+            raise ValueError("x: expected at least one batch, got none")
+        return builder.finish(tracer.finish(), self._facts, loss)
+
+    @blames("x", "use fewer samples at a time")
+    def remedies(
+        self,
+        x: Array,
+        target: Array | None = None,
+        loss: LossName | None = None,
+        cotangent: Array | None = None,
+        only: Sequence[str] | None = None,
+        steps: int = 50,
+        seed: int = 0,
+    ) -> doors.Remedies:
+        """Try every change that applies, and measure what it is worth.
+
+        Each remedy is built, traced, and trained for some steps by gradient descent with momentum on the whole batch,
+        at the best of three learning rates. The size of the gradient alone would make every network linear; so each
+        also tells whether different inputs stay distinguishable and how far the loss comes down.
+
+        Parameters
+        ----------
+        x : ndarray of the network's dtype
+            (B, n_0); the first 256 samples are used.
+        target : ndarray, optional
+            Labels or values, as `trace` takes them. Without a loss the copies are trained on random values.
+        loss : {"cross_entropy", "mse"}, optional
+        cotangent : ndarray, optional
+            dL/dy (B, n_L) that the traces start from instead of a loss; without either a random one.
+        only : list of str, optional
+            Names to try, such as those of `Finding.remedies`; every one that applies by default.
+        steps : int, default 50
+            Of training, at most 100,000.
+        seed : int, default 0
+            Of the weights that a remedy draws.
+
+        Returns
+        -------
+        Remedies
+            Best first; the ones that do not help say so.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit; the message names it.
+        """
+        return doors.stack_remedies(self, x, target, loss=loss, cotangent=cotangent, only=only, steps=steps, seed=seed)
+
+    @blames("x", "use fewer samples at a time")
+    def trace_rows(
+        self, x: Array, target: Array, loss: LossName, keep: Sequence[str] = ()
+    ) -> tuple[StackTrace, ScaledArray]:
+        """Trace as the readout of another network.
+
+        Parameters
+        ----------
+        x, target, loss, keep
+            As `trace` has them, arrays only.
+
+        Returns
+        -------
+        trace : StackTrace
+        grad_input : ScaledArray
+            (B, n_0), rows of dL/dx.
+        """
+        self._check_memory(len(x), keep, True)
+        tracer = self._core.tracer(["grad_input", *keep], True)
+        arrays = tracer.add(x, target, loss, None, 0, "")
+        rows = ScaledArray(*arrays.pop("grad_input"))
+        builder = TraceBuilder(True)
+        builder.add(arrays)
+        trace = builder.finish(tracer.finish(), self._facts, loss)
+        return trace, rows.times(LOSSES[loss].gradient_factor(len(x), self.sizes[-1]))
+
+    def _check_memory(self, batch: int, keep: Sequence[str], per_sample: bool) -> None:
+        """Refuse what this machine could not even hold, before anything is computed."""
+        limit, item = _core.physical_memory(), self.dtype.itemsize
+        rows = batch * sum(self.sizes[1:]) * item * sum(not name.startswith("grad") for name in keep)
+        weights = sum(w.size for w in self.weights) * item if "grad_weights" in keep else 0
+        if rows + weights > limit:
+            raise MemoryError(
+                f"keep: needs {rows + weights} bytes, this machine has {limit}; keep less or trace fewer samples"
+            )
+        figures = 8 * batch * (7 * self.depth + 3)
+        if per_sample and figures > limit:
+            raise MemoryError(f"x: the trace needs {figures} bytes, this machine has {limit}; use per_sample=False")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Stack):
+            return NotImplemented
+        mine, theirs = self._parts(), other._parts()
+        return self._kind() == other._kind() and len(mine) == len(theirs) and all(map(same_arrays, mine, theirs))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _parts(self) -> tuple[Array | None, ...]:
+        return (*self.weights, *self.biases, *(array for pair in self.layer_norm if pair for array in pair))
+
+    def _kind(self) -> tuple[Any, ...]:
+        return tuple(self._facts[name] for name in ("activation", "residual", "layer_norm"))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        parts = (self.weights, self.biases, self.activation, self.residual, self.layer_norm)
+        return type(self), tuple(list(part) for part in parts), (None, {"_notes": self._notes})
+
+    def __repr__(self) -> str:
+        blocks = ""
+        if any(scale is not None for scale in self.residual):
+            blocks += f", residual={_runs(self.residual, ' x ')}"
+        if any(self._facts["layer_norm"]):
+            blocks += f", layer_norm={_runs(self._facts['layer_norm'], ' x ')}"
+        names = _runs(self.activation, " x ")
+        return f"Stack({_runs(self.sizes, 'x')}, activation={names}{blocks}, dtype={self.dtype})" + told(self.notes)
+
+    def _repr_html_(self) -> str:
+        return f"<code>{self!r}</code>"
+
+
+def same_arrays(a: Array | None, b: Array | None) -> bool:
+    """Whether two parameters are equal, dtype and NaN included."""
+    if a is None or b is None:
+        return a is b
+    return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=True)
+
+
+def told(notes: Sequence[str]) -> str:
+    """Lines behind a network's own: what was assumed or left out where it was read."""
+    return "".join(f"\n  {note}" for note in notes)
+
+
+def _runs(values: Sequence[Any], times: str) -> str:
+    """``[784, 256x50, 10]``: equal neighbours once, with their number."""
+    runs: list[list[Any]] = []
+    for value in values:
+        if runs and runs[-1][0] == value:
+            runs[-1][1] += 1
+        else:
+            runs.append([value, 1])
+    return "[" + ", ".join(f"{value}{times}{count}" if count > 1 else f"{value}" for value, count in runs) + "]"

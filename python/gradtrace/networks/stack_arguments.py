@@ -1,0 +1,41 @@
+"""What `Stack.trace` checks of its options before the core sees the arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gradtrace.checks import checked_flag, checked_seed, wrong_name
+from gradtrace.networks.losses import LOSSES
+from gradtrace.traces.stack import KEPT
+
+__all__ = ["check_options", "check_quantiles", "checked_keep"]
+
+
+def checked_keep(keep: Sequence[str]) -> list[str]:
+    """Give the names; TypeError or ValueError where one is unknown."""
+    if isinstance(keep, str) or not isinstance(keep, (list, tuple, set, frozenset)):
+        raise TypeError(f"keep: expected a list of names, got {type(keep).__name__}; for example keep=('deltas',)")
+    for name in keep:
+        if not isinstance(name, str) or name not in KEPT:
+            raise wrong_name("keep", KEPT, name)
+    return list(keep)
+
+
+def check_options(target: Any, loss: Any, cotangent: Any, cotangent_seed: Any, per_sample: Any) -> None:
+    """Check what a trace starts from; TypeError or ValueError that names the argument."""
+    if loss is not None and (not isinstance(loss, str) or loss not in LOSSES):
+        raise wrong_name("loss", LOSSES, loss)
+    if loss is not None and cotangent is not None:
+        raise ValueError("cotangent: expected None beside a loss, got both; give one of them")
+    if loss is None and target is not None:
+        raise ValueError("loss: expected a name beside a target, got None; loss='cross_entropy' or loss='mse'")
+    checked_seed("cotangent_seed", cotangent_seed)
+    checked_flag("per_sample", per_sample)
+
+
+def check_quantiles(keep: Sequence[str], per_sample: bool) -> None:
+    """Refuse arrays for each sample where only quantiles are wanted."""
+    rows = [name for name in keep if name in ("deltas", "activations")]
+    if rows and not per_sample:
+        raise ValueError(f"keep: expected no per-sample arrays beside per_sample=False, got {rows[0]!r}")

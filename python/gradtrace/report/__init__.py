@@ -1,0 +1,1 @@
+"""The main job: deep networks traced on real data, as one page."""

@@ -1,0 +1,7 @@
+"""What a trace is: figures by name, kept arrays, files; no opinion."""
+
+from gradtrace.traces.influence import Influence
+from gradtrace.traces.recurrent import RecurrentTrace
+from gradtrace.traces.stack import StackTrace
+
+__all__ = ["Influence", "RecurrentTrace", "StackTrace"]

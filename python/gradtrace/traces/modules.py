@@ -1,0 +1,135 @@
+"""What a watched step of a PyTorch model measured, module by module: a table, a figure, a diagnosis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradtrace import doors
+from gradtrace.json_ready import json_ready
+
+__all__ = ["ModuleFigures", "WatchTrace"]
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ModuleFigures:
+    """What one module measured in one step; a norm that is infinite or NaN reads inf, one that is not there NaN.
+
+    Attributes
+    ----------
+    name, kind : str
+        Its name in the model (of the model itself its class), and its class.
+    log2_grad_output : float
+        log2 of the norm of dL/d(output), the whole batch's; NaN where no gradient reached it. Of several outputs the
+        first that one reached counts: of an LSTM whose last state alone is used, h_n.
+    log2_output : float
+        log2 of the norm of the output.
+    log2_grad_weight, log2_weight : float
+        Of all of its own parameters together; NaN where it has none.
+    entries : int
+        Of the output.
+    dead : float
+        Share of units whose derivative is 0 for the whole batch, of a relu, relu6 or hard tanh; else NaN. Units are
+        channels where the output has four or five axes, the last axis otherwise.
+    saturated : float
+        Share of entries with a derivative under 5 % of its largest, of a sigmoid or tanh; else NaN.
+    call, calls : int
+        Which call of the module in the step this is, from 0, and how many there were; of several ``name`` ends in
+        ``#`` and the number.
+    """
+
+    name: str
+    kind: str
+    log2_grad_output: float
+    log2_output: float
+    log2_grad_weight: float
+    log2_weight: float
+    entries: int
+    dead: float
+    saturated: float
+    call: int = 0
+    calls: int = 1
+
+
+@dataclass(frozen=True)
+class WatchTrace:
+    """What a watched step left behind, modules in the order of the forward pass.
+
+    Attributes
+    ----------
+    modules : tuple of ModuleFigures
+    step : int
+        Number of the step, from 0: forward passes, then backward passes until the next forward pass.
+    backward, backwards : int
+        Which backward pass of the step this is, from 0, and how many there were. Gradients are those of this pass
+        alone, also where they were added to others in ``.grad``.
+    order : int
+        1 for gradients of what the forward passes gave; n + 1 for a pass through the gradients of one of order n.
+    notes : tuple of str
+        What was not recorded, and where a figure stands for more than its row.
+    """
+
+    modules: tuple[ModuleFigures, ...]
+    step: int
+    backward: int = 0
+    backwards: int = 1
+    order: int = 1
+    notes: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the modules."""
+        return tuple(module.name for module in self.modules)
+
+    def figures(self, name: str) -> Floats:
+        """Give one figure of all modules, such as ``"log2_grad_output"``."""
+        return np.array([getattr(module, name) for module in self.modules], dtype=np.float64)
+
+    def diagnose(self) -> doors.Diagnosis:
+        """Say what is wrong, by the thresholds of a stack as far as they apply to modules.
+
+        The gradient with respect to the modules' outputs is compared along the forward order; a branch beside others
+        may be small for good reasons, so only modules that carry parameters on both ends are compared. All calls of a
+        module count together: norms as of one output, shares by their mean.
+        """
+        return doors.diagnose_modules(self)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the gradient of every module's output, of its weights, and its output.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib Axes
+            log2 of norms; modules in the order of the forward pass.
+        """
+        return doors.draw("module_plots", "plot_modules", self, ax)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all figures, fit for strict JSON."""
+        facts = {name: getattr(self, name) for name in ("step", "backward", "backwards", "order", "notes")}
+        ready: dict[str, Any] = json_ready(facts | {"modules": [vars(module) for module in self.modules]})
+        return ready
+
+    @property
+    def title(self) -> str:
+        """Say which backward pass of which step this is."""
+        title = f"{len(self.modules)} modules, step {self.step}"
+        if self.backwards > 1 or self.order > 1:
+            title += f", backward={self.backward} of {self.backwards}"
+        return title if self.order == 1 else f"{title}, order={self.order}"
+
+    def __str__(self) -> str:
+        return doors.text_modules(self)
+
+    def _repr_html_(self) -> str:
+        return doors.html_modules(self)

@@ -1,0 +1,227 @@
+"""Any PyTorch model while it trains: what its modules' gradients and activations measure, by hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gradtrace.checks import checked_count, checked_index, shown
+from gradtrace.traces.modules import WatchTrace
+from gradtrace.watch import hooks
+from gradtrace.watch.modules import is_wanted, reachable, takes_hooks
+
+if TYPE_CHECKING:
+    from gradtrace.watch.recorder import Recorder
+    from gradtrace.watch.step import BackwardPass, Step
+
+__all__ = ["Watch", "watch"]
+
+_MOST_PASSES = 256  # backward passes of one step whose figures are kept: a loop over all outputs has thousands
+
+
+@dataclass(eq=False)
+class Watch:
+    """A context that records a PyTorch model's gradients; `watch` makes it.
+
+    A step is all forward passes since the last backward pass, then the backward passes before the next forward pass. A
+    forward pass is an outermost call of the model or of a module in it; one without gradients, an evaluation, is none,
+    and what a checkpoint computes again within a backward pass is none either.
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+    every : int
+        Which steps are recorded: every so many.
+    only : tuple of str or None
+        Names of the modules that are recorded, as `watch` takes them.
+    """
+
+    model: Any = field(repr=False)
+    every: int = 1
+    only: tuple[str, ...] | None = None
+    _handles: list[Any] = field(default_factory=list, init=False, repr=False)
+    _recorder: Recorder = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        from gradtrace.watch.recorder import Recorder
+
+        self._recorder = Recorder(self.every, _MOST_PASSES)
+
+    def __enter__(self) -> Watch:
+        """Hook every module; the model's numbers stay as they are."""
+        recorder = self._recorder
+        if recorder.is_open:
+            raise RuntimeError("watch: expected a watch that is not yet open")
+        recorder.is_open = True
+        recorder.names, recorder.closed = {}, {}
+        try:
+            for name, module, closed in reachable(self.model):
+                self._hook(name, module, closed)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Take all hooks away; what was recorded stays."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._recorder.close()
+
+    def _hook(self, name: str, module: Any, closed: bool) -> None:
+        recorder = self._recorder
+        wanted = is_wanted(name, module, closed, self.only)
+        if wanted:
+            recorder.names[module] = name or type(module).__name__
+        if wanted and closed:
+            recorder.closed[module] = recorder.names[module]
+        if closed and not takes_hooks(module):
+            return
+        outer = not closed and next(module.children(), None) is not None
+        if outer:
+            start = hooks.Starts(recorder, module)
+            self._handles.append(module.register_forward_pre_hook(start, with_kwargs=True))
+        if wanted or not outer:
+            call = hooks.Calls(recorder, module)
+            self._handles.append(module.register_forward_hook(call, with_kwargs=True))
+        if outer:  # behind the module's own figures; also when its forward pass raises
+            end = hooks.Ends(recorder, module)
+            self._handles.append(module.register_forward_hook(end, with_kwargs=True, always_call=True))
+
+    def trace(self, backward: int = 0, order: int | None = None) -> WatchTrace:
+        """Give the figures of one backward pass of the last recorded step, whenever it is called.
+
+        Parameters
+        ----------
+        backward : int, optional
+            Which of the step's backward passes, from 0; -1 the last. ``backward()`` of a loss is one, and so is every
+            call of `torch.autograd.grad`; nothing is summed over them.
+        order : int, optional
+            Count only the passes of this order: 1 for gradients of what the forward passes gave, n + 1 for a pass that
+            runs through the gradients of one of order n, made with ``create_graph=True``. All, by default.
+
+        Returns
+        -------
+        WatchTrace
+            Of the last step that a backward pass followed; a pass that an exception ended is none.
+
+        Raises
+        ------
+        RuntimeError
+            If there was no such step.
+        ValueError
+            If the step had no such backward pass.
+        """
+        from gradtrace.watch.step import module_figures
+
+        step = self._recorder.last
+        if step is None:
+            got = "none" if self._recorder.step is None else "a forward pass alone"
+            if self._recorder.hidden:
+                got += "; a reentrant checkpoint around the whole model hides its forward pass, so watch what calls it"
+            raise RuntimeError(
+                f"watch: expected a forward and a backward pass of the model within the watch, got {got}"
+            )
+        passes = step.complete
+        chosen = _chosen(passes, backward, order)
+        modules, notes = module_figures(step, chosen, self._recorder.names, self._recorder.owned)
+        notes = [*self._about_steps(step), *notes, *self._about_modules(step, chosen)]
+        return WatchTrace(modules, step.number, passes.index(chosen), len(passes), chosen.order, tuple(notes))
+
+    def _about_steps(self, step: Step) -> list[str]:
+        now = self._recorder.step
+        if now is None or now is step:
+            return []
+        begun = not now.passes and now.forwards  # by a forward pass, which waits for its backward pass
+        last = now.number - 1 if begun else now.number
+        notes = []
+        if last > step.number:
+            steps = f"step {last}" if last == step.number + 1 else f"steps {step.number + 1} to {last}"
+            why = f"every={self.every}" if self.every > 1 else "no backward pass of them ended"
+            notes.append(f"{steps} since then not recorded, {why}")
+        if begun:
+            notes.append(f"the forward pass of step {now.number} has had no backward pass yet")
+        return notes
+
+    def _about_modules(self, step: Step, one: BackwardPass) -> list[str]:
+        notes = []
+        for module, name in self._recorder.closed.items():
+            seen = (
+                "seen as a whole" if takes_hooks(module) else "takes no hooks, only its parameters' gradients are seen"
+            )
+            notes.append(f"{name} ({type(module).__name__}): {seen}; watch the model before it is scripted or compiled")
+        holders: dict[int, list[str]] = {}
+        for module, name in self._recorder.names.items():
+            for parameter in self._recorder.owned(module):
+                holders.setdefault(id(parameter), []).append(name)
+        shared = sorted({tuple(dict.fromkeys(names)) for names in holders.values() if len(names) > 1})
+        notes += [f"{', '.join(names)}: share a parameter, whose one gradient counts for each" for names in shared]
+        if one.earlier:
+            notes.append("the gradient went on into forward passes of earlier steps, which are not shown")
+        if step.unmeasured:
+            names = ", ".join(sorted(step.unmeasured))
+            notes.append(f"{names}: tensors of a kind that is not measured (nested, of torch.func, without numbers)")
+        return [*notes, *sorted(one.torn)]
+
+
+def watch(model: Any, every: int = 1, only: Iterable[str] | None = None) -> Watch:
+    """Record the gradients of any PyTorch model: transformers, convolutions, whatever has modules.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    every : int, default 1
+        Record every so many forward passes; those without gradients (``torch.no_grad()``) are neither counted nor
+        recorded.
+    only : list of str, optional
+        Names of modules, or beginnings of names up to a dot; all modules without children, and those with parameters of
+        their own, by default.
+
+    Returns
+    -------
+    Watch
+        A context: within it run forward and backward as always, then call its `trace`.
+
+    Examples
+    --------
+    >>> with gt.watch(model) as watched:  # doctest: +SKIP
+    ...     loss_fn(model(x), y).backward()
+    ...     print(watched.trace())
+    """
+    try:
+        from torch import nn
+    except ModuleNotFoundError:
+        raise ImportError("watch needs PyTorch; pip install 'gradtrace[torch]'") from None
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(only, (str, bytes)) or not isinstance(only, (Iterable, type(None))):
+        raise TypeError(f"only: expected a list of names, got {type(only).__name__}")
+    found = list(reachable(model))
+    if not any(takes_hooks(module) for _, module, _ in found):
+        raise ValueError(
+            f"model: expected a module that takes hooks, got {type(model).__name__}; "
+            "watch it before it is scripted or compiled"
+        )
+    known = {name for name, _, _ in found}
+    names: list[str] = []
+    for name in () if only is None else only:
+        if not isinstance(name, str) or name not in known:
+            raise ValueError(f"only: expected names of the model's modules, got {shown(name)}")
+        names.append(name)
+    return Watch(model, checked_count("every", every), None if only is None else tuple(names))
+
+
+def _chosen(passes: list[BackwardPass], backward: object, order: object) -> BackwardPass:
+    """Find a backward pass by its place among all, or among those of an order."""
+    if order is not None:
+        order = checked_count("order", order)
+        orders = sorted({one.order for one in passes})
+        passes = [one for one in passes if one.order == order]
+        if not passes:
+            raise ValueError(f"order: expected one of {', '.join(map(str, orders))}, got {order}")
+    place = checked_index("backward", backward, len(passes))
+    if not passes[place].kept:
+        raise ValueError(f"backward: expected one of the first {_MOST_PASSES} of the step, got {shown(backward)}")
+    return passes[place]

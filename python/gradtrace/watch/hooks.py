@@ -1,0 +1,189 @@
+"""The hooks of a watch; they hold it weakly: a model that is kept does not keep the figures of its steps.
+
+A copy of a hook is inert, and so is one that was pickled: models are copied and saved while they are watched, and
+their copies must not write into the watch.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from gradtrace.watch.step import BackwardPass, Call
+
+__all__ = ["Calls", "Ends", "Gradient", "HigherOrder", "Inputs", "PassEnd", "Starts", "WeightGradient", "is_running"]
+
+
+class Recorder(Protocol):
+    """What hooks call; `gradtrace.watch.recorder` has it."""
+
+    is_open: bool
+
+    def start(self, module: Any, handled: BaseException | None) -> None: ...
+    def end(self, module: Any, given: Any, output: Any, handled: BaseException | None) -> None: ...
+    def called(self, module: Any, given: Any, output: Any) -> None: ...
+    def begun(self) -> BackwardPass | None: ...
+    def running(self) -> BackwardPass | None: ...
+    def passed(self, one: BackwardPass) -> None: ...
+    def reached(self, call: Call | None, place: int, gradient: Any) -> None: ...
+    def weight_reached(self, parameter: Any, gradient: Any) -> None: ...
+    def mark(self, one: BackwardPass, gradient: Any) -> None: ...
+
+
+def _inert(*arguments: Any, **keywords: Any) -> None:
+    """What a copied hook does."""
+
+
+def _copied() -> Any:
+    return _inert
+
+
+class _Hook:
+    __slots__ = ("__weakref__", "reference")
+    __torch_unserializable__ = True  # else saving a parameter warns of its hooks
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.reference = weakref.ref(recorder)
+
+    def recorder(self) -> Recorder | None:
+        """The watch, while it is open."""
+        recorder = self.reference()
+        return recorder if recorder is not None and recorder.is_open else None
+
+    def __deepcopy__(self, memo: object) -> Any:
+        return _inert
+
+    def __reduce__(self) -> Any:
+        return _copied, ()
+
+
+# Of modules ----------------------------------------------------------------------------------------------------------
+
+
+class _ModuleHook(_Hook):
+    __slots__ = ("module",)
+
+    def __init__(self, recorder: Recorder, module: Any) -> None:
+        super().__init__(recorder)
+        self.module = weakref.ref(module)
+
+    def of(self, called: Any) -> Any:
+        """The module that is recorded; a replica, which is a shallow copy, hooks included, counts as it."""
+        module = self.module()
+        return module if called is module or getattr(called, "_is_replica", False) else None
+
+
+class Starts(_ModuleHook):
+    """Before a module with children."""
+
+    def __call__(self, called: Any, arguments: Any, keywords: Any) -> None:  # noqa: D102
+        recorder = self.recorder()
+        if recorder is not None and self.module() is called:
+            recorder.start(called, sys.exc_info()[1])
+
+
+class Ends(_ModuleHook):
+    """Behind it, also where it raised; its own figures are taken already."""
+
+    def __call__(self, called: Any, arguments: Any, keywords: Any, output: Any) -> None:  # noqa: D102
+        recorder = self.recorder()
+        if recorder is not None and self.module() is called:
+            recorder.end(called, (arguments, keywords), output, sys.exc_info()[1])
+
+
+class Calls(_ModuleHook):
+    """Behind a module that is recorded."""
+
+    def __call__(self, called: Any, arguments: Any, keywords: Any, output: Any) -> None:  # noqa: D102
+        recorder = self.recorder()
+        module = None if recorder is None else self.of(called)
+        if recorder is not None and module is not None:
+            recorder.called(module, (arguments, keywords), output)
+
+
+# Of tensors ----------------------------------------------------------------------------------------------------------
+
+
+class Gradient(_Hook):
+    """On an output: its gradient in every backward pass; without a call only that there is such a pass."""
+
+    __slots__ = ("call", "place")
+
+    def __init__(self, recorder: Recorder, call: Call | None, place: int = 0) -> None:
+        super().__init__(recorder)
+        self.call, self.place = call, place
+
+    def __call__(self, gradient: Any) -> None:  # noqa: D102
+        recorder = self.recorder()
+        if recorder is not None and gradient is not None:  # None: of an output unused beside one that is used
+            recorder.reached(self.call, self.place, gradient)
+
+
+class WeightGradient(_Hook):
+    """On a parameter: its gradient as it comes, before it is added to what others left."""
+
+    __slots__ = ("parameter",)
+
+    def __init__(self, recorder: Recorder, parameter: Any) -> None:
+        super().__init__(recorder)
+        self.parameter = weakref.ref(parameter)
+
+    def __call__(self, gradient: Any) -> None:  # noqa: D102
+        recorder, parameter = self.recorder(), self.parameter()
+        if recorder is not None and parameter is not None and gradient is not None:
+            recorder.weight_reached(parameter, gradient)
+
+
+class Inputs(_Hook):
+    """On an input of the model: of its gradient a higher derivative may be taken."""
+
+    __slots__ = ()
+
+    def __call__(self, gradient: Any) -> None:  # noqa: D102
+        recorder = self.recorder()
+        one = None if recorder is None else recorder.begun()
+        if recorder is not None and one is not None and gradient is not None:
+            recorder.mark(one, gradient)
+
+
+class HigherOrder(_Hook):
+    """On a gradient that was computed with create_graph: a pass that comes by is of a higher order."""
+
+    __slots__ = ("source",)
+
+    def __init__(self, recorder: Recorder, source: BackwardPass) -> None:
+        super().__init__(recorder)
+        self.source = source
+
+    def __call__(self, gradient: Any) -> None:  # noqa: D102
+        recorder = self.recorder()
+        one = None if recorder is None else recorder.running()
+        if one is not None and one is not self.source:
+            one.order = max(one.order, self.source.order + 1)
+
+
+# Of a backward pass --------------------------------------------------------------------------------------------------
+
+
+class PassEnd(_Hook):
+    """Called when a backward pass ends; the engine drops it without a call where an exception ends the pass."""
+
+    __slots__ = ("called", "one")
+
+    def __init__(self, recorder: Recorder, one: BackwardPass) -> None:
+        super().__init__(recorder)
+        self.one, self.called = one, False
+
+    def __call__(self) -> None:  # noqa: D102
+        self.called = True
+        recorder = self.recorder()
+        if recorder is not None:
+            recorder.passed(self.one)
+
+
+def is_running(end: weakref.ref[PassEnd] | None) -> bool:
+    """Whether the backward pass with this end still runs."""
+    waiting = None if end is None else end()
+    return waiting is not None and not waiting.called

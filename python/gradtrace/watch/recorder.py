@@ -1,0 +1,312 @@
+"""The machine of a watch: which forward and backward pass runs, of which step, and what its hooks bring."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
+
+from gradtrace.watch import hooks
+from gradtrace.watch.measure import dead_share, measurable, measured, saturated_share, tensors
+from gradtrace.watch.step import BackwardPass, Call, ForwardPass, Step, version
+
+__all__ = ["Recorder"]
+
+
+@dataclass(eq=False)
+class Recorder:
+    """What the hooks of a watch write into; they hold it weakly.
+
+    Attributes
+    ----------
+    every : int
+        Which steps are recorded: every so many.
+    most_passes : int
+        Of each step so many backward passes are kept.
+    names : dict
+        Of the modules that are recorded, in the model's order.
+    closed : dict
+        Names of those of them that cannot be looked into.
+    is_open : bool
+        Whether hooks are heard.
+    step : Step or None
+        The newest.
+    last : Step or None
+        The newest recorded one with a backward pass.
+    hidden : bool
+        Whether modules were called within a backward pass before any forward pass was seen.
+    """
+
+    every: int
+    most_passes: int
+    names: dict[Any, str] = field(default_factory=dict)
+    closed: dict[Any, str] = field(default_factory=dict)
+    is_open: bool = False
+    step: Step | None = None
+    last: Step | None = None
+    hidden: bool = False
+    running_pass: BackwardPass | None = None
+    _pass_end: weakref.ref[hooks.PassEnd] | None = None
+    _task: int = -1  # number of that pass
+    _leaves: list[Any] = field(default_factory=list)  # hooks on tensors that outlive the step
+    _parameters: dict[int, tuple[Any, Any]] = field(default_factory=dict)
+    _lazy: bool = False  # whether parameters are still to come
+    # Modules with children that run, and the exception that was being handled when they began.
+    _outer: list[tuple[Any, Any]] = field(default_factory=list)
+    _forward: ForwardPass | None = None
+    _coming: Step | None = None  # the step that the forward pass belongs to if a backward pass can come by
+
+    def close(self) -> None:
+        """Take the hooks on tensors away; what was recorded stays."""
+        self.is_open = False
+        for handle in (*self._leaves, *(handle for _, handle in self._parameters.values())):
+            handle.remove()
+        self._leaves, self._parameters, self._outer = [], {}, []
+        self._forward = self._coming = self.running_pass = self._pass_end = None
+        if self.step is not None and not self.step.complete:
+            self.step = Step(self.step.number, False, passes=[BackwardPass()])  # what comes later is another step
+
+    # Forward passes ---------------------------------------------------------------------------------------------------
+
+    def start(self, module: Any, handled: BaseException | None) -> None:
+        """A module with children begins."""
+        if any(module is running for running, _ in self._outer) and not _calls_itself(module):
+            # What an exception ended that is none of Exception's, Ctrl-C: nobody said that it ended.
+            self._outer.clear()
+            self._drop()
+        self._outer.append((module, handled))
+        if len(self._outer) == 1 and _graph_task() == -1:
+            self._begin()
+
+    def end(self, module: Any, given: Any, output: Any, handled: BaseException | None) -> None:
+        """A module with children ended, or raised."""
+        while self._outer:
+            running, before = self._outer.pop()
+            if running is module:
+                break
+        else:
+            return
+        if self._outer or self._forward is None or _graph_task() != -1:
+            return
+        if handled is not before:
+            self._drop()
+        else:
+            self._finish(given, output)
+
+    def _begin(self) -> ForwardPass:
+        step = self.step
+        if step is None or step.passes:
+            number = 0 if step is None else step.number + 1
+            step = Step(number, number % self.every == 0)
+        self._coming, self._forward = step, ForwardPass(torch.is_grad_enabled())
+        return self._forward
+
+    def _finish(self, given: Any, output: Any) -> None:
+        """A forward pass is over: it counts if a backward pass can come by."""
+        for tensor in tensors(output):
+            if tensor.requires_grad:
+                self._count()
+                self._hook_tensor(tensor, hooks.Gradient(self, None))
+        forward, step, self._forward, self._coming = self._forward, self._coming, None, None
+        if forward is None or step is None or not forward.counts:
+            return
+        for tensor in tensors(given):
+            if tensor.requires_grad and not isinstance(tensor, torch.nn.Parameter):
+                self._hook_tensor(tensor, hooks.Inputs(self))
+        if step.recorded and self._lazy:
+            self._hook_parameters(step)
+
+    def _drop(self) -> None:
+        """A forward pass ended by an exception is none."""
+        if self._coming is not None and self._forward in self._coming.forwards:
+            self._coming.forwards.remove(self._forward)
+        self._forward = self._coming = None
+
+    def _count(self) -> None:
+        """Make the forward pass that runs a part of its step."""
+        forward, step = self._forward, self._coming
+        if forward is None or step is None or forward.counts:
+            return
+        forward.counts = True
+        if step is self.step:
+            step.prune()
+        else:
+            for handle in self._leaves:
+                handle.remove()
+            self._leaves, self.step = [], step
+        step.forwards.append(forward)
+        if step.recorded:
+            self._hook_parameters(step)
+
+    def called(self, module: Any, given: Any, output: Any) -> None:
+        """Measure an output at once, and its gradient when a backward pass comes by."""
+        if _graph_task() != -1:
+            self._called_again(module, output)
+            return
+        alone = self._forward is None
+        forward = self._begin() if self._forward is None else self._forward
+        if module in self.names and self._coming is not None and self._coming.recorded:
+            self._record(forward, self._coming, module, output)
+        if alone:
+            self._finish(given, output)
+
+    def _record(self, forward: ForwardPass, step: Step, module: Any, output: Any) -> None:
+        outputs = list(tensors(output))
+        enabled = torch.is_grad_enabled()
+        if not outputs or not (forward.with_gradients or enabled):
+            return
+        if not enabled:  # a checkpoint may compute it again, and its parameters' gradients then come in parts
+            step.in_parts.update(map(id, self.owned(module)))
+        call = self._measured(step, module, outputs[0].detach())
+        forward.calls.append(call)
+        if self._hook_outputs(call, outputs):
+            self._count()
+
+    def _called_again(self, module: Any, output: Any) -> None:
+        """A checkpoint computes again, in a backward pass, what had no gradients; where it had, hooks are there."""
+        self.hidden |= self.step is None
+        one, step = self.running(), self.step
+        if one is None or not one.kept or step is None or module not in self.names:
+            return
+        outputs = list(tensors(output))
+        if not any(tensor.requires_grad for tensor in outputs):
+            return
+        if any(call.module is module and call.hook is None for call in step.calls):
+            call = self._measured(step, module, outputs[0].detach())
+            call.recomputed_by = one.fired
+            one.recomputed.append(call)
+            self._hook_outputs(call, outputs)
+
+    def _measured(self, step: Step, module: Any, values: Any) -> Call:
+        size = measured(values)
+        if size is None:
+            step.unmeasured.add(self.names[module])
+            return Call(step.number, module, values.numel())
+        shares = dead_share(module, values), saturated_share(module, values)
+        return Call(step.number, module, values.numel(), size, *shares)
+
+    def _hook_outputs(self, call: Call, outputs: list[Any]) -> bool:
+        for place, tensor in enumerate(outputs):
+            if tensor.requires_grad:
+                hook = hooks.Gradient(self, call, place)
+                call.hook = call.hook or weakref.ref(hook)
+                self._hook_tensor(tensor, hook)
+        return call.hook is not None
+
+    def _hook_tensor(self, tensor: Any, hook: Any) -> None:
+        """Hook a tensor; the hook goes with the graph, and with the step where the tensor outlives it."""
+        handle = tensor.register_hook(hook)
+        if tensor.is_leaf:
+            self._leaves.append(handle)
+
+    def _hook_parameters(self, step: Step) -> None:
+        """Hook the parameters that are there now: they may be new, or trained only from here on."""
+        self._lazy = False
+        there = {id(parameter): parameter for module in self.names for parameter in self.owned(module)}
+        step.versions = {key: version(parameter) for key, parameter in there.items()}
+        for key in self._parameters.keys() - {key for key, one in there.items() if one.requires_grad}:
+            self._parameters.pop(key)[1].remove()
+        for key, parameter in there.items():
+            if parameter.requires_grad and key not in self._parameters:
+                hook = hooks.WeightGradient(self, parameter)
+                self._parameters[key] = (parameter, parameter.register_hook(hook))
+
+    def owned(self, module: Any) -> list[Any]:
+        """Parameters of a module itself, or of all that is in one that cannot be looked into."""
+        parameters = list(module.parameters(recurse=module in self.closed))
+        there = [one for one in parameters if not isinstance(one, UninitializedTensorMixin)]
+        self._lazy |= len(there) < len(parameters)
+        return there
+
+    # Backward passes --------------------------------------------------------------------------------------------------
+
+    def running(self) -> BackwardPass | None:
+        """Give the backward pass that runs now, of a checkpoint's passes the one that they stand in."""
+        begun, task = self.begun(), _graph_task()
+        if begun is not None or task == -1 or self.step is None:
+            return begun
+        one = BackwardPass(kept=self.step.recorded and len(self.step.passes) < self.most_passes)
+        end = hooks.PassEnd(self, one)
+        torch.autograd.Variable._execution_engine.queue_callback(end)
+        self.step.passes.append(one)
+        self.running_pass, self._pass_end, self._task = one, weakref.ref(end), task
+        return one
+
+    def begun(self) -> BackwardPass | None:
+        """Give the backward pass that runs and has come by already."""
+        return self.running_pass if hooks.is_running(self._pass_end) else None
+
+    def passed(self, one: BackwardPass) -> None:
+        """A backward pass ended."""
+        one.end()
+        step = self.step
+        if step is not None and step.recorded and one in step.passes:
+            self.last = step
+
+    def reached(self, call: Call | None, place: int, gradient: Any) -> None:
+        """A gradient came to an output."""
+        one, step = self.running(), self.step
+        if one is None or step is None:
+            return
+        one.fired += 1
+        self.mark(one, gradient)
+        if call is None or not one.kept:
+            return
+        if call.step != step.number:
+            one.earlier = True
+        elif (call, place) in one.gradients:
+            one.torn.add(f"{self.names[call.module]}: the gradient of an output came in parts")
+            one.gradients[call, place] = None
+        else:
+            size = one.gradients[call, place] = measured(gradient)
+            if size is None:
+                step.unmeasured.add(self.names[call.module])
+
+    def weight_reached(self, parameter: Any, gradient: Any) -> None:
+        """A gradient came to a parameter."""
+        one, step = self.running(), self.step
+        if one is None or step is None:
+            return
+        self.mark(one, gradient)
+        if not one.kept:
+            return
+        if not measurable(gradient):
+            step.unmeasured.add("a parameter")
+            return
+        gradient = gradient.detach()
+        if id(parameter) not in step.weights:
+            step.weights[id(parameter)] = measured(parameter)
+        if _graph_task() == self._task:
+            one.arrived(parameter, gradient, more=id(parameter) in step.in_parts)
+            return
+
+        def added(_: Any) -> None:
+            handle.remove()
+            if not one.complete:
+                one.arrived(parameter, gradient, more=True)
+
+        # Of a pass within the pass: it is a part if it is added to .grad, and a matter of its own if it is not.
+        handle = parameter.register_post_accumulate_grad_hook(added)
+
+    def mark(self, one: BackwardPass, gradient: Any) -> None:
+        """Notice a pass that comes by a gradient of this one, made with create_graph."""
+        if gradient.requires_grad and measurable(gradient):
+            self._hook_tensor(gradient, hooks.HigherOrder(self, one))
+
+
+def _graph_task() -> int:
+    """Number of the backward pass that runs in this thread; -1 for none."""
+    return int(torch._C._current_graph_task_id())
+
+
+def _calls_itself(module: Any) -> bool:
+    """Whether a module that is called now runs already, further down in this thread."""
+    frame, calls = sys._getframe(), 0
+    while frame is not None and calls < 2:
+        calls += frame.f_code.co_name == "_call_impl" and frame.f_locals.get("self") is module
+        frame = frame.f_back  # type: ignore[assignment]
+    return calls > 1

@@ -1,0 +1,66 @@
+"""Numbers in sentences and tables, however far below what floating point holds."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["bits_of", "decimal", "factor", "power_of_ten"]
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def power_of_ten(log2: float) -> str:
+    """Write 2**log2 as a decimal, also where no float holds it: ``3.2e-1203``."""
+    if math.isnan(log2):
+        return "nan"
+    if math.isinf(log2):
+        return "0" if log2 < 0 else "inf"
+    exponent = math.floor(log2 * math.log10(2))
+    digits = round(10 ** (log2 * math.log10(2) - exponent), 1)
+    if digits >= 10:
+        digits, exponent = 1.0, exponent + 1
+    return f"{digits:.1f}e{exponent:+03d}"
+
+
+def bits_of(value: float) -> str:
+    """Write a number of bits for a sentence: two decimals while it is small, three digits beyond."""
+    return f"{value:.2f}" if abs(value) < 1e4 else f"{value:.3g}"
+
+
+def factor(log2: float) -> str:
+    """Write 2**log2 for a sentence: three digits, and a power of ten where it is far from 1, also beyond any float.
+
+    Examples
+    --------
+    >>> factor(-1.0), factor(2.0), factor(-3324.0)
+    ('0.5', '4', '2.4e-1001')
+    """
+    return f"{2.0**log2:.3g}" if abs(log2) < 13 else power_of_ten(log2)
+
+
+def decimal(log2: float, typographic: bool = False) -> str:
+    """Print 2^log2 as a decimal number of two digits, however small or large.
+
+    Parameters
+    ----------
+    log2 : float
+        -inf prints as 0.
+    typographic : bool, default False
+        ``9.8 × 10⁻¹⁰⁰¹`` instead of ``9.8e-1001``.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> decimal(-3324.0), decimal(-1.0), decimal(5.0)
+    ('2.4e-1001', '0.50', '32')
+    """
+    text = power_of_ten(log2)
+    mantissa, _, exponent = text.partition("e")
+    if not exponent:
+        return {"nan": "undefined"}.get(text, text)
+    if -3 <= int(exponent) <= 3:
+        return f"{float(text):.{max(1 - int(exponent), 0)}f}"
+    return f"{mantissa}\u00a0×\u00a010{str(int(exponent)).translate(_SUPERSCRIPT)}" if typographic else text
