@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Set
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ __all__ = [
     "checked_dtype",
     "checked_flag",
     "checked_index",
+    "checked_names",
     "checked_path",
     "checked_seed",
     "first_samples",
@@ -49,6 +50,31 @@ def shown(value: object) -> str:
 def one_line(text: str, most: int = 300) -> str:
     """Make a message of what a file says: one line of ASCII, cut where it is long."""
     return re.sub(r"[^ -~]+", " ", text)[:most]
+
+
+def checked_names(name: str, value: Any, known: Iterable[str], example: str, of: str = "") -> list[str]:
+    """Give a list of names that are known; TypeError or ValueError that names the argument.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument.
+    value : object
+    known : iterable of str
+    example : str
+        Of the whole argument.
+    of : str, optional
+        What was expected instead; one of the known names by default.
+    """
+    if not isinstance(value, (list, tuple, Set, Iterator)):
+        raise TypeError(f"{name}: expected a list of names, got {type(value).__name__}; for example {example}")
+    names, known = [], list(known)
+    for one in value:
+        if not isinstance(one, str) or one not in known:
+            kind = ValueError if isinstance(one, str) else TypeError
+            raise kind(f"{name}: expected {of or 'one of ' + ', '.join(known)}, got {shown(one)}")
+        names.append(one)
+    return names
 
 
 def checked_path(name: str, value: object) -> Path:

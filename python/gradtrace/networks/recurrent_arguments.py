@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gradtrace.cells import Cell
-from gradtrace.checks import wrong_name
+from gradtrace.checks import checked_names, wrong_name
 from gradtrace.networks.carried import check_readout
 from gradtrace.networks.losses import LOSSES
 
@@ -37,9 +37,4 @@ def check_loss(
 
 def checked_keep(keep: Any, cell: Cell) -> list[str]:
     """Give the names; TypeError or ValueError where one is unknown."""
-    if isinstance(keep, str) or not isinstance(keep, (list, tuple, set, frozenset)):
-        raise TypeError(f"keep: expected a list of names, got {type(keep).__name__}; for example keep=('dh',)")
-    for name in keep:
-        if not isinstance(name, str) or name not in cell.keeps:
-            raise wrong_name("keep", cell.keeps, name)
-    return list(keep)
+    return checked_names("keep", keep, cell.keeps, "keep=('dh',)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gradtrace.checks import checked_flag, checked_seed, wrong_name
+from gradtrace.checks import checked_flag, checked_names, checked_seed, wrong_name
 from gradtrace.networks.losses import LOSSES
 from gradtrace.traces.stack import KEPT
 
@@ -14,12 +14,7 @@ __all__ = ["check_options", "check_quantiles", "checked_keep"]
 
 def checked_keep(keep: Sequence[str]) -> list[str]:
     """Give the names; TypeError or ValueError where one is unknown."""
-    if isinstance(keep, str) or not isinstance(keep, (list, tuple, set, frozenset)):
-        raise TypeError(f"keep: expected a list of names, got {type(keep).__name__}; for example keep=('deltas',)")
-    for name in keep:
-        if not isinstance(name, str) or name not in KEPT:
-            raise wrong_name("keep", KEPT, name)
-    return list(keep)
+    return checked_names("keep", keep, KEPT, "keep=('deltas',)")
 
 
 def check_options(target: Any, loss: Any, cotangent: Any, cotangent_seed: Any, per_sample: Any) -> None:

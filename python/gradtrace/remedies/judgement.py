@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from gradtrace.analysis.diagnosis import SEVERITIES, Diagnosis
 from gradtrace.analysis.recurrent import state_gradient
-from gradtrace.checks import shown
+from gradtrace.checks import checked_names
 from gradtrace.json_ready import json_ready
 from gradtrace.networks import Recurrent
 from gradtrace.networks.stack import Stack
@@ -25,7 +25,7 @@ from gradtrace.remedies.training import Task, Training, train
 from gradtrace.tables import text_rows
 from gradtrace.wording import decimal
 
-__all__ = ["RECURRENT_REMEDIES", "STACK_REMEDIES", "Remedies", "Remedy", "checked_names", "try_remedies"]
+__all__ = ["RECURRENT_REMEDIES", "STACK_REMEDIES", "Remedies", "Remedy", "names_to_try", "try_remedies"]
 
 Array = npt.NDArray[Any]
 
@@ -241,7 +241,7 @@ def try_remedies(
     changes = _changes_of(network)
     before = _measure("", Change("nothing", "", lambda n, x, s: n), network, task, trace_options, steps, None)
     tried = []
-    for name in checked_names(only, network):
+    for name in names_to_try(only, network):
         if name == "truncation" and task.lengths is not None:
             continue  # each sequence would need a window of its own
         changed = changes[name].build(network, task.x, seed)
@@ -255,19 +255,14 @@ def _changes_of(network: Any) -> Mapping[str, Change]:
     return STACK_REMEDIES if isinstance(network, Stack) else RECURRENT_REMEDIES
 
 
-def checked_names(only: Any, network: Any) -> list[str]:
+def names_to_try(only: Any, network: Any) -> list[str]:
     """Give the names to try, all where none are given; TypeError or ValueError where one is none."""
     changes = _changes_of(network)
     if only is None:
         return list(changes)
-    if isinstance(only, str) or not isinstance(only, Iterable):
-        raise TypeError(f"only: expected a list of names, got {type(only).__name__}; for example only=['layer_norm']")
-    names = list(only)
-    for name in names:
-        if not isinstance(name, str) or name not in changes:
-            kind = ValueError if isinstance(name, str) else TypeError
-            raise kind(f"only: expected names of {', '.join(changes)}, got {shown(name)}")
-    return list(dict.fromkeys(names))
+    return list(
+        dict.fromkeys(checked_names("only", only, changes, "only=['layer_norm']", f"names of {', '.join(changes)}"))
+    )
 
 
 def _rank(remedy: Remedy) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ from gradtrace.networks import Recurrent, Stack
 from gradtrace.networks.carried import Carried
 from gradtrace.networks.recurrent_arguments import check_loss
 from gradtrace.networks.stack import LossName
-from gradtrace.remedies.judgement import Remedies, checked_names, try_remedies
+from gradtrace.remedies.judgement import Remedies, names_to_try, try_remedies
 from gradtrace.remedies.training import MOST_STEPS, SAMPLES, recurrent_task, stack_task
 
 __all__ = ["recurrent_remedies", "stack_remedies"]
@@ -32,7 +32,7 @@ def stack_remedies(
     seed: int,
 ) -> Remedies:
     """Try what helps a stack; `Stack.remedies` documents it."""
-    checked_names(only, network)
+    names_to_try(only, network)
     count, seed = checked_count("steps", steps, MOST_STEPS), checked_seed("seed", seed)
     task = stack_task(network, x, target, loss, cotangent, seed)
     options: dict[str, Any] = {"target": task.target, "loss": task.loss} if loss is not None else {}
@@ -54,7 +54,7 @@ def recurrent_remedies(
     seed: int,
 ) -> Remedies:
     """Try what helps a recurrent network, at the last step; `Recurrent.remedies` documents it."""
-    checked_names(only, network)
+    names_to_try(only, network)
     count, seed = checked_count("steps", steps, MOST_STEPS), checked_seed("seed", seed)
     if readout is None and not (target is None and loss is None):
         readout = network.readout

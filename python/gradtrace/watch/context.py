@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from gradtrace.checks import checked_count, checked_index, shown
+from gradtrace.checks import checked_count, checked_index, checked_names, shown
 from gradtrace.traces.modules import WatchTrace
 from gradtrace.watch import hooks
 from gradtrace.watch.modules import is_wanted, reachable, takes_hooks
@@ -196,21 +196,16 @@ def watch(model: Any, every: int = 1, only: Iterable[str] | None = None) -> Watc
         raise ImportError("watch needs PyTorch; pip install 'gradtrace[torch]'") from None
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(only, (str, bytes)) or not isinstance(only, (Iterable, type(None))):
-        raise TypeError(f"only: expected a list of names, got {type(only).__name__}")
     found = list(reachable(model))
     if not any(takes_hooks(module) for _, module, _ in found):
         raise ValueError(
             f"model: expected a module that takes hooks, got {type(model).__name__}; "
             "watch it before it is scripted or compiled"
         )
-    known = {name for name, _, _ in found}
-    names: list[str] = []
-    for name in () if only is None else only:
-        if not isinstance(name, str) or name not in known:
-            raise ValueError(f"only: expected names of the model's modules, got {shown(name)}")
-        names.append(name)
-    return Watch(model, checked_count("every", every), None if only is None else tuple(names))
+    if only is not None:
+        known = [name for name, _, _ in found]
+        only = tuple(checked_names("only", only, known, f"only={known[-1:]}", "names of the model's modules"))
+    return Watch(model, checked_count("every", every), only)
 
 
 def _chosen(passes: list[BackwardPass], backward: object, order: object) -> BackwardPass:
