@@ -14,6 +14,7 @@ from typing import NamedTuple
 import mpmath as mp
 import numpy as np
 import scipy.special
+from tolerances import tolerance
 
 mp.mp.dps = 60
 
@@ -260,14 +261,40 @@ def phi(name, z: Rows):
     return scaled(a, np.where(carries, z.e - near, 0)), derivative
 
 
-def on_the_side_of(name, z: Rows, a) -> Rows:
-    """z moved across a kink where the implementation's kept output a is on its other side (theory.md, H)."""
+class Rounding:
+    """The deviation of every entry of z, at its row's exponent, where each operation errs by `unit` at random.
+
+    To first order and as if errors were independent: what `trace` with that `roundoff` draws, and so as near.
+    """
+
+    def __init__(self, x: Rows, unit):
+        self.unit, self.a, self.deviation = unit, x, 0 * abs(x.m)
+
+    def of_product(self, weight, bias, z: Rows):
+        size = abs(weight).max(axis=1)
+        size = np.where(size == 0, 1, size)
+        inherited = np.sqrt(self.deviation**2 @ (weight / size[:, None]).T ** 2) * size
+        terms = ldexp(abs(self.a.m) @ abs(weight).T, self.a.e - z.e)
+        terms += 0 if bias is None else ldexp(np.broadcast_to(abs(bias), terms.shape), -z.e)
+        self.deviation = np.hypot(ldexp(inherited, self.a.e - z.e), self.unit * terms)
+
+    def of_activation(self, derivative, z: Rows, a: Rows):
+        self.a, self.deviation = a, np.hypot(ldexp(derivative * self.deviation, z.e - a.e), self.unit * abs(a.m))
+
+
+def on_the_side_of(name, z: Rows, a, reach):
+    """z moved across a kink that is within `reach` where the implementation's kept output a is beyond; and which moved.
+
+    A z within its rounding error of a kink may be on either side of it (theory.md, H), no other.
+    """
     side, mirror = ACTIVATIONS[name].side, ACTIVATIONS[name].mirror
     if side is None:
-        return z
-    plain, kept = ldexp(z.m, np.clip(z.e, -500, 500)), ldexp(a.mantissa.astype(float), np.clip(a.exponent, -500, 500))
-    moved = np.where(side(plain) == side(kept), plain, mirror(plain))
-    return scaled(moved, z.e - np.clip(z.e, -500, 500))
+        return z, np.zeros(z.m.shape, bool)
+    near = np.clip(z.e, -500, 500)
+    plain, kept = ldexp(z.m, near), ldexp(a.mantissa.astype(float), np.clip(a.exponent, -500, 500))
+    other = mirror(plain)
+    moved = (side(plain) != side(kept)) & (abs(other - plain) / 2 <= ldexp(reach, near))
+    return scaled(np.where(moved, other, plain), z.e - near), moved
 
 
 def trace(layers, x, cotangent, *, roundoff=0.0, seed=0, kept=None):
@@ -275,7 +302,7 @@ def trace(layers, x, cotangent, *, roundoff=0.0, seed=0, kept=None):
 
     `cotangent` is dL/dy or a function of the output's rows. `roundoff` makes a machine that errs by that much at every
     operation, at random: what it gets wrong is what no implementation of that precision can get right. `kept` are an
-    implementation's kept activations: kinks within rounding are passed on its side.
+    implementation's kept activations: kinks within rounding are passed on its side, which is rare.
     """
     rng = np.random.default_rng(seed)
 
@@ -285,17 +312,25 @@ def trace(layers, x, cotangent, *, roundoff=0.0, seed=0, kept=None):
     def product(rows, matrix):
         return scaled(rounded(rows.m @ matrix, abs(rows.m) @ abs(matrix)), rows.e)
 
-    a, z, derivatives = [scaled(x)], [], []
+    a, z, derivatives, moved = [scaled(x)], [], [], []
+    machine = kept and Rounding(a[0], max(np.finfo(kept[0].mantissa.dtype).eps / 2, roundoff))
     for layer, (weight, bias, name) in enumerate(layers):
         z_l = product(a[layer], weight.T)
         if bias is not None:
             z_l = add(z_l, scaled(np.broadcast_to(bias, z_l.m.shape)))
-        if kept is not None:
-            z_l = on_the_side_of(name, z_l, kept[layer])
+        if kept:
+            machine.of_product(weight, bias, z_l)
+            z_l, across = on_the_side_of(name, z_l, kept[layer], tolerance("kink", "deviations") * machine.deviation)
+            moved.append(across.sum())
         a_l, derivative = phi(name, z_l)
+        if kept:
+            machine.of_activation(derivative, z_l, a_l)
         z.append(z_l)
         a.append(Rows(rounded(a_l.m, abs(a_l.m)), a_l.e))
         derivatives.append(rounded(derivative, abs(derivative)))
+
+    most = 1 + tolerance("kink", "share moved") * sum(rows.m.size for rows in z)
+    assert sum(moved) <= most, f"{moved} entries of each layer are across a kink, by rounding at most {most:.1f} in all"
 
     top = cotangent(a[-1]) if callable(cotangent) else scaled(cotangent)
     da, delta = [top], []  # da[l]: dL/d(output of layer l); last comes dL/dx
@@ -304,7 +339,7 @@ def trace(layers, x, cotangent, *, roundoff=0.0, seed=0, kept=None):
         da.append(product(delta[-1], weight))
     dx, da, delta = da[-1], da[-2::-1], delta[::-1]
     result = figures(layers, a, z, derivatives, delta, da, dx, rounded)
-    return SimpleNamespace(a=a, z=z, delta=delta, da=da, dx=dx, **result)
+    return SimpleNamespace(a=a, z=z, delta=delta, da=da, dx=dx, moved=moved, **result)
 
 
 def figures(layers, a, z, derivatives, delta, da, dx, rounded):

@@ -9,7 +9,8 @@ import recurrent_reference as rr
 import wide_reference
 from portable_cases import Layer, Net, build_net, converted_net, recurrent_case, recurrent_net
 from reference import to_mpmath
-from tolerances import RECURRENT, assert_close, assert_recurrent, recurrent_rounding, tolerance
+from roundoff import recurrent_rounding
+from tolerances import RECURRENT, assert_close, assert_recurrent, tolerance
 
 import gradtrace as gt
 

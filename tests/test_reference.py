@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import mpmath as mp
 import numpy as np
@@ -59,6 +60,28 @@ def test_side_of_a_kink_shows_in_the_output(name):
     np.testing.assert_array_equal(
         activation.side(z[abs(z) < 1.5]), ~activation.side(activation.mirror(z[abs(z) < 1.5]))
     )
+
+
+@pytest.mark.parametrize(("distance", "moved"), [(2.0**-26, 1), (2.0**-20, 1), (2.0**-18, 0), (0.5, 0)])
+@pytest.mark.parametrize(("name", "kink"), [("relu", 0), ("leaky_relu", 0), ("selu", 0), ("hard_tanh", 1)])
+def test_a_kink_is_passed_on_the_side_of_the_implementation_within_rounding_only(name, kink, distance, moved):
+    """Of |w||x| = 2 float32 loses some 2^-23, sixteen times that at most; z is below the kink, the output above."""
+    layers = [(np.array([[1.0, -1.0], [0.5, 0.5]]), np.array([kink, 0]), name)]
+    x, above = np.array([[1.0, 1.0 + distance]]), np.array([[kink + distance, 1 + distance / 2]], np.float32)
+    kept = [SimpleNamespace(mantissa=ref.activate(name, above)[0].astype("float32"), exponent=np.zeros(1, int))]
+    trace = ref.trace(layers, x, np.ones((1, 2)), kept=kept)
+    assert trace.moved == [moved]
+    assert_close(
+        ref.ldexp(*trace.z[0])[0, 0], kink + (distance if moved else -distance), tolerance("oracle", "gradient")
+    )
+
+
+def test_kinks_that_many_entries_pass_are_no_rounding():
+    layers, x = [(np.hstack([np.eye(9), -np.eye(9)]), None, "relu")], np.ones((1, 18))
+    x[:, :9] += 2.0**-30
+    kept = [SimpleNamespace(mantissa=np.zeros((1, 9), np.float32), exponent=np.zeros(1, int))]
+    with pytest.raises(AssertionError, match="across a kink"):
+        ref.trace(layers, x, np.ones((1, 9)), kept=kept)
 
 
 def complex_step(layers, x, loss):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from portable_cases import build, converted, named, stack_case
 from reference import trace
+from roundoff import rounding
 from scipy.special import digamma, polygamma
-from tolerances import assert_close, rounding, tolerance
+from tolerances import assert_close, tolerance
 
 import gradtrace as gt
 

@@ -5,7 +5,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from portable_cases import build, converted, random_layers
 from reference import ACTIVATIONS, trace
-from tolerances import assert_close, assert_figures, rounding, tolerance
+from roundoff import rounding
+from tolerances import assert_close, assert_figures, tolerance
 
 import gradtrace as gt
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from portable_cases import build, converted, named, random_case, random_layers
 from reference import to_mpmath, trace
-from tolerances import FIGURES, SAMPLES, assert_close, assert_figures, rounding, tolerance
+from roundoff import rounding
+from tolerances import FIGURES, SAMPLES, assert_close, assert_figures, tolerance
 
 import gradtrace as gt
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from portable_cases import build, converted, named, random_case
 from reference import ACTIVATIONS, cross_entropy_rows, trace
-from tolerances import FIGURES, SAMPLES, assert_close, assert_figures, rounding, tolerance
+from roundoff import rounding
+from tolerances import FIGURES, SAMPLES, assert_close, assert_figures, tolerance
 
 import gradtrace as gt
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from portable_cases import build, converted, random_case, random_layers
 from reference import ACTIVATIONS, Rows, ldexp, log2_norm, log2_total, scaled, trace, weight_gradient
-from tolerances import FIGURES, assert_close, assert_figures, rounding, tolerance
+from roundoff import rounding
+from tolerances import FIGURES, assert_close, assert_figures, tolerance
 
 import gradtrace as gt
 
@@ -26,6 +27,18 @@ def test_every_figure_agrees_with_the_oracle(name, bias, dtype, isa):
     got = traced(layers, x, cotangent)
     limit = rounding(layers, x, cotangent, dtype, kept=got.activations)
     assert_figures(got, trace(converted(layers, np.float64), x, cotangent, kept=got.activations), limit)
+
+
+@pytest.mark.parametrize("name", [name for name, phi in ACTIVATIONS.items() if phi.side])
+def test_an_implementation_that_takes_phi_of_minus_z_is_found_out(name, dtype):
+    """The oracle passes kinks on the implementation's side within rounding only; parameters negated are phi(-z)."""
+    layers, x, cotangent = case(name, dtype)
+    mirrored = traced([(-w, -b, phi) for w, b, phi in layers], x, cotangent)
+    limit = rounding(layers, x, cotangent, dtype, kept=mirrored.activations)
+    exact = trace(converted(layers, np.float64), x, cotangent, kept=mirrored.activations)
+    for figure in ("log2_delta", "log2_grad_input", "log2_activation", "log2_grad_weight"):
+        with pytest.raises(AssertionError, match=figure):
+            assert_figures(mirrored, exact, limit, [figure])
 
 
 def test_layers_may_differ_in_activation_and_some_lack_a_bias(dtype, isa):
