@@ -170,6 +170,7 @@ def test_a_mismatch_names_the_likely_cause():
     def swapped(arrays):
         return [np.concatenate([np.split(array, 4)[block] for block in order]) for array in arrays]
 
-    other = lstm.replaced(*map(swapped, (lstm.weight_ih, lstm.weight_hh, lstm.bias_ih, lstm.bias_hh)))
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    other = lstm.replaced(**{name: swapped(getattr(lstm, name)) for name in names})
     with pytest.raises(ValueError, match="likely cause: the gates stand in the order i, g, f, o, not i, f, g, o"):
         check_agreement(lstm, lambda x: other.forward(x)[0], "another")

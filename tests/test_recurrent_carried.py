@@ -52,7 +52,7 @@ def test_its_own_readout_and_embedding_stand_in(cell, at, dtype):
 def test_batch_first_is_the_layout_of_x_y_and_cotangents_only(cell, dtype):
     net, given, _ = case(cell, "all of it", dtype)
     bare = build_net(net)
-    other = type(bare)(*bare._arguments(), **bare._options(), batch_first=True)
+    other = bare.replaced(batch_first=True)
     turned = given | {name: swapped(given[name]) for name in ("x", "cotangent")}
     assert other.trace(**turned) == bare.trace(**given)
     last = {"cotangent": np.ascontiguousarray(given["cotangent"][0])}
@@ -78,7 +78,7 @@ def test_pickles_equality_and_copies_carry_them(cell):
     assert (bare.readout, bare.embedding, bare.batch_first) == (None, None, False)
     for change in ({"readout": None}, {"embedding": None}, {"embedding": table + 1}, {"batch_first": False}):
         assert carrying(cell, **change)[0] != net
-    copy = net.replaced(net.weight_ih, net.weight_hh, net.bias_ih, net.bias_hh)
+    copy = net.replaced()
     assert copy == net
     assert copy.readout is net.readout
     for part in ("embedding=(11, 4)", "batch_first=True", "readout=Stack(["):

@@ -102,32 +102,24 @@ def _suspects(network: Any) -> Iterator[tuple[str, Any]]:
             if weight.shape[0] == weight.shape[1]:
                 weights = list(network.weights)
                 weights[layer] = np.ascontiguousarray(weight.T)
-                yield f"the weight of layer {layer} is transposed", _restacked(network, weights)
+                yield f"the weight of layer {layer} is transposed", network.replaced(weights=weights)
         square = [np.ascontiguousarray(w.T) if w.shape[0] == w.shape[1] else w for w in network.weights]
-        yield "the square weights are transposed", _restacked(network, square)
+        yield "the square weights are transposed", network.replaced(weights=square)
         return
     if isinstance(network, (LSTM, GRU)):
         letters = "ifgo" if isinstance(network, LSTM) else "rzn"
         for order in permutations(range(len(letters))):
             if order == tuple(range(len(letters))):
                 continue
-            parts = [
-                [None if array is None else _reordered(array, order) for array in arrays]
-                for arrays in (network.weight_ih, network.weight_hh, network.bias_ih, network.bias_hh)
-            ]
+            parts: dict[str, Any] = {
+                name: [None if array is None else _reordered(array, order) for array in getattr(network, name)]
+                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            }
             found = ", ".join(letters[at] for at in np.argsort(order))
-            yield f"the gates stand in the order {found}, not {', '.join(letters)}", network.replaced(*parts)  # type: ignore[arg-type]
+            yield f"the gates stand in the order {found}, not {', '.join(letters)}", network.replaced(**parts)
     transposed = [np.ascontiguousarray(w.T) for w in network.weight_hh if w.shape[0] == w.shape[1]]
     if len(transposed) == len(network.weight_hh):
-        yield (
-            "weight_hh is transposed",
-            network.replaced(weight_hh=transposed),
-        )
-
-
-def _restacked(network: Stack, weights: list[Array]) -> Stack:
-    parts = (list(network.biases), list(network.activation), list(network.residual), list(network.layer_norm))
-    return Stack(weights, *parts)
+        yield "weight_hh is transposed", network.replaced(weight_hh=transposed)
 
 
 def _reordered(array: Array, order: tuple[int, ...]) -> Array:

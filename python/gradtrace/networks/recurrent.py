@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,8 @@ from gradtrace.cells import Cell
 from gradtrace.checks import checked_flag, checked_seed, shown
 from gradtrace.memory import blames
 from gradtrace.networks.carried import Carried
+from gradtrace.networks.changing import UNCHANGED, cast, given
+from gradtrace.networks.initialisation import checked_precision
 from gradtrace.networks.recurrent_arguments import check_loss, checked_keep
 from gradtrace.networks.results import build_trace
 from gradtrace.networks.stack import LossName, Stack, same_arrays, told
@@ -27,6 +29,7 @@ __all__ = ["Array", "Arrays", "Biases", "Recurrent", "last_output"]
 Array = npt.NDArray[Any]
 Arrays = Array | Sequence[Array]
 Biases = Array | Sequence[Array | None] | None
+_Self = TypeVar("_Self", bound="Recurrent")
 
 
 class Recurrent:
@@ -116,7 +119,7 @@ class Recurrent:
         """What was assumed or left out where the network was read from a file or a module."""
         return self._carried.notes
 
-    def noted(self, notes: Sequence[str]) -> Recurrent:
+    def noted(self: _Self, notes: Sequence[str]) -> _Self:
         """Give the same network, its arrays shared, with other notes; they do not count in comparisons.
 
         Parameters
@@ -127,7 +130,7 @@ class Recurrent:
         -------
         LSTM, GRU or RNN
         """
-        return self._carrying(replace(self._carried, notes=tuple(notes)))
+        return _again(type(self), self._arguments(), notes)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -196,33 +199,66 @@ class Recurrent:
     def _outputs(self) -> int:
         return self._directions * self._hidden_sizes[-1]
 
-    def _carrying(self, carried: Carried) -> Recurrent:
-        """Give the same network, its arrays shared, with other parts beside them."""
-        if carried.same(self._carried) and carried.notes == self._carried.notes:
-            return self
-        return _again(type(self), self._arguments(), self._options(), carried)
-
     def replaced(
-        self,
-        weight_ih: Sequence[Array] | None = None,
-        weight_hh: Sequence[Array] | None = None,
-        bias_ih: Sequence[Array | None] | None = None,
-        bias_hh: Sequence[Array | None] | None = None,
-    ) -> Recurrent:
-        """Give a network of the same kind with other arrays, kept and not copied; it carries the same parts.
+        self: _Self,
+        *,
+        weight_ih: Arrays = UNCHANGED,
+        weight_hh: Arrays = UNCHANGED,
+        bias_ih: Biases = UNCHANGED,
+        bias_hh: Biases = UNCHANGED,
+        readout: Stack | None = UNCHANGED,
+        embedding: Array | None = UNCHANGED,
+        batch_first: bool = UNCHANGED,
+        **others: Any,
+    ) -> _Self:
+        """Give a network with other parts, its notes the same; arrays are shared, not copied.
 
         Parameters
         ----------
-        weight_ih, weight_hh, bias_ih, bias_hh : list of ndarray, optional
-            As the constructor takes them, one for each layer and direction; what is left out stays.
+        weight_ih, weight_hh, bias_ih, bias_hh, readout, embedding, batch_first
+            As the constructor takes them; what is left out stays.
+        **others
+            What else the constructor takes: `bidirectional`, an RNN's `activation`.
 
         Returns
         -------
         LSTM, GRU or RNN
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the parts do not fit each other; the message names one.
         """
-        given = (weight_ih, weight_hh, bias_ih, bias_hh)
-        arrays = (own if new is None else list(new) for own, new in zip(self._arguments(), given, strict=True))
-        return _again(type(self), tuple(arrays), self._options(), self._carried)
+        parts = given(
+            weight_ih=weight_ih, weight_hh=weight_hh, bias_ih=bias_ih, bias_hh=bias_hh, readout=readout,
+            embedding=embedding, batch_first=batch_first, **others,
+        )  # fmt: skip
+        return _again(type(self), self._arguments() | parts, self.notes)
+
+    @blames("dtype", "use a smaller network")
+    def astype(self: _Self, dtype: npt.DTypeLike) -> _Self:
+        """Give the network in another precision, its readout and embedding too; arrays that have it are shared.
+
+        Parameters
+        ----------
+        dtype : dtype
+            float32 or float64.
+
+        Returns
+        -------
+        LSTM, GRU or RNN
+
+        Raises
+        ------
+        TypeError
+            If it is another.
+        ValueError
+            If a finite value is beyond it.
+        """
+        wanted = checked_precision(dtype)
+        parts = {name: cast(name, part, wanted) for name, part in self._arguments().items()}
+        readout = None if self.readout is None else self.readout.astype(wanted)
+        return self.replaced(**parts | {"readout": readout})
 
     def _time_first(self, x: Any, keep: Sequence[str] = ()) -> Any:
         self._check_memory(x, keep)
@@ -361,14 +397,13 @@ class Recurrent:
     def _kind(self) -> tuple[Any, ...]:
         return type(self), self.bidirectional
 
-    def _arguments(self) -> tuple[Any, ...]:
-        return tuple(list(part) for part in (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh))
-
-    def _options(self) -> dict[str, Any]:
-        return {"bidirectional": self.bidirectional}
+    def _arguments(self) -> dict[str, Any]:
+        arrays = {name: list(getattr(self, name)) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
+        options = ("bidirectional", "readout", "embedding", "batch_first")
+        return arrays | {name: getattr(self, name) for name in options}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (type(self), self._arguments(), self._options(), self._carried)
+        return _again, (type(self), self._arguments(), self.notes)
 
     def __repr__(self) -> str:
         layers = f", num_layers={self.num_layers}" if self.num_layers > 1 else ""
@@ -387,10 +422,10 @@ def _sent_back(readout: Stack, x: Array, target: Any, loss: LossName) -> tuple[S
         raise OverflowError("readout: the gradient that it sends back is beyond 2^(2^63), or as far below") from None
 
 
-def _again(kind: Any, arrays: tuple[Any, ...], options: dict[str, Any], carried: Carried) -> Recurrent:
-    """Make a network from its parts, those that it carries as they are."""
-    network: Recurrent = kind(*arrays, **options)
-    network._carried = carried
+def _again(kind: type[_Self], arguments: dict[str, Any], notes: Sequence[str]) -> _Self:
+    """Make a network from all that it was made from."""
+    network = kind(**arguments)
+    network._carried = replace(network._carried, notes=tuple(notes))
     return network
 
 

@@ -96,5 +96,5 @@ class RNN(WithoutCellState):
     def _kind(self) -> tuple[Any, ...]:
         return *super()._kind(), self._activation
 
-    def _options(self) -> dict[str, Any]:
-        return super()._options() | {"activation": self._activation}
+    def _arguments(self) -> dict[str, Any]:
+        return super()._arguments() | {"activation": self._activation}

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from gradtrace import _core, doors
 from gradtrace.memory import blames
 from gradtrace.networks.batches import batches, slices
-from gradtrace.networks.initialisation import random_parameters
+from gradtrace.networks.changing import UNCHANGED, cast, given
+from gradtrace.networks.initialisation import checked_precision, random_parameters
 from gradtrace.networks.losses import LOSSES
 from gradtrace.networks.results import TraceBuilder
 from gradtrace.networks.stack_arguments import check_options, check_quantiles, checked_keep
@@ -24,6 +25,8 @@ LossName = Literal["cross_entropy", "mse"]
 Array = npt.NDArray[Any]
 Residual = bool | float | Sequence[bool | float | None] | None
 LayerNorm = bool | Sequence[bool | tuple[Array | None, Array | None] | None] | None
+
+_PARTS = ("weights", "biases", "activation", "residual", "layer_norm")  # in the order of the constructor
 
 # Samples traced at a time when only quantiles over them are wanted.
 _QUANTILE_BATCH = 4096
@@ -217,10 +220,69 @@ class Stack:
         -------
         Stack
         """
-        kind, arguments = self.__reduce__()[:2]
-        again: Stack = kind(*arguments)
+        again = self.replaced()
         again._notes = tuple(notes)
         return again
+
+    def replaced(
+        self,
+        *,
+        weights: Sequence[Array] = UNCHANGED,
+        biases: Sequence[Array | None] | None = UNCHANGED,
+        activation: str | Sequence[str] = UNCHANGED,
+        residual: Residual = UNCHANGED,
+        layer_norm: LayerNorm = UNCHANGED,
+    ) -> Stack:
+        """Give a stack with other parts, its notes the same; arrays are shared, not copied.
+
+        Parameters
+        ----------
+        weights, biases, activation, residual, layer_norm
+            As `Stack` takes them; what is left out stays.
+
+        Returns
+        -------
+        Stack
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the parts do not fit each other; the message names one.
+
+        Examples
+        --------
+        >>> import gradtrace as gt
+        >>> stack = gt.Stack.random([4, 8, 8, 2], seed=1)
+        >>> stack.replaced(activation="relu", residual=True)
+        Stack([4, 8x2, 2], activation=[relu x 3], residual=[None, 1.0, None], dtype=float32)
+        """
+        parts = given(weights=weights, biases=biases, activation=activation, residual=residual, layer_norm=layer_norm)
+        again = type(self)(**self._arguments() | parts)
+        again._notes = self._notes
+        return again
+
+    @blames("dtype", "use a smaller network")
+    def astype(self, dtype: npt.DTypeLike) -> Stack:
+        """Give the stack in another precision; arrays that have it are shared.
+
+        Parameters
+        ----------
+        dtype : dtype
+            float32 or float64.
+
+        Returns
+        -------
+        Stack
+
+        Raises
+        ------
+        TypeError
+            If it is another.
+        ValueError
+            If a finite value is beyond it.
+        """
+        wanted = checked_precision(dtype)
+        return self.replaced(**{name: cast(name, part, wanted) for name, part in self._arguments().items()})
 
     @blames("x", "use fewer samples at a time")
     def forward(self, x: Array) -> Array:
@@ -415,9 +477,11 @@ class Stack:
     def _kind(self) -> tuple[Any, ...]:
         return tuple(self._facts[name] for name in ("activation", "residual", "layer_norm"))
 
+    def _arguments(self) -> dict[str, list[Any]]:
+        return {name: list(getattr(self, name)) for name in _PARTS}
+
     def __reduce__(self) -> tuple[Any, ...]:
-        parts = (self.weights, self.biases, self.activation, self.residual, self.layer_norm)
-        return type(self), tuple(list(part) for part in parts), (None, {"_notes": self._notes})
+        return type(self), tuple(self._arguments().values()), (None, {"_notes": self._notes})
 
     def __repr__(self) -> str:
         blocks = ""

@@ -202,7 +202,7 @@ def _revived(seed: int) -> tuple[int, int, int, int]:
     relu, x = Stack.random([64] * 5 + [10], "relu", init="he_normal", seed=seed), inputs(seed + 1, 1000, 64)
     biases = [np.where(np.arange(n) < n // 4, -4, 0).astype(np.float32) for n in relu.sizes[1:]]
     biases[-1][:] = 0
-    stack = Stack(relu.weights, biases, relu.activation)
+    stack = relu.replaced(biases=biases)
     trained = descend(stack, x, np.abs(x[:, :10]).argmax(axis=1), steps=50, rate=0.1)
     before, after = _dead(stack, x), _dead(trained, x)
     back = [int((one & ~other).sum()) for one, other in zip(before, after, strict=True)]

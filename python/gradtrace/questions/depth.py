@@ -83,7 +83,7 @@ def why_a_problem(seed: int) -> Answer:
         below = Stack(stack.weights[:-1], stack.biases[:-1], stack.activation[:-1])
         head = Stack(stack.weights[-1:], stack.biases[-1:], stack.activation[-1:])
         last[name] = train(head, Task(below.forward(x), labels, "cross_entropy"), 500).end
-        exact = Stack([weight.astype(np.float64) for weight in below.weights], None, below.activation)
+        exact = below.astype(np.float64)
         apart[name] = math.log2(spread(exact.forward(x.astype(np.float64))) / spread(x.astype(np.float64)))
     bad, good = laws
     shares = np.bincount(labels, minlength=10) / len(labels)

@@ -85,7 +85,7 @@ def descend(stack: Stack, x: npt.NDArray[Any], labels: npt.NDArray[Any], steps: 
     speeds = [np.zeros_like(parameter) for parameter in parameters]
     for _ in range(steps):
         weights, biases = parameters[: stack.depth], parameters[stack.depth :]
-        trace = Stack(weights, biases, stack.activation).trace(
+        trace = stack.replaced(weights=weights, biases=biases).trace(
             x, target=labels, loss="cross_entropy", keep=("grad_weights", "grad_biases")
         )
         gradients = (*trace.grad_weights, *trace.grad_biases)
@@ -93,7 +93,7 @@ def descend(stack: Stack, x: npt.NDArray[Any], labels: npt.NDArray[Any], steps: 
             speed *= 0.9
             speed -= rate * gradient.to_numpy()
             parameter += speed
-    return Stack(parameters[: stack.depth], parameters[stack.depth :], stack.activation)
+    return stack.replaced(weights=parameters[: stack.depth], biases=parameters[stack.depth :])
 
 
 def times(value: float) -> str:

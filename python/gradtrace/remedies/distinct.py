@@ -26,11 +26,8 @@ def distinct(network: Any, task: Task) -> float:
     """
     if isinstance(network, Stack):
         x = task.x[:_PAIRS].astype(np.float64)
-        norms: list[Any] = [None if pair is None else tuple(map(_wide, pair)) for pair in network.layer_norm]
-        weights, biases = [weight.astype(np.float64) for weight in network.weights], list(map(_wide, network.biases))
-        wide = Stack(weights, biases, list(network.activation), list(network.residual), norms)
         try:
-            kept = wide.trace(x, keep=("activations",)).activations
+            kept = network.astype(np.float64).trace(x, keep=("activations",)).activations
         except OverflowError:  # signals beyond 2^(2^63)
             return math.nan
         last = kept[-2] if network.depth > 1 else kept[-1]
@@ -39,17 +36,11 @@ def distinct(network: Any, task: Task) -> float:
         inputs = x
     else:
         x = task.x[:, :_PAIRS].astype(np.float64)
-        parts = (network.weight_ih, network.weight_hh, network.bias_ih, network.bias_hh)
-        arrays: list[Any] = [list(map(_wide, arrays_of)) for arrays_of in parts]
         lengths = None if task.lengths is None else task.lengths[:_PAIRS]
-        outputs = last_output(network.replaced(*arrays), x, lengths)
+        outputs = last_output(network.astype(np.float64), x, lengths)
         inputs = x.transpose(1, 0, 2).reshape(x.shape[1], -1)
     apart = _relative_distance(inputs) if len(inputs) > 1 else 0.0
     return _relative_distance(outputs) / apart if apart > 0 else math.nan
-
-
-def _wide(array: Array | None) -> Array | None:
-    return None if array is None else array.astype(np.float64)
 
 
 def _relative_distance(rows: Array) -> float:

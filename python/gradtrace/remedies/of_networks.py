@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from gradtrace.checks import checked_count, checked_seed, first_samples
 from gradtrace.networks import Recurrent, Stack
-from gradtrace.networks.carried import Carried
 from gradtrace.networks.recurrent_arguments import check_loss
 from gradtrace.networks.stack import LossName
 from gradtrace.remedies.judgement import Remedies, names_to_try, try_remedies
@@ -70,7 +69,7 @@ def recurrent_remedies(
         first_samples(name, value, samples, SAMPLES)
         for name, value in (("lengths", lengths), ("target", target), ("cotangent", cotangent))
     )
-    plain = network._carrying(Carried())
+    plain = network.replaced(readout=None, embedding=None, batch_first=False)
     plain._core.check(x, None, None, lengths)
     task = recurrent_task(plain, x, readout, target, loss, lengths, seed)
     options: dict[str, Any] = {"lengths": task.lengths}
@@ -79,4 +78,5 @@ def recurrent_remedies(
     if cotangent is not None:
         options["cotangent"] = cotangent
     tried = try_remedies(plain, task, options, only, count, seed)
-    return tried.mapped(lambda changed: changed._carrying(network._carried))
+    carried = {"readout": network.readout, "embedding": network.embedding, "batch_first": network.batch_first}
+    return tried.mapped(lambda changed: changed.replaced(**carried).noted(network.notes))

@@ -108,7 +108,7 @@ def as_identity_relu(network: Recurrent, x: Array, seed: int) -> Recurrent | Non
     if not isinstance(network, RNN):
         return None
     eye = [np.eye(len(weight), dtype=network.dtype) for weight in network.weight_hh]
-    return RNN(list(network.weight_ih), eye, activation="relu", bidirectional=network.bidirectional)
+    return network.replaced(weight_hh=eye, bias_ih=None, bias_hh=None, activation="relu")
 
 
 def with_standardised_inputs(network: Recurrent, x: Array, seed: int) -> Recurrent | None:

@@ -51,18 +51,6 @@ def _drawn(stack: Stack, activation: list[str], seed: int, **law: Any) -> Stack:
     return Stack.random(stack.sizes, activation, None, seed=seed, dtype=stack.dtype, **law)
 
 
-def _with(stack: Stack, **parts: Any) -> Stack:
-    """Give the stack with some of its arguments replaced; the arrays are shared."""
-    own: dict[str, Any] = {
-        "weights": list(stack.weights),
-        "biases": list(stack.biases),
-        "activation": list(stack.activation),
-        "residual": list(stack.residual),
-        "layer_norm": list(stack.layer_norm),
-    }
-    return Stack(**(own | parts))
-
-
 def _other_activation(name: str, **law: Any) -> Callable[[Stack, Array, int], Stack | None]:
     def build(stack: Stack, x: Array, seed: int) -> Stack | None:
         hidden = set(stack.activation[:-1])
@@ -91,7 +79,7 @@ def _critical(init: str) -> Callable[[Stack, Array, int], Stack | None]:
         drawn = _drawn(stack, list(stack.activation), seed, init=init, gain=point.gain, bias_std=point.bias_std)
         weights, biases = list(drawn.weights), list(drawn.biases)
         weights[-1] = weights[-1] / stack.dtype.type(point.gain)
-        return _with(drawn, weights=weights, biases=biases)
+        return drawn.replaced(weights=weights, biases=biases)
 
     return build
 
@@ -99,13 +87,13 @@ def _critical(init: str) -> Callable[[Stack, Array, int], Stack | None]:
 def _zero_bias(stack: Stack, x: Array, seed: int) -> Stack | None:
     if not any(bias is not None and bias.any() for bias in stack.biases):
         return None
-    return _with(stack, biases=None)
+    return stack.replaced(biases=None)
 
 
 def _leaky(stack: Stack, x: Array, seed: int) -> Stack | None:
     if "relu" not in stack.activation:
         return None
-    return _with(stack, activation=["leaky_relu" if name == "relu" else name for name in stack.activation])
+    return stack.replaced(activation=["leaky_relu" if name == "relu" else name for name in stack.activation])
 
 
 def _normalised(stack: Stack) -> list[Any]:
@@ -115,7 +103,7 @@ def _normalised(stack: Stack) -> list[Any]:
 def _layer_norm(stack: Stack, x: Array, seed: int) -> Stack | None:
     if stack.depth < 2 or all(pair is not None for pair in stack.layer_norm[:-1]):
         return None
-    return _with(stack, layer_norm=_normalised(stack))
+    return stack.replaced(layer_norm=_normalised(stack))
 
 
 def _skipping(stack: Stack, scale: float) -> list[float | None] | None:
@@ -133,7 +121,7 @@ def _residual(scaled: bool, normalised: bool = False) -> Callable[[Stack, Array,
         if scales is None or (scales == list(stack.residual) and not normalised):
             return None
         parts: dict[str, Any] = {"residual": scales}
-        return _with(stack, **parts, **({"layer_norm": _normalised(stack)} if normalised else {}))
+        return stack.replaced(**parts, **({"layer_norm": _normalised(stack)} if normalised else {}))
 
     return build
 
@@ -147,7 +135,7 @@ def _standardised(stack: Stack, x: Array, seed: int) -> Stack | None:
     weight = stack.weights[0] / std
     bias = (0 if stack.biases[0] is None else stack.biases[0]) - weight @ mean
     weights = [weight.astype(stack.dtype), *stack.weights[1:]]
-    return _with(stack, weights=weights, biases=[bias.astype(stack.dtype), *stack.biases[1:]])
+    return stack.replaced(weights=weights, biases=[bias.astype(stack.dtype), *stack.biases[1:]])
 
 
 def _unchanged(stack: Stack, x: Array, seed: int) -> Stack:

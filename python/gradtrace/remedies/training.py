@@ -156,15 +156,16 @@ def _clip_factor(gradients: Sequence[Array], clip: float | None) -> float:
 _Step = Callable[[bool], tuple[float, list[Array]]]
 
 
-def _copied(network: Stack) -> tuple[Stack, list[Array]]:
-    """Give a stack whose arrays may be trained in place, with biases throughout, and these arrays."""
-    weights = [weight.copy() for weight in network.weights]
-    biases = [
-        np.zeros(size, network.dtype) if bias is None else bias.copy()
-        for bias, size in zip(network.biases, network.sizes[1:], strict=True)
-    ]
-    copy = Stack(weights, biases, network.activation, list(network.residual), list(network.layer_norm))
-    return copy, [*weights, *biases]
+def _copied(network: Any) -> tuple[Any, list[Array]]:
+    """Give a network whose arrays may be trained in place, with biases throughout, and these arrays."""
+    stack = isinstance(network, Stack)
+    names = ("weights", "biases") if stack else ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    rows = [len(weight) for weight in (network.weights if stack else network.weight_hh)]
+    parts = {  # as in PyTorch both biases of a cell are trained, where they share their gradient too
+        name: [np.zeros(n, network.dtype) if a is None else a.copy() for a, n in zip(arrays, rows, strict=True)]
+        for name, arrays in ((name, getattr(network, name)) for name in names)
+    }
+    return network.replaced(**parts), [array for arrays in parts.values() for array in arrays]
 
 
 def _stepper(network: Stack | Recurrent, task: Task) -> tuple[_Step, list[Array]]:
@@ -191,13 +192,7 @@ def _recurrent_stepper(network: Recurrent, task: Task) -> tuple[_Step, list[Arra
     if task.readout is None:
         raise ValueError("readout: expected one beside a recurrent network's task, got None")
     readout, readout_parameters = _copied(task.readout)
-    arrays = [[part.copy() for part in parts] for parts in (network.weight_ih, network.weight_hh)]
-    rows = [len(weight) for weight in network.weight_hh]
-    for biases in (network.bias_ih, network.bias_hh):
-        arrays.append(  # as in PyTorch both biases are trained, where they share their gradient too
-            [np.zeros(n, network.dtype) if b is None else b.copy() for b, n in zip(biases, rows, strict=True)]
-        )
-    copy: Any = network.replaced(*arrays)
+    copy, parameters = _copied(network)
     biases_of = ("grad_bias_ih", "grad_bias_hh") if isinstance(network, GRU) else ("grad_bias", "grad_bias")
     kept = ("grad_weight_ih", "grad_weight_hh", *biases_of)
     generator, first = np.random.default_rng(0), True
@@ -221,7 +216,7 @@ def _recurrent_stepper(network: Recurrent, task: Task) -> tuple[_Step, list[Arra
         own = [ScaledArray(*pair).to_numpy() for name in kept for pair in figures[name]]
         return float(behind.loss or 0.0), [*own, *_stack_gradients(behind)]
 
-    return step, [*(array for part in arrays for array in part), *readout_parameters]
+    return step, [*parameters, *readout_parameters]
 
 
 def _states_before(network: Any, x: Array) -> dict[str, Any]:
