@@ -48,7 +48,7 @@ def test_inside_an_lstm():
         assert float(lines[line]) == pytest.approx(float(stated[1]), abs=0.1)
 
 
-@pytest.mark.parametrize("name", ["gradtrace", "checks", "networks.lstm", "networks.stack", "wording"])
+@pytest.mark.parametrize("name", ["gradtrace", "checks", "networks.cells", "networks.stack", "wording"])
 def test_docstrings_read_what_they_say(name):
     module = importlib.import_module(name if name == "gradtrace" else f"gradtrace.{name}")
     result = doctest.testmod(module)

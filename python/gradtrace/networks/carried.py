@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace.checks import checked_flag
-from gradtrace.networks.stack import Stack, same_arrays
+from gradtrace.networks.stack import Stack
 
 __all__ = ["Carried", "check_readout"]
 
@@ -27,14 +27,11 @@ class Carried:
         (V, I).
     batch_first : bool
         Layout of x, y and a cotangent at every step.
-    notes : tuple of str
-        What was assumed or left out where the network was read.
     """
 
     readout: Stack | None = None
     embedding: Array | None = None
     batch_first: bool = False
-    notes: tuple[str, ...] = ()
 
     @classmethod
     def checked(cls, readout: Any, embedding: Any, batch_first: Any, inputs: int, outputs: int, dtype: Any) -> Carried:
@@ -44,14 +41,6 @@ class Carried:
         if embedding is not None:
             _check_embedding(embedding, inputs, dtype)
         return cls(readout, embedding, checked_flag("batch_first", batch_first))
-
-    def same(self, other: Carried) -> bool:
-        """Whether both carry equal parts; notes do not count."""
-        return (
-            self.batch_first == other.batch_first
-            and self.readout == other.readout
-            and same_arrays(self.embedding, other.embedding)
-        )
 
     def time_first(self, x: Any) -> Any:
         """Give x as the core takes it, (T, B, I): tokens looked up, steps in front; what the core refuses as it is."""

@@ -1,9 +1,8 @@
-"""What the recurrent networks share: their arrays, the trace and what it checks, equality, pickling."""
+"""What the recurrent networks share: their arrays, the trace and what it checks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -14,11 +13,11 @@ from gradtrace.cells import Cell
 from gradtrace.checks import checked_flag, checked_seed, shown
 from gradtrace.memory import blames
 from gradtrace.networks.carried import Carried
-from gradtrace.networks.changing import UNCHANGED, cast, given
-from gradtrace.networks.initialisation import checked_precision
+from gradtrace.networks.network import UNCHANGED, Network
 from gradtrace.networks.recurrent_arguments import check_loss, checked_keep
+from gradtrace.networks.recurrent_initialisation import random_recurrent
 from gradtrace.networks.results import build_trace
-from gradtrace.networks.stack import LossName, Stack, same_arrays, told
+from gradtrace.networks.stack import LossName, Stack
 from gradtrace.traces.influence import Influence
 from gradtrace.traces.recurrent import RecurrentTrace
 from gradtrace.traces.scaled import ScaledArray
@@ -32,31 +31,63 @@ Biases = Array | Sequence[Array | None] | None
 _Self = TypeVar("_Self", bound="Recurrent")
 
 
-class Recurrent:
+class Recurrent(Network):
     """What the three cells share; use `LSTM`, `GRU` or `RNN`."""
 
     __slots__ = ("_carried", "_core")
+    _names: ClassVar[tuple[str, ...]] = (
+        "weight_ih", "weight_hh", "bias_ih", "bias_hh", "bidirectional", "readout", "embedding", "batch_first",
+    )  # fmt: skip
 
     _cell: ClassVar[Cell]
-
     _core: _core.Recurrent
     _carried: Carried
 
-    def _set(
+    def __init__(
         self,
-        kind: str,
         weight_ih: Arrays,
         weight_hh: Arrays,
-        bias_ih: Biases,
-        bias_hh: Biases,
-        bidirectional: bool,
-        readout: Stack | None,
-        embedding: Array | None,
-        batch_first: bool,
+        bias_ih: Biases = None,
+        bias_hh: Biases = None,
+        bidirectional: bool = False,
+        readout: Stack | None = None,
+        embedding: Array | None = None,
+        batch_first: bool = False,
     ) -> None:
         both = checked_flag("bidirectional", bidirectional)
-        self._core = _core.Recurrent(kind, weight_ih, weight_hh, bias_ih, bias_hh, both)
+        self._core = _core.Recurrent(self._variant(), weight_ih, weight_hh, bias_ih, bias_hh, both)
         self._carried = Carried.checked(readout, embedding, batch_first, self.input_size, self._outputs, self.dtype)
+        self._notes = ()
+
+    @classmethod
+    def random(
+        cls: type[_Self],
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        init: str = "torch_default",
+        recurrent_init: str = "orthogonal",
+        seed: int = 0,
+        bidirectional: bool = False,
+        gain: float = 1.0,
+        dtype: npt.DTypeLike = "float32",
+    ) -> _Self:
+        """Draw a random network.
+
+        Parameters
+        ----------
+        input_size, hidden_size, num_layers, init, recurrent_init, seed, bidirectional, gain, dtype
+            As `LSTM.random` has them.
+
+        Returns
+        -------
+        The class that it is called on.
+        """
+        return cls._drawn(input_size, hidden_size, num_layers, bidirectional, init, recurrent_init, gain, seed, dtype)
+
+    @classmethod
+    def _drawn(cls: type[_Self], *law: Any, forget_bias: Any = None, **options: Any) -> _Self:
+        return cls(**random_recurrent(cls._cell.blocks, forget_bias, *law), **options)
 
     @property
     def weight_ih(self) -> tuple[Array, ...]:
@@ -113,24 +144,6 @@ class Recurrent:
     def batch_first(self) -> bool:
         """Whether x, y and a cotangent at every step have the samples in front; figures are time first either way."""
         return self._carried.batch_first
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was assumed or left out where the network was read from a file or a module."""
-        return self._carried.notes
-
-    def noted(self: _Self, notes: Sequence[str]) -> _Self:
-        """Give the same network, its arrays shared, with other notes; they do not count in comparisons.
-
-        Parameters
-        ----------
-        notes : list of str
-
-        Returns
-        -------
-        LSTM, GRU or RNN
-        """
-        return _again(type(self), self._arguments(), notes)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -229,36 +242,10 @@ class Recurrent:
         TypeError, ValueError
             If the parts do not fit each other; the message names one.
         """
-        parts = given(
+        return self._with(
             weight_ih=weight_ih, weight_hh=weight_hh, bias_ih=bias_ih, bias_hh=bias_hh, readout=readout,
             embedding=embedding, batch_first=batch_first, **others,
         )  # fmt: skip
-        return _again(type(self), self._arguments() | parts, self.notes)
-
-    @blames("dtype", "use a smaller network")
-    def astype(self: _Self, dtype: npt.DTypeLike) -> _Self:
-        """Give the network in another precision, its readout and embedding too; arrays that have it are shared.
-
-        Parameters
-        ----------
-        dtype : dtype
-            float32 or float64.
-
-        Returns
-        -------
-        LSTM, GRU or RNN
-
-        Raises
-        ------
-        TypeError
-            If it is another.
-        ValueError
-            If a finite value is beyond it.
-        """
-        wanted = checked_precision(dtype)
-        parts = {name: cast(name, part, wanted) for name, part in self._arguments().items()}
-        readout = None if self.readout is None else self.readout.astype(wanted)
-        return self.replaced(**parts | {"readout": readout})
 
     def _time_first(self, x: Any, keep: Sequence[str] = ()) -> Any:
         self._check_memory(x, keep)
@@ -382,37 +369,15 @@ class Recurrent:
                 )
         return Influence(*self._core.trace(x, h0, c0, lengths).influence(layer % count, cotangent, seed))
 
-    def _parts(self) -> tuple[Array | None, ...]:
-        return (*self.weight_ih, *self.weight_hh, *self.bias_ih, *self.bias_hh)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Recurrent) or self._kind() != other._kind():
-            return NotImplemented if not isinstance(other, Recurrent) else False
-        mine, theirs = self._parts(), other._parts()
-        equal = len(mine) == len(theirs) and all(map(same_arrays, mine, theirs))
-        return equal and self._carried.same(other._carried)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def _kind(self) -> tuple[Any, ...]:
-        return type(self), self.bidirectional
-
-    def _arguments(self) -> dict[str, Any]:
-        arrays = {name: list(getattr(self, name)) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
-        options = ("bidirectional", "readout", "embedding", "batch_first")
-        return arrays | {name: getattr(self, name) for name in options}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (type(self), self._arguments(), self.notes)
+    def _variant(self) -> str:
+        """Give the core's name of the cell."""
+        return self._cell.name
 
     def __repr__(self) -> str:
         layers = f", num_layers={self.num_layers}" if self.num_layers > 1 else ""
         both = ", bidirectional=True" if self.bidirectional else ""
         sizes = f"{self.input_size}, {self.hidden_size}"
-        return f"{type(self).__name__}({sizes}{layers}{both}{self._carried}, dtype={self.dtype})" + told(self.notes)
-
-    def _repr_html_(self) -> str:
-        return f"<code>{self!r}</code>"
+        return f"{type(self).__name__}({sizes}{layers}{both}{self._carried}, dtype={self.dtype})" + self._told()
 
 
 def _sent_back(readout: Stack, x: Array, target: Any, loss: LossName) -> tuple[StackTrace, ScaledArray]:
@@ -422,22 +387,14 @@ def _sent_back(readout: Stack, x: Array, target: Any, loss: LossName) -> tuple[S
         raise OverflowError("readout: the gradient that it sends back is beyond 2^(2^63), or as far below") from None
 
 
-def _again(kind: type[_Self], arguments: dict[str, Any], notes: Sequence[str]) -> _Self:
-    """Make a network from all that it was made from."""
-    network = kind(**arguments)
-    network._carried = replace(network._carried, notes=tuple(notes))
-    return network
-
-
 def _within_one(h0: Any) -> bool:
     """Whether initial states, one array or one a layer, lie between -1 and 1; the core has checked what they are."""
     states = h0 if isinstance(h0, (list, tuple)) else [h0]
     return all(state is None or bool(np.abs(state).max() <= 1) for state in states)
 
 
-def last_output(network: Any, x: Array, lengths: Array | None, start: dict[str, Any] | None = None) -> Array:
+def last_output(network: Any, x: Array, lengths: Array | None) -> Array:
     """Give what a readout at the last step gets: h of the last layer at each sample's own end, (B, D H)."""
-    states = network.forward(x, lengths=lengths, **(start or {}))[1]
-    h = states[0] if network._cell.has_cell_state else states
-    directions = 2 if network.bidirectional else 1
-    return np.ascontiguousarray(np.concatenate(list(h[-directions:]), axis=1))
+    states = network.forward(x, lengths=lengths)[1]
+    h = states[0] if isinstance(states, tuple) else states
+    return np.concatenate(list(h[-network._directions :]), axis=1)

@@ -27,6 +27,7 @@ _LSTM_INPUT, _LSTM_FORGET = 0, 1  # blocks of rows
 @blames("hidden_size", "use smaller layers")
 def random_recurrent(
     blocks: int,
+    forget_bias: float | str | None,
     input_size: int,
     hidden_size: int,
     num_layers: int,
@@ -34,7 +35,6 @@ def random_recurrent(
     init: str,
     recurrent_init: str,
     gain: float,
-    forget_bias: float | str | None,
     seed: int,
     dtype: npt.DTypeLike,
 ) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def random_recurrent(
     ----------
     blocks : int
         Gates, blocks of `hidden_size` rows in each weight.
-    input_size, hidden_size, num_layers, bidirectional, init, recurrent_init, gain, forget_bias, seed, dtype
+    forget_bias, input_size, hidden_size, num_layers, bidirectional, init, recurrent_init, gain, seed, dtype
         As `gradtrace.LSTM.random` has them.
 
     Returns

@@ -11,9 +11,9 @@ import numpy.typing as npt
 from gradtrace import _core, doors
 from gradtrace.memory import blames
 from gradtrace.networks.batches import batches, slices
-from gradtrace.networks.changing import UNCHANGED, cast, given
-from gradtrace.networks.initialisation import checked_precision, random_parameters
+from gradtrace.networks.initialisation import random_parameters
 from gradtrace.networks.losses import LOSSES
+from gradtrace.networks.network import UNCHANGED, Network
 from gradtrace.networks.results import TraceBuilder
 from gradtrace.networks.stack_arguments import check_options, check_quantiles, checked_keep
 from gradtrace.traces.scaled import ScaledArray
@@ -26,13 +26,11 @@ Array = npt.NDArray[Any]
 Residual = bool | float | Sequence[bool | float | None] | None
 LayerNorm = bool | Sequence[bool | tuple[Array | None, Array | None] | None] | None
 
-_PARTS = ("weights", "biases", "activation", "residual", "layer_norm")  # in the order of the constructor
-
 # Samples traced at a time when only quantiles over them are wanted.
 _QUANTILE_BATCH = 4096
 
 
-class Stack:
+class Stack(Network):
     """A stack of fully connected layers, ``z_l = W_l a_{l-1} + b_l`` and ``a_l = phi_l(z_l)``.
 
     Layers may be normalised and have skip connections. The arrays are kept as they are, not copied: change a weight in
@@ -74,7 +72,8 @@ class Stack:
     True
     """
 
-    __slots__ = ("_core", "_dtype", "_facts", "_notes")
+    __slots__ = ("_core", "_dtype", "_facts")
+    _names = ("weights", "biases", "activation", "residual", "layer_norm")
 
     def __init__(
         self,
@@ -87,7 +86,7 @@ class Stack:
         self._core = _core.DenseStack(weights, biases, activation, residual, layer_norm)
         # Asked for once: a thousand layers' worth of these would take as long as a trace.
         self._dtype = np.dtype(weights[0].dtype)
-        self._notes: tuple[str, ...] = ()
+        self._notes = ()
         self._facts: dict[str, Any] = {
             "activation": self._core.activation,
             "sizes": self._core.sizes,
@@ -204,26 +203,6 @@ class Stack:
         """float32 or float64."""
         return self._dtype
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was assumed or left out where the network was read from a file or a module."""
-        return self._notes
-
-    def noted(self, notes: Sequence[str]) -> Stack:
-        """Give the same network, its arrays shared, with other notes; they do not count in comparisons.
-
-        Parameters
-        ----------
-        notes : list of str
-
-        Returns
-        -------
-        Stack
-        """
-        again = self.replaced()
-        again._notes = tuple(notes)
-        return again
-
     def replaced(
         self,
         *,
@@ -256,33 +235,9 @@ class Stack:
         >>> stack.replaced(activation="relu", residual=True)
         Stack([4, 8x2, 2], activation=[relu x 3], residual=[None, 1.0, None], dtype=float32)
         """
-        parts = given(weights=weights, biases=biases, activation=activation, residual=residual, layer_norm=layer_norm)
-        again = type(self)(**self._arguments() | parts)
-        again._notes = self._notes
-        return again
-
-    @blames("dtype", "use a smaller network")
-    def astype(self, dtype: npt.DTypeLike) -> Stack:
-        """Give the stack in another precision; arrays that have it are shared.
-
-        Parameters
-        ----------
-        dtype : dtype
-            float32 or float64.
-
-        Returns
-        -------
-        Stack
-
-        Raises
-        ------
-        TypeError
-            If it is another.
-        ValueError
-            If a finite value is beyond it.
-        """
-        wanted = checked_precision(dtype)
-        return self.replaced(**{name: cast(name, part, wanted) for name, part in self._arguments().items()})
+        return self._with(
+            weights=weights, biases=biases, activation=activation, residual=residual, layer_norm=layer_norm
+        )
 
     @blames("x", "use fewer samples at a time")
     def forward(self, x: Array) -> Array:
@@ -463,26 +418,6 @@ class Stack:
         if per_sample and figures > limit:
             raise MemoryError(f"x: the trace needs {figures} bytes, this machine has {limit}; use per_sample=False")
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Stack):
-            return NotImplemented
-        mine, theirs = self._parts(), other._parts()
-        return self._kind() == other._kind() and len(mine) == len(theirs) and all(map(same_arrays, mine, theirs))
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def _parts(self) -> tuple[Array | None, ...]:
-        return (*self.weights, *self.biases, *(array for pair in self.layer_norm if pair for array in pair))
-
-    def _kind(self) -> tuple[Any, ...]:
-        return tuple(self._facts[name] for name in ("activation", "residual", "layer_norm"))
-
-    def _arguments(self) -> dict[str, list[Any]]:
-        return {name: list(getattr(self, name)) for name in _PARTS}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), tuple(self._arguments().values()), (None, {"_notes": self._notes})
-
     def __repr__(self) -> str:
         blocks = ""
         if any(scale is not None for scale in self.residual):
@@ -490,22 +425,7 @@ class Stack:
         if any(self._facts["layer_norm"]):
             blocks += f", layer_norm={_runs(self._facts['layer_norm'], ' x ')}"
         names = _runs(self.activation, " x ")
-        return f"Stack({_runs(self.sizes, 'x')}, activation={names}{blocks}, dtype={self.dtype})" + told(self.notes)
-
-    def _repr_html_(self) -> str:
-        return f"<code>{self!r}</code>"
-
-
-def same_arrays(a: Array | None, b: Array | None) -> bool:
-    """Whether two parameters are equal, dtype and NaN included."""
-    if a is None or b is None:
-        return a is b
-    return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=True)
-
-
-def told(notes: Sequence[str]) -> str:
-    """Lines behind a network's own: what was assumed or left out where it was read."""
-    return "".join(f"\n  {note}" for note in notes)
+        return f"Stack({_runs(self.sizes, 'x')}, activation={names}{blocks}, dtype={self.dtype})" + self._told()
 
 
 def _runs(values: Sequence[Any], times: str) -> str:
