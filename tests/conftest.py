@@ -4,12 +4,15 @@ Among the instruction sets is `EMULATED`: the sources of the matrix unit, with i
 most machines have none. It is in no public list, and only float32 products are its own.
 """
 
+import re
+
 import pytest
 
 EMULATED = "amx_emulated"
 # Functions of single numbers, and networks that are too narrow for tiles.
 WITHOUT_TILES = {"test_math", "test_stack_known_answers", "test_stack_properties", "test_stack_range",
                  "test_stack_statistics"}  # fmt: skip
+BY_MODULE = ("test_questions.py", "test_report.py", "test_remedies.py", "test_recurrent_report.py")
 
 
 def pytest_generate_tests(metafunc):
@@ -25,12 +28,35 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("dtype", ["float32", "float64"])
 
 
+def case(nodeid):
+    """Whose results a test shares: those of its case, whatever the instruction set, or of its module."""
+    module = nodeid.split("::")[0]
+    return module if module.endswith(BY_MODULE) else re.sub(r"(?<=\[)(amx|avx|portable)\w*-?", "", nodeid)
+
+
 def pytest_collection_modifyitems(config, items):
-    """Float64 on the emulated matrix unit is `portable` under another name."""
+    """Float64 on the emulated matrix unit is `portable` under another name. Tests of one case follow each other."""
     parameters = [getattr(item, "callspec", None) and item.callspec.params for item in items]
     same = [p and (p.get("isa"), p.get("dtype")) == (EMULATED, "float64") for p in parameters]
     config.hook.pytest_deselected(items=[item for item, skip in zip(items, same, strict=True) if skip])
     items[:] = [item for item, skip in zip(items, same, strict=True) if not skip]
+    first = {}
+    items.sort(key=lambda item: first.setdefault(case(item.nodeid), len(first)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """`-n`: the tests of one case go to one process, in the order of the files."""
+    if config.getvalue("dist") != "load":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByCase(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return case(nodeid)
+
+    config.option.loadscopereorder = False
+    return ByCase(config, log)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import reference as ref
 from reference import Rows, activate, add, log2_norm, log2_total, scaled, weight_gradient
+from remembered import remembered
 
 PHI = {"lstm": ("sigmoid", "sigmoid", "tanh", "sigmoid"), "gru": ("sigmoid", "sigmoid", "tanh")}
 
@@ -236,6 +237,7 @@ def trace_samples(net, x, u, h0, c0, v, nudges=None):
     return results, y, u
 
 
+@remembered(12)
 def trace(net, x, u, h0=None, c0=None, v=None, lengths=None, nudges=None):
     """Every public figure and kept array, for u = dL/dy (T, B, D H), an array or stacked rows, and v (K, B, H).
 
@@ -332,6 +334,7 @@ def gradients(net, kept, there):
     return result | totals | {name: np.array(value) for name, value in steps.items()}
 
 
+@remembered(12)
 def influence(net, k, x, u, h0=None, c0=None, lengths=None):
     """log2 norms (T + 1, T + 1, B) of the gradient of u . h_s in h_t and c_t of direction k, one s after the other."""
     (steps, batch), (h0, c0) = x.shape[:2], initial(net, x, h0, c0)

@@ -8,12 +8,14 @@ losses also accept complex128, for the complex step. Layers count from 0; `test_
 """
 
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import mpmath as mp
 import numpy as np
 import scipy.special
+from remembered import remembered
 from tolerances import tolerance
 
 mp.mp.dps = 60
@@ -217,36 +219,36 @@ def log2_total(m):
 
 def cross_entropy_rows(labels):
     """y -> gradient of `cross_entropy`: softmax / N, the label's entry minus the sum of the others."""
+    return partial(cross_entropy_cotangent, labels)
 
-    def cotangent(y: Rows) -> Rows:
-        y = ldexp(y.m, y.e)
-        f = MPMATH if is_mpmath(y) else NUMPY
-        label = np.arange(y.shape[1]) == np.asarray(labels)[:, None]
-        if y.shape[1] == 1:
-            return scaled(0 * y)
-        gap = np.where(label, -np.inf, y - y[label][:, None])  # log(p_j / p_label)
-        largest = gap.max(axis=1, keepdims=True)
-        others = f.exp(gap - largest)
-        top = np.where(positive(largest), largest, 0 * largest)
-        below = largest - top  # softmax of the others is others * exp(below) / (exp(-top) + sum * exp(below))
-        others = others / (f.exp(-top) + others.sum(axis=1, keepdims=True) * f.exp(below)) / len(y)
-        others[label] = -others.sum(axis=1)
-        if is_mpmath(y):
-            return scaled(others * f.exp(below))
-        k = np.floor(below / np.log(2))
-        return scaled(others * np.exp(below - k * np.log(2)), k[:, 0])
 
-    return cotangent
+def cross_entropy_cotangent(labels, y: Rows) -> Rows:
+    y = ldexp(y.m, y.e)
+    f = MPMATH if is_mpmath(y) else NUMPY
+    label = np.arange(y.shape[1]) == np.asarray(labels)[:, None]
+    if y.shape[1] == 1:
+        return scaled(0 * y)
+    gap = np.where(label, -np.inf, y - y[label][:, None])  # log(p_j / p_label)
+    largest = gap.max(axis=1, keepdims=True)
+    others = f.exp(gap - largest)
+    top = np.where(positive(largest), largest, 0 * largest)
+    below = largest - top  # softmax of the others is others * exp(below) / (exp(-top) + sum * exp(below))
+    others = others / (f.exp(-top) + others.sum(axis=1, keepdims=True) * f.exp(below)) / len(y)
+    others[label] = -others.sum(axis=1)
+    if is_mpmath(y):
+        return scaled(others * f.exp(below))
+    k = np.floor(below / np.log(2))
+    return scaled(others * np.exp(below - k * np.log(2)), k[:, 0])
 
 
 def mse_rows(target):
     """y -> gradient of `mse`: 2 (y - t) / (N n)."""
+    return partial(mse_cotangent, target)
 
-    def cotangent(y: Rows) -> Rows:
-        difference = add(y, scaled(-target))
-        return scaled(difference.m * 2 / target.size, difference.e)
 
-    return cotangent
+def mse_cotangent(target, y: Rows) -> Rows:
+    difference = add(y, scaled(-target))
+    return scaled(difference.m * 2 / target.size, difference.e)
 
 
 # --- The trace ------------------------------------------------------------------------------------------------------
@@ -282,8 +284,24 @@ class Rounding:
         self.a, self.deviation = a, np.hypot(ldexp(derivative * self.deviation, z.e - a.e), self.unit * abs(a.m))
 
 
-def on_the_side_of(name, z: Rows, a, reach):
-    """z moved across a kink that is within `reach` where the implementation's kept output a is beyond; and which moved.
+class Kept(NamedTuple):
+    """What an implementation's kept activations say about its kinks."""
+
+    sides: list  # of each layer, where its output is on the side that `Activation.side` calls True; None without a kink
+    unit: float  # its rounding error
+
+
+def sides(layers, kept) -> Kept | None:
+    if kept is None:
+        return None
+    plain = [ldexp(a.mantissa.astype(float), np.clip(a.exponent, -500, 500)) for a in kept]
+    by_layer = [ACTIVATIONS[name].side for _, _, name in layers]
+    shown = [side and side(a) for side, a in zip(by_layer, plain, strict=True)]
+    return Kept(shown, np.finfo(kept[0].mantissa.dtype).eps / 2)
+
+
+def on_the_side_of(name, z: Rows, there, reach):
+    """z moved across a kink that is within `reach` where the implementation, `there`, is beyond; and which moved.
 
     A z within its rounding error of a kink may be on either side of it (theory.md, H), no other.
     """
@@ -291,9 +309,9 @@ def on_the_side_of(name, z: Rows, a, reach):
     if side is None:
         return z, np.zeros(z.m.shape, bool)
     near = np.clip(z.e, -500, 500)
-    plain, kept = ldexp(z.m, near), ldexp(a.mantissa.astype(float), np.clip(a.exponent, -500, 500))
+    plain = ldexp(z.m, near)
     other = mirror(plain)
-    moved = (side(plain) != side(kept)) & (abs(other - plain) / 2 <= ldexp(reach, near))
+    moved = (side(plain) != there) & (abs(other - plain) / 2 <= ldexp(reach, near))
     return scaled(np.where(moved, other, plain), z.e - near), moved
 
 
@@ -304,6 +322,11 @@ def trace(layers, x, cotangent, *, roundoff=0.0, seed=0, kept=None):
     operation, at random: what it gets wrong is what no implementation of that precision can get right. `kept` are an
     implementation's kept activations: kinks within rounding are passed on its side, which is rare.
     """
+    return traced(layers, x, cotangent, sides(layers, kept), roundoff, seed if roundoff else 0)
+
+
+@remembered(12)
+def traced(layers, x, cotangent, kept: Kept | None, roundoff, seed):
     rng = np.random.default_rng(seed)
 
     def rounded(value, magnitude):
@@ -313,14 +336,16 @@ def trace(layers, x, cotangent, *, roundoff=0.0, seed=0, kept=None):
         return scaled(rounded(rows.m @ matrix, abs(rows.m) @ abs(matrix)), rows.e)
 
     a, z, derivatives, moved = [scaled(x)], [], [], []
-    machine = kept and Rounding(a[0], max(np.finfo(kept[0].mantissa.dtype).eps / 2, roundoff))
+    machine = kept and Rounding(a[0], max(kept.unit, roundoff))
     for layer, (weight, bias, name) in enumerate(layers):
         z_l = product(a[layer], weight.T)
         if bias is not None:
             z_l = add(z_l, scaled(np.broadcast_to(bias, z_l.m.shape)))
         if kept:
             machine.of_product(weight, bias, z_l)
-            z_l, across = on_the_side_of(name, z_l, kept[layer], tolerance("kink", "deviations") * machine.deviation)
+            z_l, across = on_the_side_of(
+                name, z_l, kept.sides[layer], tolerance("kink", "deviations") * machine.deviation
+            )
             moved.append(across.sum())
         a_l, derivative = phi(name, z_l)
         if kept:

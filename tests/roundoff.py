@@ -3,7 +3,8 @@
 import numpy as np
 import recurrent_reference
 from portable_cases import converted, converted_net
-from reference import trace
+from reference import sides, traced
+from remembered import remembered
 from tolerances import FIGURES, RECURRENT, tolerance
 
 
@@ -13,14 +14,19 @@ def rounding(layers, x, cotangent, dtype, kept=None, draws=4):
     What machines that round at random get wrong, times the safety factor, largest over layers: an error made at one
     layer stays in all below. Chaotic networks (theory.md H) and cancelling sums thus get what they need.
     """
+    return measured(layers, x, cotangent, dtype, sides(layers, kept), draws)
+
+
+@remembered(400)
+def measured(layers, x, cotangent, dtype, kept, draws):
     unit = np.finfo(dtype).eps / 2
     layers = converted(layers, np.float64)
-    exact = trace(layers, x, cotangent, kept=kept)
+    exact = traced(layers, x, cotangent, kept, 0.0, 0)
     # Float64 machines cannot be told from the oracle by 1 u; errors are linear in the unit, so a larger one is scaled.
     step = max(unit, 2.0**-40)
     worst = dict.fromkeys(FIGURES, 0.0)
     for seed in range(draws):
-        rough = trace(layers, x, cotangent, kept=kept, roundoff=step, seed=seed)
+        rough = traced.__wrapped__(layers, x, cotangent, kept, step, seed)
         for name in FIGURES:
             with np.errstate(invalid="ignore"):
                 change = np.nan_to_num(abs(getattr(rough, name) - getattr(exact, name)), nan=0.0, posinf=0.0)
@@ -32,6 +38,7 @@ def rounding(layers, x, cotangent, dtype, kept=None, draws=4):
     return {name: np.maximum(safety * value, floor) + ulps for name, value in worst.items()}
 
 
+@remembered(100)
 def recurrent_rounding(net, x, u, dtype, *states, draws=6):
     """How far, in bits, the figures of this recurrent network may be off: what rounding parameters and states does.
 
