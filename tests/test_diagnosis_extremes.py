@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 
 import gradtrace as gt
+from gradtrace.activations import ACTIVATIONS
 from gradtrace.analysis.diagnosis import SEVERITIES, runs
 
 ALARMS = SEVERITIES[1:]
-ACTIVATIONS = (
-    "sigmoid", "tanh", "relu", "leaky_relu", "elu", "selu", "softplus", "gelu", "silu", "erf", "hard_tanh", "linear",
-)  # fmt: skip
 #: A trace changes by so many bits only if it vanishes or explodes, whatever the width allows.
 BEYOND_DOUBT = 40.0
 

@@ -15,6 +15,7 @@ import reference
 from tolerances import tolerance
 
 import gradtrace as gt
+from gradtrace.activations import ACTIVATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -260,6 +261,12 @@ def test_the_places_that_extending_names_exist():
         assert any(
             line in (ROOT / place).read_text() for place in ("cpp/isa/targets.cmake", "cpp/isa/cpu_features.cpp")
         )
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_every_activation_is_documented(name):
+    assert f"``{name}``" in gt.Stack.__doc__
+    assert f"| `{name}`" in (ROOT / "docs" / "activations.md").read_text(encoding="utf-8")
 
 
 # The reference --------------------------------------------------------------------------------------------------------

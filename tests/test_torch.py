@@ -6,12 +6,14 @@ from portable_cases import build, random_layers
 from reference import SELU_ALPHA, SELU_LAMBDA
 from tolerances import assert_close, tolerance
 
+from gradtrace.activations import ACTIVATIONS as TABLE
+
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
-ACTIVATIONS = {
-    "linear": torch.nn.Identity, "sigmoid": torch.nn.Sigmoid, "tanh": torch.nn.Tanh, "relu": torch.nn.ReLU,
-    "leaky_relu": torch.nn.LeakyReLU, "elu": torch.nn.ELU, "selu": torch.nn.SELU, "softplus": torch.nn.Softplus,
-    "gelu": torch.nn.GELU, "silu": torch.nn.SiLU, "hard_tanh": torch.nn.Hardtanh, "erf": None,
+# The module that the table names first, with its parameter; of erf PyTorch has a function only.
+ACTIVATIONS = {name: getattr(torch.nn, row.torch.split()[0], None) for name, row in TABLE.items() if row.torch}
+ACTIVATIONS |= {
+    "linear": torch.nn.Identity,
     "leaky_relu:0.3": lambda: torch.nn.LeakyReLU(0.3), "leaky_relu:-0.5": lambda: torch.nn.LeakyReLU(-0.5),
     "elu:0.5": lambda: torch.nn.ELU(0.5), "elu:2.0": lambda: torch.nn.ELU(2.0),
 }  # fmt: skip

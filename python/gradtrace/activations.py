@@ -1,18 +1,126 @@
-"""Names of activations: what stands before a parameter, ``"leaky_relu:0.3"``, and the parameter."""
+"""Activations, one row each: what the core's own table says, and what only Python asks."""
 
 from __future__ import annotations
 
-__all__ = ["kind", "parameter"]
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradtrace import _core
+
+__all__ = ["ACTIVATIONS", "Activation", "at_best", "facts", "kind", "parameter"]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """Facts of an activation, with its usual parameter if it has one.
+
+    Attributes
+    ----------
+    name : str
+    sup : float
+        Largest abs(phi').
+    homogeneous : bool
+        phi(k z) = k phi(z) for k > 0: a line on either side of 0, so that off is not saturated.
+    can_die : bool
+        Whether phi' is 0 on a range.
+    parameter : float or None
+        The usual one: the slope just below 0; above it is 1.
+    minus_parameter_at : float
+        Where phi is minus its parameter, to rounding.
+    at_best : float
+        What it takes from the gradient at best, in bits a layer: its root mean square derivative near 0.
+    relu_like : bool
+        Grows like z above 0 and less below: the law of He et al. is meant for it.
+    kinks : tuple of float
+        Where phi' jumps.
+    torch : str
+        PyTorch's classes and functions that are it, modules first.
+    torch_parameter : str or None
+        What the parameter is called there.
+    torch_others : mapping
+        What else they take, and the only value with which they are it, PyTorch's default.
+    """
+
+    name: str
+    sup: float
+    homogeneous: bool
+    can_die: bool
+    parameter: float | None = None
+    minus_parameter_at: float = math.nan
+    at_best: float = 0.0
+    relu_like: bool = False
+    kinks: tuple[float, ...] = ()
+    torch: str = ""
+    torch_parameter: str | None = None
+    torch_others: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def off_at_zero(self) -> bool:
+        """Whether phi'(0) = 0, so that a preactivation that reads 0 switches a unit off; half of them are."""
+        return self.homogeneous and self.can_die
+
+
+# What the core does not know; an activation without a row has none of it.
+_ROWS: dict[str, dict[str, Any]] = {
+    "sigmoid": {"at_best": -2.0, "torch": "Sigmoid sigmoid sigmoid_ logistic_sigmoid"},
+    "tanh": {"torch": "Tanh tanh tanh_"},
+    "relu": {"at_best": -0.5, "relu_like": True, "kinks": (0.0,), "torch": "ReLU relu relu_"},
+    "leaky_relu": {
+        "minus_parameter_at": -1.0, "relu_like": True, "kinks": (0.0,),
+        "torch": "LeakyReLU leaky_relu", "torch_parameter": "negative_slope",
+    },
+    "elu": {
+        "minus_parameter_at": -40.0, "relu_like": True, "kinks": (0.0,),
+        "torch": "ELU elu", "torch_parameter": "alpha",
+    },
+    "selu": {"relu_like": True, "kinks": (0.0,), "torch": "SELU selu"},
+    "softplus": {
+        "at_best": -1.0, "relu_like": True, "torch": "Softplus softplus",
+        "torch_others": {"beta": 1.0, "threshold": 20.0},
+    },
+    "gelu": {"at_best": -0.6, "relu_like": True, "torch": "GELU gelu", "torch_others": {"approximate": "none"}},
+    "silu": {"at_best": -0.6, "relu_like": True, "torch": "SiLU silu"},
+    "erf": {"torch": "erf"},
+    "hard_tanh": {
+        "kinks": (-1.0, 1.0), "torch": "Hardtanh hardtanh", "torch_others": {"min_val": -1.0, "max_val": 1.0},
+    },
+}  # fmt: skip
 
 _USUAL = {"leaky_relu": 0.01, "elu": 1.0}
 
+#: By name, without parameters, in the order of the core.
+ACTIVATIONS: dict[str, Activation] = {
+    row["name"]: Activation(
+        row["name"],
+        row["derivative_sup"],
+        row["homogeneous"],
+        row["can_die"],
+        _USUAL.get(row["name"]),
+        **_ROWS.get(row["name"], {}),
+    )
+    for row in _core.kernels.activation_table()
+}
+
 
 def kind(name: str) -> str:
-    """Give the name without its parameter."""
+    """Give the name without its parameter: ``"leaky_relu"`` of ``"leaky_relu:0.3"``."""
     return name.partition(":")[0]
+
+
+def facts(name: str) -> Activation:
+    """Give the row of an activation, whatever its parameter."""
+    return ACTIVATIONS[kind(name)]
 
 
 def parameter(name: str) -> float | None:
     """Give the slope of a leaky_relu or the alpha of an elu, both the slope just below 0; None of all others."""
-    kind, _, value = name.partition(":")
-    return float(value) if value else _USUAL.get(kind)
+    _, _, value = name.partition(":")
+    return float(value) if value else facts(name).parameter
+
+
+def at_best(name: str) -> float:
+    """Give what an activation takes from the gradient at best, in bits a layer, its parameter regarded."""
+    slope = parameter(name)
+    return facts(name).at_best if slope is None else 0.5 * math.log2((1 + slope * slope) / 2)

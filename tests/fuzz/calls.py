@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 
 import gradtrace as gt
+from gradtrace.activations import ACTIVATIONS as TABLE
 
-ACTIVATIONS = (
-    "sigmoid", "tanh", "relu", "leaky_relu", "elu", "selu", "softplus", "gelu", "silu", "erf", "hard_tanh", "linear",
-)  # fmt: skip
+ACTIVATIONS = list(TABLE)
 CELLS = (gt.LSTM, gt.GRU, gt.RNN)
 USUAL = (TypeError, ValueError, MemoryError)
 FOLDER = Path(tempfile.gettempdir())
@@ -68,7 +67,11 @@ class Small:
     def stack_arguments(self):
         weights = [normal(self.g, m, n, dtype=self.dtype) for n, m in zip(self.sizes, self.sizes[1:], strict=False)]
         biases = [None if self.g.random() < 0.5 else normal(self.g, len(w), dtype=self.dtype) for w in weights]
-        arguments = {"weights": weights, "biases": biases, "activation": [pick(self.g, ACTIVATIONS) for _ in weights]}
+        arguments = {
+            "weights": weights,
+            "biases": biases,
+            "activation": [pick(self.g, ACTIVATIONS) for _ in weights],
+        }
         if self.g.random() < 0.3:
             square = [a == b for a, b in zip(self.sizes, self.sizes[1:], strict=False)]
             arguments["residual"] = [0.5 if same and self.g.random() < 0.7 else None for same in square]

@@ -16,9 +16,6 @@ __all__ = ["data_findings", "forward_findings", "zero_share"]
 
 Floats = npt.NDArray[np.float64]
 
-# Piecewise linear: off is not saturated.
-_NEVER_SATURATE = ("relu", "leaky_relu", "linear")
-
 
 def data_findings(trace: StackTrace, inputs: str) -> list[Finding]:
     """Find data that leave nothing to follow: inputs that are 0, outputs at which there is no gradient.
@@ -127,7 +124,8 @@ def _forward_underflow(trace: StackTrace) -> Finding | None:
     cause = f"From layer {int(lost[0])} on the forward signal is under 2^-126, where float32 has subnormal numbers only"
     if zero.size:
         cause += f", and from layer {int(zero[0])} on it reads 0"
-        cause += ", so that relu switches every unit off" if trace.activation[zero[0]] == "relu" else ""
+        name = trace.activation[zero[0]]
+        cause += f", so that {name} switches every unit off" if names.facts(name).off_at_zero else ""
     small = median(trace, "log2_activation")[0] < limit.FLOAT32_NORMAL
     cause += ". The true signal is not zero: " + (
         "the inputs are as small as that themselves." if small else "it shrinks on its way up."
@@ -186,7 +184,7 @@ def _biases_lean(trace: StackTrace, units: npt.NDArray[np.int64]) -> npt.NDArray
 
 def _saturation(trace: StackTrace) -> Finding | None:
     layers = np.flatnonzero(trace.saturated >= limit.SATURATED).tolist()
-    never = {name for name in set(trace.activation) if names.kind(name) in _NEVER_SATURATE}
+    never = {name for name in set(trace.activation) if names.facts(name).homogeneous}
     if never:
         layers = [layer for layer in layers if trace.activation[layer] not in never]
     if not layers:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 
@@ -22,10 +20,6 @@ __all__ = ["dead_causes", "diagnose_stack", "stack_findings"]
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
-#: What an activation takes from the gradient at best, in bits a layer: its root mean square derivative near 0.
-_AT_BEST = {
-    "sigmoid": -2.0, "softplus": -1.0, "relu": -0.5, "gelu": -0.6, "silu": -0.6,
-}  # fmt: skip
 # More than this beside the best, in bits a layer, is the activation's doing.
 _CLEARLY = 0.5
 
@@ -137,11 +131,6 @@ def _split(trace: StackTrace, worst: int, reached: npt.NDArray[np.bool_]) -> dic
     return split
 
 
-def _at_best(name: str) -> float:
-    slope = names.parameter(name)
-    return _AT_BEST.get(name, 0.0) if slope is None else 0.5 * math.log2((1 + slope * slope) / 2)
-
-
 def _mean_sum(gains: Floats) -> float:
     """Sum over layers, mean over samples: those that a layer kills count only where it kills all of them."""
     total = gains.sum(axis=0)
@@ -156,7 +145,7 @@ def _vanishing_cause(trace: StackTrace, worst: int, evidence: dict[str, float]) 
     names_there = trace.activation[section]
     name = max(sorted(set(names_there)), key=names_there.count)
     activation, weight = evidence["activation_bits"], evidence["weight_bits"]
-    at_best, balance = _at_best(name), factor(-evidence["bits_per_layer"])
+    at_best, balance = names.at_best(name), factor(-evidence["bits_per_layer"])
     if np.isneginf(evidence["log2_change"]):
         above = f"the weights of layer {worst + 1} multiply it by 0"
         what = above if np.isneginf(weight) else f"the derivative of {trace.activation[worst]} is 0 at every unit"
@@ -168,17 +157,17 @@ def _vanishing_cause(trace: StackTrace, worst: int, evidence: dict[str, float]) 
             f"takes {bits_of(-activation)} bits a layer; the weights {_give(weight)}.",
             ("critical_initialisation", "layer_norm", "relu_he", "residual"),
         )
-    if name == "sigmoid":
+    if (sup := names.facts(name).sup) < 1:
         return (
-            f"The activation derivative: sigmoid's is at most 1/4 and takes {bits_of(-activation)} bits a layer; "
-            f"the weights {_give(weight)}.",
+            f"The activation derivative: {name}'s is at most 1/{1 / sup:g} and takes {bits_of(-activation)} bits a "
+            f"layer; the weights {_give(weight)}.",
             ("relu_he", "tanh_orthogonal", "critical_initialisation", "residual_layer_norm"),
         )
+    why = "half of its units are off" if names.facts(name).off_at_zero else "its derivative is well under 1 on one side"
     if activation < weight and at_best < 0 and weight > -_CLEARLY / 4:
         return (
             f"The weights do not make up for what {name} takes: {bits_of(-activation)} bits a layer, because "
-            f"{'half of its units are off' if name == 'relu' else 'its derivative is well under 1 on one side'}. "
-            f"Weights {balance} times as large would.",
+            f"{why}. Weights {balance} times as large would.",
             ("he_initialisation", "critical_initialisation", "layer_norm", "residual"),
         )
     return (

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace.activations import facts
 from gradtrace.analysis.statistics import median
 from gradtrace.json_ready import json_ready
 from gradtrace.quiet import quiet
@@ -230,7 +231,8 @@ def _float32_zero_layer(trace: StackTrace) -> int | None:
     """Find the uppermost layer where plain float32 reads 0 for half of the samples though the gradient is not 0."""
     largest = median(trace, "log2_delta_max")
     # Where float32 loses the forward value, relu'(0) = 0 switches the whole layer off, whatever arrives from above.
-    off = (median(trace, "log2_preactivation") <= FLOAT32_ZERO) & (np.array(trace.activation) == "relu")
+    switches = [name for name in set(trace.activation) if facts(name).off_at_zero]
+    off = (median(trace, "log2_preactivation") <= FLOAT32_ZERO) & np.isin(trace.activation, switches)
     layers = np.flatnonzero(np.isfinite(largest) & ((largest <= FLOAT32_ZERO) | off))
     return int(layers[-1]) if layers.size else None
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace.activations import ACTIVATIONS
 from gradtrace.networks.stack import Stack
 
 __all__ = ["OPERATORS", "Expression", "Pieces", "combined", "decompose", "leaves"]
@@ -21,8 +22,7 @@ _MOST_NODES = 200
 _GRID = np.concatenate([np.linspace(-8, 8, 65), [-40.0, -20.0, 20.0, 40.0], np.linspace(-2, 2, 29)])
 # Of 1 + |value|: attributes are float32, constants sometimes have six digits; the tanh form of gelu is off by 5e-4.
 _SAME = 4e-6
-_FIXED = ("sigmoid", "tanh", "relu", "softplus", "gelu", "silu", "erf", "hard_tanh", "selu")
-
+_FIXED = [name for name, row in ACTIVATIONS.items() if row.parameter is None and name != "linear"]
 _erf: Any = np.frompyfunc(math.erf, 1, 1)
 
 # Operator -> the same in float64; the units of a row lie along the last axis.
@@ -292,7 +292,7 @@ def _units(form: tuple[Any, Any], wide: bool) -> Array:
     return units
 
 
-@cache
+@lru_cache(maxsize=64)
 def _activation(name: str) -> Array:
     """Give an activation on the grid, as the core computes it."""
     single = Stack([np.ones((1, 1))], None, name)
@@ -332,20 +332,17 @@ def _with_parameter(value: Array, free: bool) -> tuple[str, Any, Any] | None:
         gain, offset = np.float64(1), np.float64(0)
     if not np.all(gain != 0):
         return None
-    slope, alpha = (offset - _at(value, -1.0)) / gain, (offset - _at(value, -40.0)) / gain
-    for kind, parameter, usual in (("leaky_relu", slope, 0.01), ("elu", alpha, 1.0)):
+    for kind, row in ACTIVATIONS.items():
+        if row.parameter is None:
+            continue
+        parameter, usual = (offset - _at(value, row.minus_parameter_at)) / gain, row.parameter
         one = float(parameter.reshape(-1)[0])
         if not np.all(np.abs(parameter - one) <= 1e-6 * (1 + abs(one))) or not 1e-20 <= abs(one) <= 1e20:
             continue
         name = kind if abs(one - usual) < 1e-7 else f"{kind}:{_short(one)}"
-        if _same(value, gain * _parameter_values(kind, one) + offset):
+        if _same(value, gain * _activation(f"{kind}:{one!r}") + offset):
             return name, gain, offset
     return None
-
-
-def _parameter_values(kind: str, one: float) -> Array:
-    x = _GRID[:, None]
-    return np.asarray(OPERATORS["LeakyRelu" if kind == "leaky_relu" else "Elu"](x, one))
 
 
 def _short(value: float) -> str:

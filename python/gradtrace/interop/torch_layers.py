@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace._core import check_activation
+from gradtrace.activations import ACTIVATIONS
 from gradtrace.interop.builder import RefusedError, StackBuilder, build_recurrent
 from gradtrace.networks import GRU, LSTM, RNN
 
@@ -24,26 +25,8 @@ PASSES = ("Identity", "Dropout", "AlphaDropout", "FeatureAlphaDropout")
 #: A loss's business, left out at the end.
 LOSS_ENDS = ("Softmax", "LogSoftmax")
 
-# PyTorch's class or function -> ours, where neither has parameters.
-_PLAIN = {
-    "Sigmoid": "sigmoid", "Tanh": "tanh", "ReLU": "relu", "SELU": "selu", "SiLU": "silu", "sigmoid": "sigmoid",
-    "tanh": "tanh", "relu": "relu", "selu": "selu", "silu": "silu", "erf": "erf", "sigmoid_": "sigmoid",
-    "tanh_": "tanh", "relu_": "relu", "logistic_sigmoid": "sigmoid",
-}  # fmt: skip
-# -> ours, and the parameters that it must have, which are PyTorch's defaults.
-_FIXED: dict[str, tuple[str, dict[str, Any]]] = {
-    "Softplus": ("softplus", {"beta": 1.0, "threshold": 20.0}),
-    "softplus": ("softplus", {"beta": 1.0, "threshold": 20.0}),
-    "GELU": ("gelu", {"approximate": "none"}),
-    "gelu": ("gelu", {"approximate": "none"}),
-    "Hardtanh": ("hard_tanh", {"min_val": -1.0, "max_val": 1.0}),
-    "hardtanh": ("hard_tanh", {"min_val": -1.0, "max_val": 1.0}),
-}
-# -> ours, its parameter, which is ours too, and PyTorch's default.
-_WITH_PARAMETER = {
-    "LeakyReLU": ("leaky_relu", "negative_slope", 0.01), "ELU": ("elu", "alpha", 1.0),
-    "leaky_relu": ("leaky_relu", "negative_slope", 0.01), "elu": ("elu", "alpha", 1.0),
-}  # fmt: skip
+# PyTorch's class or function -> ours.
+_ACTIVATIONS = {spelling: row for row in ACTIVATIONS.values() for spelling in row.torch.split()}
 
 
 def kind_of(layer: Any) -> str:
@@ -109,20 +92,17 @@ def activation_of_function(name: str, function: str, args: tuple[Any, ...], kwar
 
 
 def _activation(name: str, kind: str, value: Any) -> str | None:
-    if kind in _PLAIN:
-        return _PLAIN[kind]
-    if kind in _FIXED:
-        ours, wanted = _FIXED[kind]
-        for parameter, expected in wanted.items():
-            got = value(parameter, expected)
-            same = got == expected if isinstance(expected, str) else math.isclose(got, expected, rel_tol=1e-6)
-            if not same:
-                raise RefusedError(name, f"a {kind} is represented with {parameter}={expected} only, got {got}")
-        return ours
-    if kind in _WITH_PARAMETER:
-        ours, parameter, default = _WITH_PARAMETER[kind]
-        return _named(name, f"{ours}:{float(value(parameter, default))!r}", parameter)
-    return None
+    row = _ACTIVATIONS.get(kind)
+    if row is None:
+        return None
+    for parameter, expected in row.torch_others.items():
+        got = value(parameter, expected)
+        same = got == expected if isinstance(expected, str) else math.isclose(got, expected, rel_tol=1e-6)
+        if not same:
+            raise RefusedError(name, f"a {kind} is represented with {parameter}={expected} only, got {got}")
+    if row.torch_parameter is None:
+        return row.name
+    return _named(name, f"{row.name}:{float(value(row.torch_parameter, row.parameter))!r}", row.torch_parameter)
 
 
 def _named(name: str, activation: str, parameter: str = "weight") -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from gradtrace.activations import ACTIVATIONS
 from gradtrace.networks.stack import Stack
 from gradtrace.questions import figures as draw
 from gradtrace.questions.answer import Answer
@@ -24,20 +25,7 @@ from gradtrace.theory.criticality import critical_point
 
 __all__ = ["does_relu_cause_it", "does_tanh_avoid_it", "how_related_to_relu", "which_activations"]
 
-_NAMES = (
-    "sigmoid",
-    "softplus",
-    "tanh",
-    "erf",
-    "hard_tanh",
-    "relu",
-    "leaky_relu",
-    "gelu",
-    "silu",
-    "elu",
-    "selu",
-    "linear",
-)
+_NAMES = tuple(ACTIVATIONS)
 
 
 def _lost_by_halves(seed: int) -> dict[str, tuple[float, float]]:

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradtrace.activations import kind
+from gradtrace.activations import facts
 from gradtrace.networks.stack import Stack
 from gradtrace.theory.criticality import critical_point
 
 __all__ = ["STACK_CHANGES", "Change"]
 
 Array = npt.NDArray[Any]
-_RELU_LIKE = ("relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus")
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def _other_activation(name: str, **law: Any) -> Callable[[Stack, Array, int], St
 
 
 def _he(stack: Stack, x: Array, seed: int) -> Stack | None:
-    if not {kind(name) for name in stack.activation[:-1]} & set(_RELU_LIKE):
+    if not any(facts(name).relu_like for name in set(stack.activation[:-1])):
         return None
     return _drawn(stack, list(stack.activation), seed, init="he_normal")
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace import _core
+from gradtrace.activations import facts
 
 __all__ = ["Critical", "critical_point", "moments"]
 
@@ -43,14 +44,14 @@ class Critical:
     q: float
 
 
-def _nodes(q: float) -> tuple[Floats, Floats]:
+def _nodes(kinks: tuple[float, ...], q: float) -> tuple[Floats, Floats]:
     """Nodes and weights of the mean over a standard normal variable, for functions of sqrt(q) times it.
 
-    Gauss's rule on panels that end where an activation has a kink or a pole near the line: at 0, at preactivations of
-    +-1 (hard_tanh), and at their doublings, since tanh and sigmoid are as smooth on panels that grow with the distance.
+    Gauss's rule on panels that end where an activation has a kink or a pole near the line: at preactivations that are
+    kinks, and at doublings of 1, since tanh and sigmoid are as smooth on panels that grow with the distance.
     """
-    doublings = 2.0 ** np.arange(64) / math.sqrt(q)
-    ends = np.concatenate([np.arange(_END + 1), doublings[doublings < _END]])
+    bends = np.concatenate([2.0 ** np.arange(64), np.abs(kinks)]) / math.sqrt(q)
+    ends = np.concatenate([np.arange(_END + 1), bends[bends < _END]])
     ends = np.unique(np.concatenate([-ends, ends]))
     middle, half = 0.5 * (ends[1:] + ends[:-1]), 0.5 * np.diff(ends)
     nodes = (middle[:, None] + half[:, None] * _PANEL[0]).ravel()
@@ -71,7 +72,7 @@ def moments(activation: str, q: float) -> tuple[float, float]:
     -------
     tuple of float
     """
-    nodes, weights = _nodes(q)
+    nodes, weights = _nodes(facts(activation).kinks, q)
     z = math.sqrt(q) * nodes
     value, derivative = np.empty_like(z), np.empty_like(z)
     layer = _core.DenseStack([np.ones((1, 1))], None, activation, None, None)
