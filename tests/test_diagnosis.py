@@ -335,6 +335,10 @@ def test_thresholds_are_the_ones_of_the_docs(request):
         "DEVIATIONS",
         "BIAS_SHIFT",
         "BIAS_SHIFT_LAYERS",
+        "NEARLY_ALL",
+        "FLAT",
+        "DEAD_BY_CHANCE",
+        "LOSSES_DIFFER",
     ):
         stated = re.search(rf"\| `{name}` \| ([\d.]+) \|", text)
         assert stated, name

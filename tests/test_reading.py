@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import gradtrace as gt
-from gradtrace.analysis.underflow import FORMATS, lost_in
+from gradtrace.analysis.thresholds import FORMATS
+from gradtrace.analysis.underflow import lost_in
 
 RNG = np.random.default_rng(0)
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import html
-import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from gradtrace.analysis.changes import difference, first_over_last
 from gradtrace.analysis.diagnosis import Diagnosis
+from gradtrace.analysis.summary import summarise
 from gradtrace.json_ready import json_ready
 from gradtrace.memory import blames
 from gradtrace.quiet import quiet
 from gradtrace.tables import text_rows
+from gradtrace.traces.recurrent import RecurrentTrace
 
 __all__ = ["Comparison", "compare"]
 
@@ -46,7 +46,7 @@ class Comparison:
 
     def _rows(self) -> list[list[str]]:
         return [
-            [name, f"{before:.3g}", f"{after:.3g}", f"{_difference(before, after):+.3g}"]
+            [name, f"{before:.3g}", f"{after:.3g}", f"{difference(after, before):+.3g}"]
             for name, (before, after) in self.figures.items()
         ]
 
@@ -84,14 +84,8 @@ def compare(before: Any, after: Any) -> Comparison:
 
 
 def _figures(trace: Any) -> dict[str, float]:
-    from gradtrace.analysis.summary import summarise
-
-    if hasattr(trace, "log2_dh"):
-        end = trace.log2_dh[0, trace.lengths, np.arange(trace.samples)]
-        with np.errstate(invalid="ignore"):  # zero over zero is neither
-            change = trace.log2_dh[0, 0] - end
-        kept = change[~np.isnan(change)]
-        figures = {"log2_dh, first state over last": float(np.median(kept)) if kept.size else math.nan}
+    if isinstance(trace, RecurrentTrace):
+        figures = {"first over last, bits": first_over_last(trace)}
         if hasattr(trace, "forget_half_life"):
             figures["half-life of the gate, steps"] = float(trace.forget_half_life[0])
     else:
@@ -110,7 +104,3 @@ def _figures(trace: Any) -> dict[str, float]:
     if trace.loss is not None:
         figures["loss"] = trace.loss
     return figures
-
-
-def _difference(before: float, after: float) -> float:
-    return math.nan if math.isinf(before) and math.isinf(after) else after - before

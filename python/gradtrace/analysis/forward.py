@@ -8,11 +8,11 @@ import numpy.typing as npt
 from gradtrace import activations as names
 from gradtrace.analysis import thresholds as limit
 from gradtrace.analysis.diagnosis import Finding
-from gradtrace.analysis.statistics import median
+from gradtrace.analysis.statistics import median, middle, zero_share
 from gradtrace.traces.stack import StackTrace, dead_causes
 from gradtrace.wording import factor
 
-__all__ = ["data_findings", "forward_findings", "zero_share"]
+__all__ = ["data_findings", "forward_findings"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -52,14 +52,6 @@ def data_findings(trace: StackTrace, inputs: str) -> list[Finding]:
     return found
 
 
-def zero_share(trace: StackTrace, values: Floats) -> float:
-    """Give the share of samples whose figure, one of input or output, is that of a zero; of quantiles a lower bound."""
-    zero = np.isneginf(values)
-    if trace.quantiles is None or zero.all():
-        return float(zero.mean())
-    return max((p for p, none in zip(trace.quantiles, zero, strict=True) if none), default=0.0)
-
-
 def forward_findings(trace: StackTrace, units: npt.NDArray[np.int64]) -> list[Finding]:
     """Say what is wrong with the forward pass.
 
@@ -79,10 +71,10 @@ def forward_findings(trace: StackTrace, units: npt.NDArray[np.int64]) -> list[Fi
 
 def _forward_overflow(trace: StackTrace) -> Finding | None:
     first = trace.first_nonfinite
-    if first is None and not np.any(trace.log2_activation >= limit.FLOAT32_OVERFLOW):
+    if first is None and not np.any(trace.log2_activation >= limit.FLOAT32.overflow):
         return None  # the median cannot be there either
     level = median(trace, "log2_activation")
-    large = np.flatnonzero(level[1:] >= limit.FLOAT32_OVERFLOW)
+    large = np.flatnonzero(level[1:] >= limit.FLOAT32.overflow)
     if first is None and large.size == 0:
         return None
     layer = int(large[0]) if first is None else first
@@ -100,11 +92,11 @@ def _why_overflow(trace: StackTrace, layer: int, infinite: bool) -> str:
     if not weight < np.inf:
         return f"weights of layer {layer} are infinite or undefined themselves."
     reaches = trace.log2_activation[layer]
-    if infinite and weight + float(np.max(reaches, initial=-np.inf)) < limit.FLOAT32_OVERFLOW - 1:
+    if infinite and weight + float(np.max(reaches, initial=-np.inf)) < limit.FLOAT32.overflow - 1:
         return f"a bias or the normalisation of layer {layer} is infinite or undefined itself."
     if layer > 0:
         arrives = float(median(trace, "log2_activation")[layer])
-        if arrives < 0.5 * limit.FLOAT32_OVERFLOW:  # what came before has hardly grown
+        if arrives < 0.5 * limit.FLOAT32.overflow:  # what came before has hardly grown
             return f"the weights of layer {layer} are too large, their norm is {factor(weight)}."
         return "the weights multiply the signal at every layer."
     growth = float(median(trace, "log2_preactivation")[0] - median(trace, "log2_activation")[0])
@@ -113,20 +105,20 @@ def _why_overflow(trace: StackTrace, layer: int, infinite: bool) -> str:
 
 
 def _forward_underflow(trace: StackTrace) -> Finding | None:
-    if not np.any(trace.log2_preactivation < limit.FLOAT32_NORMAL):
+    if not np.any(trace.log2_preactivation < limit.FLOAT32.normal):
         return None  # the median cannot be there either
     level = median(trace, "log2_preactivation")
-    lost = np.flatnonzero(np.isfinite(level) & (level < limit.FLOAT32_NORMAL))
+    lost = np.flatnonzero(np.isfinite(level) & (level < limit.FLOAT32.normal))
     if lost.size == 0:
         return None
-    zero = lost[level[lost] <= limit.FLOAT32_ZERO]
+    zero = lost[level[lost] <= limit.FLOAT32.zero]
     evidence = {"first_layer": float(lost[0]), "log2_smallest": float(level[lost].min())}
     cause = f"From layer {int(lost[0])} on the forward signal is under 2^-126, where float32 has subnormal numbers only"
     if zero.size:
         cause += f", and from layer {int(zero[0])} on it reads 0"
         name = trace.activation[zero[0]]
         cause += f", so that {name} switches every unit off" if names.facts(name).off_at_zero else ""
-    small = median(trace, "log2_activation")[0] < limit.FLOAT32_NORMAL
+    small = median(trace, "log2_activation")[0] < limit.FLOAT32.normal
     cause += ". The true signal is not zero: " + (
         "the inputs are as small as that themselves." if small else "it shrinks on its way up."
     )
@@ -193,7 +185,7 @@ def _saturation(trace: StackTrace) -> Finding | None:
     share, spread = float(trace.saturated[worst]), float(trace.preactivation_std[worst])
     mean = float(trace.preactivation_mean[worst])
     evidence = {"saturated": share, "preactivation_std": spread, "preactivation_mean": mean}
-    evidence["activation_bits"] = float(np.median(median(trace, "activation_gain")[layers]))
+    evidence["activation_bits"] = float(middle(median(trace, "activation_gain")[layers]))
     input_size = float(np.exp2(median(trace, "log2_activation")[0] - 0.5 * np.log2(trace.sizes[0])))
     name = trace.activation[worst]
     remedies: tuple[str, ...] = ("critical_initialisation", "layer_norm", "relu_he")
@@ -209,7 +201,7 @@ def _saturation(trace: StackTrace) -> Finding | None:
         size = median(trace, "log2_preactivation")[worst] - 0.5 * np.log2(trace.sizes[worst + 1])
         why = f"the weights are too large: the root mean square of their input is {factor(float(size))}"
     cause = f"{share:.0%} of the {name} units of layer {worst} are in the flat part of their curve: {why}."
-    severity = "critical" if share >= 0.95 else "warning"
+    severity = "critical" if share >= limit.NEARLY_ALL else "warning"
     return Finding("saturation", severity, cause, evidence, tuple(layers), remedies=remedies)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace.analysis.changes import by_lag
 from gradtrace.checks import shown
 from gradtrace.memory import blames
 from gradtrace.quiet import quiet
@@ -29,11 +30,9 @@ def gradient_horizon(trace: RecurrentTrace, share: float) -> npt.NDArray[np.int6
     log2 = 2.0 * trace.log2_dh
     if hasattr(trace, "log2_dc"):  # the state is h and c
         log2 = np.logaddexp2(log2, 2.0 * trace.log2_dc)
-    samples = np.arange(trace.samples)
-    state = trace.lengths[None, :] - np.arange(trace.steps + 1)[:, None]
-    by_lag = np.where(state >= 0, log2[:, np.maximum(state, 0), samples], -np.inf)  # (K, lag, B)
-    largest = by_lag.max(axis=1, keepdims=True)
-    squares = np.exp2(by_lag - np.where(np.isfinite(largest), largest, 0.0))
+    lined = by_lag(trace, log2, -np.inf)
+    largest = lined.max(axis=1, keepdims=True)
+    squares = np.exp2(lined - np.where(np.isfinite(largest), largest, 0.0))
     held = np.cumsum(squares, axis=1)
     reached = held >= share * held[:, -1:] * (1 - 1e-12)
     undefined = np.isnan(held[:, -1])

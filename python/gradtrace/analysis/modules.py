@@ -23,8 +23,6 @@ _REMEDIES = {
     "saturation": ("layer_norm", "standardised_inputs"),
     "forward_overflow": ("layer_norm", "he_initialisation"),
 }
-# The share of a module's units that may be dead, as of a narrow layer by chance.
-_DEAD = 0.5
 _NAMED = 4
 # What the calls of a module have of their own; its weights have one gradient, whatever the number of calls.
 _NORMS = ("log2_grad_output", "log2_output")
@@ -46,7 +44,7 @@ def diagnose_modules(trace: WatchTrace) -> Diagnosis:
     trace, rows = _by_module(trace)
     found = [
         *_vanishing_and_exploding(trace),
-        *_shares(trace, "dead_units", "dead", _DEAD, "units", "are dead for the whole batch"),
+        *_shares(trace, "dead_units", "dead", limit.DEAD_BY_CHANCE, "units", "are dead for the whole batch"),
         *_shares(trace, "saturation", "saturated", limit.SATURATED, "entries", "are in the flat part of their curve"),
         *_not_finite(trace),
     ]
@@ -107,7 +105,7 @@ def _vanishing_and_exploding(trace: WatchTrace) -> list[Finding]:
             f"{', not' if math.isinf(bits) else ''} at {trace.modules[known[-1]].name}; modules beyond 64 times: "
             f"{_listed(names)}."
         )
-        severity = "critical" if abs(bits) >= limit.HOPELESS_BITS else "warning"
+        severity = limit.severity_of(bits)
         evidence = {"log2_change": bits, "modules": float(len(names))}
         layers = tuple(int(known[index]) for index in beyond)
         found.append(Finding(kind, severity, cause, evidence, layers, remedies=_REMEDIES[kind]))

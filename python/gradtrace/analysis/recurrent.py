@@ -8,16 +8,18 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace.analysis import thresholds as limit
+from gradtrace.analysis.changes import fallen, memory, risen
 from gradtrace.analysis.diagnosis import Diagnosis, Finding, ranked
 from gradtrace.analysis.stacks import stack_findings
-from gradtrace.analysis.statistics import quantiles_of_rows
+from gradtrace.analysis.statistics import middle
+from gradtrace.analysis.underflow import subnormal_cause
 from gradtrace.cells import CELLS
 from gradtrace.memory import blames
 from gradtrace.quiet import quiet
 from gradtrace.traces.recurrent import RecurrentTrace
 from gradtrace.wording import bits_of, factor, power_of_ten
 
-__all__ = ["diagnose_recurrent", "state_gradient"]
+__all__ = ["diagnose_recurrent"]
 
 Floats = npt.NDArray[np.float64]
 Where = tuple[tuple[int, ...], tuple[int, int]]  # layers, and first and last state
@@ -45,21 +47,15 @@ def diagnose_recurrent(trace: RecurrentTrace) -> Diagnosis:
     return Diagnosis(ranked([finding for finding in found if finding is not None]), subject)
 
 
-def state_gradient(trace: RecurrentTrace) -> Floats:
-    """Give log2 of the gradient's norm with respect to what carries the state: dc of an LSTM, else dh; (K, T+1, B)."""
-    values: Floats = trace.log2_dc if CELLS[trace.cell].has_cell_state else trace.log2_dh
-    return values
-
-
 def _over_time(trace: RecurrentTrace) -> list[Finding | None]:
     """Follow every sample's gradient from its last step back: how far it falls and rises, in every layer."""
     lags = np.arange(1, trace.steps + 1)
     allowed = limit.LOST_BITS + limit.width_spread([min(trace.hidden_sizes)]) * np.sqrt(lags)
     found: list[Finding | None] = []
-    for rises, sign, change in ((False, -1.0, _fallen(trace)), (True, 1.0, _risen(trace))):
+    for rises, sign, change in ((False, -1.0, fallen(trace)), (True, 1.0, risen(trace))):
         enough = np.broadcast_to(allowed, (len(change), trace.steps))
         if not rises and CELLS[trace.cell].carry is not None:  # what the gates lose is no chance
-            shut = lags / _memory(trace)[:, None] >= limit.LOST_BITS
+            shut = lags / memory(trace)[:, None] >= limit.LOST_BITS
             enough = np.where(shut, limit.LOST_BITS, enough)
         beyond = sign * change >= enough[:, :, None]  # (K, lag, B); NaN past a sample's end
         share = beyond.any(axis=1).mean(axis=1)
@@ -67,7 +63,7 @@ def _over_time(trace: RecurrentTrace) -> list[Finding | None]:
         if layers.size == 0:
             continue
         farthest = np.max(np.where(np.isnan(change), -np.inf, sign * change), axis=1)
-        bits = np.array([float(np.median(farthest[k][beyond[k].any(axis=0)])) for k in layers])
+        bits = np.array([float(middle(farthest[k][beyond[k].any(axis=0)])) for k in layers])
         worst = int(layers[np.argmax(bits)])
         found.append(_rising(trace, layers, worst, change) if rises else _falling(trace, layers, worst, change))
         if rises:
@@ -75,70 +71,9 @@ def _over_time(trace: RecurrentTrace) -> list[Finding | None]:
     return found
 
 
-def _by_lag(trace: RecurrentTrace, values: Floats) -> Floats:
-    """Line up figures of states, (K, T+1, B), by the lag from each sample's own end; NaN before its start."""
-    state = trace.lengths[None, :] - np.arange(trace.steps + 1)[:, None]  # (lag, B)
-    lined = values[:, np.maximum(state, 0), np.arange(trace.samples)[None, :]]
-    return np.where(state >= 0, lined, np.nan)
-
-
-def _fallen(trace: RecurrentTrace) -> Floats:
-    """Give log2 of the gradient's norm over that at the sample's end, (K, lag 1 to T, B); NaN before its start.
-
-    Where a loss stands at every step the norms are renewed at each of them; then it is what the direct path, or the
-    recurrence step by step, leaves of a gradient.
-    """
-    if trace.cotangent_at == "last":
-        gradient = _by_lag(trace, state_gradient(trace))
-        return np.asarray(gradient[:, 1:] - gradient[:, :1])
-    if CELLS[trace.cell].carry is None:
-        return _propagated(trace)
-    lags = np.arange(1, trace.steps + 1, dtype=np.float64)
-    inside = lags[:, None] <= trace.lengths[None, :]
-    return np.where(inside[None], -lags[None, :, None] / _memory(trace)[:, None, None], np.nan)
-
-
-def _memory(trace: RecurrentTrace) -> Floats:
-    """Give the half-life of the slowest quarter of the units, which is what a network remembers with; (K,)."""
-    return np.array([np.quantile(units, 0.75) for units in trace.forget_half_life_unit])
-
-
-def _risen(trace: RecurrentTrace) -> Floats:
-    """Give log2 of how far the recurrence made the gradient grow, (K, lag 1 to T, B); NaN before a sample's start.
-
-    A layer that gets gradient from outside at many steps (a loss at every step, a layer above) has more of it the
-    farther back; that is a sum, no growth. So the gradient is held against the most that the direct path, which never
-    grows by itself, had collected up to there, and the root of the number of steps is allowed besides: what so many
-    parts of one size come to.
-    """
-    cell = CELLS[trace.cell]
-    if cell.carry is None:
-        return _propagated(trace)
-    whole = _by_lag(trace, state_gradient(trace))
-    collected = np.fmax.accumulate(_by_lag(trace, getattr(trace, f"log2_d{cell.state}_direct")), axis=1)
-    directions = 2 if trace.bidirectional else 1
-    outside = np.full(len(whole), trace.cotangent_at == "all")
-    outside[: len(whole) - directions] = True
-    allowed = 0.5 * np.log2(np.arange(2, trace.steps + 2))
-    return np.asarray((whole - collected)[:, 1:] - np.where(outside[:, None], allowed, 0.0)[:, :, None])
-
-
-def _propagated(trace: RecurrentTrace) -> Floats:
-    """Add up the steps' own gains from each sample's end back; what arrives from outside is not in them."""
-    gains = np.nan_to_num(trace.activation_gain + trace.weight_gain, nan=0.0, neginf=-1074.0)
-    none = np.zeros_like(gains[:, :1])
-    return np.cumsum(_by_lag(trace, np.concatenate([gains, none], axis=1))[:, 1:], axis=1)
-
-
-def _typical(values: Floats) -> Floats:
-    """Median over the samples that there are, along the last axis; NaN where there is none."""
-    rows = quantiles_of_rows(values.reshape(-1, values.shape[-1]), (0.5,))[0]
-    return np.asarray(rows.reshape(values.shape[:-1]))
-
-
 def _rate(change: Floats, layer: int, sign: float) -> tuple[float, int, float]:
     """Tell the median change where it is farthest, at which lag, and the bits a step up to there."""
-    typical = _typical(change[layer])
+    typical = middle(change[layer])
     lag = int(np.argmax(np.where(np.isnan(typical), -np.inf, sign * typical))) + 1
     return float(typical[lag - 1]), lag, float(typical[lag - 1]) / lag
 
@@ -148,7 +83,7 @@ def _falling(trace: RecurrentTrace, layers: npt.NDArray[np.intp], worst: int, ch
     evidence = {"log2_change": bits, "lag": float(lag), "bits_per_step": rate, "steps": float(trace.steps)}
     if np.isfinite(rate) and rate < 0:
         evidence["gradient_half_life"] = -1.0 / rate
-    severity = "critical" if -bits >= limit.HOPELESS_BITS else "warning"
+    severity = limit.severity_of(bits)
     where = tuple(map(int, layers)), (0, _last_lost(trace, change[worst]))
     cell = CELLS[trace.cell]
     if cell.carry is None:
@@ -216,7 +151,7 @@ def _rnn_vanishing(
 def _mean(values: Floats) -> float:
     """Mean of the finite ones; where there is none, what half of them are at most."""
     finite = values[np.isfinite(values)]
-    return float(finite.mean() if finite.size else _typical(values.reshape(1, -1))[0])
+    return float(finite.mean() if finite.size else middle(values.reshape(1, -1))[0])
 
 
 def _give(weight: float) -> str:
@@ -227,7 +162,7 @@ def _give(weight: float) -> str:
 
 def _last_lost(trace: RecurrentTrace, change: Floats) -> int:
     """Last state whose gradient is under 2^-6 of the end's for half of the samples; counted for the longest sample."""
-    typical = _typical(change)
+    typical = middle(change)
     lost = np.flatnonzero(typical <= -limit.LOST_BITS)
     return max(trace.steps - (int(lost[0]) + 1), 0) if lost.size else 0
 
@@ -235,7 +170,7 @@ def _last_lost(trace: RecurrentTrace, change: Floats) -> int:
 def _rising(trace: RecurrentTrace, layers: npt.NDArray[np.intp], worst: int, change: Floats) -> Finding:
     bits, lag, rate = _rate(change, worst, 1.0)
     evidence = {"log2_change": bits, "lag": float(lag), "bits_per_step": rate, "factor_per_step": float(np.exp2(rate))}
-    severity = "critical" if bits >= limit.HOPELESS_BITS else "warning"
+    severity = limit.severity_of(bits)
     if CELLS[trace.cell].carry is None:
         weight = _mean(trace.weight_gain[worst])
         evidence["weight_bits"] = weight
@@ -262,7 +197,7 @@ def _sensitive(trace: RecurrentTrace, layers: npt.NDArray[np.intp], bits: float)
         f"A small change of the first state grows {power_of_ten(bits)} times, while h stays between -1 and 1: "
         "two sequences that are nearly the same end anywhere (chaos)."
     )
-    severity = "critical" if bits >= limit.HOPELESS_BITS else "warning"
+    severity = limit.severity_of(bits)
     remedies = ("orthogonal_recurrent", "smaller_recurrent")
     return Finding("sensitive", severity, cause, evidence, tuple(map(int, layers)), (0, trace.steps), remedies)
 
@@ -321,7 +256,7 @@ def _saturation(trace: RecurrentTrace) -> Finding | None:
         f"{share:.0%} of the {name} gate's units are in the flat part of their curve: inputs, weights or biases are "
         "too large."
     )
-    severity = "critical" if share >= 0.95 else "warning"
+    severity = "critical" if share >= limit.NEARLY_ALL else "warning"
     remedies = ("standardised_inputs", "smaller_recurrent")
     return Finding("saturation", severity, cause, evidence, tuple(sorted(layers)), remedies=remedies)
 
@@ -332,21 +267,17 @@ def _subnormal(trace: RecurrentTrace) -> Finding | None:
         return None
     gradient = trace.log2_dh
     end = gradient[-1, trace.lengths, np.arange(trace.samples)]
-    typical = _typical(gradient - end)  # (K, T+1)
-    lost = np.isfinite(typical) & (typical < limit.FLOAT32_NORMAL)
+    typical = middle(gradient - end)  # (K, T+1)
+    lost = np.isfinite(typical) & (typical < limit.FLOAT32.normal)
     if not lost.any():
         return None
     first = int(np.flatnonzero(lost.any(axis=0))[-1])
     evidence = {"first_subnormal_state": float(first)}
-    zero = np.flatnonzero((np.isfinite(typical) & (typical <= limit.FLOAT32_ZERO)).any(axis=0))
+    zero = np.flatnonzero((np.isfinite(typical) & (typical <= limit.FLOAT32.zero)).any(axis=0))
     text = f"before state {first + 1} the gradient is under 2^-126 of the last one, where float32 has subnormal numbers"
     if zero.size:
         evidence["first_zero_state"] = float(zero[-1])
         text += f" only, and before state {int(zero[-1]) + 1} it reads exactly 0"
-    cause = (
-        f"It has vanished: {text}. Many processors take 10 to 100 times as long for every operation on subnormal "
-        "numbers; flushing them (in PyTorch torch.set_flush_denormal) cures the time, not the gradient."
-    )
     layers = tuple(int(k) for k in np.flatnonzero(lost.any(axis=1)))
     remedies = ("truncation",)
-    return Finding("subnormal", "warning", cause, evidence, layers, (0, first), remedies)
+    return Finding("subnormal", "warning", subnormal_cause(text), evidence, layers, (0, first), remedies)

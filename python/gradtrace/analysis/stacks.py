@@ -7,15 +7,17 @@ import numpy.typing as npt
 
 from gradtrace import activations as names
 from gradtrace.analysis import thresholds as limit
+from gradtrace.analysis.changes import over_last_layer, split
 from gradtrace.analysis.diagnosis import Diagnosis, Finding, ranked
 from gradtrace.analysis.forward import data_findings, forward_findings
 from gradtrace.analysis.statistics import median, middle
+from gradtrace.analysis.underflow import subnormal_cause
 from gradtrace.memory import blames
 from gradtrace.quiet import quiet
-from gradtrace.traces.stack import StackTrace, dead_causes
+from gradtrace.traces.stack import StackTrace
 from gradtrace.wording import bits_of, factor, power_of_ten
 
-__all__ = ["dead_causes", "diagnose_stack", "stack_findings"]
+__all__ = ["diagnose_stack", "gradient_findings", "stack_findings"]
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -56,19 +58,19 @@ def stack_findings(trace: StackTrace, inputs: str = "inputs") -> list[Finding]:
         In no order of severity.
     """
     units = np.fromiter(trace.sizes, dtype=np.int64, count=trace.depth + 1)  # once: it takes a while for many
-    found = [*data_findings(trace, inputs), *forward_findings(trace, units), *_vanishing_and_exploding(trace, units)]
+    found = [*data_findings(trace, inputs), *forward_findings(trace, units), *gradient_findings(trace)]
     return [*found, *(finding for finding in (_sensitive(trace, units), _subnormal(trace)) if finding is not None)]
 
 
 # The gradient -------------------------------------------------------------------------------------------------------
 
 
-def _vanishing_and_exploding(trace: StackTrace, units: Counts) -> list[Finding]:
+def gradient_findings(trace: StackTrace) -> list[Finding]:
     """Follow every sample's gradient from the last layer down: how far it falls and rises on the way."""
-    change, reached = _changes(trace)
+    change, followed = over_last_layer(trace)
     if trace.depth < 2 or change.shape[1] == 0:
         return []
-    lost, gained = limit.width_allowances(units[-2:0:-1])
+    lost, gained = limit.width_allowances(trace.sizes[-2:0:-1])
     found: list[Finding] = []
     for kind, sign, chance in (("vanishing", -1.0, lost), ("exploding", 1.0, gained)):
         allowed = limit.LOST_BITS + chance[::-1]
@@ -84,60 +86,33 @@ def _vanishing_and_exploding(trace: StackTrace, units: Counts) -> list[Finding]:
         # Where it is zero from some layer down, the uppermost of them is where it became so.
         worst = int(layers[np.flatnonzero(typical == bits)[-1]] if np.isinf(bits) else layers[np.argmax(typical)])
         if not bits >= limit.LOST_BITS:  # a minority of the samples: theirs
-            bits = float(np.median((sign * change[worst])[beyond[worst]]))
-        severity = "critical" if bits >= limit.HOPELESS_BITS else "warning"
-        evidence = {"log2_change": sign * bits} | _split(trace, worst, reached)
-        evidence["samples"] = share * float(reached.mean())
+            bits = float(middle((sign * change[worst])[beyond[worst]]))
+        severity = limit.severity_of(bits)
+        evidence = {"log2_change": sign * bits} | _evidence(trace, worst, followed)
+        evidence["samples"] = share * float(followed.mean())
         cause, remedies = _CAUSES[kind](trace, worst, evidence)
         found.append(Finding(kind, severity, cause, evidence, tuple(layers.tolist()), remedies=remedies))
     return found
 
 
-def _changes(trace: StackTrace) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Give log2 of delta's norm over the last layer's, (L-1, samples), and which samples those are.
-
-    Samples that a layer switches off altogether, that overflow or that start at zero are left out: they have findings
-    of their own or none.
-    """
-    level = trace.log2_delta if trace.quantiles is None else median(trace, "log2_delta")[:, None]
-    last = level[-1]
-    reached = np.isfinite(last) & ~np.isnan(level).any(axis=0)
-    if trace.dead_samples.max(initial=0) > 0:
-        reached &= np.isfinite(level).all(axis=0)
-    change = level[:-1] - last
-    return change if reached.all() else change[:, reached], reached
-
-
-def _split(trace: StackTrace, worst: int, reached: npt.NDArray[np.bool_]) -> dict[str, float]:
+def _evidence(trace: StackTrace, worst: int, samples: npt.NDArray[np.bool_]) -> dict[str, float]:
     """Split the way from the last layer to the worst one: bits a layer, by cause, and the share of the loss."""
-    steps = trace.depth - 1 - worst
-    parts = {
-        "activation": trace.activation_gain[worst:-1],
-        "norm": trace.norm_gain[worst:-1],
-        "weight": trace.weight_gain[worst + 1 :],
-    }
-    columns = reached if trace.quantiles is None else np.array(trace.quantiles) == 0.5
-    bits = {n: _mean_sum(gains if columns.all() else gains[:, columns]) / steps for n, gains in parts.items()}
+    bits = split(trace, worst, samples)
     total = sum(bits.values())
-    split = {"bits_per_layer": total, "factor_per_layer": float(np.exp2(total)), "activation_bits": bits["activation"]}
+    evidence = {
+        "bits_per_layer": total,
+        "factor_per_layer": float(np.exp2(total)),
+        "activation_bits": bits["activation"],
+    }
     if np.any(trace.norm_gain != 0):
-        split["norm_bits"] = bits["norm"]
-    split["weight_bits"] = bits["weight"]
+        evidence["norm_bits"] = bits["norm"]
+    evidence["weight_bits"] = bits["weight"]
     sign = -1.0 if total < 0 else 1.0
     shares = {name: max(sign * value, 0.0) for name, value in bits.items()}
     whole = sum(shares.values())
     if np.isfinite(whole) and whole > 0:
-        split |= {"activation_share": shares["activation"] / whole, "weight_share": shares["weight"] / whole}
-    return split
-
-
-def _mean_sum(gains: Floats) -> float:
-    """Sum over layers, mean over samples: those that a layer kills count only where it kills all of them."""
-    total = gains.sum(axis=0)
-    if np.isnan(total).any():
-        total = np.nansum(gains, axis=0)  # below the layer that made it zero
-    alive = total[np.isfinite(total)]
-    return float(np.mean(alive if alive.size else total))
+        evidence |= {"activation_share": shares["activation"] / whole, "weight_share": shares["weight"] / whole}
+    return evidence
 
 
 def _vanishing_cause(trace: StackTrace, worst: int, evidence: dict[str, float]) -> tuple[str, tuple[str, ...]]:
@@ -204,26 +179,22 @@ def _subnormal(trace: StackTrace) -> Finding | None:
 
     Taken for a loss whose gradient at the output has the norm 1, so that the verdict does not depend on its scale.
     """
-    start = median_of(trace, trace.log2_cotangent)
-    if not np.any(trace.log2_delta_max < limit.FLOAT32_NORMAL + start):
+    start = median(trace, "log2_cotangent")
+    if not np.any(trace.log2_delta_max < limit.FLOAT32.normal + start):
         return None  # the median cannot be there either
     size = median(trace, "log2_delta_max") - start
-    lost = np.flatnonzero(np.isfinite(size) & (size < limit.FLOAT32_NORMAL))
+    lost = np.flatnonzero(np.isfinite(size) & (size < limit.FLOAT32.normal))
     if lost.size == 0:
         return None
-    zero = np.flatnonzero(np.isfinite(size) & (size <= limit.FLOAT32_ZERO))
+    zero = np.flatnonzero(np.isfinite(size) & (size <= limit.FLOAT32.zero))
     first, evidence = int(lost[-1]), {"first_subnormal_layer": float(lost[-1])}
     text = f"below layer {first + 1} the gradient is under 2^-126 of the output's, where float32 has subnormal numbers"
     if zero.size:
         evidence["first_zero_layer"] = float(zero[-1])
         text += f" only, and from layer {int(zero[-1])} down it reads exactly 0"
     evidence["log2_smallest"] = float(size[lost].min())
-    cause = (
-        f"It has vanished: {text}. Many processors take 10 to 100 times as long for every operation on subnormal "
-        "numbers; flushing them (in PyTorch torch.set_flush_denormal) cures the time, not the gradient."
-    )
     remedies = ("critical_initialisation", "residual_layer_norm", "relu_he")
-    return Finding("subnormal", "warning", cause, evidence, tuple(lost.tolist()), remedies=remedies)
+    return Finding("subnormal", "warning", subnormal_cause(text), evidence, tuple(lost.tolist()), remedies=remedies)
 
 
 def _sensitive(trace: StackTrace, units: Counts) -> Finding | None:
@@ -233,28 +204,20 @@ def _sensitive(trace: StackTrace, units: Counts) -> Finding | None:
     Frobenius norm over the number of outputs and of inputs. The signal grows from |x| to |y|.
     """
     inputs, outputs = trace.sizes[0], trace.sizes[-1]
-    figures = [trace.log2_grad_input, trace.log2_cotangent, trace.log2_activation[-1], trace.log2_activation[0]]
-    if trace.quantiles is not None:
-        figures = [np.array([median_of(trace, values)]) for values in figures]
-    gradient, cotangent, output, signal = figures
+    gradient, cotangent = trace.log2_grad_input, trace.log2_cotangent
+    output, signal = trace.log2_activation[-1], trace.log2_activation[0]
     growth = (gradient - cotangent) + 0.5 * np.log2(outputs / inputs) - (output - signal)
+    if trace.quantiles is not None:
+        growth = growth[np.array(trace.quantiles) == 0.5]
     growth = growth[np.isfinite(growth)]
     allowed = limit.LOST_BITS + limit.width_spread(units[1:-1])
-    if growth.size == 0 or not float(np.median(growth)) >= allowed:
+    if growth.size == 0 or not (bits := float(middle(growth))) >= allowed:
         return None
-    bits = float(np.median(growth))
     evidence = {"log2_noise_growth": bits, "bits_per_layer": bits / trace.depth}
     cause = (
         f"A small change of the input grows {power_of_ten(bits)} times as much as the signal on its way to the output: "
         "two inputs that are nearly the same end anywhere (the chaotic phase)."
     )
-    severity = "critical" if bits >= limit.HOPELESS_BITS else "warning"
+    severity = limit.severity_of(bits)
     remedies = ("critical_initialisation", "orthogonal", "residual")
     return Finding("sensitive", severity, cause, evidence, tuple(range(trace.depth)), remedies=remedies)
-
-
-def median_of(trace: StackTrace, values: Floats) -> float:
-    """Median over samples of a figure of the output or input, shape (B,)."""
-    if trace.quantiles is not None:
-        return float(values[trace.quantiles.index(0.5)])
-    return float(np.median(values))

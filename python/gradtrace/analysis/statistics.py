@@ -1,4 +1,4 @@
-"""Medians and quantiles over samples, where -inf is a value like others and NaN no sample at all."""
+"""Medians, quantiles and means over samples, where -inf is a value like others and NaN no sample at all."""
 
 from __future__ import annotations
 
@@ -7,51 +7,123 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace.quiet import quiet
 from gradtrace.traces.recurrent import RecurrentTrace
 from gradtrace.traces.stack import StackTrace
 
-__all__ = ["median", "middle", "quantiles_of_rows", "state_medians"]
+__all__ = [
+    "BAND",
+    "mean_over_samples",
+    "median",
+    "middle",
+    "over_last",
+    "quantiles",
+    "reached",
+    "spread",
+    "state_medians",
+    "zero_share",
+]
+
+Floats = npt.NDArray[np.float64]
+
+#: What the bands of figures hold: 5 % to 95 % of the samples.
+BAND = (0.05, 0.95)
 
 
-def median(trace: StackTrace, name: str) -> np.ndarray:
-    """Median over samples of a per-sample figure, shape (L,)."""
-    values = getattr(trace, name)
-    if trace.quantiles is not None:
-        return np.asarray(values[:, trace.quantiles.index(0.5)])
-    return middle(values)
+def quantiles(values: Floats, shares: Sequence[float]) -> Floats:
+    """Quantiles along the last axis without NaN, (shares, ...); NaN where there is nothing else.
 
-
-def middle(values: np.ndarray) -> np.ndarray:
-    """Median of every row, shape (L,); -inf is an ordinary smallest value, NaN the largest."""
-    if values.shape[1] == 1:
-        return np.asarray(values[:, 0])
-    low, high = (values.shape[1] - 1) // 2, values.shape[1] // 2
-    ranked = np.partition(values, (low, high), axis=1)
-    pair = ranked[:, low], ranked[:, high]
-    with np.errstate(invalid="ignore"):
-        return np.where(pair[0] == pair[1], pair[0], 0.5 * (pair[0] + pair[1]))
-
-
-def state_medians(trace: RecurrentTrace, name: str, layer: int) -> npt.NDArray[np.float64]:
-    """Median over the samples that reach a state, by state from 0 to T, shape (T+1,); log2 units."""
-    middle: npt.NDArray[np.float64] = quantiles_of_rows(getattr(trace, name)[layer], (0.5,))[0]
-    return middle
-
-
-def quantiles_of_rows(values: npt.NDArray[np.float64], shares: Sequence[float]) -> npt.NDArray[np.float64]:
-    """Quantiles of every row without its NaN, shape (shares, rows); NaN for a row of nothing else.
-
-    -inf is an ordinary smallest value: between it and a number there is nothing, so both neighbours of the median count
-    with one half, and other quantiles take the nearer one.
+    Interpolated as those of a trace with ``per_sample=False`` are: linearly, but between -inf and a number there is
+    nothing, so the lower one counts.
     """
-    ranked = np.sort(values, axis=1)  # NaN comes last
-    count = np.maximum((~np.isnan(ranked)).sum(axis=1), 1)
-    rows = np.arange(len(ranked))
-    found = []
-    for share in shares:
-        rank = share * (count - 1)
-        below, above = (np.floor(rank), np.ceil(rank)) if share == 0.5 else (np.round(rank), np.round(rank))
-        low, high = ranked[rows, below.astype(int)], ranked[rows, above.astype(int)]
-        with np.errstate(invalid="ignore"):
-            found.append(np.where(low == high, low, 0.5 * low + 0.5 * high))
-    return np.array(found)
+    rows = values.reshape(-1, values.shape[-1])
+    count = np.maximum(rows.shape[1] - np.count_nonzero(np.isnan(rows), axis=1), 1)
+    ranks = np.multiply.outer(np.asarray(shares), count - 1)
+    below, above = np.floor(ranks).astype(np.intp), np.ceil(ranks).astype(np.intp)
+    if count.min(initial=1) == rows.shape[1]:  # no NaN, the same few ranks in every row
+        ranked = np.partition(rows, sorted({*below[:, :1].flat, *above[:, :1].flat}), axis=1)
+    else:
+        ranked = np.sort(rows, axis=1)  # NaN comes last
+    at = np.arange(len(rows))
+    low, high, weight = ranked[at, below], ranked[at, above], ranks - below
+    with np.errstate(invalid="ignore"):
+        found = np.where((low == high) | np.isneginf(low), low, (1 - weight) * low + weight * high)
+    return np.asarray(found.reshape(len(shares), *values.shape[:-1]))
+
+
+def middle(values: Floats) -> Floats:
+    """Median along the last axis, the samples."""
+    return np.asarray(quantiles(values, (0.5,))[0])
+
+
+def median(trace: StackTrace, name: str) -> Floats:
+    """Median over samples of a figure whose last axis they are."""
+    values = getattr(trace, name)
+    return np.asarray(middle(values) if trace.quantiles is None else values[..., trace.quantiles.index(0.5)])
+
+
+def state_medians(trace: RecurrentTrace, name: str, layer: int) -> Floats:
+    """Median over the samples that reach a state, by state from 0 to T, shape (T+1,); log2 units."""
+    return middle(getattr(trace, name)[layer])
+
+
+def over_last(log2: Floats) -> Floats:
+    """Median over samples of every row over the last one, of log2 norms (rows, samples); in bits, the last one 0.
+
+    Each sample is held against itself: norms of different samples lie bits apart (a sample that the network has right
+    has a small gradient everywhere), and medians of two rows would be of two different samples.
+    """
+    with np.errstate(invalid="ignore"):  # zero over zero is neither, and no sample
+        return middle(log2 - log2[-1])
+
+
+def spread(trace: StackTrace) -> tuple[Floats, Floats]:
+    """Give the ends of `BAND` over samples of `log2_delta`, shape (L,) each."""
+    if trace.quantiles is None:
+        low, high = quantiles(trace.log2_delta, BAND)
+    else:
+        low, high = (trace.log2_delta[:, trace.quantiles.index(share)] for share in BAND)
+    return low, high
+
+
+def zero_share(trace: StackTrace, values: Floats) -> float:
+    """Give the share of samples whose figure, (B,), is that of a zero; of quantiles a lower bound."""
+    zero = np.isneginf(values)
+    if trace.quantiles is None or zero.all():
+        return float(zero.mean())
+    return max((p for p, none in zip(trace.quantiles, zero, strict=True) if none), default=0.0)
+
+
+def reached(trace: StackTrace) -> tuple[npt.NDArray[np.bool_], int]:
+    """Tell which samples (B,) reach the lowest layer that any of them reaches, and that layer."""
+    # A zero gradient stays zero below, so the finite layers of a sample are the upper ones without a gap.
+    alive = np.isfinite(trace.log2_delta)
+    alive = np.logical_and.accumulate(alive[::-1], axis=0)[::-1]
+    layers = np.flatnonzero(alive.any(axis=1))
+    lowest = int(layers[0]) if layers.size else len(alive) - 1
+    return alive[lowest], lowest
+
+
+@quiet
+def mean_over_samples(trace: StackTrace, name: str) -> Floats:
+    """Mean of a per-sample figure over the samples that the gradient reaches.
+
+    Parameters
+    ----------
+    trace : StackTrace
+    name : str
+        A per-sample attribute, such as ``"activation_gain"``.
+
+    Returns
+    -------
+    ndarray
+        One figure for each row of the attribute, so (L,) or (L+1,); NaN or -inf where no sample has a finite one.
+        Of a trace made with ``per_sample=False`` it is the median, all that such a trace knows.
+    """
+    if trace.quantiles is not None:
+        return median(trace, name)
+    chosen = np.asarray(getattr(trace, name))[:, reached(trace)[0]]
+    if chosen.shape[1] == 0:
+        return np.full(len(chosen), np.nan)
+    zero = np.isneginf(chosen)
+    return np.where(zero.any(axis=1), -np.inf, np.where(zero, 0.0, chosen).mean(axis=1))

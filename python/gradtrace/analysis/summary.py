@@ -1,4 +1,4 @@
-"""A dozen numbers that say what a trace says, and how to print numbers far below what floating point holds."""
+"""A dozen numbers that say what a trace says."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace.activations import facts
-from gradtrace.analysis.statistics import median
+from gradtrace.analysis.changes import difference, first_over_last, split
+from gradtrace.analysis.diagnosis import ranked
+from gradtrace.analysis.stacks import gradient_findings
+from gradtrace.analysis.statistics import mean_over_samples, median, reached, spread, zero_share
+from gradtrace.analysis.thresholds import FLOAT32, SAMPLES
 from gradtrace.json_ready import json_ready
 from gradtrace.quiet import quiet
 from gradtrace.traces.stack import StackTrace
 
-__all__ = ["TraceSummary", "layer_figures", "mean_over_samples", "spread", "summarise"]
+__all__ = ["TraceSummary", "layer_figures", "summarise"]
 
 Floats = npt.NDArray[np.float64]
-
-#: float32 rounds a magnitude of 2^-150 or less to 0.
-FLOAT32_ZERO = -150.0
-#: A gradient that changes by less than 2^10, about a factor of 1,000, on its way counts as arrived.
-VERDICT_BITS = 10.0
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,12 @@ class TraceSummary:
     Attributes
     ----------
     verdict : {"arrives", "vanishes", "explodes", "dies", "overflows", "undefined"}
-        arrives: changed by less than 2^10; dies: exactly zero for at least half of the samples; overflows: a forward
-        value is inf or NaN.
+        vanishes, explodes: the diagnosis has that finding, the worse one where it has both; dies: exactly zero at the
+        first layer for so many samples that a finding needs; overflows: a forward value is inf or NaN.
     log2_last, log2_first : float
         log2 of the norm of dL/dz at the last and the first layer; -inf where it is exactly zero.
     log2_change : float
-        ``log2_first - log2_last``.
+        log2 of the first layer's norm over the last one's, median over samples of each sample's own.
     bits_per_layer, activation_bits, norm_bits, weight_bits : float
         Mean change of log2 of the norm over one layer towards the input, and its parts; NaN for a single layer. The
         normalisation's is 0 where there is none.
@@ -100,56 +99,29 @@ def summarise(trace: StackTrace) -> TraceSummary:
     -------
     TraceSummary
     """
-    level = median(trace, "log2_delta")
-    first, last = float(level[0]), float(level[-1])
-    samples, lowest = _reached(trace.log2_delta)
-    activation, norm, weight = _bits_per_layer(trace, samples, lowest)
+    level, change = median(trace, "log2_delta"), first_over_last(trace)
+    samples, lowest = reached(trace)
+    bits, lost = split(trace, lowest, samples), zero_share(trace, trace.log2_delta[0])
     hidden = slice(None, -1) if trace.depth > 1 else slice(None)
     return TraceSummary(
-        verdict=_verdict(first, last, trace.first_nonfinite),
-        log2_last=last,
-        log2_first=first,
-        log2_change=_difference(first, last),
-        bits_per_layer=activation + norm + weight,
-        activation_bits=activation,
-        norm_bits=norm,
-        weight_bits=weight,
+        verdict=_verdict(trace, change, lost),
+        log2_last=float(level[-1]),
+        log2_first=float(level[0]),
+        log2_change=change,
+        bits_per_layer=sum(bits.values()),
+        activation_bits=bits["activation"],
+        norm_bits=bits["norm"],
+        weight_bits=bits["weight"],
         lowest_layer=lowest,
-        samples_lost=float(np.mean(np.isneginf(trace.log2_delta[0]))),
+        samples_lost=lost,
         float32_zero_layer=_float32_zero_layer(trace),
         saturated=float(np.mean(trace.saturated[hidden])),
         dead_units=float(np.mean(trace.dead_units[hidden])),
         dead_units_max=float(np.max(trace.dead_units[hidden])),
-        log2_grad_weight_change=_difference(float(trace.log2_grad_weight[0]), float(trace.log2_grad_weight[-1])),
+        log2_grad_weight_change=difference(float(trace.log2_grad_weight[0]), float(trace.log2_grad_weight[-1])),
         loss=trace.loss,
         first_nonfinite=trace.first_nonfinite,
     )
-
-
-@quiet
-def mean_over_samples(trace: StackTrace, name: str) -> Floats:
-    """Mean of a per-sample figure over the samples that the gradient reaches.
-
-    Parameters
-    ----------
-    trace : StackTrace
-    name : str
-        A per-sample attribute, such as ``"activation_gain"``.
-
-    Returns
-    -------
-    ndarray
-        One figure for each row of the attribute, so (L,) or (L+1,); NaN or -inf where no sample has a finite one.
-        Of a trace made with ``per_sample=False`` it is the median, all that such a trace knows.
-    """
-    if trace.quantiles is not None:
-        return median(trace, name)
-    samples, _ = _reached(trace.log2_delta)
-    chosen = np.asarray(getattr(trace, name))[:, samples]
-    if chosen.shape[1] == 0:
-        return np.full(len(chosen), np.nan)
-    zero = np.isneginf(chosen)
-    return np.where(zero.any(axis=1), -np.inf, np.where(zero, 0.0, chosen).mean(axis=1))
 
 
 @quiet
@@ -186,45 +158,15 @@ def layer_figures(trace: StackTrace) -> dict[str, Floats]:
     }
 
 
-def spread(trace: StackTrace) -> tuple[Floats, Floats]:
-    """Give the 5 % and 95 % quantile over samples of `log2_delta`, shape (L,) each; -inf counts as a value."""
-    if trace.quantiles is not None:
-        low, high = (trace.quantiles.index(p) for p in (0.05, 0.95))
-        return trace.log2_delta[:, low], trace.log2_delta[:, high]
-    # No interpolation: between -inf and a number there is nothing.
-    low_high = np.quantile(trace.log2_delta, [0.05, 0.95], axis=1, method="nearest")
-    return low_high[0], low_high[1]
-
-
-def _reached(log2_delta: Floats) -> tuple[npt.NDArray[np.bool_], int]:
-    """Tell the lowest layer that any sample's gradient reaches, and which samples (B,) reach it."""
-    # A zero gradient stays zero below, so the finite layers of a sample are the upper ones without a gap.
-    alive = np.isfinite(log2_delta)
-    alive = np.logical_and.accumulate(alive[::-1], axis=0)[::-1]
-    layers = np.flatnonzero(alive.any(axis=1))
-    lowest = int(layers[0]) if layers.size else len(log2_delta) - 1
-    return alive[lowest], lowest
-
-
-def _bits_per_layer(trace: StackTrace, samples: npt.NDArray[np.bool_], lowest: int) -> tuple[float, float, float]:
-    """Split the way from the last layer's delta to the lowest one's: every activation but the last, every W above."""
-    steps = trace.depth - 1 - lowest
-    if steps == 0 or not samples.any():
-        return math.nan, math.nan, math.nan
-    parts = (trace.activation_gain[lowest:-1], trace.norm_gain[lowest:-1], trace.weight_gain[lowest + 1 :])
-    activation, norm, weight = (float(part[:, samples].sum(axis=0).mean() / steps) for part in parts)
-    return activation, norm, weight
-
-
-def _verdict(first: float, last: float, first_nonfinite: int | None) -> str:
-    if first_nonfinite is not None:
+def _verdict(trace: StackTrace, change: float, lost: float) -> str:
+    if trace.first_nonfinite is not None:
         return "overflows"
-    change = first - last
-    if not math.isfinite(change):
-        return "dies" if first == -math.inf else "undefined"
-    if abs(change) < VERDICT_BITS:
-        return "arrives"
-    return "vanishes" if change < 0 else "explodes"
+    if lost >= SAMPLES:
+        return "dies"
+    if math.isnan(change):
+        return "undefined"
+    worst = next(iter(ranked(gradient_findings(trace))), None)
+    return "arrives" if worst is None else {"vanishing": "vanishes", "exploding": "explodes"}[worst.kind]
 
 
 def _float32_zero_layer(trace: StackTrace) -> int | None:
@@ -232,10 +174,6 @@ def _float32_zero_layer(trace: StackTrace) -> int | None:
     largest = median(trace, "log2_delta_max")
     # Where float32 loses the forward value, relu'(0) = 0 switches the whole layer off, whatever arrives from above.
     switches = [name for name in set(trace.activation) if facts(name).off_at_zero]
-    off = (median(trace, "log2_preactivation") <= FLOAT32_ZERO) & np.isin(trace.activation, switches)
-    layers = np.flatnonzero(np.isfinite(largest) & ((largest <= FLOAT32_ZERO) | off))
+    off = (median(trace, "log2_preactivation") <= FLOAT32.zero) & np.isin(trace.activation, switches)
+    layers = np.flatnonzero(np.isfinite(largest) & ((largest <= FLOAT32.zero) | off))
     return int(layers[-1]) if layers.size else None
-
-
-def _difference(a: float, b: float) -> float:
-    return math.nan if math.isinf(a) and math.isinf(b) else a - b

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -13,16 +14,21 @@ __all__ = [
     "BIAS_SHIFT",
     "BIAS_SHIFT_LAYERS",
     "DEAD_BY_BIAS",
+    "DEAD_BY_CHANCE",
     "DEVIATIONS",
-    "FLOAT32_NORMAL",
-    "FLOAT32_OVERFLOW",
-    "FLOAT32_ZERO",
+    "FLAT",
+    "FLOAT32",
+    "FORMATS",
     "HOPELESS_BITS",
+    "LOSSES_DIFFER",
     "LOST_BITS",
+    "NEARLY_ALL",
     "SAMPLES",
     "SATURATED",
+    "Format",
     "dead_limits",
     "log_square_moments",
+    "severity_of",
     "width_allowances",
     "width_spread",
 ]
@@ -38,6 +44,12 @@ SAMPLES = 0.25
 #: Share of entries with a derivative under 5 % of its largest. The critical sigmoid network (weights' deviation 10.15,
 #: gradient constant in depth) has 0.52 of them, so half is not too many.
 SATURATED = 0.75
+#: Share that leaves too little beside it: critical.
+NEARLY_ALL = 0.95
+#: Derivative over its largest under which an entry counts as saturated; the core counts by the same.
+FLAT = 0.05
+#: Share of a layer's units that are dead by chance; narrow layers may have more (`dead_limits`).
+DEAD_BY_CHANCE = 0.5
 #: Share of a layer's units that their own bias switches off for every sample, where biases lean below zero; weights of
 #: random signs do so to none.
 DEAD_BY_BIAS = 0.1
@@ -49,13 +61,47 @@ BIAS_SHIFT = 0.75
 #: One such layer is a constant that the next bias takes up; it is their number that makes samples alike.
 BIAS_SHIFT_LAYERS = 3
 
-#: float32: largest power, smallest normal one, and what rounds to 0.
-FLOAT32_OVERFLOW, FLOAT32_NORMAL, FLOAT32_ZERO = 128.0, -126.0, -150.0
+#: Losses after training that differ by a smaller factor are alike.
+LOSSES_DIFFER = 1.1
+
+
+@dataclass(frozen=True)
+class Format:
+    """Ends of a binary floating-point format, as log2 of magnitudes.
+
+    Attributes
+    ----------
+    normal : float
+        Smallest normal number; below it digits are lost one by one.
+    zero : float
+        Rounds to 0, and everything smaller does: half of the smallest subnormal number.
+    overflow : float
+        Rounds to infinity, and everything larger does.
+    """
+
+    normal: float
+    zero: float
+    overflow: float
+
+
+#: IEEE 754 binary32, binary16 and binary64, and bfloat16 with its subnormals.
+FORMATS = {
+    "float32": Format(-126.0, -150.0, 128.0),
+    "float16": Format(-14.0, -25.0, math.log2(65520.0)),
+    "bfloat16": Format(-126.0, -134.0, 128.0),
+    "float64": Format(-1022.0, -1075.0, 1024.0),
+}
+FLOAT32 = FORMATS["float32"]
 
 Widths = Sequence[int] | npt.NDArray[np.int64]
 _EULER = 0.5772156649015329
 _HALF_LOG2 = 0.5 / math.log(2)  # from nats of a square to bits of its root
 _WIDE = 512  # units from which on the limits of wide layers are right to a thousandth
+
+
+def severity_of(bits: float) -> str:
+    """Give the severity of what is lost or gained, in bits of either sign."""
+    return "critical" if abs(bits) >= HOPELESS_BITS else "warning"
 
 
 @lru_cache(maxsize=256)
@@ -155,4 +201,4 @@ def dead_limits(units: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     -------
     ndarray
     """
-    return np.minimum(0.5 + 0.5 * DEVIATIONS / np.sqrt(units), 1.0)
+    return np.minimum(DEAD_BY_CHANCE + 0.5 * DEVIATIONS / np.sqrt(units), 1.0)

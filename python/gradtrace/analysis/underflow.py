@@ -9,41 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace.analysis.thresholds import FORMATS
 from gradtrace.checks import wrong_name
 from gradtrace.memory import blames
 from gradtrace.quiet import quiet
 
-__all__ = ["FORMATS", "Format", "Underflow", "lost_in"]
+__all__ = ["Underflow", "lost_in", "subnormal_cause"]
 
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Format:
-    """Ends of a binary floating-point format, as log2 of magnitudes.
-
-    Attributes
-    ----------
-    normal : float
-        Smallest normal number; below it digits are lost one by one.
-    zero : float
-        Rounds to 0, and everything smaller does: half of the smallest subnormal number.
-    overflow : float
-        Rounds to infinity, and everything larger does.
-    """
-
-    normal: float
-    zero: float
-    overflow: float
-
-
-#: IEEE 754 binary32, binary16 and binary64, and bfloat16 with its subnormals.
-FORMATS = {
-    "float32": Format(-126.0, -150.0, 128.0),
-    "float16": Format(-14.0, -25.0, math.log2(65520.0)),
-    "bfloat16": Format(-126.0, -134.0, 128.0),
-    "float64": Format(-1022.0, -1075.0, 1024.0),
-}
 
 
 @dataclass(frozen=True)
@@ -139,3 +112,11 @@ def lost_in(name: str, log2_size: Floats, axis: str) -> Underflow:
 def _first(mask: npt.NDArray[np.bool_], there: npt.NDArray[np.bool_]) -> int | None:
     rows = np.flatnonzero(there.any(axis=1) & (mask.sum(axis=1) * 2 >= np.maximum(there.sum(axis=1), 1)))
     return int(rows[-1]) if rows.size else None
+
+
+def subnormal_cause(text: str) -> str:
+    """Say what a finding says of a gradient that float32 holds as subnormals or not at all."""
+    return (
+        f"It has vanished: {text}. Many processors take 10 to 100 times as long for every operation on subnormal "
+        "numbers; flushing them (in PyTorch torch.set_flush_denormal) cures the time, not the gradient."
+    )

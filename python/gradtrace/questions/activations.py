@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gradtrace.activations import ACTIVATIONS
+from gradtrace.analysis.statistics import middle, over_last
 from gradtrace.networks.stack import Stack
 from gradtrace.questions import figures as draw
 from gradtrace.questions.answer import Answer
@@ -101,7 +102,7 @@ def does_relu_cause_it(seed: int) -> Answer:
         trace = Stack.random([width] * (depth + 1), "relu", None, "he_normal", seed=one).trace(x)
         change[i] = trace.log2_grad_input[0] - trace.log2_cotangent[0]
     kept = change[np.isfinite(change)]
-    typical = float(np.median(kept))
+    typical = float(middle(kept))
     squares = np.sort(np.exp2(2 * kept))[::-1]
     few = int(np.searchsorted(np.cumsum(squares), 0.5 * squares.sum())) + 1
     taken, wide = -bits_per_layer_of_parts(glorot)[0], levels(glorot)[0]
@@ -202,14 +203,14 @@ def how_related_to_relu(seed: int) -> Answer:
     """What a weight's step is made of: the chart that reads flat, and units that no step of their own reaches."""
     flat = random_trace(30, seed, activation="tanh", init="torch_default", bias_std=0.0)
     delta, weight = levels(flat), flat.log2_grad_weight - flat.log2_grad_weight[-1]
-    activation = np.median(flat.log2_activation[:-1], axis=1)
+    activation = over_last(flat.log2_activation[:-1])
     identity = np.abs(flat.log2_grad_weight_sample - flat.log2_delta - flat.log2_activation[:-1]).max()
     first, first_back, above, above_back = _revived(seed)
     text = (
         "A weight's step is dL/dz times the activation that enters, not dL/dz alone: in a tanh stack of 30 layers "
         f"dL/dz falls to {times(float(2 ** delta[0]))} of the last layer's while the bar chart of weight gradients "
         f"ends at {times(float(2 ** weight[0]))}, because the activation there is "
-        f"{times(float(2 ** (activation[0] - activation[-1])))} times as large. Relu's derivative is exactly 0 where "
+        f"{times(float(2 ** (activation[0])))} times as large. Relu's derivative is exactly 0 where "
         "it is off, so a unit that is off for all of 1,000 samples gets no step of its own, and only layers below it "
         f"can turn it on again: in 50 steps {first_back} of {first} such units of the first layer came back, and "
         f"{above_back} of {above} above it."
@@ -224,7 +225,7 @@ def how_related_to_relu(seed: int) -> Answer:
         {
             "log2_delta_first_over_last": float(delta[0]),
             "log2_weight_gradient_first_over_last": float(weight[0]),
-            "log2_activation_first_over_last": float(activation[0] - activation[-1]),
+            "log2_activation_first_over_last": float(activation[0]),
             "identity_error_bits": float(identity),
             "dead_in_first_layer": float(first),
             "back_in_first_layer": float(first_back),
@@ -233,6 +234,6 @@ def how_related_to_relu(seed: int) -> Answer:
         },
         "dL/dz, the activation that enters the layer and the weight gradient, each over the last layer's; bits. 30 "
         "tanh layers with weights of PyTorch's default law, without biases.",
-        lambda ax: draw.flat_chart(ax, delta, activation - activation[-1], weight),
+        lambda ax: draw.flat_chart(ax, delta, activation, weight),
         draw.FLAT_LEGEND,
     )

@@ -6,7 +6,10 @@ import math
 
 import numpy as np
 
+from gradtrace.analysis.changes import first_over_last
 from gradtrace.analysis.plain_float32 import stack_deltas
+from gradtrace.analysis.statistics import median, middle
+from gradtrace.analysis.thresholds import FLOAT32
 from gradtrace.networks.stack import Stack
 from gradtrace.questions import figures as draw
 from gradtrace.questions.answer import Answer
@@ -173,15 +176,16 @@ def why_deeper_networks(seed: int) -> Answer:
     trace = stack.trace(x, cotangent=cotangent)
     plain = stack_deltas(stack, x, cotangent)
     largest = np.array([np.abs(delta).max() for delta in plain], dtype=np.float64)
-    zero, subnormal = int((largest == 0).sum()), int(((largest > 0) & (largest < 2.0**-126)).sum())
+    zero, subnormal = int((largest == 0).sum()), int(((largest > 0) & (largest < 2.0**FLOAT32.normal)).sum())
     with np.errstate(divide="ignore"):
-        theirs = np.log2([np.median(np.linalg.norm(delta.astype(np.float64), axis=1)) for delta in plain])
-    level, bits = np.median(trace.log2_delta, axis=1), math.log2(factor_per_layer(trace))
+        theirs = middle(np.log2([np.linalg.norm(delta.astype(np.float64), axis=1) for delta in plain]))
+    level, left = median(trace, "log2_delta"), first_over_last(trace)
+    bits = math.log2(factor_per_layer(trace))
     slow, ours = subnormal_cost(seed), flushed_cost(seed, x)
     heavy = "as many processors do" if slow > 1.5 else "unlike on many processors"
     text = (
         f"Because every layer takes the same share, here {-bits:.2f} bits, so that depth is an "
-        f"exponent: {depth} layers leave 2^{level[0] - level[-1]:.0f}, of which plain float32 holds the upper "
+        f"exponent: {depth} layers leave 2^{left:.0f}, of which plain float32 holds the upper "
         f"{depth - zero - subnormal} layers, {subnormal} as subnormal numbers, and reads exactly 0 in the other "
         f"{zero}. On this machine float32 products of subnormal numbers take {slow:.1f} times as long as others, "
         f"{heavy}; the trace, whose rows stay normal, takes {ours:.2f} times as long for this network as for one whose "
@@ -196,14 +200,14 @@ def why_deeper_networks(seed: int) -> Answer:
         text,
         {
             "bits_per_layer": bits,
-            "log2_left": float(level[0] - level[-1]),
+            "log2_left": left,
             "zero_layers": float(zero),
             "subnormal_layers": float(subnormal),
             "subnormal_slowdown": slow,
             "trace_slowdown": ours,
         },
         f"Norm of dL/dz, {depth} sigmoid layers: as it is, and as plain float32 has it, whose line ends where it "
-        "reads 0. Shaded: 2^-149 to 2^-126, float32's subnormal numbers.",
+        f"reads 0. Shaded: 2^{FLOAT32.zero:.0f} to 2^{FLOAT32.normal:.0f}, where float32 has subnormal numbers.",
         lambda ax: draw.zeros(ax, level, theirs),
         draw.ZEROS_LEGEND,
     )

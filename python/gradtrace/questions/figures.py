@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace.analysis.thresholds import FLOAT32
+
 __all__ = [
     "FLAT_LEGEND",
     "HISTOGRAM_LEGEND",
@@ -74,7 +76,7 @@ def against_lag(ax: Any, curves: Mapping[str, Floats]) -> Any:
     """Draw log2 norms of states 0 to T against the steps that were still to come."""
     steps = len(next(iter(curves.values()))) - 1
     _lines(ax, curves, steps - np.arange(steps + 1.0))
-    ax.axhline(-149, color=_ink(), linewidth=0.9, linestyle=(0, (2, 2)))
+    ax.axhline(FLOAT32.zero, color=_ink(), linewidth=0.9, linestyle=(0, (2, 2)))
     return _finish(ax, "lag: steps before the last", "norm of dL/dh, log2")
 
 
@@ -113,7 +115,7 @@ def zeros(ax: Any, ours: Floats, theirs: Floats) -> Any:
     ax.plot(ours, color=_COLORS[1], label="gradtrace")
     ax.plot(np.where(np.isfinite(theirs), theirs, np.nan), color=_COLORS[0], linestyle=(0, _DASHES[1]),
             label="plain float32")  # fmt: skip
-    ax.axhspan(-149, -126, color=_COLORS[0], alpha=0.15, linewidth=0)
+    ax.axhspan(FLOAT32.zero, FLOAT32.normal, color=_COLORS[0], alpha=0.15, linewidth=0)
     return _layers(ax, "norm of dL/dz, log2")
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace.analysis.changes import split
+from gradtrace.analysis.statistics import middle, over_last
 from gradtrace.networks.stack import Stack
 from gradtrace.traces.stack import StackTrace
 from gradtrace.wording import decimal
@@ -47,8 +49,7 @@ def random_trace(depth: int, seed: int, width: int = 256, samples: int = 64, **o
 
 def levels(trace: StackTrace) -> Floats:
     """Median over samples of log2 |dL/dz| over the last layer's, (L,)."""
-    level = np.median(trace.log2_delta, axis=1)
-    return np.asarray(level - level[-1], dtype=np.float64)
+    return over_last(trace.log2_delta)
 
 
 def factor_per_layer(trace: StackTrace) -> float:
@@ -59,7 +60,8 @@ def factor_per_layer(trace: StackTrace) -> float:
 
 def bits_per_layer_of_parts(trace: StackTrace) -> tuple[float, float]:
     """Bits a layer of activation and weights, means over layers and samples."""
-    return float(np.mean(trace.activation_gain[:-1])), float(np.mean(trace.weight_gain[1:]))
+    bits = split(trace, 0, np.full(trace.samples, True))
+    return bits["activation"], bits["weight"]
 
 
 def constant_share(outputs: npt.NDArray[Any]) -> float:
@@ -71,7 +73,7 @@ def constant_share(outputs: npt.NDArray[Any]) -> float:
 def spread(outputs: npt.NDArray[Any]) -> float:
     """Median distance between two samples of (B, n), over their mean norm; of float64 outputs, which tell near ones."""
     distances = [np.linalg.norm(outputs[i + 1 :] - row, axis=1) for i, row in enumerate(outputs[:-1])]
-    return float(np.median(np.concatenate(distances)) / np.linalg.norm(outputs, axis=1).mean())
+    return float(middle(np.concatenate(distances)) / np.linalg.norm(outputs, axis=1).mean())
 
 
 def crossing(at: Floats, values: Floats) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from gradtrace.analysis.plain_float32 import framework_dh
+from gradtrace.analysis.statistics import middle, over_last
+from gradtrace.analysis.thresholds import FLOAT32
 from gradtrace.networks import LSTM, RNN
 from gradtrace.questions import figures as draw
 from gradtrace.questions.answer import Answer
@@ -18,18 +20,18 @@ def how_do_lstms_solve_it(seed: int) -> Answer:
     x = np.random.default_rng(seed + 1).standard_normal((steps, 8, 8)).astype(np.float32)
     cotangent = np.random.default_rng(seed + 2).standard_normal((8, 128)).astype(np.float32)
     rnn = RNN.random(8, 128, recurrent_init="torch_default", seed=seed)
-    curves = {"plain RNN": np.median(rnn.trace(x, cotangent=cotangent).log2_dh[0], axis=1)}
-    direct = {}
+    dh, direct = {"plain RNN": rnn.trace(x, cotangent=cotangent).log2_dh[0]}, {}
     for bias in biases:
         lstm = LSTM.random(8, 128, recurrent_init="torch_default", forget_bias=bias, seed=seed)
         trace = lstm.trace(x, cotangent=cotangent)
         name = "PyTorch's own" if bias is None else f"forget bias {bias:g}"
-        curves[name] = np.median(trace.log2_dh[0], axis=1)
-        direct[name] = float(np.median(trace.log2_dc[0, 0] - trace.log2_dc_direct[0, 0]))
+        dh[name] = trace.log2_dh[0]
+        direct[name] = float(middle(trace.log2_dc[0, 0] - trace.log2_dc_direct[0, 0]))
         if bias is None:
             who, zeros = framework_dh(lstm, x, cotangent)
     lost = int((np.abs(zeros).max(axis=(1, 2)) == 0).sum())
-    change = {name: float(curve[0] - curve[-1]) for name, curve in curves.items()}
+    curves = {name: middle(norms) for name, norms in dh.items()}
+    change = {name: float(over_last(norms)[0]) for name, norms in dh.items()}
     own, line = change["PyTorch's own"], direct["PyTorch's own"]
     text = (
         f"By a forget gate that is open, not by their structure alone: over {steps} steps a plain tanh RNN with "
@@ -48,7 +50,8 @@ def how_do_lstms_solve_it(seed: int) -> Answer:
         {f"log2_change_{name.replace(' ', '_')}": value for name, value in change.items()}
         | {f"log2_total_over_direct_{name.replace(' ', '_')}": value for name, value in direct.items()}
         | {"states_read_as_zero": float(lost)},
-        "Norm of dL/dh against the lag, bits; an RNN and three forget biases. Below 2^-149 float32 reads 0.",
+        "Norm of dL/dh against the lag, bits; an RNN and three forget biases. Below "
+        f"2^{FLOAT32.zero:.0f} float32 reads 0.",
         lambda ax: draw.against_lag(ax, curves),
         draw.legend(curves),
     )

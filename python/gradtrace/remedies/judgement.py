@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace.analysis.changes import first_over_last
 from gradtrace.analysis.diagnosis import SEVERITIES, Diagnosis
-from gradtrace.analysis.recurrent import state_gradient
+from gradtrace.analysis.thresholds import LOSSES_DIFFER
 from gradtrace.checks import checked_names
 from gradtrace.json_ready import json_ready
 from gradtrace.networks import Recurrent
@@ -28,8 +29,6 @@ from gradtrace.wording import decimal
 __all__ = ["RECURRENT_REMEDIES", "STACK_REMEDIES", "Remedies", "Remedy", "names_to_try", "try_remedies"]
 
 Array = npt.NDArray[Any]
-
-_WORSE = 1.1  # losses after training that differ by less are alike
 
 _SAME = "the weights stay"
 
@@ -285,7 +284,7 @@ def _measure(
     diagnosis = trace.diagnose()
     helps, verdict = (False, "") if before is None else _judge(diagnosis, training, before, window, len(task.x))
     facts: dict[str, Any] = {
-        "log2_change": _first_over_last(trace),
+        "log2_change": first_over_last(trace),
         "distinct": distinct(network, task),
         "training": training,
     }
@@ -324,8 +323,8 @@ def _judge(
     resolved = [kind for kind in before.diagnosis.kinds if kind not in diagnosis.kinds]
     came = [kind for kind in diagnosis.kinds if kind not in before.diagnosis.kinds]
     end, old = training.end, before.training.end
-    worse = end > old * _WORSE if math.isfinite(old) else math.isinf(end)
-    lower = end < old / _WORSE if math.isfinite(end) else False
+    worse = end > old * LOSSES_DIFFER if math.isfinite(old) else math.isinf(end)
+    lower = end < old / LOSSES_DIFFER if math.isfinite(end) else False
     without = f"{old:.3g} without" if math.isfinite(old) else "diverges without"
     loss = f"the loss reaches {end:.3g} in training, {without}" if math.isfinite(end) else "training diverges"
     if window is not None:
@@ -347,14 +346,3 @@ def _judge(
     if now < was or (now == was and lower):
         return True, text
     return False, f"does not help: {text}"
-
-
-def _first_over_last(trace: Any) -> float:
-    if hasattr(trace, "log2_delta"):
-        first, last = trace.log2_delta[0], trace.log2_delta[-1]
-    else:
-        gradient = state_gradient(trace)[0]
-        first, last = gradient[0], gradient[trace.lengths, np.arange(trace.samples)]
-    change = first - last  # NaN: zero over zero is neither
-    kept = change[~np.isnan(change)]
-    return float(np.median(kept)) if kept.size else math.nan

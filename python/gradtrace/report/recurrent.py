@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace.analysis.changes import first_over_last
 from gradtrace.analysis.plain_float32 import framework_dh
-from gradtrace.analysis.statistics import state_medians
+from gradtrace.analysis.statistics import middle, over_last, state_medians
 from gradtrace.data.datasets import Dataset
 from gradtrace.json_ready import json_ready
 from gradtrace.networks import LSTM, RNN
@@ -94,12 +95,12 @@ class TracedRecurrent:
     @property
     def bits_per_step(self) -> float:
         """What one step back does to the norm of dL/dh, mean over all steps."""
-        return (self.level("log2_dh", -1) - self.level("log2_dh", 0)) / -self.trace.steps
+        return float(over_last(self.trace.log2_dh[0])[0]) / self.trace.steps
 
     @property
     def log2_direct(self) -> float:
         """The direct part of dL/dc at the first state, relative to the whole."""
-        return self.level("log2_dc_direct", 0) - self.level("log2_dc", 0)
+        return float(middle(self.trace.log2_dc_direct[0, 0] - self.trace.log2_dc[0, 0]))
 
     @property
     def half_life(self) -> float:
@@ -255,7 +256,7 @@ def _row(one: TracedRecurrent) -> list[str]:
 
 def _direct_text(one: TracedRecurrent) -> str:
     direct, kept = one.log2_direct, one.level("log2_retention", 0)
-    whole = one.level("log2_dc", 0) - one.level("log2_dc", -1)
+    whole = first_over_last(one.trace)
     share = "more than the whole: it cancels against the other" if direct > 0 else "of the whole"
     return (
         f"Over {one.trace.steps} steps dL/dc changes by {_signed(whole)} bits; the forget gates alone would leave "
@@ -267,7 +268,7 @@ def _direct_text(one: TracedRecurrent) -> str:
 def _influence_text(part: RecurrentPart) -> str:
     values = part.influence.log2_dh if part.influence.log2_dc is None else part.influence.log2_dc
     steps, half = part.steps, part.steps // 2
-    near, far = (float(np.median(values[steps, t])) for t in (half, 0))
+    near, far = (float(middle(values[steps, t])) for t in (half, 0))
     return (
         f"{part.influence_of}: the gradient of h after s steps with respect to c after t steps, for every pair. "
         f"From the last step, {steps - half} steps back it is {decimal(near, typographic=True)}, {steps} back "

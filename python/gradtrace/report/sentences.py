@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from gradtrace.analysis.summary import TraceSummary
+from gradtrace.analysis.thresholds import LOST_BITS
 from gradtrace.data.datasets import Dataset
 from gradtrace.wording import decimal
 
@@ -90,7 +91,9 @@ def lead(data: Dataset, depth: int, width: int) -> str:
 
 def left_over(summary: TraceSummary) -> str:
     """Give the one number of a network: what the way through it multiplies the gradient by."""
-    return "0" if summary.verdict == "dies" else decimal(summary.log2_change, typographic=True)
+    if summary.verdict == "dies" and math.isnan(summary.log2_change):
+        return "0"
+    return decimal(summary.log2_change, typographic=True)
 
 
 def left_over_text(summary: TraceSummary) -> str:
@@ -101,11 +104,14 @@ def left_over_text(summary: TraceSummary) -> str:
         return f"The gradient of {_percent(summary.samples_lost)} of the samples is exactly zero at the first layer."
     if summary.verdict == "undefined":
         return "The gradient at the first layer is no number (NaN)."
-    text = {
-        "arrives": "times the last layer's gradient reaches the first: it arrives.",
-        "vanishes": "times the last layer's gradient reaches the first: it vanishes.",
-        "explodes": "times the last layer's gradient reaches the first: it explodes.",
-    }[summary.verdict]
+    text = "times the last layer's gradient reaches the first: "
+    large = abs(summary.log2_change) >= LOST_BITS
+    if summary.verdict == "arrives":
+        text += "it arrives, and what so narrow layers change is chance." if large else "it arrives."
+    elif large and (summary.log2_change > 0) == (summary.verdict == "explodes"):
+        text += f"it {summary.verdict}."
+    else:
+        text += f"it {summary.verdict} on the way, or in part of the samples."
     if summary.float32_zero_layer is not None:
         text += f" Plain float32 reads 0 from layer {summary.float32_zero_layer} down."
     return text
@@ -140,7 +146,7 @@ def weight_gradient(summary: TraceSummary) -> str:
     delta = decimal(summary.log2_change, typographic=True)
     weight = decimal(summary.log2_grad_weight_change, typographic=True)
     text = f"First layer over last: dL/dz {delta}, weight gradient {weight}."
-    if abs(summary.log2_change) > 10 and abs(summary.log2_grad_weight_change) < 0.3 * abs(summary.log2_change):
+    if abs(summary.log2_change) >= LOST_BITS and abs(summary.log2_grad_weight_change) < 0.3 * abs(summary.log2_change):
         text += " A bar chart of weight gradients hides this: the activation makes up for what dL/dz loses."
     return text
 

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from gradtrace.analysis.statistics import quantiles_of_rows
+from gradtrace.analysis.changes import by_lag
+from gradtrace.analysis.statistics import BAND, quantiles
 from gradtrace.cells import CELLS
 from gradtrace.show.stack_plots import ROLE_COLORS, SERIES_COLORS, SERIES_DASHES, checked_axes
 from gradtrace.traces.influence import Influence
@@ -202,11 +203,8 @@ def _color_bar(ax: Axes, image: AxesImage, label: str) -> None:
 
 def _by_lag(trace: RecurrentTrace, name: str, layer: int) -> Floats:
     """Give the 5 %, 50 % and 95 % quantile over samples by lag, (3, T+1) or (3, T), each sample from its own end."""
-    values = getattr(trace, name)[layer]
-    ends = trace.lengths - (trace.steps + 1 - len(values))  # states have one entry more than steps
-    at = ends[None, :] - np.arange(len(values))[:, None]
-    lined = np.where(at >= 0, values[np.maximum(at, 0), np.arange(trace.samples)], np.nan)
-    return quantiles_of_rows(lined, (0.05, 0.5, 0.95))
+    lined = by_lag(trace, getattr(trace, name)[layer : layer + 1])[0]
+    return quantiles(lined, (BAND[0], 0.5, BAND[1]))
 
 
 def _finite(values: Floats) -> Floats:

@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from gradtrace._core import derivative_sup
-from gradtrace.analysis.statistics import median
-from gradtrace.analysis.summary import mean_over_samples, spread
+from gradtrace.analysis.statistics import mean_over_samples, median, spread
+from gradtrace.analysis.thresholds import FLAT, FLOAT32
 from gradtrace.traces.stack import StackTrace
 
 __all__ = [
@@ -155,7 +155,7 @@ def plot_derivatives(trace: StackTrace, ax: Axes | None = None) -> Axes:
     bar = ax.figure.colorbar(image, ax=ax)
     bar.set_label("entries, %")
     bar.outline.set_visible(False)
-    ax.axhline(0.05, color="white", linewidth=0.9, linestyle=(0, (2, 2)))
+    ax.axhline(FLAT, color="white", linewidth=0.9, linestyle=(0, (2, 2)))
     ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     ax.set_xlabel("layer (0 is the first)")
     ax.set_ylabel("derivative over its largest")
@@ -310,9 +310,9 @@ def _mark_float32(ax: Axes) -> None:
         return
     low, high = drawn.min(), drawn.max()
     for level, event, near in (
-        (128, "float32 overflows", high > 110),
-        (-126, "float32 turns subnormal", low < -100 and high - low < _NEIGHBOURS_APART),
-        (-149, "float32 reads 0 below", low < -100),
+        (FLOAT32.overflow, "float32 overflows", high > 110),
+        (FLOAT32.normal, "float32 turns subnormal", low < -100 and high - low < _NEIGHBOURS_APART),
+        (FLOAT32.zero, "float32 reads 0 below", low < -100),
     ):
         if near:
             ax.axhline(level, color=plt.rcParams["text.color"], linewidth=0.9, linestyle=(0, (2, 2)))

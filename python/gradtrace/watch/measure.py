@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from gradtrace.analysis.thresholds import FLAT
+
 __all__ = ["dead_share", "measurable", "measured", "norm", "saturated_share", "tensors"]
 
 # By class: where the derivative is 0, and the derivative over its largest; from the output.
@@ -65,7 +67,7 @@ def saturated_share(module: Any, values: Any) -> Any:
     kind = type(module).__name__
     if kind not in _SATURATING or not values.numel():
         return None
-    return (_SATURATING[kind](values) < 0.05).double().mean()
+    return (_SATURATING[kind](values) < FLAT).double().mean()
 
 
 def measurable(values: Any) -> bool:
