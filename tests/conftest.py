@@ -5,6 +5,7 @@ most machines have none. It is in no public list, and only float32 products are 
 """
 
 import re
+import sys
 
 import pytest
 
@@ -12,7 +13,9 @@ EMULATED = "amx_emulated"
 # Functions of single numbers, and networks that are too narrow for tiles.
 WITHOUT_TILES = {"test_math", "test_stack_known_answers", "test_stack_properties", "test_stack_range",
                  "test_stack_statistics"}  # fmt: skip
-BY_MODULE = ("test_questions.py", "test_report.py", "test_remedies.py", "test_recurrent_report.py")
+# Files whose tests share what is dear: one process makes it.
+TOGETHER = re.compile(r"test_(questions|report\.|remedies\.|recurrent_report)")
+WITH_TORCH = {"test_docs", "test_interop_exported", "test_interop_files"}  # and those that import it above all
 
 
 def pytest_generate_tests(metafunc):
@@ -29,9 +32,9 @@ def pytest_generate_tests(metafunc):
 
 
 def case(nodeid):
-    """Whose results a test shares: those of its case, whatever the instruction set, or of its module."""
-    module = nodeid.split("::")[0]
-    return module if module.endswith(BY_MODULE) else re.sub(r"(?<=\[)(amx|avx|portable)\w*-?", "", nodeid)
+    """Whose results a test shares: those of its case, whatever the instruction set, or of its file."""
+    together = TOGETHER.search(nodeid.split("::")[0])
+    return together[0] if together else re.sub(r"(?<=\[)(amx|avx|portable)\w*-?", "", nodeid)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -71,6 +74,19 @@ def isa(request):
     yield request.param
     gt.isa.use(before)
     assert gt.isa.active() == before
+
+
+@pytest.fixture(autouse=True)
+def one_thread_of_torch(request):
+    """PyTorch's two threads in each of two processes of tests wait busily: ten times as long on two cores."""
+    torch = sys.modules.get("torch")
+    if torch is None or not (hasattr(request.module, "torch") or request.module.__name__ in WITH_TORCH):
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -60,9 +60,8 @@ def test_a_wrong_block_fails(tmp_path):
     page.write_text("```python\nassert 1 == 2\n```\n", encoding="utf-8")
     with pytest.raises(AssertionError):
         run_page(page)
-    page.write_text("```sh\ntrue\nfalse\n```\n", encoding="utf-8")
     with pytest.raises(AssertionError):
-        run_shell(page, tmp_path)
+        run_shell("true\nfalse\n", tmp_path)
 
 
 # Python ---------------------------------------------------------------------------------------------------------------
@@ -118,11 +117,13 @@ for wanted in sys.argv[2:]:
 """
 PYTHON = """
 import subprocess, sys
+from pathlib import Path
 match sys.argv[1:]:
     case ["-m", "venv", ".venv"]:
         pass
     case ["-m", "pytest", folder, *rest] if rest in ([], ["-n", "auto"]):
-        sys.exit(subprocess.call([sys.executable, "-m", "pytest", "--collect-only", "-qq", folder], cwd={root!r}))
+        one = min(file for file in Path({root!r}, folder).glob("*.py") if file.name.startswith(("test_", "bench_")))
+        sys.exit(subprocess.call([sys.executable, "-m", "pytest", "--collect-only", "-qq", str(one)], cwd={root!r}))
     case ["-m", module]:
         sys.exit(subprocess.call([sys.executable, "-m", module, "--help"], cwd={root!r}))
     case other:
@@ -163,7 +164,7 @@ def user_files(folder: Path) -> None:
     onnx.save_model(model, folder / "model.onnx")
 
 
-def run_shell(page: Path, folder: Path) -> None:
+def run_shell(block: str, folder: Path) -> None:
     for place in (folder / "bin", folder / ".venv" / "bin"):
         command(place / "pip", PIP)
         command(place / "gradtrace", GRADTRACE)
@@ -172,19 +173,24 @@ def run_shell(page: Path, folder: Path) -> None:
     # Without what tells a pytest inside that it is a worker of this one.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment |= {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1"}
-    for block in blocks(page, "sh"):
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", block], cwd=folder, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{block}\n{done.stdout[-1000:]}\n{done.stderr[-1000:]}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{block}\n{done.stdout[-1000:]}\n{done.stderr[-1000:]}"
 
 
-@pytest.mark.parametrize("page", with_blocks("sh"), ids=lambda page: page.name)
-def test_shell(page, tmp_path):
+# Each block once, on however many pages it stands.
+SHELL = {
+    block: f"{page.name}-{number}" for page in with_blocks("sh") for number, block in enumerate(blocks(page, "sh"))
+}
+
+
+@pytest.mark.parametrize("block", SHELL, ids=SHELL.get)
+def test_shell(block, tmp_path):
     if shutil.which("bash") is None:
         pytest.skip("bash is not installed")
     user_files(tmp_path)
-    run_shell(page, tmp_path)
+    run_shell(block, tmp_path)
 
 
 # The lines that docs/extending.md adds --------------------------------------------------------------------------------

@@ -7,17 +7,17 @@ import math
 
 import numpy as np
 import pytest
+from asked import asked
 
 import gradtrace as gt
-from gradtrace import questions
 
 SEEDS = range(6)
 
 
 @pytest.fixture(scope="module", params=SEEDS)
-def asked(request):
+def answered(request):
     """Numbers and texts of the nine answers of one seed."""
-    answers = questions.ask(seed=request.param)
+    answers, _ = asked(request.param)
     return request.param, {one.number: one.numbers for one in answers}, {one.number: one.text for one in answers}
 
 
@@ -26,8 +26,8 @@ def entropy(labels):
     return -sum(share * math.log(share) for share in shares if share > 0)
 
 
-def test_the_words_are_true(asked):
-    seed, numbers, texts = asked
+def test_the_words_are_true(answered):
+    seed, numbers, texts = answered
     for number, claim in CLAIMS.items():
         claim(seed, numbers[number], texts[number])
 
