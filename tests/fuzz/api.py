@@ -9,7 +9,6 @@ import faulthandler
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fuzz import calls
+from fuzz import calls, limit_memory, printed
 from fuzz.values import junk, spoilt
 
 # A call that takes so long hangs; memory that a child may map beside what it has.
@@ -50,6 +49,8 @@ def drawn(seed):
                 call.arguments[name] = wrong(generator)
             except Exception:  # what is wrong already is as good
                 call.arguments[name] = None
+    if type(call.arguments.get("steps")) is int and call.arguments["steps"] == 10**4:  # minutes of honest training
+        call.arguments["steps"] = 100
     return call, small
 
 
@@ -112,7 +113,7 @@ def child(first, last, seconds, examine=examined):
         examine(seed)
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) << 12 if Path("/proc/self/statm").exists() else 0
     if mapped:
-        resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY, mapped + MEMORY))
+        limit_memory(mapped + MEMORY)
     for seed in range(first, last):
         os.pwrite(place, b"%020d" % seed, 0)
         faulthandler.dump_traceback_later(seconds, exit=True)
@@ -160,8 +161,8 @@ def run(count, first=0, seconds=SECONDS, spoiled=""):
             else:
                 findings.append(said)
         if done.returncode == 0:
-            if done.stderr:
-                findings.append({"seed": seed, "kind": "printed", "line": done.stderr[:300]})
+            if said := printed(done.stderr):
+                findings.append({"seed": seed, "kind": "printed", "line": said[:300]})
             seed = end
             continue
         if at < 0:

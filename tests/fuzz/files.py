@@ -9,7 +9,6 @@ import faulthandler
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fuzz import limit_memory, printed
 from fuzz.kinds import KINDS, SPOILED, same
 from fuzz.mutations import mutated, reassembled, rewired
 
@@ -105,7 +105,7 @@ def child(name, first, last, seconds):
     most, slowest = 0, 0.0
     with tempfile.TemporaryDirectory() as folder:
         examined(name, 3, folder)  # imports are not the first file's memory
-        resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+        limit_memory(8 << 30)
         for seed in range(first, last):
             print(f"at {seed}", end=" ", flush=True)
             faulthandler.dump_traceback_later(seconds, exit=True)
@@ -139,8 +139,8 @@ def run(name, files, first=0, seconds=SECONDS):
             if "most" in line:
                 most, slowest = max(most, line["most"]), max(slowest, line["slowest"])
         if done.returncode == 0:
-            if done.stderr:
-                findings.append({"seed": seed, "kind": "printed", "line": done.stderr[:300]})
+            if said := printed(done.stderr):
+                findings.append({"seed": seed, "kind": "printed", "line": said[:300]})
             seed = end
             continue
         if not places:
