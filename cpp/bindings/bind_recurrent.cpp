@@ -5,9 +5,10 @@
 
 #include "bindings/bind.h"
 #include "bindings/checked_recurrent.h"
-#include "bindings/recurrent_figures.h"
+#include "bindings/result_figures.h"
 #include "bindings/run_op.h"
 #include "ops/random.h"
+#include "ops/recurrent_figures.h"
 
 namespace gt {
 namespace {
@@ -112,21 +113,20 @@ class RecurrentTrace {
         const States<T> c = checked_states<T>(*net_, s_.batch, cotangent_c, "cotangent_c");
         start.dc_last = c.layers;
 
-        RecurrentFigures<T> figures(*net_, s_.steps, s_.batch, keep);
-        figures.allocate();
-        double* log2_dx = figures.nan_array("log2_dx", {steps(), batch()});
-        const KeptRows<T> dx = figures.kept("dx", {steps(), batch()}, net_->inputs);
+        const Names names(keep.begin(), keep.end());
+        ResultFigures<T> result;
+        RecurrentFigures<T> figures(tracer_->network(), s_.steps, s_.batch, names, result);
         bool fits = true;
         run_op("x", s_.what(), [&](Interrupt& interrupt) {
             for (std::size_t k = 0; k < net_->layers(); ++k) fits &= tracer_->store_forward(k, figures.forwards[k]);
-            fits &= tracer_->backward(start, figures.directions, input_gradient ? log2_dx : nullptr, dx, interrupt);
+            fits &= tracer_->backward(start, figures.directions, input_gradient ? figures.log2_dx : nullptr, figures.dx,
+                                      interrupt);
         });
+        fits &= figures.write_gradients(*tracer_);
         if (!fits) fail_overflow("keep", "exponents within int64", "one beyond");
-        figures.collect_gradients(*tracer_);
-        py::dict result = figures.result();
-        result["first_nonfinite"] =
+        result.dict["first_nonfinite"] =
             tracer_->first_nonfinite() ? py::object(py::int_(tracer_->first_nonfinite())) : py::object(py::none());
-        return result;
+        return result.dict;
     }
 
     py::tuple influence(std::size_t layer, const py::object& cotangent, std::uint64_t seed) {
@@ -140,19 +140,25 @@ class RecurrentTrace {
             require_shape(u, "cotangent", {batch(), n}, "(" + text(s_.batch) + ", " + text(net_->hidden(layer)) + ")");
             require_finite<T>(u, "cotangent");
         }
-        RecurrentFigures<T> figures(*net_, s_.steps, s_.batch, {});
-        double* dh = figures.nan_array("dh", {states, states, batch()});
-        double* dc = net_->cell().has_cell_state ? figures.nan_array("dc", {states, states, batch()}) : nullptr;
+        const bool has_c = net_->cell().has_cell_state;
+        const std::vector<Size> shape{states, states, batch()};
+        py::array_t<double> dh = blank(shape), dc = blank(has_c ? shape : std::vector<Size>{0});
+        double *to_dh = dh.mutable_data(), *to_dc = has_c ? dc.mutable_data() : nullptr;
         const T* from = static_cast<const T*>(u.data());
         run_op("x", "the influence of " + text(s_.steps) + " steps on each other",
-               [&](Interrupt& interrupt) { tracer_->influence(layer, from, dh, dc, interrupt); });
-        const py::dict result = figures.result();
-        return py::make_tuple(result["dh"], dc ? py::object(result["dc"]) : py::object(py::none()));
+               [&](Interrupt& interrupt) { tracer_->influence(layer, from, to_dh, to_dc, interrupt); });
+        return py::make_tuple(dh, has_c ? py::object(dc) : py::object(py::none()));
     }
 
   private:
     Size steps() const { return static_cast<Size>(s_.steps); }
     Size batch() const { return static_cast<Size>(s_.batch); }
+
+    static py::array_t<double> blank(const std::vector<Size>& shape) {
+        py::array_t<double> array = result_array(shape);
+        std::fill_n(array.mutable_data(), array.size(), kNaN);
+        return array;
+    }
 
     // `given`: by the caller; what a readout sends back may be NaN.
     py::array checked_cotangent(const py::object& object, std::uint64_t seed, bool given) const {

@@ -1,11 +1,9 @@
 // DenseStack: a checked network. StackTracer: one trace of it, batch by batch.
 #include <pybind11/stl.h>
 
-#include <algorithm>
-
 #include "bindings/bind.h"
 #include "bindings/checked_stack.h"
-#include "bindings/result_array.h"
+#include "bindings/result_figures.h"
 #include "bindings/run_op.h"
 #include "ops/stack_tracer.h"
 
@@ -72,149 +70,44 @@ Cotangent<T> checked_cotangent(const DenseStack& stack, py::ssize_t batch, const
     return result;
 }
 
-template <class T>
-py::tuple kept_gradient(py::array_t<T> values, double exponent) {
-    py::array_t<T> mantissa(std::vector<py::ssize_t>(values.shape(), values.shape() + values.ndim()));
-    std::int64_t kept = 0;
-    if (!keep_row(static_cast<std::size_t>(values.size()), values.data(), exponent, mantissa.mutable_data(), &kept))
-        fail_overflow("keep", "exponents within int64", "one beyond");
-    return py::make_tuple(mantissa, kept);
-}
-
 // One trace under way.
 template <class T>
 class Tracer {
   public:
     Tracer(std::shared_ptr<DenseStack> stack, const std::vector<std::string>& keep, bool one_call)
         : stack_(std::move(stack)),
-          keep_deltas_(wants(keep, "deltas")),
-          keep_activations_(wants(keep, "activations")),
-          keep_derivatives_(wants(keep, "derivatives")),
-          keep_weights_(wants(keep, "grad_weights")),
-          keep_biases_(wants(keep, "grad_biases")),
-          keep_input_(wants(keep, "grad_input")),
-          tracer_(active_isa(), stack_->layers<T>(), {keep_weights_, keep_biases_, one_call}) {}
+          options_{{keep.begin(), keep.end()}, one_call},
+          tracer_(active_isa(), stack_->layers<T>(), options_) {}
 
     py::dict add(const py::object& x_object, const py::object& target, const std::string& loss,
                  const py::object& cotangent_object, std::uint64_t seed, const std::string& label) {
         // A readout takes what a recurrent network gave, which may be infinite or NaN and is reported there.
-        const py::array x = checked_input<T>(*stack_, x_object, "x" + label, !keep_input_);
-        const py::ssize_t batch = x.shape(0);
+        const py::array x = checked_input<T>(*stack_, x_object, "x" + label, !options_.keeps("grad_input"));
+        const auto batch = static_cast<std::size_t>(x.shape(0));
         const Cotangent<T> cotangent =
-            checked_cotangent<T>(*stack_, batch, target, loss, cotangent_object, seed, tracer_.samples(), label);
-        CallOutputs<T> out;
-        py::dict arrays = allocate(batch, &out);
-        run_op("x" + label, batch_text(batch), [&](Interrupt& interrupt) {
-            tracer_.add(static_cast<const T*>(x.data()), static_cast<std::size_t>(batch), cotangent, out, interrupt);
+            checked_cotangent<T>(*stack_, x.shape(0), target, loss, cotangent_object, seed, tracer_.samples(), label);
+        ResultFigures<T> figures;
+        const CallOutputs<T> out = tracer_.outputs(batch, figures);
+        run_op("x" + label, batch_text(x.shape(0)), [&](Interrupt& interrupt) {
+            tracer_.add(static_cast<const T*>(x.data()), batch, cotangent, out, interrupt);
         });
-        return arrays;
+        return figures.dict;
     }
 
     py::dict finish() {
-        const std::vector<LayerResult> layers = tracer_.results();
-        py::dict result;
-        const auto column = [&](const char* name, auto&& value) {
-            py::array_t<double> array(static_cast<py::ssize_t>(layers.size()));
-            for (std::size_t l = 0; l < layers.size(); ++l) array.mutable_data()[l] = value(layers[l], l);
-            result[name] = array;
-        };
-        using R = LayerResult;
-        const auto samples = static_cast<double>(tracer_.samples());
-        const auto sup = [&](std::size_t l) { return stack_->activations[l].info.derivative_sup; };
-        column("log2_weight", [](const R& r, std::size_t) { return r.log2_weight; });
-        column("log2_grad_weight", [](const R& r, std::size_t) { return r.log2_grad_weight; });
-        column("log2_grad_bias", [](const R& r, std::size_t) { return r.log2_grad_bias; });
-        column("preactivation_mean", [](const R& r, std::size_t) { return r.statistics.z_mean; });
-        column("preactivation_std",
-               [](const R& r, std::size_t) { return r.statistics.z_spread / std::sqrt(r.statistics.count); });
-        column("activation_mean", [](const R& r, std::size_t) { return r.statistics.a_mean; });
-        column("activation_std",
-               [](const R& r, std::size_t) { return r.statistics.a_spread / std::sqrt(r.statistics.count); });
-        column("saturated", [](const R& r, std::size_t) { return r.statistics.saturated / r.statistics.count; });
-        column("derivative_mean",
-               [&](const R& r, std::size_t l) { return r.statistics.derivative / r.statistics.count / sup(l); });
-        column("dead_units", [](const R& r, std::size_t) { return r.dead_units; });
-        column("dead_by_bias", [](const R& r, std::size_t) { return r.dead_by_bias; });
-        column("dead_samples", [&](const R& r, std::size_t) { return r.statistics.dead_samples / samples; });
-        result["loss"] = tracer_.loss();
-        result["samples"] = tracer_.samples();
-        const bool finite = tracer_.first_nonfinite() == layers.size();
-        result["first_nonfinite"] = finite ? py::object(py::none()) : py::object(py::int_(tracer_.first_nonfinite()));
-        if (keep_weights_) result["grad_weights"] = gradients(true);
-        if (keep_biases_) result["grad_biases"] = gradients(false);
-        return result;
+        ResultFigures<T> figures;
+        if (!tracer_.results(figures)) fail_overflow("keep", "exponents within int64", "one beyond");
+        figures.dict["loss"] = tracer_.loss();
+        figures.dict["samples"] = tracer_.samples();
+        const bool finite = tracer_.first_nonfinite() == stack_->weights.size();
+        figures.dict["first_nonfinite"] =
+            finite ? py::object(py::none()) : py::object(py::int_(tracer_.first_nonfinite()));
+        return figures.dict;
     }
 
   private:
-    static bool wants(const std::vector<std::string>& keep, const char* name) {
-        return std::find(keep.begin(), keep.end(), name) != keep.end();
-    }
-
-    py::dict allocate(py::ssize_t batch, CallOutputs<T>* out) const {
-        const auto depth = static_cast<py::ssize_t>(stack_->weights.size());
-        py::dict arrays;
-        const auto table = [&](const char* name, py::ssize_t rows) {
-            py::array_t<double> array = rows ? result_array({rows, batch}) : result_array({batch});
-            arrays[name] = array;
-            return array.mutable_data();
-        };
-        SampleOutputs& s = out->samples;
-        s.stride = static_cast<std::size_t>(batch);
-        s.log2_delta = table("log2_delta", depth);
-        s.log2_delta_max = table("log2_delta_max", depth);
-        s.activation_gain = table("activation_gain", depth);
-        const std::vector<bool>& normalised = stack_->normalised;
-        if (std::find(normalised.begin(), normalised.end(), true) != normalised.end()) {
-            s.norm_gain = table("norm_gain", depth);
-            std::fill_n(s.norm_gain, depth * batch, 0.0);  // written for normalised layers only
-        }
-        s.weight_gain = table("weight_gain", depth);
-        s.log2_preactivation = table("log2_preactivation", depth);
-        s.log2_activation = table("log2_activation", depth + 1);
-        s.log2_cotangent = table("log2_cotangent", 0);
-        s.log2_grad_input = table("log2_grad_input", 0);
-        const auto rows = [&](const char* name, std::vector<KeptRows<T>>* to) {
-            py::list list;
-            for (py::ssize_t l = 0; l < depth; ++l) {
-                py::array_t<T> mantissa({batch, stack_->sizes[static_cast<std::size_t>(l) + 1]});
-                py::array_t<std::int64_t> exponent(batch);
-                to->push_back({mantissa.mutable_data(), exponent.mutable_data()});
-                list.append(py::make_tuple(mantissa, exponent));
-            }
-            arrays[name] = list;
-        };
-        if (keep_deltas_) rows("deltas", &out->deltas);
-        if (keep_activations_) rows("activations", &out->activations);
-        if (keep_derivatives_) rows("derivatives", &out->derivatives);
-        if (keep_input_) {
-            py::array_t<T> mantissa({batch, stack_->sizes[0]});
-            py::array_t<std::int64_t> exponent(batch);
-            out->grad_input = {mantissa.mutable_data(), exponent.mutable_data()};
-            arrays["grad_input"] = py::make_tuple(mantissa, exponent);
-        }
-        return arrays;
-    }
-
-    py::list gradients(bool weights) {
-        py::list list;
-        for (std::size_t l = 0; l < stack_->weights.size(); ++l) {
-            const LayerGradient<T>& gradient = tracer_.gradients()[l];
-            if (weights) {
-                py::array_t<T> array({stack_->sizes[l + 1], stack_->sizes[l]});
-                std::copy_n(gradient.weight.value.data(), array.size(), array.mutable_data());
-                list.append(kept_gradient(array, gradient.weight.exponent));
-            } else {
-                py::array_t<T> array(stack_->sizes[l + 1]);
-                for (py::ssize_t u = 0; u < array.size(); ++u)
-                    array.mutable_data()[u] = static_cast<T>(gradient.bias.value[static_cast<std::size_t>(u)]);
-                list.append(kept_gradient(array, gradient.bias.exponent));
-            }
-        }
-        return list;
-    }
-
     std::shared_ptr<DenseStack> stack_;
-    bool keep_deltas_, keep_activations_, keep_derivatives_, keep_weights_, keep_biases_, keep_input_;
+    TraceOptions options_;
     StackTracer<T> tracer_;
 };
 

@@ -66,6 +66,7 @@ class RecurrentTracer {
     bool store_forward(std::size_t layer, const ForwardOutputs<T>& out) const;
     std::size_t first_nonfinite() const { return first_nonfinite_; }  // a state's index; 0: none
     const PackedSequence& sequence() const { return sequence_; }
+    const RecurrentNetwork<T>& network() const { return network_; }
 
     // Gradients arrive at the last layer's h: `rows` (batch, outputs) at each sample's end or (steps, batch, outputs)
     // at every step, times 2^exponent of each row (null: 0); dc_last may be empty. log2_dx (steps, batch), or null:

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <vector>
 
 #include "core/scaled.h"
 #include "kernels/kernel_table.h"
@@ -67,6 +68,13 @@ bool keep_row(std::size_t n, const T* from, double exponent, T* mantissa, std::i
     const bool fits = std::fabs(kept) < kInt64;
     *to_exponent = fits ? static_cast<std::int64_t>(kept) : 0;
     return fits;
+}
+
+// A sum `value * 2^exponent` as one row; false likewise.
+template <class Sum, class T>
+bool keep_sum(const Sum& sum, const KeptRows<T>& to) {
+    const std::vector<T> plain(sum.value.data(), sum.value.data() + sum.value.size());
+    return keep_row(plain.size(), plain.data(), sum.exponent, to.mantissa, to.exponent);
 }
 
 }  // namespace gt

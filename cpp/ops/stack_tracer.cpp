@@ -94,7 +94,7 @@ template <class T>
 StackTracer<T>::StackTracer(const IsaKernels& isa, std::vector<DenseLayer<T>> layers, TraceOptions options)
     : isa_(isa),
       network_(isa, std::move(layers)),
-      options_(options),
+      options_(std::move(options)),
       gradients_(network_.depth()),
       statistics_(network_.depth()),
       alive_(network_.total_units(), 0),
@@ -118,9 +118,9 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
                 loop_over_layers(network_, batch)};
     for (std::size_t l = 0; l < depth; ++l) {
         const DenseLayer<T>& layer = network_.layer(l);
-        if ((summed || options_.form_weights) && gradients_[l].weight.value.size() == 0)
+        if ((summed || options_.keeps("grad_weights")) && gradients_[l].weight.value.size() == 0)
             gradients_[l].weight.reset(checked_multiply(layer.inputs, layer.outputs));
-        if ((summed || options_.form_biases) && gradients_[l].bias.value.size() == 0)
+        if ((summed || options_.keeps("grad_biases")) && gradients_[l].bias.value.size() == 0)
             gradients_[l].bias.reset(layer.outputs);
     }
     for (std::size_t i = 0; i < per_chunk; ++i)
@@ -322,30 +322,6 @@ void StackTracer<T>::merge(const Chunk& chunk) {
         }
         for (std::size_t b = 0; b < block.samples; ++b) nonfinite_ = std::min(nonfinite_, block.nonfinite[b]);
     }
-}
-
-template <class T>
-std::vector<LayerResult> StackTracer<T>::results() {
-    std::vector<LayerResult> results(network_.depth());
-    std::size_t unit = 0;
-    for (std::size_t l = 0; l < network_.depth(); ++l) {
-        const DenseLayer<T>& layer = network_.layer(l);
-        const LayerGradient<T>& gradient = gradients_[l];
-        LayerResult& r = results[l];
-        r.log2_weight = network_.log2_weight(l);
-        r.log2_grad_weight = gradient.weight.value.size() ? gradient.weight.log2_norm() : gradient.log2_weight;
-        r.log2_grad_bias = gradient.bias.value.size() ? gradient.bias.log2_norm() : gradient.log2_bias;
-        r.statistics = statistics_[l];
-        std::size_t dead = 0, by_bias = 0;
-        for (std::size_t u = 0; u < layer.outputs; ++u, ++unit) {
-            dead += !(alive_[unit] & kOn);
-            by_bias += alive_[unit] == kOnWithoutBias;
-        }
-        if (!layer.info.can_die) continue;
-        r.dead_units = static_cast<double>(dead) / static_cast<double>(layer.outputs);
-        r.dead_by_bias = static_cast<double>(by_bias) / static_cast<double>(layer.outputs);
-    }
-    return results;
 }
 
 template <class T>

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "ops/dense_stack.h"
+#include "ops/figures.h"
 #include "ops/gradient_norms.h"
 #include "ops/parallel.h"
 #include "ops/scaled_rows.h"
@@ -12,9 +13,10 @@
 namespace gt {
 
 struct TraceOptions {
-    bool form_weights = false;  // the batch's weight gradients are kept
-    bool form_biases = false;
+    Names keep;            // "deltas", "activations", "derivatives", "grad_weights", "grad_biases", "grad_input"
     bool one_call = true;  // `add` is called once: norms need no sum over calls
+
+    bool keeps(const char* name) const { return keep.count(name) != 0; }
 };
 
 template <class T>
@@ -22,12 +24,6 @@ struct CallOutputs {
     SampleOutputs samples;
     std::vector<KeptRows<T>> deltas, activations, derivatives;  // depth entries, or empty
     KeptRows<T> grad_input;                                     // (batch, n_0), or null
-};
-
-struct LayerResult {
-    double log2_weight = 0, log2_grad_weight = 0, log2_grad_bias = 0;
-    LayerStatistics statistics;
-    double dead_units = 0, dead_by_bias = 0;  // shares: dead, and of these such as are on without their bias
 };
 
 template <class T>
@@ -39,12 +35,11 @@ class StackTracer {
     void add(const T* x, std::size_t batch, const Cotangent<T>& cotangent, const CallOutputs<T>& out,
              Interrupt& interrupt);
 
-    std::vector<LayerResult> results();
-    std::vector<LayerGradient<T>>& gradients() { return gradients_; }
-    double loss() const { return loss_; }                       // summed over samples (and units for mse)
+    CallOutputs<T> outputs(std::size_t batch, Figures<T>& figures) const;  // what one call of `add` writes
+    bool results(Figures<T>& figures) const;  // of all samples; false where a kept exponent is beyond int64
+    double loss() const { return loss_; }     // summed over samples (and units for mse)
     std::size_t first_nonfinite() const { return nonfinite_; }  // depth where there is none
     std::size_t samples() const { return samples_; }
-    const StackNetwork<T>& network() const { return network_; }
 
   private:
     struct Chunk;
@@ -57,6 +52,8 @@ class StackTracer {
     void keep_rows(Chunk& chunk, const BlockPart<T>& part, std::size_t l);
     void keep_derivative(Chunk& chunk, const StackPass<T>& pass, std::size_t l);
     void merge(const Chunk& chunk);
+    void count_dead(std::vector<double>* dead, std::vector<double>* by_bias) const;
+    bool keep_gradients(Figures<T>& figures) const;
 
     const IsaKernels& isa_;
     StackNetwork<T> network_;
