@@ -155,7 +155,7 @@ def test_a_dead_network(digits):
     assert one.summary.log2_first == -math.inf
     assert one.summary.samples_lost > 0.5
     assert sentences.left_over(one.summary) == "0"
-    assert sentences.row("ReLU", "He", one.summary)[2] == ("0", "")
+    assert sentences.table([one.told]).rows[0][2] == "0"
     html = report.render_html([one], digits, settings)
     assert "The gradient does not reach the first layer" in html
     assert "exactly zero below the last layer" in html
@@ -193,15 +193,16 @@ def test_one_layer_has_nothing_to_split(digits):
 
 def test_table_cells_are_the_summary(traced):
     for one in traced:
-        cells = sentences.row("T", "R", one.summary)
-        assert len(cells) == len(sentences.COLUMNS)
-        assert cells[1] == (f"2^{one.summary.log2_last:.1f}", decimal(one.summary.log2_last))
-        assert cells[2] == (f"2^{one.summary.log2_first:.1f}", decimal(one.summary.log2_first))
-        step, activation, weight = (float(cell[0]) for cell in cells[3:6])
+        table = sentences.table([("T", "R", one.summary)])
+        cells = table.rows[0]
+        assert len(cells) == len(table.head)
+        assert cells[1] == f"2^{one.summary.log2_last:.1f}\n{decimal(one.summary.log2_last)}"
+        assert cells[2] == f"2^{one.summary.log2_first:.1f}\n{decimal(one.summary.log2_first)}"
+        step, activation, weight = (float(cell) for cell in cells[3:6])
         assert step == pytest.approx(one.summary.bits_per_layer, abs=5.001e-4)
         assert activation == pytest.approx(one.summary.activation_bits, abs=5.001e-4)
         assert step == pytest.approx(activation + weight, abs=1e-9)
-        assert all(ord(letter) < 128 for cell in cells for line in cell for letter in line)
+        assert table.text().isascii()
 
 
 def test_the_page_needs_nothing_from_outside(page):

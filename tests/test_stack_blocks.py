@@ -290,7 +290,8 @@ def test_dead_by_bias(isa, dtype, batch):
     assert t.dead_by_bias[1] > 0.1
 
 
-def test_table_and_summary_show_what_normalisation_does():
+def test_table_and_summary_show_what_normalisation_does(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")  # heads of one line
     trace = a_stack("float32").trace(np.random.default_rng(0).standard_normal((9, 7)).astype("float32"))
     lines = str(trace).splitlines()
     assert "LN gain" in lines[1]

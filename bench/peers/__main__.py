@@ -56,9 +56,9 @@ def main() -> None:
         workload = workloads[name]
         measured[name] = compare.compare(workload, contenders[workload.kind], chosen.repeat, chosen.threads)
         if not chosen.json:
-            console.print(show.table(workload, measured[name], versions))
+            print(f"\n{show.table(workload, measured[name], versions)}")
     if not chosen.json:
-        console.print(show.summary({name: workloads[name] for name in measured}, measured, chosen.threads))
+        print(f"\n{show.summary({name: workloads[name] for name in measured}, measured, chosen.threads)}")
     if chosen.json:
         print(show.as_json(measured, versions, load))
 

@@ -1,11 +1,9 @@
-"""The comparison on paper: rich tables, or JSON."""
+"""The comparison on paper: tables, or JSON."""
 
 import json
 from dataclasses import asdict
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from threadpoolctl import threadpool_info
 
 from bench.floors import floor_of
@@ -14,6 +12,7 @@ from bench.peers.compare import Row
 from bench.recurrent import LstmWorkload
 from bench.workloads import Workload
 from gradtrace import config
+from gradtrace.tables import Table
 
 
 def blas() -> str:
@@ -40,19 +39,24 @@ def machine(console: Console, versions: dict[str, str | None], load: float, thre
 
 def table(workload: Workload | LstmWorkload, rows: list[Row], versions: dict[str, str | None]) -> Table:
     """Time, ratio and errors of every contender."""
-    result = Table(title=str(workload), title_justify="left", title_style="bold", box=box.SIMPLE)
-    result.add_column("contender", no_wrap=True)
-    for heading in ("ms", "ratio", *(f"error {norm}" for norm in workload.errors)):
-        result.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        errors = [f"{e:.0e}" if e is not None else "" for e in (row.error_gradient, row.error_grad_weight)]
-        result.add_row(row.name, f"{row.milliseconds:.2f}", f"{row.ratio:.2f}", *errors)
+    cells = [
+        [
+            row.name,
+            f"{row.milliseconds:.2f}",
+            f"{row.ratio:.2f}",
+            *map(_error, (row.error_gradient, row.error_grad_weight)),
+        ]
+        for row in rows
+    ]
+    cells += [[name, "not installed", "", "", ""] for name, version in versions.items() if version is None]
     best = best_peer(rows)
-    if best:
-        result.caption = f"best peer with the same trace: {best.name}, {best.ratio:.2f}"
-    for name in (name for name, version in versions.items() if version is None):
-        result.add_row(name, "not installed", style="dim")
-    return result
+    notes = [f"best peer with the same trace: {best.name}, {best.ratio:.2f}"] if best else []
+    head = ["contender", "ms", "ratio", *(f"error {norm}" for norm in workload.errors)]
+    return Table(head, cells, str(workload), notes, words={0})
+
+
+def _error(value: float | None) -> str:
+    return "" if value is None else f"{value:.0e}"
 
 
 def best_peer(rows: list[Row]) -> Row | None:
@@ -63,25 +67,25 @@ def best_peer(rows: list[Row]) -> Row | None:
 
 def summary(workloads: dict[str, Workload | LstmWorkload], measured: dict[str, list[Row]], threads: int) -> Table:
     """The best peer that yields the same trace, and how near gradtrace is to what this machine allows."""
-    result = Table(title="summary", title_justify="left", title_style="bold", box=box.SIMPLE)
-    for heading in ("workload", "best peer"):
-        result.add_column(heading, no_wrap=True)
-    for heading in ("ms", "ours", "ratio", "GFLOP/s", "floor", "share"):
-        result.add_column(heading, justify="right", no_wrap=True)
+    cells = []
     for name, rows in measured.items():
         own, floor = rows[0], floor_of(workloads[name], input_gradient=False)
         best = best_peer(rows) or own
-        result.add_row(
-            name,
-            best.name,
-            f"{best.milliseconds:.2f}",
-            f"{own.milliseconds:.2f}",
-            f"{best.ratio:.2f}",
-            f"{floor.operations / own.milliseconds / 1e6:.0f}",
-            f"{floor.milliseconds / threads:.2f}",
-            f"{floor.milliseconds / threads / own.milliseconds:.0%}",
+        cells.append(
+            [
+                name,
+                best.name,
+                f"{best.milliseconds:.2f}",
+                f"{own.milliseconds:.2f}",
+                f"{best.ratio:.2f}",
+                f"{floor.operations / own.milliseconds / 1e6:.0f}",
+                f"{floor.milliseconds / threads:.2f}",
+                f"{floor.milliseconds / threads / own.milliseconds:.0%}",
+            ]
         )
-    return result
+    return Table(
+        ["workload", "best peer", "ms", "ours", "ratio", "GFLOP/s", "floor", "share"], cells, "summary", words={0, 1}
+    )
 
 
 def as_json(measured: dict[str, list[Row]], versions: dict[str, str | None], load: float) -> str:

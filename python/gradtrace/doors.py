@@ -26,12 +26,9 @@ if TYPE_CHECKING:
     from gradtrace.remedies.judgement import Remedies as Remedies
     from gradtrace.remedies.of_networks import recurrent_remedies as recurrent_remedies
     from gradtrace.remedies.of_networks import stack_remedies as stack_remedies
-    from gradtrace.show.module_tables import html_modules as html_modules
-    from gradtrace.show.module_tables import text_modules as text_modules
-    from gradtrace.show.recurrent_tables import html_recurrent as html_recurrent
-    from gradtrace.show.recurrent_tables import text_recurrent as text_recurrent
-    from gradtrace.show.stack_tables import html_stack as html_stack
-    from gradtrace.show.stack_tables import text_stack as text_stack
+    from gradtrace.show.module_tables import module_table as module_table
+    from gradtrace.show.recurrent_tables import recurrent_table as recurrent_table
+    from gradtrace.show.stack_tables import stack_table as stack_table
     from gradtrace.traces.files import save_trace as save_trace
 
 _ROOMS = {
@@ -44,16 +41,13 @@ _ROOMS = {
     "diagnose_recurrent": "analysis.recurrent",
     "diagnose_stack": "analysis.stacks",
     "gradient_horizon": "analysis.horizon",
-    "html_modules": "show.module_tables",
-    "html_recurrent": "show.recurrent_tables",
-    "html_stack": "show.stack_tables",
     "lost_in": "analysis.underflow",
+    "module_table": "show.module_tables",
+    "recurrent_table": "show.recurrent_tables",
     "recurrent_remedies": "remedies.of_networks",
     "save_trace": "traces.files",
+    "stack_table": "show.stack_tables",
     "stack_remedies": "remedies.of_networks",
-    "text_modules": "show.module_tables",
-    "text_recurrent": "show.recurrent_tables",
-    "text_stack": "show.stack_tables",
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from gradtrace.analysis.summary import summarise
 from gradtrace.json_ready import json_ready
 from gradtrace.memory import blames
 from gradtrace.quiet import quiet
-from gradtrace.tables import text_rows
+from gradtrace.tables import Table
 from gradtrace.traces.recurrent import RecurrentTrace
 
 __all__ = ["Comparison", "compare"]
@@ -44,24 +43,23 @@ class Comparison:
         ready: dict[str, Any] = json_ready({"figures": self.figures, **kinds})
         return ready
 
-    def _rows(self) -> list[list[str]]:
-        return [
+    def _table(self) -> Table:
+        rows = [
             [name, f"{before:.3g}", f"{after:.3g}", f"{difference(after, before):+.3g}"]
             for name, (before, after) in self.figures.items()
         ]
+        kinds = {word: ", ".join(getattr(self, word)) for word in ("resolved", "remaining", "new")}
+        notes = [f"{word}: {names}" for word, names in kinds.items() if names] or ["no findings in either"]
+        return Table(["", "before", "after", "change"], rows, notes=notes, words={0})
 
-    def _notes(self) -> list[str]:
-        kinds = {"resolved": self.resolved, "remaining": self.remaining, "new": self.new}
-        return [f"{word}: {', '.join(names)}" for word, names in kinds.items() if names] or ["no findings in either"]
+    def __repr__(self) -> str:
+        return f"Comparison({'; '.join(self._table().notes)})"
 
     def __str__(self) -> str:
-        return "\n".join([*text_rows([["", "before", "after", "change"], *self._rows()]), *self._notes()])
+        return self._table().text()
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{title}</th>" for title in ("", "before", "after", "change"))
-        rows = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in self._rows())
-        notes = "<br>".join(html.escape(note) for note in self._notes())
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table><p>{notes}</p>"
+        return self._table().html()
 
 
 @blames("after", "trace fewer samples")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import math
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gradtrace.json_ready import json_ready
+from gradtrace.tables import Table, markup, wrapped
 
 __all__ = ["KINDS", "SEVERITIES", "Diagnosis", "Finding"]
 
@@ -31,7 +30,6 @@ KINDS = {
     "subnormal": "float32 loses the gradient",
 }
 
-_WIDTH = 96
 _RUNS = 12  # of layers in a row that are written out
 
 
@@ -87,15 +85,22 @@ class Finding:
         ready: dict[str, Any] = json_ready({**facts, "evidence": dict(self.evidence), "part": self.part})
         return ready
 
+    def __repr__(self) -> str:
+        return f"Finding({', '.join(part for part in (self.kind, self.severity, self.where) if part)})"
+
     def __str__(self) -> str:
         head = f"{self.severity}: {self.kind}" + (f" ({self.where})" if self.where else "")
-        lines = [head, *textwrap.wrap(self.cause, _WIDTH, initial_indent="  ", subsequent_indent="  ")]
-        numbers = ", ".join(f"{name} {shown(value)}" for name, value in self.evidence.items())
-        lines += textwrap.wrap(numbers, _WIDTH, initial_indent="  ", subsequent_indent="  ")
-        if self.remedies:
-            tried = "try: " + "; ".join(self.remedies)
-            lines += textwrap.wrap(tried, _WIDTH, initial_indent="  ", subsequent_indent="  ")
-        return "\n".join(lines)
+        tried = "try: " + "; ".join(self.remedies) if self.remedies else ""
+        below = (self.cause, self._numbers(), tried)
+        return "\n".join([*wrapped(head), *(line for text in below for line in wrapped(text, "  "))])
+
+    def _numbers(self) -> str:
+        return ", ".join(f"{name} {shown(value)}" for name, value in self.evidence.items())
+
+    def row(self) -> list[str]:
+        """Give the cells of a table: severity, kind and place, cause, evidence, remedies."""
+        kind = f"{self.kind}\n{self.where}" if self.where else self.kind
+        return [self.severity, kind, self.cause, self._numbers(), ", ".join(self.remedies)]
 
 
 @dataclass(frozen=True)
@@ -149,21 +154,20 @@ class Diagnosis(Sequence[Finding]):
     def __contains__(self, item: object) -> bool:
         return item in self.kinds if isinstance(item, str) else any(item is finding for finding in self.findings)
 
+    def __repr__(self) -> str:
+        found = ", ".join(f"{finding.kind} ({finding.severity})" for finding in self.findings)
+        return f"Diagnosis({self.subject}: {found or 'nothing to report'})"
+
     def __str__(self) -> str:
-        if not self.findings:
-            return f"{self.subject}: nothing to report."
         count = f"{len(self.findings)} finding{'s' if len(self.findings) > 1 else ''}"
-        return "\n".join([f"{self.subject}: {count}", *map(str, self.findings)])
+        head = f"{self.subject}: {count if self.findings else 'nothing to report.'}"
+        return "\n".join([*wrapped(head), *map(str, self.findings)])
 
     def _repr_html_(self) -> str:
         if not self.findings:
-            return f"<p><b>{html.escape(self.subject)}</b>: nothing to report.</p>"
-        rows = "".join(_html_row(finding) for finding in self.findings)
-        head = "".join(f"<th>{title}</th>" for title in ("", "finding", "why", "evidence", "try"))
-        return (
-            f"<table><caption>{html.escape(self.subject)}</caption><thead><tr>{head}</tr></thead>"
-            f"<tbody>{rows}</tbody></table>"
-        )
+            return f"<p><b>{markup(self.subject)}</b>: nothing to report.</p>"
+        head = ["", "finding", "why", "evidence", "try"]
+        return Table(head, [finding.row() for finding in self.findings], self.subject, words=range(5)).html()
 
 
 def ranked(findings: Sequence[Finding]) -> tuple[Finding, ...]:
@@ -188,11 +192,3 @@ def runs(indices: Sequence[int]) -> str:
             parts.append([index, index])
     texts = [f"{first}-{last}" if last > first else str(first) for first, last in parts[:_RUNS]]
     return ", ".join([*texts, f"... ({len(indices):,} in all)"] if len(parts) > _RUNS else texts)
-
-
-def _html_row(finding: Finding) -> str:
-    evidence = "<br>".join(html.escape(f"{name}: {shown(value)}") for name, value in finding.evidence.items())
-    remedies = "<br>".join(html.escape(remedy) for remedy in finding.remedies)
-    kind = f"{html.escape(finding.kind)}<br><small>{html.escape(finding.where)}</small>"
-    cells = (finding.severity, kind, html.escape(finding.cause), evidence, remedies)
-    return "<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in cells) + "</tr>"

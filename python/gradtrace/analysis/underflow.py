@@ -52,6 +52,9 @@ class Underflow:
     log2_loss_scale: float
     loss_scale_fits: bool
 
+    def __repr__(self) -> str:
+        return f"Underflow({str(self).removesuffix('.')})"
+
     def __str__(self) -> str:
         if self.share_subnormal == self.share_zero == self.share_overflow == 0:
             return f"{self.format} loses nothing."

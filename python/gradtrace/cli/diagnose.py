@@ -16,6 +16,7 @@ from gradtrace.data.readers import read_sequences
 from gradtrace.networks import Recurrent
 from gradtrace.networks.stack import Stack
 from gradtrace.remedies.judgement import Remedies
+from gradtrace.tables import wrapped
 
 __all__ = ["diagnose_command"]
 
@@ -88,7 +89,7 @@ def diagnose_command(
             | {"output": None if path is None else str(path)}
         )
         return
-    notes = ["\n".join(f"Note: {note}." for note in network.notes)] if network.notes else []
+    notes = ["\n".join(line for note in network.notes for line in wrapped(f"Note: {note}."))] if network.notes else []
     terminal.print_texts(*notes, str(trace), str(diagnosis), *([] if remedies is None else [str(remedies)]))
     click.echo(f"Figures and text: {path}")
 

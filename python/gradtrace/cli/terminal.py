@@ -2,53 +2,24 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from gradtrace.analysis.summary import summarise
 from gradtrace.data.datasets import Dataset
 from gradtrace.questions import Answer
 from gradtrace.report import sentences
 from gradtrace.report.page import Network, Settings, TracedNetwork
-from gradtrace.show.stack_tables import layer_rows
-from gradtrace.tables import shown_layers
+from gradtrace.show.stack_tables import stack_table
+from gradtrace.tables import Table, console_width
 from gradtrace.traces.stack import StackTrace
 
 __all__ = ["print_answers", "print_report", "print_texts", "print_trace", "status", "with_progress"]
-
-
-# Heads of two lines and cells without much air, because both tables must fit a terminal of 80 columns.
-_REPORT_HEADS = (
-    "network",
-    "gradient,\nlast",
-    "gradient,\nfirst",
-    "bits/\nlayer",
-    "acti-\nvation",
-    "plus\nweights",
-    "satu-\nrated",
-    "dead\nunits",
-    "float32\nreads 0",
-)
-_TRACE_HEADS = (
-    "layer",
-    "units",
-    "activation",
-    "log2\n|dz|",
-    "\n|dz|",
-    "act.\ngain",
-    "W\ngain",
-    "log2\n|dW|",
-    "satu-\nrated",
-    "dead\nunits",
-)
-_ROOMY, _LEAST = 100, 80
 
 
 def with_progress(networks: Sequence[Network]) -> Iterator[Network]:
@@ -78,15 +49,10 @@ def print_report(traced: Sequence[TracedNetwork], rows: Dataset, settings: Setti
     """Print one row for each network, and how many of them the gradient gets through."""
     samples = sentences.plural(rows.x.shape[0], "sample")
     layers, units = sentences.plural(settings.depth, "layer"), sentences.plural(settings.width, "unit")
-    table = _table(f"{escape(rows.name)}: {samples}, {layers} of {units}, nothing trained")
-    for head in _REPORT_HEADS:
-        table.add_column(head, justify="left" if head == "network" else "right", vertical="top")
-    for one in traced:
-        style = None if one.summary.verdict == "arrives" else "yellow"
-        cells = sentences.row(one.network.title, one.network.rule, one.summary)
-        table.add_row(*(f"{first}\n{second}" for first, second in cells), style=style, end_section=True)
     console = _console()
-    console.print(table)
+    console.print(f"{escape(rows.name)}: {samples}, {layers} of {units}, nothing trained", style="bold")
+    arrived = [one.summary.verdict == "arrives" for one in traced]
+    _print_table(sentences.table([one.told for one in traced]), lambda row: row < 0 or arrived[row])
     console.print()
     console.print(f"{sentences.headline([one.summary for one in traced])}.", style="bold")
     console.print("Gradient: norm of dL/dz, median over samples. One bit is a factor of two.", style="dim")
@@ -96,18 +62,13 @@ def print_trace(trace: StackTrace, rows: Dataset, all_layers: bool) -> None:
     """Print one row for each of about a dozen layers, or for every layer, the last one first."""
     loss = "" if trace.loss is None else f", {rows.loss} {trace.loss:.4g}"
     samples, layers = sentences.plural(trace.samples, "sample"), sentences.plural(trace.depth, "layer")
-    table = _table(f"{escape(rows.name)}: {samples}, {layers}, {trace.dtype}{loss}")
-    for head in _TRACE_HEADS:
-        table.add_column(head, justify="left" if head == "activation" else "right")
-    shown = list(range(trace.depth)) if all_layers else shown_layers(trace.depth)
-    for cells in layer_rows(trace, reversed(shown)):
-        table.add_row(*cells)
-    note = "Medians over samples, the last layer first, as the gradient runs. Gains in bits."
+    table = stack_table(trace, range(trace.depth) if all_layers else None)
     console = _console()
-    console.print(table)
+    console.print(f"{escape(rows.name)}: {samples}, {layers}, {trace.dtype}{loss}", style="bold")
+    _print_table(replace(table, title="", notes=()))
     console.print()
     console.print(sentences.split(summarise(trace)))
-    console.print(note, style="dim")
+    console.print(*table.notes, style="dim", sep="\n")
 
 
 def print_answers(answers: Sequence[Answer]) -> None:
@@ -129,20 +90,14 @@ def print_texts(*texts: str) -> None:
 
 
 def _console() -> Console:
-    """Give a console as wide as the terminal, or as the tables need: it folds lines, but leaves no figure out."""
-    if not sys.stdout.isatty():
-        return Console(width=_ROOMY, highlight=False)
-    return Console(width=max(Console().width, _LEAST), highlight=False)
+    return Console(width=console_width(), highlight=False)
 
 
-def _table(title: str) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1 if _console().width >= _ROOMY else 0),
-        header_style="",
-    )
+def _print_table(table: Table, good: Callable[[int], bool] = lambda row: True) -> None:
+    """Print a table as it is, rows that are not good in yellow."""
+    console = _console()
+
+    def mark(row: int, line: str) -> str:
+        return escape(line) if good(row) else f"[yellow]{escape(line)}[/]"
+
+    console.print(table.text(console.width, mark), soft_wrap=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from gradtrace.json_ready import json_ready
+from gradtrace.tables import wrapped
 
 __all__ = ["VERDICTS", "Answer"]
 
@@ -52,9 +52,12 @@ class Answer:
     legend: tuple[tuple[str, str, tuple[float, ...]], ...] = ()
     seconds: float = 0.0
 
+    def __repr__(self) -> str:
+        return f"Answer({self.number}, {self.question!r}, {self.verdict!r})"
+
     def __str__(self) -> str:
         lines = [f"{self.number}. {self.question}", f"Folk answer ({self.verdict}): {self.folk}", self.text]
-        return "\n".join(textwrap.fill(line, 96) for line in lines)
+        return "\n".join(part for line in lines for part in wrapped(line))
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything but the figure, fit for strict JSON."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from gradtrace import config
 from gradtrace.questions.answer import Answer
 from gradtrace.show.svg import INK, css_colors, draw_svg
+from gradtrace.tables import markup
 
 __all__ = ["render_html"]
 
@@ -53,6 +53,8 @@ def render_html(answers: Sequence[Answer], seed: int = 0, command: str = "") -> 
 
 
 def _part(one: Answer) -> dict[str, Any]:
+    from markupsafe import Markup
+
     def draw(_: Any, ax: Any) -> Any:
         return one.draw(ax)
 
@@ -69,16 +71,8 @@ def _part(one: Answer) -> dict[str, Any]:
         "question": one.question,
         "folk": one.folk,
         "verdict": one.verdict,
-        "text": _typeset(one.text),
-        "caption": _typeset(one.caption),
+        "text": Markup(markup(one.text)),
+        "caption": Markup(markup(one.caption)),
         "legend": lines,
         "figure": draw_svg(f"question{one.number}", draw, None, _FIGURE, one.question),
     }
-
-
-def _typeset(text: str) -> Any:
-    """Set powers as a page has them: ``2^-337`` becomes 2 with a raised exponent."""
-    from markupsafe import Markup, escape
-
-    raised = re.sub(r"\^(-?[0-9.]*[0-9])", lambda found: f"<sup>{found[1].replace('-', '−')}</sup>", str(escape(text)))
-    return Markup(raised)

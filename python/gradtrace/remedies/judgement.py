@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from gradtrace.remedies import recurrent_changes as recurrent
 from gradtrace.remedies.distinct import distinct
 from gradtrace.remedies.stack_changes import STACK_CHANGES, Change
 from gradtrace.remedies.training import Task, Training, train
-from gradtrace.tables import text_rows
+from gradtrace.tables import Table
 from gradtrace.wording import decimal
 
 __all__ = ["RECURRENT_REMEDIES", "STACK_REMEDIES", "Remedies", "Remedy", "names_to_try", "try_remedies"]
@@ -115,6 +114,16 @@ class Remedy:
     step_time: float = 1.0
     window: int | None = None
 
+    @property
+    def loss(self) -> str:
+        """Before and after training, in words."""
+        end = self.training.end
+        return "diverges" if math.isinf(end) else f"{self.training.start:.3g} to {end:.3g}"
+
+    def __repr__(self) -> str:
+        helps = "" if not self.name else ", helps" if self.helps else ", does not help"
+        return f"Remedy({self.name or 'as it is'}{helps}, loss {self.loss})"
+
     def to_dict(self) -> dict[str, Any]:
         """Give all measures but the times, fit for strict JSON."""
         names = ("name", "what", "cost", "helps", "verdict", "log2_change", "distinct", "window")
@@ -175,45 +184,37 @@ class Remedies(Sequence[Remedy]):
     def __iter__(self) -> Iterator[Remedy]:
         return iter(self.tried)
 
-    def _rows(self) -> list[list[str]]:
-        head = ["", "first over last", "inputs distinct", f"loss after {self.steps} steps", "step", "helps", "findings"]
-        return [head, *(_row(remedy) for remedy in (self.before, *self.tried))]
+    def _table(self, why: bool) -> Table:
+        """Set out the measures; with why and cost as columns, or as sentences below."""
+        head = ["", "first over last", "inputs distinct", f"loss after {self.steps} steps", "step", "helps"]
+        trials = (self.before, *self.tried)
+        if why:
+            words = ([", ".join(one.diagnosis.kinds) or "none", one.verdict, one.cost] for one in trials)
+            rows = [[*_row(one), *more] for one, more in zip(trials, words, strict=True)]
+            return Table([*head, "findings", "why", "cost"], rows, f"Trained on {self.task}", words={0, 6, 7, 8})
+        notes = [f"as it is: {', '.join(self.before.diagnosis.kinds) or 'no findings'}"]
+        notes += [f"{one.name}: {one.verdict}" for one in self.tried]
+        return Table(head, [_row(one) for one in trials], f"Trained on {self.task}.", notes, words={0})
+
+    def __repr__(self) -> str:
+        best = "none helps" if self.best is None else f"best {self.best.name}"
+        return f"Remedies({len(self.tried)} tried on {self.task}, {best})"
 
     def __str__(self) -> str:
-        lines = [f"Trained on {self.task}.", *text_rows(self._rows(), words=(0, 6))]
-        return "\n".join([*lines, *(f"{remedy.name}: {remedy.verdict}" for remedy in self.tried)])
+        return self._table(why=False).text()
 
     def _repr_html_(self) -> str:
-        head, *rows = self._rows()
-        figures = len(head) - 1  # numbers do not wrap, words do
-        styles = ["white-space:nowrap"] * figures + [
-            f"text-align:left; white-space:normal; min-width:{em}em" for em in (7, 15, 11)
-        ]
-        cells = _html_cells("th", [*head, "why", "cost"], ["white-space:normal"] * figures + ["text-align:left"] * 3)
-        body = ""
-        for row, remedy in zip(rows, (self.before, *self.tried), strict=True):
-            body += "<tr>" + _html_cells("td", [*row, remedy.verdict, remedy.cost], styles) + "</tr>"
-        caption = html.escape(f"Trained on {self.task}")
-        return f"<table><caption>{caption}</caption><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _html_cells(tag: str, texts: Sequence[str], styles: Sequence[str]) -> str:
-    pairs = zip(texts, styles, strict=True)
-    return "".join(f'<{tag} style="{style}">{html.escape(text)}</{tag}>' for text, style in pairs)
+        return self._table(why=True).html()
 
 
 def _row(remedy: Remedy) -> list[str]:
-    training = remedy.training
-    loss = "diverges" if math.isinf(training.end) else f"{training.start:.3g} to {training.end:.3g}"
-    helps = "" if not remedy.name else "yes" if remedy.helps else "no"
     return [
         remedy.name or "as it is",
         decimal(remedy.log2_change),
         "" if math.isnan(remedy.distinct) else f"{remedy.distinct:.2g}",
-        loss,
+        remedy.loss,
         f"x{remedy.step_time:.1f}",
-        helps,
-        ", ".join(remedy.diagnosis.kinds) or "none",
+        "" if not remedy.name else "yes" if remedy.helps else "no",
     ]
 
 

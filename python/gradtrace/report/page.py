@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradtrace import config
 from gradtrace.analysis.summary import TraceSummary, layer_figures, summarise
@@ -16,9 +16,6 @@ from gradtrace.report.recurrent import RecurrentPart, page_part, recurrent_figur
 from gradtrace.show.pages import templates
 from gradtrace.show.svg import INK, PANEL, css_colors, draw_svg
 from gradtrace.traces.stack import StackTrace
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "NETWORKS",
@@ -85,6 +82,11 @@ class TracedNetwork:
     def name(self) -> str:
         """Title and rule, as the legends have it."""
         return f"{self.network.title}, {self.network.rule}"
+
+    @property
+    def told(self) -> tuple[str, str, TraceSummary]:
+        """Title, rule and summary, as `sentences.table` takes them."""
+        return self.network.title, self.network.rule, self.summary
 
 
 def trace_network(network: Network, data: Dataset, settings: Settings) -> TracedNetwork:
@@ -183,6 +185,8 @@ def render_html(
     str
         One HTML file: figures, styles and all within; the same input gives the same bytes.
     """
+    from markupsafe import Markup
+
     return (
         templates()
         .get_template("report.html.j2")
@@ -190,8 +194,7 @@ def render_html(
             headline=say.headline([one.summary for one in traced]),
             lead=say.lead(data, settings.depth, settings.width),
             cards=[_card(one) for one in traced],
-            columns=say.COLUMNS,
-            rows=[say.row(one.network.title, one.network.rule, one.summary, typographic=True) for one in traced],
+            table=Markup(say.table([one.told for one in traced], typographic=True).html()),
             figures=_figures(traced),
             legends=_legends(traced),
             saturation=say.saturation([(one.name, one.summary) for one in traced]),

@@ -17,7 +17,7 @@ from gradtrace.json_ready import json_ready
 from gradtrace.networks import LSTM, RNN
 from gradtrace.networks.stack import Stack
 from gradtrace.show.svg import INK, PANEL, css_colors, draw_svg
-from gradtrace.tables import shown_layers
+from gradtrace.tables import Table, shown_layers
 from gradtrace.traces.influence import Influence
 from gradtrace.traces.recurrent import RecurrentTrace
 from gradtrace.wording import decimal, power_of_ten
@@ -221,13 +221,15 @@ def recurrent_figures(part: RecurrentPart) -> dict[str, Any]:
 
 def page_part(part: RecurrentPart) -> dict[str, Any]:
     """Give the template what it shows: texts, table cells and figures."""
+    from markupsafe import Markup
+
     lstms = [one for one in part.traced if one.network.forget_bias is not None]
     return {
         "samples": part.samples,
         "steps": part.steps,
         "units": _HIDDEN,
         "headline": _headline(part.traced),
-        "rows": [_row(one) for one in part.traced],
+        "table": Markup(Table(_HEAD, [_row(one) for one in part.traced], words={0}).html()),
         "legend": _legend(part.traced),
         "parts_legend": _parts_legend(),
         "lstms": [{"name": one.name, "text": _direct_text(one)} for one in lstms],
@@ -235,14 +237,19 @@ def page_part(part: RecurrentPart) -> dict[str, Any]:
         "figures": _figures(part, lstms),
         "influence_text": _influence_text(part),
         "zeros_text": _zeros_text(part.zeros),
-        "zeros_name": part.zeros.name,
-        "zeros_rows": _zeros_rows(part.zeros),
+        "zeros_table": Markup(_zeros_table(part.zeros).html()),
     }
 
 
 def _headline(traced: Sequence[TracedRecurrent]) -> str:
     steps = "; ".join(f"{one.name}: {_signed(one.bits_per_step)}" for one in traced)
     return f"What one step back does to the gradient, in bits: {steps}."
+
+
+_HEAD = (
+    "network", "gradient at\nlast state", "gradient at\nfirst state", "bits per\nstep", "half-life of\nforget gate",
+    "left by\nthe gates", "direct part,\nfirst state",
+)  # fmt: skip
 
 
 def _row(one: TracedRecurrent) -> list[str]:
@@ -285,8 +292,8 @@ def _zeros_text(zeros: Zeros) -> str:
     )
 
 
-def _zeros_rows(zeros: Zeros) -> list[list[str]]:
-    return [
+def _zeros_table(zeros: Zeros) -> Table:
+    rows = [
         [
             str(state),
             _level(float(zeros.log2_dh[state])),
@@ -295,10 +302,13 @@ def _zeros_rows(zeros: Zeros) -> list[list[str]]:
         ]
         for state in reversed(shown_layers(zeros.steps + 1))
     ]
+    theirs = f"{zeros.name}, float32:\nlargest entry of dL/dh"
+    head = ["state after\nso many steps", "gradtrace:\nnorm of dL/dh", "the same\nas a decimal", theirs]
+    return Table(head, rows, words={0})
 
 
 def _level(log2: float) -> str:
-    return f"2^{log2:.1f}".replace("-", "−") if np.isfinite(log2) else power_of_ten(log2)
+    return f"2^{log2:.1f}" if np.isfinite(log2) else power_of_ten(log2)
 
 
 def _signed(bits: float) -> str:

@@ -8,60 +8,55 @@ from collections.abc import Sequence
 from gradtrace.analysis.summary import TraceSummary
 from gradtrace.analysis.thresholds import LOST_BITS
 from gradtrace.data.datasets import Dataset
+from gradtrace.tables import Table
 from gradtrace.wording import decimal
 
 __all__ = [
-    "COLUMNS",
     "headline",
     "lead",
     "left_over",
     "left_over_text",
     "plural",
-    "row",
     "saturation",
     "split",
+    "table",
     "weight_gradient",
 ]
 
 _COUNT = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
-#: Heads of the report's table; two lines each.
-COLUMNS = (
-    ("network", "initialisation"),
-    ("gradient at", "last layer"),
-    ("gradient at", "first layer"),
-    ("bits per", "layer"),
-    ("= acti-", "vation"),
-    ("+", "weights"),
-    ("satu-", "rated"),
-    ("dead", "units"),
-    ("float32", "reads 0"),
-)
+_HEAD = (
+    "network", "gradi\u00adent, last", "gradi\u00adent, first", "bits/ layer", "acti\u00advation", "plus weights",
+    "satu\u00adrated", "dead units", "float32 reads 0",
+)  # fmt: skip
 
 
-def row(title: str, rule: str, summary: TraceSummary, typographic: bool = False) -> list[tuple[str, str]]:
-    """Write the cells of one network.
+def table(named: Sequence[tuple[str, str, TraceSummary]], typographic: bool = False) -> Table:
+    """Set out what each network does to the gradient.
 
     Parameters
     ----------
-    title, rule : str
-        Of the network.
-    summary : TraceSummary
+    named : list of tuple
+        Title, rule and summary of each network.
     typographic : bool, default False
         True for a page, False for a terminal.
 
     Returns
     -------
-    list of tuple of str
-        Two lines for each of `COLUMNS`; the second may be empty.
+    Table
+        Cells of up to two lines.
     """
+    return Table(_HEAD, [_row(*one, typographic) for one in named], words={0})
+
+
+def _row(title: str, rule: str, summary: TraceSummary, typographic: bool) -> list[str]:
     return [
-        (title, rule),
+        f"{title}\n{rule}",
         _level(summary.log2_last, typographic),
         _level(summary.log2_first, typographic),
-        *((bits, "") for bits in _split_bits(summary, typographic)),
-        (_percent(summary.saturated), ""),
-        (_percent(summary.dead_units), ""),
+        *_split_bits(summary, typographic),
+        _percent(summary.saturated),
+        _percent(summary.dead_units),
         _float32(summary),
     ]
 
@@ -166,17 +161,16 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def _level(log2: float, typographic: bool) -> tuple[str, str]:
+def _level(log2: float, typographic: bool) -> str:
     if not math.isfinite(log2):
-        return ("0" if math.isinf(log2) and log2 < 0 else "undefined", "")
-    power = f"2^{round(log2, 1) + 0.0:.1f}"  # + 0.0 turns -0.0 into 0.0
-    return power.replace("-", "−") if typographic else power, decimal(log2, typographic)
+        return "0" if math.isinf(log2) and log2 < 0 else "undefined"
+    return f"2^{round(log2, 1) + 0.0:.1f}\n{decimal(log2, typographic)}"  # + 0.0 turns -0.0 into 0.0
 
 
-def _float32(summary: TraceSummary) -> tuple[str, str]:
+def _float32(summary: TraceSummary) -> str:
     if summary.float32_zero_layer is not None:
-        return f"layer {summary.float32_zero_layer}", "and down"
-    return ("it is 0" if summary.verdict == "dies" else "never"), ""
+        return f"layer {summary.float32_zero_layer}\nand down"
+    return "it is 0" if summary.verdict == "dies" else "never"
 
 
 def _split_bits(summary: TraceSummary, typographic: bool) -> tuple[str, str, str]:

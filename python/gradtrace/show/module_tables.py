@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-import html
 import math
 
-import numpy as np
-
-from gradtrace.tables import html_rows, text_rows
+from gradtrace.tables import Table, shown_layers
 from gradtrace.traces.modules import WatchTrace
 from gradtrace.wording import power_of_ten
 
-__all__ = ["html_modules", "text_modules"]
+__all__ = ["module_table"]
 
 _SHOWN = 24
-_WORDS = frozenset({0, 1})  # columns of words
 
 
-def text_modules(trace: WatchTrace) -> str:
-    """Write the table in plain text."""
-    note = "Norms over the whole batch, in bits (log2); the last module first, as the gradient runs."
-    notes = [f"Note: {one}." for one in trace.notes]
-    return "\n".join([f"WatchTrace: {trace.title}", *text_rows(_rows(trace), _WORDS), note, *notes])
-
-
-def html_modules(trace: WatchTrace) -> str:
-    """Write the table for a notebook."""
-    notes = "".join(f"<p>{html.escape(one)}.</p>" for one in trace.notes)
-    return f"<table>{html_rows(_rows(trace), _WORDS)}</table>{notes}"
-
-
-def _rows(trace: WatchTrace) -> list[list[str]]:
-    head = ["module", "kind", "log2|dy|", "|dy|", "log2|y|", "log2|dW|", "log2|W|", "dead", "saturated"]
-    count = len(trace.modules)
-    shown = range(count) if count <= _SHOWN else sorted({round(i) for i in np.linspace(0, count - 1, _SHOWN)})
-    rows = [head]
-    for index in reversed(list(shown)):
+def module_table(trace: WatchTrace) -> Table:
+    """Set out about two dozen modules, the last one first."""
+    rows = []
+    for index in reversed(shown_layers(len(trace.modules), _SHOWN) if trace.modules else []):
         one = trace.modules[index]
         numbers = (one.log2_output, one.log2_grad_weight, one.log2_weight)
         rows.append(
@@ -48,7 +29,17 @@ def _rows(trace: WatchTrace) -> list[list[str]]:
                 *("" if math.isnan(share) else f"{share:.0%}" for share in (one.dead, one.saturated)),
             ]
         )
-    return rows
+    return Table(
+        ["module", "kind", "log2 |dy|", "|dy|", "log2 |y|", "log2 |dW|", "log2 |W|", "dead", "satu\u00adrated"],
+        rows,
+        f"WatchTrace: {trace.title}",
+        [
+            "Norms over the batch in bits, the last module first, as the gradient runs.",
+            *(f"Note: {one}." for one in trace.notes),
+        ],
+        words={0, 1},
+        blocks={4},
+    )
 
 
 def _number(value: float) -> str:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import html
-
 from gradtrace.analysis.statistics import state_medians
 from gradtrace.cells import CELLS
 from gradtrace.memory import blames
 from gradtrace.quiet import quiet
-from gradtrace.tables import html_rows, shown_layers, text_rows
+from gradtrace.tables import Table, shown_layers
 from gradtrace.traces.recurrent import RecurrentTrace
 from gradtrace.wording import power_of_ten
 
-__all__ = ["html_recurrent", "state_rows", "text_recurrent"]
+__all__ = ["recurrent_table"]
 
 
 def _columns(trace: RecurrentTrace) -> list[tuple[str, str]]:
@@ -20,17 +18,11 @@ def _columns(trace: RecurrentTrace) -> list[tuple[str, str]]:
     cell = CELLS[trace.cell]
     if cell.carry is None:
         return []
-    own = [("log2|dc|", "log2_dc")] if cell.has_cell_state else []
+    own = [("log2 |dc|", "log2_dc")] if cell.has_cell_state else []
     return [*own, *cell.parts[:2], ("kept", "log2_retention")]
 
 
-def header(trace: RecurrentTrace) -> list[str]:
-    """Head of the columns of `state_rows`."""
-    gates = [f"gate {g}" for g in trace.gate_names]
-    return ["state", "lag", "log2|dh|", "|dh|", *(title for title, _ in _columns(trace)), *gates, "log2|dW_hh|"]
-
-
-def state_rows(trace: RecurrentTrace, layer: int) -> list[list[str]]:
+def _rows(trace: RecurrentTrace, layer: int) -> list[list[str]]:
     """Write the cells of a dozen states of one layer, the last state first."""
     dh = state_medians(trace, "log2_dh", layer)
     others = [state_medians(trace, name, layer) for _, name in _columns(trace)]
@@ -49,14 +41,6 @@ def state_rows(trace: RecurrentTrace, layer: int) -> list[list[str]]:
     return rows
 
 
-def _title(trace: RecurrentTrace) -> str:
-    loss = "" if trace.loss is None else f", loss {trace.loss:.4g}"
-    return (
-        f"RecurrentTrace: {trace.cell}, {trace.hidden_size} units, {trace.steps} steps, {trace.samples} samples, "
-        f"{trace.dtype}{loss}"
-    )
-
-
 def _caption(trace: RecurrentTrace, layer: int) -> str:
     directions = 2 if trace.bidirectional else 1
     name = f"layer {layer // directions}" + (", reverse" if layer % directions else "")
@@ -66,31 +50,23 @@ def _caption(trace: RecurrentTrace, layer: int) -> str:
     return f"{name}: half-life of the {gate} gate {trace.forget_half_life[layer]:.3g} steps"
 
 
-def _notes(trace: RecurrentTrace) -> list[str]:
-    notes = ["Medians over samples, in bits (log2); the last state first, as the gradient runs."]
+@blames("trace", "trace fewer samples or steps")
+@quiet
+def recurrent_table(trace: RecurrentTrace) -> Table:
+    """Set out a dozen states of every layer, the last one first."""
+    loss = "" if trace.loss is None else f", loss {trace.loss:.4g}"
+    notes = ["Medians over samples in bits, the last state first, as the gradient runs."]
     if CELLS[trace.cell].carry is not None:
-        notes.append("kept: mean over units of log2 of the product of the gates that carry, from that state on.")
+        notes.append("kept: mean over units of log2 of the product of the gates, from that state on.")
     if trace.first_nonfinite is not None:
         notes.append(f"The forward pass is infinite or NaN from state {trace.first_nonfinite} on.")
-    return notes
-
-
-@blames("trace", "trace fewer samples or steps")
-@quiet
-def text_recurrent(trace: RecurrentTrace) -> str:
-    """Write the table in plain text."""
-    lines = [_title(trace)]
-    for layer in range(len(trace.log2_dh)):
-        lines += [_caption(trace, layer), *text_rows([header(trace), *state_rows(trace, layer)])]
-    return "\n".join([*lines, *_notes(trace)])
-
-
-@blames("trace", "trace fewer samples or steps")
-@quiet
-def html_recurrent(trace: RecurrentTrace) -> str:
-    """Write the table for a notebook."""
-    parts = [f"<p><b>{html.escape(_title(trace))}</b></p>"]
-    for layer in range(len(trace.log2_dh)):
-        rows = html_rows([header(trace), *state_rows(trace, layer)])
-        parts.append(f"<table><caption>{html.escape(_caption(trace, layer))}</caption>{rows}</table>")
-    return "".join(parts) + "<p>" + "<br>".join(html.escape(note) for note in _notes(trace)) + "</p>"
+    head = ["state", "lag", "log2 |dh|", "|dh|", *(title for title, _ in _columns(trace))]
+    gates = [f"gate {name}" for name in trace.gate_names]
+    return Table(
+        [*head, *gates, "log2 |dW_hh|"],
+        [row for k in range(len(trace.log2_dh)) for row in (_caption(trace, k), *_rows(trace, k))],
+        f"RecurrentTrace: {trace.cell}, {trace.hidden_size} units, {trace.steps} steps, {trace.samples} samples, "
+        f"{trace.dtype}{loss}",
+        notes,
+        blocks={len(head)},
+    )

@@ -128,8 +128,11 @@ class WatchTrace:
             title += f", backward={self.backward} of {self.backwards}"
         return title if self.order == 1 else f"{title}, order={self.order}"
 
+    def __repr__(self) -> str:
+        return f"WatchTrace({self.title})"
+
     def __str__(self) -> str:
-        return doors.text_modules(self)
+        return doors.module_table(self).text()
 
     def _repr_html_(self) -> str:
-        return doors.html_modules(self)
+        return doors.module_table(self).html()

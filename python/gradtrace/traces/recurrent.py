@@ -281,7 +281,7 @@ class RecurrentTrace(TraceFiles):
         )
 
     def __str__(self) -> str:
-        return doors.text_recurrent(self)
+        return doors.recurrent_table(self).text()
 
     def _repr_html_(self) -> str:
-        return doors.html_recurrent(self)
+        return doors.recurrent_table(self).html()

@@ -242,10 +242,10 @@ class StackTrace(TraceFiles):
         return f"StackTrace(depth={self.depth}, samples={self.samples}, dtype={self.dtype})"
 
     def __str__(self) -> str:
-        return doors.text_stack(self)
+        return doors.stack_table(self).text()
 
     def _repr_html_(self) -> str:
-        return doors.html_stack(self)
+        return doors.stack_table(self).html()
 
 
 def equal_figures(a: Any, b: Any) -> bool:
