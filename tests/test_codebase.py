@@ -16,21 +16,11 @@ CPP, PYTHON = ROOT / "cpp", ROOT / "python" / "gradtrace"
 SOURCES = sorted([*CPP.rglob("*.h"), *CPP.rglob("*.cpp")])
 MODULES = sorted(PYTHON.rglob("*.py"))
 
-# Packages and single files of the package, floor by floor: each imports from the floors below it and from itself.
-FLOORS = (
-    {"checks", "wording", "tables", "json_ready", "memory", "quiet", "arrays_in", "files_out", "start", "doors"},
-    {"isa", "config", "cells", "activations"},
-    {"traces", "theory"},
-    {"networks"},
-    {"analysis"},
-    {"interop", "data"},
-    {"watch"},
-    {"show"},
-    {"plot", "remedies"},
-    {"report", "questions"},
-    {"cli"},
-    {"__main__", "__init__"},
-)
+# Packages and single files of the package, floor by floor, as the documentation has them.
+FLOORS = [
+    set(re.findall(r"`(\w+)`", row))
+    for row in re.findall(r"^\| \d+ \| ([^|]+) \|", (ROOT / "docs" / "house.md").read_text(encoding="utf-8"), re.M)
+]
 
 # Folder -> what its files may include, as folders or single files of cpp/.
 ARROWS = {
