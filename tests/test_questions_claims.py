@@ -42,7 +42,7 @@ def cause(_, n, text):
 
 def vulnerable(_, n, text):
     """A share a layer where chi is under 1 at every depth, a power of the depth where it tends to 1; who dies."""
-    steady = ("sigmoid", "softplus", "relu", "leaky_relu", "gelu", "silu")
+    steady = ("sigmoid", "relu", "leaky_relu", "softplus", "gelu", "silu")  # in the order of the core
     assert f"6 of 12 activations ({', '.join(steady)})" in text
     for name in steady:
         assert abs(n[f"lost_upper_{name}"] / n[f"lost_lower_{name}"] - 1) < 0.1, name
