@@ -176,6 +176,66 @@ def test_one_room_reads_arrays_and_one_writes_files() -> None:
         assert set(taken) <= {"", "checks"}, "floor 0 takes nothing of the package but its messages"
 
 
+# ---- tolerances of the tests -----------------------------------------------------------------------------------------
+
+CLOSE = {"approx", "isclose", "allclose", "assert_allclose"}
+OPTIONS = {"rtol", "atol", "rel", "abs", "rel_tol", "abs_tol"}
+LIMIT_OF = {"assert_close": 2, "assert_figures": 2, "assert_recurrent": 3}  # which argument
+
+
+def literal(node: ast.AST | None) -> bool:
+    """Whether a number other than 0 stands there itself, not what `tolerance(...)` gives, alone or as a factor."""
+    inside = list(ast.walk(node)) if node else []
+    named = any(isinstance(n, ast.Name) and (n.id in ("tolerance", "near", "BITS") or "limit" in n.id) for n in inside)
+    return not named and any(
+        isinstance(n, ast.Constant) and isinstance(n.value, int | float) and n.value for n in inside
+    )
+
+
+def judged(node: ast.AST) -> bool:
+    """Whether a comparison asks how far two numbers are apart, or whether one is as good as 0."""
+    if not isinstance(node, ast.Compare) or not isinstance(node.ops[0], ast.Lt | ast.LtE) or len(node.ops) > 1:
+        return False
+    apart = [n for n in ast.walk(node.left) if isinstance(n, ast.Call) and ast.unparse(n.func) in ("abs", "np.abs")]
+    tiny = isinstance(node.comparators[0], ast.Constant) and 0 < abs(node.comparators[0].value) <= 1e-3
+    differ = any(isinstance(n, ast.BinOp) and isinstance(n.op, ast.Sub | ast.Add) for a in apart for n in ast.walk(a))
+    return literal(node.comparators[0]) and (differ or tiny)
+
+
+def own_tolerances(text: str) -> list[int]:
+    """The lines that judge numbers by a number of their own, or by a default."""
+    lines = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func).rsplit(".", 1)[-1]
+            options = [word.value for word in node.keywords if word.arg in OPTIONS]
+            limit = [*node.args[LIMIT_OF[name] :][:1]] if name in LIMIT_OF else []
+            if any(map(literal, [*limit, *(options if name in CLOSE else [])])) or (name in CLOSE and not options):
+                lines.append(node.lineno)
+        if isinstance(node, ast.Assert):
+            lines += [part.lineno for part in ast.walk(node.test) if judged(part)]
+    return sorted(set(lines))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").glob("*.py")), ids=lambda p: p.name)
+def test_tolerances_stand_in_their_table(path: Path) -> None:
+    if path.name != "test_reference.py":  # which tries the judge itself
+        assert own_tolerances(path.read_text(encoding="utf-8")) == [], "tests/tolerances.py has them, with their reason"
+
+
+def test_tolerances_elsewhere_are_found() -> None:
+    found = [
+        "assert x == approx(y, rel=1e-6)", "assert_allclose(x, y)", "assert_close(x, y, 1e-3 * abs(y))",
+        "assert abs(x - y) < 0.1", "assert np.abs(x - y).max() <= 4 * eps", "assert x < 1e-9",
+    ]  # fmt: skip
+    good = [
+        "assert x == approx(y, rel=tolerance('a', 'b'))", "assert_allclose(x, y, rtol=0, atol=limit)",
+        "assert_close(x, y, 2 * limit)", "assert abs(x - y) < 4 * tolerance('a', 'b')", "assert x < 0.1",
+        "y = x < 1e-9",
+    ]  # fmt: skip
+    assert [own_tolerances(line) for line in [*found, *good]] == [[1]] * len(found) + [[]] * len(good)
+
+
 # ---- objects of the build, where it lies in the tree (pip install . leaves it there) ---------------------------------
 
 

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tolerances import tolerance
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,7 +31,7 @@ def test_ten_lines_of_python():
     assert table.startswith("StackTrace: 101 layers, 256 samples, float32")
     stated = re.search(r"first layer: (-[\d.]+)", block[1])
     assert stated
-    assert float(first) == pytest.approx(float(stated[1]), abs=0.1)
+    assert float(first) == pytest.approx(float(stated[1]), abs=tolerance("printed", "one decimal"))
     activation, weights = map(float, split.split())
     assert -2.2 < activation < -1.9
     assert -0.2 < weights < 0.2
@@ -45,7 +46,7 @@ def test_inside_an_lstm():
     for line, pattern in ((-3, r"initial state: (-[\d.]+)"), (-2, r"on the cell line: (-[\d.]+)")):
         stated = re.search(pattern, second)
         assert stated
-        assert float(lines[line]) == pytest.approx(float(stated[1]), abs=0.1)
+        assert float(lines[line]) == pytest.approx(float(stated[1]), abs=tolerance("printed", "one decimal"))
 
 
 @pytest.mark.parametrize("name", ["gradtrace", "checks", "networks.cells", "networks.stack", "wording"])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from portable_cases import build_net
 from recurrent_cases import CELLS, case
+from tolerances import tolerance
 
 import gradtrace as gt
 
@@ -185,6 +186,6 @@ def test_the_usual_model_has_the_gradients_that_autograd_has(name):
     assert bare.batch_first
     net = type(bare)(bare.weight_ih, bare.weight_hh, bare.bias_ih, bare.bias_hh, **parts)
     trace = net.trace(tokens.numpy(), target=target.numpy(), loss="cross_entropy")
-    assert abs(trace.loss - loss.item()) < 1e-12
-    assert np.abs(2**trace.log2_dx - embedded.grad.norm(dim=2).numpy().T).max() < 1e-12
-    assert abs(2 ** trace.log2_grad_weight_hh[0] - cell.weight_hh_l0.grad.norm().item()) < 1e-12
+    assert abs(trace.loss - loss.item()) < tolerance("torch", "loss")
+    assert np.abs(2**trace.log2_dx - embedded.grad.norm(dim=2).numpy().T).max() < tolerance("torch", "entries")
+    assert abs(2 ** trace.log2_grad_weight_hh[0] - cell.weight_hh_l0.grad.norm().item()) < tolerance("torch", "entries")

@@ -42,7 +42,11 @@ def test_log_of_a_value_beyond_underflow(isa, name):
         exact = [VALUES[name](mp.mpf(float(at))) for at in z]
         np.testing.assert_array_equal(sign, [float(mp.sign(value)) for value in exact])
         for value, true in zip(log_magnitude, exact, strict=True):
-            assert value == pytest.approx(float(mp.log(abs(true))), rel=1e-13, abs=1e-14)
+            assert value == pytest.approx(
+                float(mp.log(abs(true))),
+                rel=tolerance("recomputed", "tens of roundings"),
+                abs=tolerance("recomputed", "a few roundings"),
+            )
     far, _ = kernels.log_value(name, np.array([-1e30, -1e150]))
     assert np.all(far < -1e29)
     assert np.all(np.isfinite(far))
@@ -94,9 +98,11 @@ def test_kept_rows_and_statistics_of_a_faded_layer(isa, dtype, name):
         exact = [VALUES[name](mp.mpf(z) + s) for s in (0.5, -0.5, 0.5)]
         values = [mp.mpf(float(m)) * mp.mpf(2) ** int(kept.exponent[0]) for m in kept.mantissa[0]]
         for value, true in zip(values, exact, strict=True):
-            assert abs(value / true - 1) < (1e-11 if dtype == "float64" else 1e-4)
+            assert abs(value / true - 1) < tolerance("faded", "entries", dtype)
         if dtype == "float32":  # the statistics are float64, which holds these
-            assert got.activation_mean[0] == pytest.approx(float(sum(exact) / 3), rel=1e-4)
+            assert got.activation_mean[0] == pytest.approx(
+                float(sum(exact) / 3), rel=tolerance("faded", "entries", "float32")
+            )
     assert got.first_nonfinite is None
     assert np.all(got.activations[1].exponent == kept.exponent)
 

@@ -120,7 +120,11 @@ def test_he_stacks_have_the_exact_log_moments(name):
     answer = ANSWERS[name]
     sizes = [answer["inputs"]["n0"], *answer["inputs"]["hidden"]]
     law = factor_law(sizes[-1])
-    assert_answer(law["mean_ln"] * (len(sizes) - 1), {**answer, "tolerance": {"rel": 1e-9}}, answer["value"]["mean_ln"])
+    assert_answer(
+        law["mean_ln"] * (len(sizes) - 1),
+        {**answer, "tolerance": {"rel": tolerance("recomputed", "differences")}},
+        answer["value"]["mean_ln"],
+    )
     x = np.ones((1, sizes[0]), "float32")
     totals = []
     for seed in range(answer["tolerance"]["seeds"]):
@@ -172,7 +176,11 @@ def test_glorot_bengio_five_tanh_layers():
     stack = gt.Stack.random([n] * 7, "tanh", init="torch_default", bias_std=0.0, seed=1)
     x = np.random.default_rng(0).standard_normal((batch, n)).astype("float32")
     got = stack.trace(x)
-    assert_close(got.preactivation_std[0] ** 2, answer["inputs"]["q1"], 0.03 * answer["inputs"]["q1"])
+    assert_close(
+        got.preactivation_std[0] ** 2,
+        answer["inputs"]["q1"],
+        tolerance("mean field", "variance of the first layer") * answer["inputs"]["q1"],
+    )
     deviation = np.sqrt(np.mean(np.exp2(2 * got.log2_delta), axis=1))
     assert_answer(deviation[0] / deviation[4], answer)
 
@@ -195,9 +203,11 @@ def test_he_standard_deviations_and_their_product():
     weights = [gt.Stack.random([9 * c, units], init="he_normal", seed=1).weights[0] for c in channels]
     measured = np.array([weight.std() for weight in weights])
     errors = 1 / np.sqrt([2 * weight.size for weight in weights])
-    assert np.all(abs(measured / value["std"] - 1) <= 4 * errors)
+    assert np.all(abs(measured / value["std"] - 1) <= tolerance("samples", "standard errors") * errors)
     attenuation = np.sum(repeats * np.log(measured / 0.01))
-    assert abs(attenuation - np.log(value["attenuation"])) <= 4 * np.linalg.norm(repeats * errors)
+    assert abs(attenuation - np.log(value["attenuation"])) <= tolerance("samples", "standard errors") * np.linalg.norm(
+        repeats * errors
+    )
 
 
 def test_nielsen_published_gradients_lie_within_the_spread_of_seeds():
@@ -213,10 +223,15 @@ def test_nielsen_published_gradients_lie_within_the_spread_of_seeds():
         got = stack.trace(x, cotangent=((output - one_hot) / 1000).astype("float32"))
         norms.append(np.log(2) * got.log2_grad_bias[:4])
     norms, published = np.array(norms), np.log(answer["value"]["published"])
-    assert np.all(abs(published - norms.mean(axis=0)) <= 2.5 * norms.std(axis=0))
+    assert np.all(abs(published - norms.mean(axis=0)) <= tolerance("samples", "spread of seeds") * norms.std(axis=0))
     ratio = (norms[:, 0] - norms[:, 3]) / 3
-    assert answer["value"]["geo_ratio"] == pytest.approx(np.exp((published[0] - published[3]) / 3))
-    assert abs(np.log(answer["value"]["geo_ratio"]) - ratio.mean()) <= 2.5 * ratio.std()
+    assert answer["value"]["geo_ratio"] == pytest.approx(
+        np.exp((published[0] - published[3]) / 3), rel=tolerance("recomputed", "sums", "float32")
+    )
+    assert (
+        abs(np.log(answer["value"]["geo_ratio"]) - ratio.mean())
+        <= tolerance("samples", "spread of seeds") * ratio.std()
+    )
     assert 0.05 < ratio.std() < 0.12  # theory.md A: sd of ln 0.084
     assert_mean(ratio, np.log(0.202))
 

@@ -84,7 +84,7 @@ def test_an_elu_beyond_underflow_reads_its_derivative_from_the_log(isa, dtype, a
 def test_a_trace_against_mpmath(isa, name):
     layers, x, cotangent = random_case(3, [4, 7, 7, 3], name, "float64", bias=3.0)
     exact = trace(converted(layers, to_mpmath), to_mpmath(x), to_mpmath(cotangent))
-    assert_figures(build(layers).trace(x, cotangent=cotangent), exact, 1e-12)
+    assert_figures(build(layers).trace(x, cotangent=cotangent), exact, tolerance("recomputed", "sums"))
 
 
 def test_what_counts_as_saturated_goes_by_the_largest_derivative():
@@ -92,7 +92,9 @@ def test_what_counts_as_saturated_goes_by_the_largest_derivative():
     for name, largest, below in (("leaky_relu:30.0", 30, [30, 30]), ("elu:4.0", 4, 4 * np.exp([-4.0, -1.0]))):
         trace = gt.Stack([np.ones((1, 1))], None, name).trace(x)
         derivative = np.array([*below, 1, 1])
-        assert trace.derivative_mean[0] == pytest.approx(derivative.mean() / largest)
+        assert trace.derivative_mean[0] == pytest.approx(
+            derivative.mean() / largest, rel=tolerance("recomputed", "sums")
+        )
         assert trace.saturated[0] == np.mean(derivative / largest < 0.05)
         assert trace.dead_units[0] == 0
 
@@ -104,12 +106,12 @@ def test_the_critical_gain_keeps_the_gradient(name):
 
     point = critical_point(name)
     if name.startswith("leaky"):
-        assert point.gain == pytest.approx((2 / 1.09) ** 0.5, rel=1e-6)
+        assert point.gain == pytest.approx((2 / 1.09) ** 0.5, rel=tolerance("recomputed", "sums", "float32"))
     options = {"init": "normal", "gain": point.gain, "bias_std": point.bias_std}
     stack = gt.Stack.random([400] * 11, name, output_activation=None, seed=0, **options)
     x = np.random.default_rng(0).standard_normal((16, 400)).astype("float32") * np.float32(point.q**0.5)
     delta = stack.trace(x).log2_delta.mean(axis=1)
-    assert abs(delta[0] - delta[-1]) < 0.8
+    assert abs(delta[0] - delta[-1]) < tolerance("mean field", "bits of ten critical layers")
 
 
 def test_remedies_and_diagnosis_know_the_kind():

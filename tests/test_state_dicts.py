@@ -6,6 +6,7 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
+from tolerances import tolerance
 
 import gradtrace as gt
 
@@ -209,7 +210,7 @@ def test_stacks(tmp_path, name, suffix):
     net = gt.load(path, **options)
     x = np.random.default_rng(0).standard_normal((16, net.sizes[0])).astype(net.dtype)
     want = outputs(module, x)
-    assert np.abs(net.forward(x) - want).max() <= 1e-5 * np.abs(want).max()
+    assert np.abs(net.forward(x) - want).max() <= tolerance("exported", "outputs") * np.abs(want).max()
     told = "layout" in options
     assert any("assumed" in note for note in net.notes) or told
 
@@ -331,7 +332,7 @@ def test_recurrent_networks(tmp_path, name, suffix):
     else:
         x = rng.integers(0, len(net.embedding), (6, 4))
     want = of_module(module, torch.from_numpy(x))
-    assert np.abs(last_of(net, x) - want).max() <= 1e-5 * np.abs(want).max()
+    assert np.abs(last_of(net, x) - want).max() <= tolerance("exported", "outputs") * np.abs(want).max()
     assert any("assumed" in note for note in net.notes)
 
 
@@ -364,13 +365,13 @@ def test_keras_kernels_are_turned(tmp_path):
         for k, (kernel, bias) in enumerate(zip(kernels, biases, strict=True)):
             want = want @ kernel + bias
             want = np.tanh(want) if k < 2 else want
-        assert np.abs(net.forward(x) - want).max() < 1e-5
+        assert np.abs(net.forward(x) - want).max() < tolerance("exported", "outputs")
     np.savez(tmp_path / "w.npz", **{f"{k}.weight": kernel for k, kernel in enumerate(kernels)})
     with pytest.raises(ValueError, match="looks transposed"):
         gt.load(tmp_path / "w.npz", "tanh")
     layout = ["kernel", "tanh", "kernel", "tanh", "kernel"]
     want = np.tanh(np.tanh(x @ kernels[0]) @ kernels[1]) @ kernels[2]
-    assert np.abs(gt.load(tmp_path / "w.npz", layout=layout).forward(x) - want).max() < 1e-5
+    assert np.abs(gt.load(tmp_path / "w.npz", layout=layout).forward(x) - want).max() < tolerance("exported", "outputs")
 
 
 @pytest.mark.parametrize(
