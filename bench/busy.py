@@ -8,12 +8,10 @@ import multiprocessing
 from contextlib import contextmanager
 
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 import gradtrace as gt
 from bench.pairs import seconds
+from gradtrace.tables import Table
 
 SHAPES = {
     "30 x 64, batch 512": (64, 30, 512),
@@ -65,18 +63,15 @@ def main() -> None:
     parser.add_argument("--loops", type=int, default=2, help="processes that count beside")
     parser.add_argument("--rounds", type=int, default=200)
     options = parser.parse_args()
-    table = Table(box=box.SIMPLE, title=f"{options.loops} busy loops beside")
-    table.add_column("stack")
-    several, control = f"{options.threads} / 1", "1 / 1"
-    for heading in ("1 thread, ms", f"{options.threads} threads, ms", several, "95 %", control, "95 %"):
-        table.add_column(heading, justify="right")
+    count, rows = options.threads, []
+    head = ["stack", "1 thread, ms", f"{count} threads, ms", f"{count} / 1", "95 %", "1 / 1", "95 %"]
     with busy_loops(options.loops):
         for name, shape in SHAPES.items():
             times = measure(*shape, options.rounds, options.threads)
             one, several, _ = np.median(times, axis=0) * 1e3
             ratios = [np.quantile(times[:, k] / times[:, 0], q) for k in (1, 2) for q in (0.5, 0.95)]
-            table.add_row(name, f"{one:.2f}", f"{several:.2f}", *(f"{ratio:.2f}" for ratio in ratios))
-    Console().print(table)
+            rows.append([name, *(f"{value:.2f}" for value in (one, several, *ratios))])
+    print(Table(head, rows, f"{options.loops} busy loops beside", words={0}))
 
 
 if __name__ == "__main__":

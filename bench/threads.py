@@ -4,14 +4,12 @@ import argparse
 from collections.abc import Callable
 
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 import gradtrace as gt
 from bench.pairs import rounds, seconds
 from bench.recurrent import LSTM_WORKLOADS
 from bench.workloads import WORKLOADS
+from gradtrace.tables import Table
 
 
 def tracer(name: str) -> Callable[[], object]:
@@ -43,15 +41,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.threads", description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     threads = parser.parse_args().threads
-    table = Table(box=box.SIMPLE)
-    table.add_column("workload")
-    for heading in ("1 thread, ms", f"{threads} threads, ms", "ratio"):
-        table.add_column(heading, justify="right")
+    rows = []
     for name in (*WORKLOADS, *LSTM_WORKLOADS):
         times = compare(tracer(name), threads)
         one, several = np.median(times, axis=0) * 1e3
-        table.add_row(name, f"{one:.2f}", f"{several:.2f}", f"{np.median(times[:, 0] / times[:, 1]):.2f}")
-    Console().print(table)
+        rows.append([name, f"{one:.2f}", f"{several:.2f}", f"{np.median(times[:, 0] / times[:, 1]):.2f}"])
+    print(Table(["workload", "1 thread, ms", f"{threads} threads, ms", "ratio"], rows, words={0}))
 
 
 if __name__ == "__main__":

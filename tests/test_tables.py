@@ -47,6 +47,7 @@ PRINTED = {
     "watch": watched,
     "diagnosis": lambda: deep().trace(X).diagnose(),
     "diagnosis of an lstm": lambda: gt.LSTM.random(5, 8, forget_bias=-6.0).trace(STEPS).diagnose(),
+    "underflow": lambda: deep().trace(X).underflow("float16"),
     "comparison": lambda: deep().trace(X).compare(deep(gain=2.0).trace(X)),
     "remedies": remedies,
     "answer": lambda: gt.questions.ask([4])[0],

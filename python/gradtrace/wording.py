@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["bits_of", "decimal", "factor", "power_of_ten"]
+__all__ = ["bits_of", "decimal", "factor", "power_of_ten", "power_of_two"]
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -20,6 +20,11 @@ def power_of_ten(log2: float) -> str:
     if digits >= 10:
         digits, exponent = 1.0, exponent + 1
     return f"{digits:.1f}e{exponent:+03d}"
+
+
+def power_of_two(log2: float) -> str:
+    """Write ``2^-5.9``; ``0``, ``inf`` and ``nan`` where it is none."""
+    return f"2^{round(log2, 1) + 0.0:.1f}" if math.isfinite(log2) else power_of_ten(log2)  # + 0.0: no -0.0
 
 
 def bits_of(value: float) -> str:

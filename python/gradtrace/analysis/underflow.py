@@ -13,6 +13,7 @@ from gradtrace.analysis.thresholds import FORMATS
 from gradtrace.checks import wrong_name
 from gradtrace.memory import blames
 from gradtrace.quiet import quiet
+from gradtrace.tables import wrapped
 
 __all__ = ["Underflow", "lost_in", "subnormal_cause"]
 
@@ -53,9 +54,12 @@ class Underflow:
     loss_scale_fits: bool
 
     def __repr__(self) -> str:
-        return f"Underflow({str(self).removesuffix('.')})"
+        return f"Underflow({self._told().removesuffix('.')})"
 
     def __str__(self) -> str:
+        return "\n".join(wrapped(self._told()))
+
+    def _told(self) -> str:
         if self.share_subnormal == self.share_zero == self.share_overflow == 0:
             return f"{self.format} loses nothing."
         parts = [

@@ -22,6 +22,7 @@ from gradtrace.questions.measure import (
     random_trace,
     times,
 )
+from gradtrace.show.looks import FLAT_LINES, SPLIT_LINES, series
 from gradtrace.theory.criticality import critical_point
 
 __all__ = ["does_relu_cause_it", "does_tanh_avoid_it", "how_related_to_relu", "which_activations"]
@@ -88,7 +89,7 @@ def which_activations(seed: int) -> Answer:
         "Bits per layer with weights of variance 1/n, mean over 30 layers of 256 units: what the activation takes and "
         "what the weights give. At 0 the gradient would stay.",
         lambda ax: draw.split_bars(ax, gains),
-        draw.SPLIT_LEGEND,
+        SPLIT_LINES,
     )
 
 
@@ -173,7 +174,7 @@ def does_tanh_avoid_it(seed: int) -> Answer:
         | {"constant_share_without_biases": unbiased},
         "Norm of dL/dz over the last layer's, 50 tanh layers of 256 units, four laws of weights; log2 axis.",
         lambda ax: draw.against_layers(ax, curves),
-        draw.legend(curves),
+        series(curves),
     )
 
 
@@ -235,5 +236,5 @@ def how_related_to_relu(seed: int) -> Answer:
         "dL/dz, the activation that enters the layer and the weight gradient, each over the last layer's; bits. 30 "
         "tanh layers with weights of PyTorch's default law, without biases.",
         lambda ax: draw.flat_chart(ax, delta, activation, weight),
-        draw.FLAT_LEGEND,
+        FLAT_LINES,
     )

@@ -26,6 +26,7 @@ from gradtrace.questions.measure import (
 )
 from gradtrace.questions.timing import flushed_cost, subnormal_cost
 from gradtrace.remedies.training import Task, train
+from gradtrace.show.looks import series
 from gradtrace.theory.criticality import critical_point
 
 __all__ = ["exploding_or_vanishing", "what_causes_it", "why_a_problem", "why_deeper_networks"]
@@ -67,7 +68,7 @@ def what_causes_it(seed: int) -> Answer:
         "Norm of dL/dz over the last layer's, 40 sigmoid layers of 512 units; log2 axis. Only the weights' size "
         "differs.",
         lambda ax: draw.against_layers(ax, {name: levels(trace) for name, trace in traces.items()}),
-        draw.legend(traces),
+        series(traces),
     )
 
 
@@ -122,7 +123,7 @@ def why_a_problem(seed: int) -> Answer:
         "Norm of a layer's weight gradient over the norm of its weights, log2 axis, before training; 20 layers of "
         "64 units.",
         lambda ax: draw.against_layers(ax, steps, "step over weight, log2 axis"),
-        draw.legend(steps),
+        series(steps),
     )
 
 
@@ -163,7 +164,7 @@ def exploding_or_vanishing(seed: int) -> Answer:
         "Bits per layer against the factor on the weights (1: He's for relu, variance 1/n for tanh and linear), 20 "
         "layers of 128 units. Above 0 the gradient explodes, below it vanishes.",
         lambda ax: draw.against_gain(ax, scales, curves),
-        draw.legend(curves),
+        series(curves),
     )
 
 

@@ -10,6 +10,7 @@ from gradtrace.analysis.thresholds import FLOAT32
 from gradtrace.networks import LSTM, RNN
 from gradtrace.questions import figures as draw
 from gradtrace.questions.answer import Answer
+from gradtrace.show.looks import series
 
 __all__ = ["how_do_lstms_solve_it"]
 
@@ -53,5 +54,5 @@ def how_do_lstms_solve_it(seed: int) -> Answer:
         "Norm of dL/dh against the lag, bits; an RNN and three forget biases. Below "
         f"2^{FLOAT32.zero:.0f} float32 reads 0.",
         lambda ax: draw.against_lag(ax, curves),
-        draw.legend(curves),
+        series(curves),
     )

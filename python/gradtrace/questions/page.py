@@ -7,7 +7,7 @@ from typing import Any
 
 from gradtrace import config
 from gradtrace.questions.answer import Answer
-from gradtrace.show.svg import INK, css_colors, draw_svg
+from gradtrace.show.svg import draw_svg, legend
 from gradtrace.tables import markup
 
 __all__ = ["render_html"]
@@ -58,14 +58,6 @@ def _part(one: Answer) -> dict[str, Any]:
     def draw(_: Any, ax: Any) -> Any:
         return one.draw(ax)
 
-    lines = [
-        {
-            "name": name,
-            "color": css_colors(INK if color == "ink" else color),
-            "dash": " ".join(str(1.7 * p) for p in dash),
-        }
-        for name, color, dash in one.legend
-    ]
     return {
         "number": one.number,
         "question": one.question,
@@ -73,6 +65,6 @@ def _part(one: Answer) -> dict[str, Any]:
         "verdict": one.verdict,
         "text": Markup(markup(one.text)),
         "caption": Markup(markup(one.caption)),
-        "legend": lines,
+        "legend": legend(one.legend),
         "figure": draw_svg(f"question{one.number}", draw, None, _FIGURE, one.question),
     }

@@ -13,8 +13,9 @@ from gradtrace.json_ready import json_ready
 from gradtrace.networks.stack import Stack
 from gradtrace.report import sentences as say
 from gradtrace.report.recurrent import RecurrentPart, page_part, recurrent_figures
+from gradtrace.show.looks import FLAT_LINES, SPLIT_LINES, series
 from gradtrace.show.pages import templates
-from gradtrace.show.svg import INK, PANEL, css_colors, draw_svg
+from gradtrace.show.svg import PANEL, draw_svg, legend
 from gradtrace.traces.stack import StackTrace
 
 __all__ = [
@@ -196,7 +197,11 @@ def render_html(
             cards=[_card(one) for one in traced],
             table=Markup(say.table([one.told for one in traced], typographic=True).html()),
             figures=_figures(traced),
-            legends=_legends(traced),
+            legends={
+                "networks": legend(series(one.name for one in traced)),
+                "split": legend(SPLIT_LINES),
+                "weight_gradient": legend(FLAT_LINES),
+            },
             saturation=say.saturation([(one.name, one.summary) for one in traced]),
             facts=_facts(data, settings, command),
             recurrent=None if recurrent is None else page_part(recurrent),
@@ -255,19 +260,3 @@ def _figures(traced: Sequence[TracedNetwork]) -> dict[str, Any]:
         label = f"dL/dz, weight gradient and activation by layer: {name}"
         figures["weight_gradient"].append(draw_svg(f"weight{i}", plot.plot_weight_gradient, trace, PANEL, label))
     return figures
-
-
-def _legends(traced: Sequence[TracedNetwork]) -> dict[str, list[dict[str, str]]]:
-    """Name, colour and dashes of every line, by figure."""
-    from gradtrace.show import stack_plots as plot
-
-    def line(name: str, color: str, dash: Sequence[float] = ()) -> dict[str, str]:
-        return {"name": name, "color": css_colors(color), "dash": " ".join(str(1.7 * part) for part in dash)}
-
-    series = zip(plot.SERIES_COLORS, plot.SERIES_DASHES, strict=False)
-    weight, activation = plot.ROLE_COLORS["weight"], plot.ROLE_COLORS["activation"]
-    return {
-        "networks": [line(one.name, color, dash[1]) for one, (color, dash) in zip(traced, series, strict=False)],
-        "split": [line("activation", activation), line("weights", weight), line("both: the step", INK)],
-        "weight_gradient": [line("dL/dz", INK), line("weight gradient", weight), line("activation", activation)],
-    }

@@ -16,11 +16,12 @@ from gradtrace.data.datasets import Dataset
 from gradtrace.json_ready import json_ready
 from gradtrace.networks import LSTM, RNN
 from gradtrace.networks.stack import Stack
-from gradtrace.show.svg import INK, PANEL, css_colors, draw_svg
+from gradtrace.show.looks import ROLE_COLORS, Lines, series
+from gradtrace.show.svg import PANEL, draw_svg, legend
 from gradtrace.tables import Table, shown_layers
 from gradtrace.traces.influence import Influence
 from gradtrace.traces.recurrent import RecurrentTrace
-from gradtrace.wording import decimal, power_of_ten
+from gradtrace.wording import decimal, power_of_two
 
 __all__ = [
     "RECURRENT_NETWORKS",
@@ -230,8 +231,8 @@ def page_part(part: RecurrentPart) -> dict[str, Any]:
         "units": _HIDDEN,
         "headline": _headline(part.traced),
         "table": Markup(Table(_HEAD, [_row(one) for one in part.traced], words={0}).html()),
-        "legend": _legend(part.traced),
-        "parts_legend": _parts_legend(),
+        "legend": legend(series(one.name for one in part.traced)),
+        "parts_legend": legend(_PARTS_LINES),
         "lstms": [{"name": one.name, "text": _direct_text(one)} for one in lstms],
         "first_color": len(part.traced) - len(lstms),
         "figures": _figures(part, lstms),
@@ -246,6 +247,11 @@ def _headline(traced: Sequence[TracedRecurrent]) -> str:
     return f"What one step back does to the gradient, in bits: {steps}."
 
 
+_PARTS_LINES: Lines = (
+    ("direct: never left the cell line", ROLE_COLORS["activation"], ()),
+    ("gated: through the weights", ROLE_COLORS["weight"], ()),
+    ("dL/dc, their sum", "ink", ()),
+)
 _HEAD = (
     "network", "gradient at\nlast state", "gradient at\nfirst state", "bits per\nstep", "half-life of\nforget gate",
     "left by\nthe gates", "direct part,\nfirst state",
@@ -254,11 +260,11 @@ _HEAD = (
 
 def _row(one: TracedRecurrent) -> list[str]:
     first, last = one.level("log2_dh", 0), one.level("log2_dh", -1)
-    cells = [one.name, _level(last), _level(first), _signed(one.bits_per_step)]
+    cells = [one.name, power_of_two(last), power_of_two(first), _signed(one.bits_per_step)]
     if one.network.forget_bias is None:
         return [*cells, "–", "–", "–"]
     direct, kept = one.log2_direct, one.level("log2_retention", 0)
-    return [*cells, f"{one.half_life:.3g}", _level(kept), decimal(direct, typographic=True)]
+    return [*cells, f"{one.half_life:.3g}", power_of_two(kept), decimal(direct, typographic=True)]
 
 
 def _direct_text(one: TracedRecurrent) -> str:
@@ -296,7 +302,7 @@ def _zeros_table(zeros: Zeros) -> Table:
     rows = [
         [
             str(state),
-            _level(float(zeros.log2_dh[state])),
+            power_of_two(float(zeros.log2_dh[state])),
             decimal(float(zeros.log2_dh[state]), typographic=True),
             "0.0" if zeros.framework[state] == 0 else f"{zeros.framework[state]:.2g}",
         ]
@@ -305,10 +311,6 @@ def _zeros_table(zeros: Zeros) -> Table:
     theirs = f"{zeros.name}, float32:\nlargest entry of dL/dh"
     head = ["state after\nso many steps", "gradtrace:\nnorm of dL/dh", "the same\nas a decimal", theirs]
     return Table(head, rows, words={0})
-
-
-def _level(log2: float) -> str:
-    return f"2^{log2:.1f}" if np.isfinite(log2) else power_of_ten(log2)
 
 
 def _signed(bits: float) -> str:
@@ -329,24 +331,3 @@ def _figures(part: RecurrentPart, lstms: Sequence[TracedRecurrent]) -> dict[str,
             for i, one in enumerate(lstms)
         ],
     }
-
-
-def _legend(traced: Sequence[TracedRecurrent]) -> list[dict[str, str]]:
-    from gradtrace.show import stack_plots as plot
-
-    looks = zip(plot.SERIES_COLORS, plot.SERIES_DASHES, strict=False)
-    return [
-        {"name": one.name, "color": css_colors(color), "dash": " ".join(str(1.7 * part) for part in dash[1])}
-        for one, (color, dash) in zip(traced, looks, strict=False)
-    ]
-
-
-def _parts_legend() -> list[dict[str, str]]:
-    from gradtrace.show import stack_plots as plot
-
-    lines = [
-        ("direct: never left the cell line", plot.ROLE_COLORS["activation"]),
-        ("gated: through the weights", plot.ROLE_COLORS["weight"]),
-        ("dL/dc, their sum", INK),
-    ]
-    return [{"name": name, "color": css_colors(color), "dash": ""} for name, color in lines]

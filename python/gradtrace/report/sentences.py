@@ -9,7 +9,7 @@ from gradtrace.analysis.summary import TraceSummary
 from gradtrace.analysis.thresholds import LOST_BITS
 from gradtrace.data.datasets import Dataset
 from gradtrace.tables import Table
-from gradtrace.wording import decimal
+from gradtrace.wording import decimal, power_of_two
 
 __all__ = [
     "headline",
@@ -164,7 +164,7 @@ def plural(number: int, noun: str) -> str:
 def _level(log2: float, typographic: bool) -> str:
     if not math.isfinite(log2):
         return "0" if math.isinf(log2) and log2 < 0 else "undefined"
-    return f"2^{round(log2, 1) + 0.0:.1f}\n{decimal(log2, typographic)}"  # + 0.0 turns -0.0 into 0.0
+    return f"{power_of_two(log2)}\n{decimal(log2, typographic)}"
 
 
 def _float32(summary: TraceSummary) -> str:

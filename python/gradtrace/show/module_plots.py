@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from gradtrace.show.stack_plots import ROLE_COLORS
+from gradtrace.show.looks import ROLE_COLORS, finite, framed, ink
+from gradtrace.show.stack_plots import checked_axes
 from gradtrace.traces.modules import WatchTrace
 
 __all__ = ["plot_modules"]
@@ -29,21 +29,17 @@ def plot_modules(trace: WatchTrace, ax: Axes | None = None) -> Axes:
         log2 of the norms of dL/d(output), of the output and of the weight gradient; modules in the order of the forward
         pass.
     """
-    ax = plt.subplots(layout="constrained")[1] if ax is None else ax
+    ax = checked_axes(ax)
     places = np.arange(len(trace.modules))
     series = (
         ("weight gradient", "log2_grad_weight", {"color": ROLE_COLORS["weight"], "marker": "s", "linestyle": "none"}),
         ("output", "log2_output", {"color": ROLE_COLORS["activation"], "linewidth": 2.0}),
-        ("dL/d(output)", "log2_grad_output", {"color": plt.rcParams["text.color"], "linewidth": 1.1}),
+        ("dL/d(output)", "log2_grad_output", {"color": ink(), "linewidth": 1.1}),
     )
     for label, name, look in series:
-        values = trace.figures(name)
-        ax.plot(places, np.where(np.isfinite(values), values, np.nan), label=label, **look)
+        ax.plot(places, finite(trace.figures(name)), label=label, **look)
     step = -(-len(places) // _MOST_NAMES)
     ax.set_xticks(places[::step], [trace.names[place] for place in places[::step]], rotation=90, fontsize="small")
-    ax.set_ylabel("norm, log2")
-    ax.grid(True, linewidth=0.5)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
+    framed(ax, ylabel="norm, log2")
     ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, frameon=False, borderaxespad=0.2)
     return ax

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import cycle
 
-import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -13,9 +12,10 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from gradtrace.analysis.changes import by_lag
-from gradtrace.analysis.statistics import BAND, quantiles
+from gradtrace.analysis.statistics import BAND, middle, quantiles
 from gradtrace.cells import CELLS
-from gradtrace.show.stack_plots import ROLE_COLORS, SERIES_COLORS, SERIES_DASHES, checked_axes
+from gradtrace.show.looks import ROLE_COLORS, SERIES_COLORS, SERIES_DASHES, finite, framed, ink
+from gradtrace.show.stack_plots import checked_axes
 from gradtrace.traces.influence import Influence
 from gradtrace.traces.recurrent import RecurrentTrace
 
@@ -50,10 +50,10 @@ def plot_gradient_lag(traces: Mapping[str, RecurrentTrace], ax: Axes | None = No
     """
     ax = checked_axes(ax)
     for (name, trace), color, dash in zip(traces.items(), cycle(SERIES_COLORS), cycle(SERIES_DASHES)):
-        low, middle, high = (_finite(edge) for edge in _by_lag(trace, "log2_dh", layer))
-        lags = np.arange(len(middle))
+        low, level, high = (finite(edge) for edge in _by_lag(trace, "log2_dh", layer))
+        lags = np.arange(len(level))
         ax.fill_between(lags, low, high, color=color, alpha=0.18, linewidth=0)
-        ax.plot(lags, middle, color=color, linestyle=dash, label=name)
+        ax.plot(lags, level, color=color, linestyle=(0, dash), label=name)
     _lag_axis(ax, "norm of dL/dh, bits (log2)")
     return ax
 
@@ -79,10 +79,10 @@ def plot_parts(trace: RecurrentTrace, ax: Axes | None = None, layer: int = 0) ->
     looks = [
         {"color": ROLE_COLORS["activation"], "linewidth": 2.6},
         {"color": ROLE_COLORS["weight"], "linewidth": 2.6},
-        {"color": plt.rcParams["text.color"], "linewidth": 1.1},
+        {"color": ink(), "linewidth": 1.1},
     ]
     for (label, name), look in zip(CELLS[trace.cell].parts, looks, strict=False):
-        ax.plot(_finite(_by_lag(trace, name, layer)[1]), label=label, **look)
+        ax.plot(finite(_by_lag(trace, name, layer)[1]), label=label, **look)
     _lag_axis(ax, "bits per step" if CELLS[trace.cell].carry is None else "norm, bits (log2)")
     return ax
 
@@ -133,7 +133,7 @@ def plot_retention_map(trace: RecurrentTrace, ax: Axes | None = None, layer: int
     """
     ax = checked_axes(ax)
     order = np.argsort(trace.lengths, kind="stable")
-    values = _finite(trace.log2_retention[layer])[:, order]  # AttributeError for an RNN says why
+    values = finite(trace.log2_retention[layer])[:, order]  # AttributeError for an RNN says why
     image = ax.imshow(values.T, cmap="viridis", aspect="auto", interpolation="nearest")
     _color_bar(ax, image, "kept, bits (log2)")
     for axis in (ax.xaxis, ax.yaxis):
@@ -161,7 +161,7 @@ def plot_retention(traces: Mapping[str, RecurrentTrace], ax: Axes | None = None)
     ax = checked_axes(ax)
     for (name, trace), color, dash in zip(traces.items(), cycle(SERIES_COLORS), cycle(SERIES_DASHES)):
         if CELLS[trace.cell].carry is not None:
-            ax.plot(_finite(_by_lag(trace, "log2_retention", 0)[1]), color=color, linestyle=dash, label=name)
+            ax.plot(finite(_by_lag(trace, "log2_retention", 0)[1]), color=color, linestyle=(0, dash), label=name)
     _lag_axis(ax, "left by the gates, bits (log2)")
     return ax
 
@@ -182,9 +182,7 @@ def plot_influence(influence: Influence, ax: Axes | None = None) -> Axes:
     """
     ax = checked_axes(ax)
     values = influence.log2_dh if influence.log2_dc is None else influence.log2_dc
-    ranked = np.sort(_finite(values), axis=2)
-    middle = ranked[:, :, (ranked.shape[2] - 1) // 2]
-    image = ax.imshow(middle, origin="lower", cmap="viridis", aspect="auto", interpolation="nearest")
+    image = ax.imshow(finite(middle(values)), origin="lower", cmap="viridis", aspect="auto", interpolation="nearest")
     _color_bar(ax, image, "bits (log2)")
     ax.set_xlabel("state after t steps")
     ax.set_ylabel("h after s steps")
@@ -207,17 +205,9 @@ def _by_lag(trace: RecurrentTrace, name: str, layer: int) -> Floats:
     return quantiles(lined, (BAND[0], 0.5, BAND[1]))
 
 
-def _finite(values: Floats) -> Floats:
-    return np.where(np.isfinite(values), values, np.nan)
-
-
 def _lag_axis(ax: Axes, label: str) -> None:
-    ax.set_xlabel("lag: steps before the last")
-    ax.set_ylabel(label)
+    framed(ax, "lag: steps before the last", label)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
-    ax.grid(True, linewidth=0.5)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
     if len(ax.get_legend_handles_labels()[1]) > 1:
         ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, frameon=False, borderaxespad=0.2)

@@ -19,12 +19,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from gradtrace._core import derivative_sup
 from gradtrace.analysis.statistics import mean_over_samples, median, spread
 from gradtrace.analysis.thresholds import FLAT, FLOAT32
+from gradtrace.show.looks import ROLE_COLORS, SERIES_COLORS, SERIES_DASHES, finite, framed, ink
 from gradtrace.traces.stack import StackTrace
 
 __all__ = [
-    "ROLE_COLORS",
-    "SERIES_COLORS",
-    "SERIES_DASHES",
     "checked_axes",
     "plot_dead_units",
     "plot_derivatives",
@@ -36,13 +34,6 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 
-#: One for each network of a figure: vermilion, blue, orange, green, purple, sky blue.
-SERIES_COLORS = ("#d55e00", "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9")
-#: One for each quantity of a figure of a single network.
-ROLE_COLORS = {"activation": "#cc79a7", "weight": "#56b4e9"}
-
-#: One for each network of a figure, in matplotlib's form.
-SERIES_DASHES = ((0, ()), (0, (6, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)))
 _LOG10_2 = float(np.log10(2.0))
 # In a figure of more bits than this two lines 23 bits apart would touch.
 _NEIGHBOURS_APART = 350.0
@@ -70,11 +61,11 @@ def plot_gradient_norm(traces: StackTrace | Mapping[str, StackTrace], ax: Axes |
     named = _named(traces)
     for (name, trace), color, dash in zip(named.items(), cycle(SERIES_COLORS), cycle(SERIES_DASHES)):
         layers = _drawn_layers(trace.depth)
-        low, high = (_finite(edge)[layers] for edge in spread(trace))
+        low, high = (finite(edge)[layers] for edge in spread(trace))
         ax.fill_between(layers, low, high, color=color, alpha=0.18, linewidth=0)
-        level = _finite(median(trace, "log2_delta"))
+        level = finite(median(trace, "log2_delta"))
         marker = "o" if trace.depth == 1 else None  # one point is no line
-        ax.plot(layers, level[layers], color=color, linestyle=dash, label=name, marker=marker)
+        ax.plot(layers, level[layers], color=color, linestyle=(0, dash), label=name, marker=marker)
         _mark_end(ax, level, color)
     _layer_axis(ax, max(trace.depth for trace in named.values()))
     ax.set_ylabel("norm of dL/dz, log2 axis")
@@ -103,8 +94,8 @@ def plot_gain_split(trace: StackTrace, ax: Axes | None = None) -> Axes:
         step, so the axis ends one before it.
     """
     ax = checked_axes(ax)
-    activation = _finite(mean_over_samples(trace, "activation_gain"))[:-1]
-    weight = _finite(mean_over_samples(trace, "weight_gain"))[1:]
+    activation = finite(mean_over_samples(trace, "activation_gain"))[:-1]
+    weight = finite(mean_over_samples(trace, "weight_gain"))[1:]
     layers = _drawn_layers(len(activation))
     _zero_line(ax)
     if len(activation) == 0:
@@ -114,10 +105,10 @@ def plot_gain_split(trace: StackTrace, ax: Axes | None = None) -> Axes:
     ax.plot(layers, weight[layers], color=ROLE_COLORS["weight"], linewidth=2.6, label="weights")
     total = activation + weight
     if any(trace.layer_norm):
-        norm = _finite(mean_over_samples(trace, "norm_gain"))[:-1]
+        norm = finite(mean_over_samples(trace, "norm_gain"))[:-1]
         ax.plot(layers, norm[layers], color=SERIES_COLORS[2], linewidth=2.6, label="normalisation")
         total = total + norm
-    ax.plot(layers, total[layers], color=plt.rcParams["text.color"], linewidth=1.1, label="both")
+    ax.plot(layers, total[layers], color=ink(), linewidth=1.1, label="both")
     _layer_axis(ax, trace.depth)
     ax.set_ylabel("bits per layer")
     _say_if_dead(ax, trace)
@@ -215,16 +206,16 @@ def plot_weight_gradient(trace: StackTrace, ax: Axes | None = None) -> Axes:
     """
     ax = checked_axes(ax)
     layers = _drawn_layers(trace.depth)
-    ink, activation, weight = plt.rcParams["text.color"], ROLE_COLORS["activation"], ROLE_COLORS["weight"]
+    activation, weight = ROLE_COLORS["activation"], ROLE_COLORS["weight"]
     series: list[tuple[str, Floats, dict[str, Any]]] = [
-        ("dL/dz", mean_over_samples(trace, "log2_delta"), {"color": ink, "linewidth": 1.1, "zorder": 3}),
+        ("dL/dz", mean_over_samples(trace, "log2_delta"), {"color": ink(), "linewidth": 1.1, "zorder": 3}),
         ("weight gradient", trace.log2_grad_weight, {"color": weight, "linewidth": 2.6}),
         ("activation", mean_over_samples(trace, "log2_activation")[:-1], {"color": activation, "linewidth": 2.6}),
     ]
     _zero_line(ax)
     for name, values, look in series:
-        finite = _finite(values)
-        ax.plot(layers, (finite - finite[-1])[layers], label=name, **look)
+        shown = finite(values)
+        ax.plot(layers, (shown - shown[-1])[layers], label=name, **look)
     _layer_axis(ax, trace.depth)
     ax.set_ylabel("bits, relative to the last layer")
     _say_if_dead(ax, trace)
@@ -237,7 +228,7 @@ def _plot_share(traces: StackTrace | Mapping[str, StackTrace], attribute: str, l
     named = _named(traces)
     for (name, trace), color, dash in zip(named.items(), cycle(SERIES_COLORS), cycle(SERIES_DASHES)):
         layers = _drawn_layers(trace.depth)
-        ax.plot(layers, 100.0 * getattr(trace, attribute)[layers], color=color, linestyle=dash, label=name)
+        ax.plot(layers, 100.0 * getattr(trace, attribute)[layers], color=color, linestyle=(0, dash), label=name)
     _layer_axis(ax, max(trace.depth for trace in named.values()))
     ax.set_ylabel(label)
     ax.set_ylim(-3, 103)
@@ -263,11 +254,6 @@ def _drawn_layers(depth: int) -> npt.NDArray[np.intp]:
     return np.unique(np.linspace(0, depth - 1, min(depth, _MOST_LAYERS)).round().astype(np.intp))
 
 
-def _finite(values: Floats) -> Floats:
-    """NaN for -inf: a line ends where the gradient does."""
-    return np.where(np.isfinite(values), values, np.nan)
-
-
 def _zero_line(ax: Axes) -> None:
     ax.axhline(0.0, color=plt.rcParams["axes.edgecolor"], linewidth=0.8, zorder=0.5)
 
@@ -275,10 +261,7 @@ def _zero_line(ax: Axes) -> None:
 def _layer_axis(ax: Axes, depth: int) -> None:
     ax.set_xlim(*((-0.02 * depth, 1.02 * depth - 1) if depth > 1 else (-0.5, 0.5)))
     ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-    ax.set_xlabel("layer (0 is the first)")
-    ax.grid(True, linewidth=0.5)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
+    framed(ax, "layer (0 is the first)")
 
 
 def _mark_end(ax: Axes, level: Floats, color: str) -> None:
@@ -315,7 +298,7 @@ def _mark_float32(ax: Axes) -> None:
         (FLOAT32.zero, "float32 reads 0 below", low < -100),
     ):
         if near:
-            ax.axhline(level, color=plt.rcParams["text.color"], linewidth=0.9, linestyle=(0, (2, 2)))
+            ax.axhline(level, color=ink(), linewidth=0.9, linestyle=(0, (2, 2)))
             ax.annotate(
                 f"{event} {_power(2, level)}",
                 xy=(1.0, level),

@@ -7,19 +7,21 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from gradtrace.show.looks import SERIES_COLORS, Lines
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["INK", "PANEL", "css_colors", "draw_svg"]
+__all__ = ["PANEL", "draw_svg", "legend"]
 
 # Matplotlib knows no CSS variables: it draws in these stand-in colours, and the names take their place in the file.
-INK, _EDGE, _GRID = "#010203", "#040506", "#070809"
-_CSS_COLORS = {INK: "ink", _EDGE: "edge", _GRID: "grid"}
+_INK, _EDGE, _GRID = "#010203", "#040506", "#070809"
+_CSS_COLORS = {_INK: "ink", _EDGE: "edge", _GRID: "grid"}
 # Inches of a panel that shares its row with another.
 PANEL = (5.2, 3.1)
 _STYLE: dict[str, Any] = {
     "axes.edgecolor": _EDGE,
-    "axes.labelcolor": INK,
+    "axes.labelcolor": _INK,
     "axes.labelsize": 9,
     "axes.linewidth": 0.8,
     "font.size": 9,
@@ -28,11 +30,11 @@ _STYLE: dict[str, Any] = {
     "lines.linewidth": 1.7,
     "path.simplify": True,
     "svg.fonttype": "none",
-    "text.color": INK,
+    "text.color": _INK,
     "xtick.color": _EDGE,
-    "xtick.labelcolor": INK,
+    "xtick.labelcolor": _INK,
     "ytick.color": _EDGE,
-    "ytick.labelcolor": INK,
+    "ytick.labelcolor": _INK,
 }
 
 
@@ -61,13 +63,22 @@ def draw_svg(key: str, draw: Callable[[Any, Axes], Axes], traces: Any, size: tup
     svg = re.sub(r"<svg[^>]*>", lambda _: opening, svg, count=1, flags=re.DOTALL)
     # Identifiers are unique in a figure only; the page holds several figures.
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{key}-", svg)
-    return Markup(css_colors(svg))
+    return Markup(_css_colors(svg))
 
 
-def css_colors(svg: str) -> str:
+def _css_colors(svg: str) -> str:
     """Put the page's variables in the place of the colours that matplotlib drew in."""
-    from gradtrace.show import stack_plots as plot
-
-    names = dict(_CSS_COLORS)
-    names.update({color: f"series-{i}" for i, color in enumerate(plot.SERIES_COLORS)})
+    names = _CSS_COLORS | {color: f"series-{i}" for i, color in enumerate(SERIES_COLORS)}
     return re.sub("|".join(names), lambda found: f"var(--{names[found.group()]})", svg)
+
+
+def legend(lines: Lines) -> list[dict[str, str]]:
+    """Give a page's legend its lines."""
+    return [
+        {
+            "name": name,
+            "color": _css_colors(_INK if color == "ink" else color),
+            "dash": " ".join(str(1.7 * part) for part in dash),
+        }
+        for name, color, dash in lines
+    ]
