@@ -6,17 +6,13 @@ import numpy as np
 import recurrent_reference as rr
 from portable_cases import build_net, converted_net, recurrent_net
 
+from gradtrace.traces.figures import kept_arrays
+
 CELLS = ["lstm", "gru", "rnn", "relu"]
-KEPT = {
-    "lstm": ("dh", "dc", "dc_direct", "dc_gated", "dgates", "gates", "h", "c", "dx"),
-    "gru": ("dh", "dh_direct", "dh_gated", "dgates", "gates", "h", "dx"),
-    "rnn": ("dh", "dz", "h", "dx"),
-}
-GRADIENTS = {
-    "lstm": ("grad_weight_ih", "grad_weight_hh", "grad_bias"),
-    "gru": ("grad_weight_ih", "grad_weight_hh", "grad_bias_ih", "grad_bias_hh"),
-    "rnn": ("grad_weight_ih", "grad_weight_hh", "grad_bias"),
-}
+KEPT, GRADIENTS = (
+    {cell: tuple(one.name for one in kept_arrays(cell) if bool(one.axes) == rows) for cell in ("lstm", "gru", "rnn")}
+    for rows in (True, False)
+)
 # T, B, I, H, layers, both directions, lengths
 SHAPES = {
     "one step of one unit": (1, 1, 1, 1, 1, False, None),

@@ -4,17 +4,17 @@ import io
 import json
 import zipfile
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import gradtrace as gt
 from gradtrace import arrays_in
-from gradtrace.cells import CELLS
 from gradtrace.traces import figures
 from gradtrace.traces import files as trace_archive
 from gradtrace.traces.recurrent import RecurrentTrace
-from gradtrace.traces.stack import KEPT, StackTrace
+from gradtrace.traces.stack import StackTrace
 
 RNG = np.random.default_rng(0)
 REFUSED = r"^path: expected a trace that save\(\) wrote, got '.*': "
@@ -37,13 +37,17 @@ def with_readout(at="last"):
     return a_cell(gt.LSTM, readout=readout, target=target, loss="cross_entropy", at=at)
 
 
+def kept_names(cell):
+    return [kept.name for kept in figures.kept_arrays(cell)]
+
+
 TRACES = {
-    "stack": lambda: a_stack(keep=KEPT),
+    "stack": lambda: a_stack(keep=kept_names(None)),
     "stack with loss": lambda: a_stack(target=np.zeros(5, np.int64), loss="cross_entropy"),
     "quantiles": lambda: a_stack(per_sample=False, keep=("grad_weights", "grad_biases")),
-    "lstm": lambda: a_cell(gt.LSTM, "float64", keep=CELLS["lstm"].keeps),
-    "gru": lambda: a_cell(gt.GRU, keep=CELLS["gru"].keeps),
-    "rnn": lambda: a_cell(gt.RNN, keep=CELLS["rnn"].keeps),
+    "lstm": lambda: a_cell(gt.LSTM, "float64", keep=kept_names("lstm")),
+    "gru": lambda: a_cell(gt.GRU, keep=kept_names("gru")),
+    "rnn": lambda: a_cell(gt.RNN, keep=kept_names("rnn")),
     "readout": with_readout,
     "readout at all steps": lambda: with_readout("all"),
 }
@@ -217,15 +221,33 @@ def test_no_device_is_read():
 
 
 def test_the_table_has_every_figure():
-    arrays = [part.name for part in fields(StackTrace) if part.type == "Floats"]
-    assert sorted(arrays) == sorted(figure.name for figure in figures.STACK)
+    stack = gt.Stack.random([3, 4, 2], layer_norm=True)
+    tracer = stack._core.tracer(kept_names(None), True)
+    made = tracer.add(np.ones((5, 3), "float32"), None, "", None, 0, "") | tracer.finish()
+    in_python = {"log2_grad_weight_sample", *kept_names(None)}  # what Python adds or makes of the core's
+    facts = {"loss", "samples", "first_nonfinite"}
+    assert made.keys() | in_python == {figure.name for figure in figures.STACK} | in_python | facts
+    assert [*stack.trace(np.ones((5, 3), "float32")).figures] == [figure.name for figure in figures.STACK]
     for cell in (gt.LSTM, gt.GRU, gt.RNN):
         trace = a_cell(cell)
         table = figures.recurrent_figures(trace.cell)
-        assert sorted(trace.figures) == sorted(figure.name for figure in table)
+        assert [*trace.figures] == [figure.name for figure in table]
+        core = cell.random(3, 4)._core.trace(np.ones((6, 5, 3), "float32"), None, None, None)
+        made = core.backward(None, None, None, 0, kept_names(trace.cell), True)
+        assert made.keys() == {figure.name for figure in table} | {*kept_names(trace.cell), "first_nonfinite"}
         sizes = figures.axis_sizes(trace)
         for figure in table:
             assert getattr(trace, figure.name).shape == tuple(sizes[axis] for axis in figure.axes), figure.name
+
+
+def test_every_row_is_documented():
+    for trace in (a_stack(), *map(a_cell, (gt.LSTM, gt.GRU, gt.RNN))):
+        text = type(trace).__doc__
+        kept = figures.kept_arrays(getattr(trace, "cell", None))
+        for row in (*(figures.RECURRENT if hasattr(trace, "cell") else figures.STACK), *kept):
+            assert f"\n    {row.name} : " in text, row.name
+    page = (Path(__file__).parents[1] / "docs" / "recurrent.md").read_text(encoding="utf-8")
+    assert figures.markdown(figures.RECURRENT) in page
 
 
 def test_every_fact_has_a_check():

@@ -6,6 +6,8 @@
 
 import numpy as np
 
+from gradtrace.traces.figures import STACK, recurrent_figures
+
 FLOAT64, FLOAT32 = "float64", "float32"
 
 # (kernel, quantity): (float64, float32, reason)
@@ -186,24 +188,19 @@ def tolerance(kernel, quantity, dtype=FLOAT64):
     return TABLE[kernel, quantity][[FLOAT64, FLOAT32].index(dtype)]
 
 
-SAMPLES = ("log2_delta", "log2_delta_max", "log2_activation", "log2_preactivation", "log2_grad_input", "log2_cotangent",
-           "activation_gain", "weight_gain", "log2_grad_weight_sample")  # fmt: skip
-LAYERS = ("log2_grad_weight", "log2_grad_bias", "log2_weight")
-FIGURES = SAMPLES + LAYERS
+def _in_bits(*axes):
+    """Of every layer or sample; `norm_gain` is of normalised layers, whose tests look at it alone."""
+    rows = (figure for figure in STACK if figure.unit == "bits" and figure.name != "norm_gain")
+    return tuple(figure.name for figure in rows if figure.axes[-1] in axes)
 
+
+SAMPLES, FIGURES = _in_bits("sample"), _in_bits("sample", "layer")
 
 # Figures of a recurrent trace by cell, with their axes: K directions, S = T + 1 states, T steps, B samples.
-EVERY_CELL = {"log2_dh": "KSB", "log2_dx": "TB", "log2_grad_weight_ih": "K", "log2_grad_weight_hh": "K",
-              "log2_grad_weight_ih_step": "KT", "log2_grad_weight_hh_step": "KT"}  # fmt: skip
-GATED = {"log2_retention": "KSB", "forget_half_life": "K", "forget_half_life_unit": "KH",
-         "gate_mean": "KTG", "gate_saturated": "KTG"}  # fmt: skip
-ONE_BIAS = {"log2_grad_bias": "K", "log2_grad_bias_step": "KT"}
-TWO_BIASES = {f"log2_grad_bias_{name}": axes for name, axes in
-              {"ih": "K", "hh": "K", "ih_step": "KT", "hh_step": "KT"}.items()}  # fmt: skip
+_LETTERS = {"layer": "K", "state": "S", "step": "T", "sample": "B", "unit": "H", "gate": "G"}
 RECURRENT = {
-    "lstm": EVERY_CELL | GATED | ONE_BIAS | dict.fromkeys(("log2_dc", "log2_dc_direct", "log2_dc_gated"), "KSB"),
-    "gru": EVERY_CELL | GATED | TWO_BIASES | dict.fromkeys(("log2_dh_direct", "log2_dh_gated"), "KSB"),
-    "rnn": EVERY_CELL | ONE_BIAS | dict.fromkeys(("log2_dz", "activation_gain", "weight_gain"), "KTB"),
+    cell: {figure.name: "".join(_LETTERS[axis] for axis in figure.axes) for figure in recurrent_figures(cell)}
+    for cell in ("lstm", "gru", "rnn")
 }
 STATISTICS = ("gate_mean", "gate_saturated")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CELLS", "KEPT", "Cell"]
+__all__ = ["CELLS", "Cell"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class Cell:
         return len(self.gates) or 1
 
     @property
+    def bias_gradients(self) -> tuple[str, ...]:
+        """Names of the gradients of the biases."""
+        return ("grad_bias_ih", "grad_bias_hh") if self.separate_biases else ("grad_bias",)
+
+    @property
     def letters(self) -> str:
         """Letters of the gates, in the order of the weights' rows."""
         return "".join(gate[-1] for gate in self.gates)
@@ -61,15 +66,6 @@ class Cell:
             return ("activation", "activation_gain"), ("weights", "weight_gain")
         whole = f"log2_d{self.state}"
         return ("direct", f"{whole}_direct"), ("gated", f"{whole}_gated"), (f"dL/d{self.state}", whole)
-
-    @property
-    def keeps(self) -> tuple[str, ...]:
-        """Names that ``keep=`` takes."""
-        names = ["dh", "h", "dx", "grad_weight_ih", "grad_weight_hh"]
-        names += ["dc", "c"] if self.has_cell_state else []
-        names += ["grad_bias_ih", "grad_bias_hh"] if self.separate_biases else ["grad_bias"]
-        split = [f"d{self.state}_direct", f"d{self.state}_gated"]
-        return (*names, *(["dz"] if self.carry is None else [*split, "dgates", "gates"]))
 
     def gate(self, name: str) -> int:
         """Give a gate's place in the order of the weights' rows."""
@@ -95,6 +91,3 @@ CELLS: dict[str, Cell] = {
         ),
     )
 }  # fmt: skip
-
-#: Names that ``keep=`` takes with some cell.
-KEPT: frozenset[str] = frozenset(name for cell in CELLS.values() for name in cell.keeps)

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 
 import gradtrace as gt
-from gradtrace.cells import CELLS
 from gradtrace.data import datasets
 from gradtrace.data.readers import read_sequences
-from gradtrace.traces.stack import KEPT
+from gradtrace.traces.figures import kept_arrays
 
 
 @dataclass(frozen=True)
@@ -213,13 +212,17 @@ def trace_files(made):
     return files
 
 
+def kept_names(cell):
+    return [kept.name for kept in kept_arrays(cell)]
+
+
 def stack_traces():
     x, y = table()
     x = x.astype("float32")
     network = gt.Stack.random([3, 4, 3], "relu", seed=0)
     return {
         "plain": network.trace(x),
-        "kept": network.trace(x[:4], target=y[:4], loss="cross_entropy", keep=KEPT),
+        "kept": network.trace(x[:4], target=y[:4], loss="cross_entropy", keep=kept_names(None)),
         "quantiles": network.trace(x, per_sample=False),
     }
 
@@ -229,7 +232,7 @@ def recurrent_traces():
     readout = {"readout": gt.Stack.random([4, 3], seed=0), "target": np.arange(4) % 3, "loss": "cross_entropy"}
     traces = {"lstm": gt.LSTM.random(3, 4).trace(x, lengths=np.array([6, 3, 2, 6]), **readout)}
     for name, cell in (("gru", gt.GRU), ("rnn", gt.RNN)):
-        traces[name] = cell.random(3, 4, num_layers=2).trace(x, keep=CELLS[name].keeps)
+        traces[name] = cell.random(3, 4, num_layers=2).trace(x, keep=kept_names(name))
     widths = gt.GRU([np.full((9, 3), 0.5, "f4"), np.ones((6, 3), "f4")], [np.ones((9, 3), "f4"), np.ones((6, 2), "f4")])
     traces["widths"] = widths.trace(x, keep=("dh", "dgates", "grad_weight_ih"))
     return traces

@@ -207,7 +207,7 @@ def _data(trace: RecurrentTrace) -> list[Finding | None]:
     found: list[Finding | None] = []
     first = slice(0, 2 if trace.bidirectional else 1)
     cell = CELLS[trace.cell]
-    biases = trace.log2_grad_bias_ih_step if cell.separate_biases else trace.log2_grad_bias_step
+    biases = getattr(trace, f"log2_{cell.bias_gradients[0]}_step")
     # Each step adds sum dgates x to the one and sum dgates to the other.
     if np.isneginf(trace.log2_grad_weight_ih_step[first]).all() and np.isfinite(biases[first]).any():
         cause = (

@@ -17,6 +17,7 @@ from gradtrace.analysis.statistics import mean_over_samples, median, reached, sp
 from gradtrace.analysis.thresholds import FLOAT32, SAMPLES
 from gradtrace.json_ready import json_ready
 from gradtrace.quiet import quiet
+from gradtrace.traces.figures import STACK
 from gradtrace.traces.stack import StackTrace
 
 __all__ = ["TraceSummary", "layer_figures", "summarise"]
@@ -146,15 +147,8 @@ def layer_figures(trace: StackTrace) -> dict[str, Floats]:
         "log2_delta_p95": high,
         "activation_gain": mean_over_samples(trace, "activation_gain"),
         "weight_gain": mean_over_samples(trace, "weight_gain"),
-        "log2_grad_weight": trace.log2_grad_weight,
-        "log2_grad_bias": trace.log2_grad_bias,
         "log2_activation_in": mean_over_samples(trace, "log2_activation")[:-1],
-        "preactivation_mean": trace.preactivation_mean,
-        "preactivation_std": trace.preactivation_std,
-        "saturated": trace.saturated,
-        "derivative_mean": trace.derivative_mean,
-        "dead_units": trace.dead_units,
-        "dead_samples": trace.dead_samples,
+        **{figure.name: getattr(trace, figure.name) for figure in STACK if figure.axes == ("layer",)},
     }
 
 

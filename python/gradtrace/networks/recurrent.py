@@ -273,7 +273,7 @@ class Recurrent(Network):
         keep: Sequence[str],
         input_gradient: bool,
     ) -> RecurrentTrace:
-        names = checked_keep(keep, self._cell)
+        names = checked_keep(keep, self._cell.name)
         if not checked_flag("input_gradient", input_gradient) and "dx" in names:
             raise ValueError("input_gradient: expected True beside keep=['dx'], got False")
         seed = checked_seed("cotangent_seed", cotangent_seed)

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from gradtrace.cells import Cell
 from gradtrace.checks import checked_names, wrong_name
 from gradtrace.networks.carried import check_readout
 from gradtrace.networks.losses import LOSSES
+from gradtrace.traces.figures import kept_arrays
 
 __all__ = ["check_loss", "checked_keep"]
 
@@ -35,6 +35,6 @@ def check_loss(
         raise ValueError(f"{name}: expected one beside a readout, got None; loss='cross_entropy' or loss='mse'")
 
 
-def checked_keep(keep: Any, cell: Cell) -> list[str]:
+def checked_keep(keep: Any, cell: str) -> list[str]:
     """Give the names; TypeError or ValueError where one is unknown."""
-    return checked_names("keep", keep, cell.keeps, "keep=('dh',)")
+    return checked_names("keep", keep, [kept.name for kept in kept_arrays(cell)], "keep=('dh',)")

@@ -10,11 +10,11 @@ import numpy.typing as npt
 from gradtrace import _core
 from gradtrace.networks.losses import LOSSES
 from gradtrace.quiet import quiet
-from gradtrace.traces.figures import STACK
+from gradtrace.traces.figures import STACK, STACK_KEPT, Kept, kept_arrays, recurrent_figures
 from gradtrace.traces.quantiles import EXACT_SAMPLES, PROBABILITIES, StreamingQuantiles
 from gradtrace.traces.recurrent import RecurrentTrace
 from gradtrace.traces.scaled import ScaledArray
-from gradtrace.traces.stack import KEPT, StackTrace
+from gradtrace.traces.stack import StackTrace
 
 __all__ = ["TraceBuilder", "build_trace"]
 
@@ -63,25 +63,24 @@ class TraceBuilder:
         if loss is not None:
             value *= LOSSES[loss].value_factor(samples, sizes[-1])
             factor = LOSSES[loss].gradient_factor(samples, sizes[-1])
-        kept = {name: self._kept(name, totals, factor) for name in KEPT if name in totals or self._has(name)}
-        figures = self._over_samples() | totals
+        kept = {row.name: self._kept(row, totals, factor) for row in STACK_KEPT if self._has(row.name, totals)}
+        given = self._over_samples() | totals
         for figure in STACK:
             if figure.scaled and factor != 1.0:
-                figures[figure.name] += np.log2(factor)
-        for array in figures.values():
-            if isinstance(array, np.ndarray):
-                array.flags.writeable = False
+                given[figure.name] += np.log2(factor)
+            given[figure.name].flags.writeable = False
         return StackTrace(
             **facts,
             samples=samples,
             quantiles=None if self._per_sample else PROBABILITIES,
             loss=None if loss is None else float(value),
+            first_nonfinite=totals["first_nonfinite"],
+            _figures={figure.name: given[figure.name] for figure in STACK},
             _kept=kept,
-            **figures,
         )
 
-    def _has(self, name: str) -> bool:
-        return bool(self._batches) and name in self._batches[0]
+    def _has(self, name: str, totals: dict[str, Any]) -> bool:
+        return name in totals or (bool(self._batches) and name in self._batches[0])
 
     def _over_samples(self) -> dict[str, Any]:
         if self._quantiles:
@@ -99,31 +98,26 @@ class TraceBuilder:
         arrays = [batch[name] for batch in self._batches]
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
 
-    def _kept(self, name: str, totals: dict[str, Any], factor: float) -> list[ScaledArray]:
-        pairs = totals.pop(name) if name in totals else self._rows(name)
+    def _kept(self, row: Kept, totals: dict[str, Any], factor: float) -> list[ScaledArray]:
+        pairs = totals[row.name] if row.name in totals else self._rows(row.name)
         arrays = [ScaledArray(mantissa, exponent) for mantissa, exponent in pairs]
-        scaled = factor != 1.0 and name not in ("activations", "derivatives")
-        return [array.times(factor) for array in arrays] if scaled else arrays
+        return [array.times(factor) for array in arrays] if row.scaled and factor != 1.0 else arrays
 
     def _rows(self, name: str) -> list[tuple[npt.NDArray[Any], npt.NDArray[np.int64]]]:
         layers = zip(*(batch[name] for batch in self._batches), strict=True)
         return [(np.concatenate([m for m, _ in layer]), np.concatenate([e for _, e in layer])) for layer in layers]
 
 
-def build_trace(facts: dict[str, Any], figures: dict[str, Any]) -> RecurrentTrace:
-    """Make the trace from what the core returned: figures are arrays, kept arrays pairs or lists of pairs."""
-    kept: dict[str, ScaledArray | list[ScaledArray]] = {}
-    arrays: dict[str, Any] = {}
-    for name, value in figures.items():
-        if name == "first_nonfinite":
-            continue
-        if isinstance(value, tuple):
-            kept[name] = ScaledArray(*value)
-        elif isinstance(value, list) and isinstance(value[0], tuple):
-            kept[name] = [ScaledArray(*pair) for pair in value]
-        else:
-            for array in value if isinstance(value, list) else [value]:
-                array.flags.writeable = False
-            arrays[name] = value
+def build_trace(facts: dict[str, Any], given: dict[str, Any]) -> RecurrentTrace:
+    """Make the trace from what the core returned: figures are arrays, kept arrays pairs; or lists of either."""
+    figures = {figure.name: given[figure.name] for figure in recurrent_figures(facts["cell"])}
+    for figure in figures.values():
+        for array in figure if isinstance(figure, list) else [figure]:
+            array.flags.writeable = False
+    kept: dict[str, ScaledArray | list[ScaledArray]] = {
+        row.name: [ScaledArray(*pair) for pair in pairs] if isinstance(pairs, list) else ScaledArray(*pairs)
+        for row in kept_arrays(facts["cell"])
+        if (pairs := given.get(row.name)) is not None
+    }
     facts["lengths"].flags.writeable = False
-    return RecurrentTrace(**facts, first_nonfinite=figures["first_nonfinite"], _figures=arrays, _kept=kept)
+    return RecurrentTrace(**facts, first_nonfinite=given["first_nonfinite"], _figures=figures, _kept=kept)

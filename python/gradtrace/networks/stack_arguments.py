@@ -7,14 +7,14 @@ from typing import Any
 
 from gradtrace.checks import checked_flag, checked_names, checked_seed, wrong_name
 from gradtrace.networks.losses import LOSSES
-from gradtrace.traces.stack import KEPT
+from gradtrace.traces.figures import STACK_KEPT
 
 __all__ = ["check_options", "check_quantiles", "checked_keep"]
 
 
 def checked_keep(keep: Sequence[str]) -> list[str]:
     """Give the names; TypeError or ValueError where one is unknown."""
-    return checked_names("keep", keep, KEPT, "keep=('deltas',)")
+    return checked_names("keep", keep, [kept.name for kept in STACK_KEPT], "keep=('deltas',)")
 
 
 def check_options(target: Any, loss: Any, cotangent: Any, cotangent_seed: Any, per_sample: Any) -> None:
@@ -31,6 +31,6 @@ def check_options(target: Any, loss: Any, cotangent: Any, cotangent_seed: Any, p
 
 def check_quantiles(keep: Sequence[str], per_sample: bool) -> None:
     """Refuse arrays for each sample where only quantiles are wanted."""
-    rows = [name for name in keep if name in ("deltas", "activations")]
+    rows = [kept.name for kept in STACK_KEPT if kept.axes and kept.name in keep]
     if rows and not per_sample:
         raise ValueError(f"keep: expected no per-sample arrays beside per_sample=False, got {rows[0]!r}")

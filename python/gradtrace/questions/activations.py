@@ -108,7 +108,7 @@ def does_relu_cause_it(seed: int) -> Answer:
     few = int(np.searchsorted(np.cumsum(squares), 0.5 * squares.sum())) + 1
     taken, wide = -bits_per_layer_of_parts(glorot)[0], levels(glorot)[0]
     text = (
-        f"{1 - float(glorot.derivative_mean.mean()):.0%} of the units are off, so relu alone takes {taken:.2f} bits a "
+        f"{float(glorot.saturated.mean()):.0%} of the units are off, so relu alone takes {taken:.2f} bits a "
         f"layer: with Glorot's weights {times(float(np.exp2(wide)))} is left at the first of 30 layers, with He's "
         f"{times(float(np.exp2(levels(he)[0])))}. Even with He's, the typical one of {nets} networks of {depth} "
         f"layers of {width} units keeps {times(2**typical)}: his law holds the mean of the square, and half of its sum "
@@ -121,7 +121,7 @@ def does_relu_cause_it(seed: int) -> Answer:
         "wrong",
         text,
         {
-            "off": 1 - float(glorot.derivative_mean.mean()),
+            "off": float(glorot.saturated.mean()),
             "relu_bits": -taken,
             "left_glorot": float(np.exp2(wide)),
             "left_he": float(np.exp2(levels(he)[0])),

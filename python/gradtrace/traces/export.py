@@ -19,7 +19,7 @@ Trace = Any  # a StackTrace or a RecurrentTrace, whose modules import this one
 
 def _dimensions(trace: Trace) -> dict[str, tuple[tuple[str, ...], Any]]:
     """Name the axes of every figure: name to (axes, values)."""
-    if hasattr(trace, "_figures"):
+    if hasattr(trace, "cell"):
         figures = recurrent_figures(trace.cell)
         return {figure.name: (figure.axes, _as_array(getattr(trace, figure.name))) for figure in figures}
     last = "sample" if trace.quantiles is None else "quantile"
@@ -57,7 +57,7 @@ def to_xarray(trace: Trace) -> Any:
     xarray = _needed("xarray")
     figures = _dimensions(trace)
     coordinates: dict[str, Any] = {}
-    if hasattr(trace, "_figures"):
+    if hasattr(trace, "cell"):
         if trace.gate_names:
             coordinates["gate"] = list(trace.gate_names)
     else:
@@ -77,13 +77,13 @@ def to_dataframe(trace: Trace) -> Any:
     pandas = _needed("pandas")
     figures = _dimensions(trace)
     axes: tuple[str, ...]
-    if hasattr(trace, "_figures"):
+    if hasattr(trace, "cell"):
         shape, axes = trace.log2_dh.shape, ("layer", "state", "sample")
     else:
         shape, axes = trace.log2_delta.shape, ("layer", "sample" if trace.quantiles is None else "quantile")
     indices = np.indices(shape)
     columns: dict[str, Any] = {axis: index.ravel() for axis, index in zip(axes, indices, strict=True)}
-    if not hasattr(trace, "_figures"):
+    if not hasattr(trace, "cell"):
         columns["activation"] = np.array(trace.activation)[columns["layer"]]
         if trace.quantiles is not None:
             columns["quantile"] = np.array(trace.quantiles)[columns["quantile"]]

@@ -162,7 +162,7 @@ def _unpacked(arrays: dict[str, Array], prefix: str, kinds: tuple[str, ...]) -> 
     trace = SimpleNamespace(**values)
     if kind is StackTrace:
         _check_stack(trace)
-        values |= _figures(arrays, prefix, STACK, trace)
+        values["_figures"] = _figures(arrays, prefix, STACK, trace)
     else:
         _check_recurrent(trace)
         values["lengths"] = _lengths(arrays, prefix, trace)
@@ -213,9 +213,9 @@ def _figures(arrays: dict[str, Array], prefix: str, table: tuple[Figure, ...], t
 
 def _within(array: Array, figure: Figure) -> bool:
     """Whether a figure's values, NaN and infinities of norms apart, are in the range that it has."""
-    if figure.is_share:
+    if figure.unit == "share":
         return bool(np.all((array >= 0) & (array <= 1.001) | np.isnan(array)))  # a mean may be rounded up
-    return not figure.in_bits or bool(np.abs(array[np.isfinite(array)]).max(initial=0) <= _MOST_BITS)
+    return figure.unit != "bits" or bool(np.abs(array[np.isfinite(array)]).max(initial=0) <= _MOST_BITS)
 
 
 def _lengths(arrays: dict[str, Array], prefix: str, trace: Any) -> Array:
@@ -286,7 +286,7 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "tuple[float, ...] | None": _or_none(_all(_is_float)),
 }
 # Fields that are arrays, or traces, or dicts of them.
-_NO_FACTS = ("Floats", "npt.NDArray[np.int64]", "StackTrace | None")
+_NO_FACTS = ("npt.NDArray[np.int64]", "StackTrace | None")
 
 
 def _check_facts(facts: dict[str, Any], kind: Any) -> None:

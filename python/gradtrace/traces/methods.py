@@ -1,24 +1,72 @@
-"""What every trace can do: be compared, saved, and handed on to other libraries."""
+"""What every trace can do: give its figures by name, be compared, saved, and handed on to other libraries."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from gradtrace import doors
+from gradtrace.cells import CELLS
 from gradtrace.traces import export
+from gradtrace.traces.figures import RECURRENT, RECURRENT_KEPT, Figure, Kept, documentation, kept_arrays
 
 if TYPE_CHECKING:
     import pandas
     import xarray
 
-__all__ = ["TraceFiles"]
+__all__ = ["Trace", "documented"]
+
+_T = TypeVar("_T")
+_OF_SOME_CELL = {figure.name for figure in RECURRENT} | {kept.name for kept in RECURRENT_KEPT}
 
 
-class TraceFiles:
-    """The methods that a stack's trace and a recurrent network's share."""
+def documented(figures: tuple[Figure, ...], kept: tuple[Kept, ...]) -> Callable[[type[_T]], type[_T]]:
+    """Put the rows of the table behind a class's docstring, which ends with its attributes."""
+
+    def with_rows(kind: type[_T]) -> type[_T]:
+        if kind.__doc__:  # none under python -OO
+            kind.__doc__ = kind.__doc__.rstrip() + "\n" + documentation(figures, kept)
+        return kind
+
+    return with_rows
+
+
+class Trace:
+    """What a stack's trace and a recurrent network's share: `_figures` and `_kept` by name, facts as fields."""
 
     __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached only where there is no such field: figures, kept arrays, and mistakes.
+        known = self.__dict__
+        for values in (known.get("_figures", {}), known.get("_kept", {})):
+            if name in values:
+                return values[name]
+        cell = CELLS.get(known.get("cell", ""))
+        if any(name == kept.name for kept in kept_arrays(cell.name if cell else None)):
+            raise AttributeError(f"{name}: not kept by this trace; ask for it with keep=({name!r},)")
+        if cell and name in _OF_SOME_CELL:
+            raise AttributeError(f"{name}: {cell.lacks}")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._figures, *self._kept]
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(_equal(getattr(self, part.name), getattr(other, part.name)) for part in fields(self))  # type: ignore[arg-type]
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """All figures by name."""
+        return dict(self._figures)
 
     def compare(self: Any, after: Any) -> doors.Comparison:
         """Set this trace beside the one after a change.
@@ -73,3 +121,16 @@ class TraceFiles:
         """
         dataset: xarray.Dataset = export.to_xarray(self)
         return dataset
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two parts of a trace are equal, NaN included; containers entry by entry."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_equal(a[name], b[name]) for name in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=True)
+    if isinstance(a, float) and isinstance(b, float):
+        return a == b or (np.isnan(a) and np.isnan(b))
+    return bool(a == b)

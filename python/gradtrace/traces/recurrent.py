@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from gradtrace import doors
-from gradtrace.cells import CELLS, KEPT
+from gradtrace.cells import CELLS
 from gradtrace.checks import checked_flag, checked_index
-from gradtrace.traces.figures import RECURRENT
-from gradtrace.traces.methods import TraceFiles
+from gradtrace.traces.figures import RECURRENT, RECURRENT_KEPT
+from gradtrace.traces.methods import Trace, documented
 from gradtrace.traces.scaled import ScaledArray
-from gradtrace.traces.stack import StackTrace, equal_figures
+from gradtrace.traces.stack import StackTrace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["RecurrentTrace"]
 
-_FIGURES = {figure.name for figure in RECURRENT}
 
-
+@documented(RECURRENT, RECURRENT_KEPT)
 @dataclass(frozen=True, eq=False, repr=False)
-class RecurrentTrace(TraceFiles):
+class RecurrentTrace(Trace):
     """How large the gradient is at every step of a recurrent network, and which way it came.
 
     K = layers times directions, PyTorch's layer axis; T steps, B samples. Axes of T+1 hold states: entry 0 is the
@@ -61,37 +60,6 @@ class RecurrentTrace(TraceFiles):
         Trace of the readout; for ``at="all"`` its samples are the valid steps, step by step.
     first_nonfinite : int or None
         First state with an infinite or NaN value, counted as the axes of T+1; samples that it reaches read NaN.
-    log2_dh : ndarray
-        (K, T+1, B), norm of dL/dh.
-    log2_dc, log2_dc_direct, log2_dc_gated : ndarray
-        (K, T+1, B), LSTM: norm of dL/dc and of its two parts.
-    log2_dh_direct, log2_dh_gated : ndarray
-        (K, T+1, B), GRU: norm of the two parts of dL/dh.
-    log2_retention : ndarray
-        (K, T+1, B), LSTM and GRU: mean over units of log2 of the product of the forget (update) gates after that step.
-    forget_half_life, forget_half_life_unit : ndarray
-        (K,) and (K, H), LSTM and GRU, in steps: -1 over the mean of log2 of that gate, over units, steps and samples.
-    gate_mean, gate_saturated : ndarray
-        (K, T, 4) in the order i, f, g, o, for a GRU (K, T, 3) in the order r, z, n: mean, and share of entries whose
-        derivative is under 5 % of its largest.
-    log2_dz, activation_gain, weight_gain : ndarray
-        (K, T, B), RNN: norm of dL/dz of step t+1, and log2 of what phi' and the transposed `weight_hh` multiplied the
-        norm by; ``log2_dz[:, t] = log2_dh[:, t+1] + activation_gain[:, t]`` and, where no gradient arrives from
-        outside, ``log2_dh[:, t] = log2_dz[:, t] + weight_gain[:, t]``.
-    log2_grad_weight_ih, log2_grad_weight_hh, log2_grad_bias : ndarray
-        (K,), norms of the batch gradient (`grad_bias`: of either bias); for a GRU `log2_grad_bias_ih`, `_hh`.
-    log2_grad_weight_ih_step, log2_grad_weight_hh_step, log2_grad_bias_step : ndarray
-        (K, T), norm of what each step adds to the batch gradient; they do not add up in norm.
-    log2_dx : ndarray
-        (T, B), norm of dL/dx; NaN throughout with ``input_gradient=False``.
-    dh, dc, dc_direct, dc_gated, dh_direct, dh_gated, h, c : ScaledArray
-        Only with ``keep=``: (K, T+1, B, H), an exponent for each row.
-    dgates, gates, dz : ScaledArray
-        Only with ``keep=``: (K, T, B, G H) in PyTorch's order; dL/d(preactivation), the gates' values.
-    dx : ScaledArray
-        Only with ``keep=``: (T, B, I).
-    grad_weight_ih, grad_weight_hh, grad_bias, grad_bias_ih, grad_bias_hh : list of ScaledArray
-        Only with ``keep=``: one for each of K, with a single exponent.
     """
 
     cell: str
@@ -110,21 +78,6 @@ class RecurrentTrace(TraceFiles):
     first_nonfinite: int | None
     _figures: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     _kept: dict[str, ScaledArray | list[ScaledArray]] = field(default_factory=dict)
-
-    def __getattr__(self, name: str) -> Any:
-        # Reached only where there is no such field: figures, kept arrays, and mistakes.
-        for values in (self.__dict__.get("_figures", {}), self.__dict__.get("_kept", {})):
-            if name in values:
-                return values[name]
-        cell = CELLS.get(self.__dict__.get("cell", ""))
-        if cell and name in cell.keeps:
-            raise AttributeError(f"{name}: not kept by this trace; ask for it with keep=({name!r},)")
-        if cell and (name in KEPT or name in _FIGURES):
-            raise AttributeError(f"{name}: {cell.lacks}")
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._figures, *self._kept]
 
     @property
     def hidden_sizes(self) -> tuple[int, ...]:
@@ -261,18 +214,6 @@ class RecurrentTrace(TraceFiles):
 
     def _checked(self, layer: int) -> int:
         return checked_index("layer", layer, len(self.log2_dh))
-
-    @property
-    def figures(self) -> dict[str, npt.NDArray[np.float64]]:
-        """All figures of this cell by name."""
-        return dict(self._figures)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, RecurrentTrace):
-            return NotImplemented
-        return all(equal_figures(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return (

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from gradtrace import doors
-from gradtrace.traces.methods import TraceFiles
+from gradtrace.traces.figures import STACK, STACK_KEPT
+from gradtrace.traces.methods import Trace, documented
 from gradtrace.traces.scaled import ScaledArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["KEPT", "StackTrace", "equal_figures"]
-
-#: Names that ``keep=`` takes.
-KEPT = ("deltas", "activations", "derivatives", "grad_weights", "grad_biases")
+__all__ = ["StackTrace"]
 
 Floats = npt.NDArray[np.float64]
 
 
+@documented(STACK, STACK_KEPT)
 @dataclass(frozen=True, eq=False, repr=False)
-class StackTrace(TraceFiles):
+class StackTrace(Trace):
     """How large the gradient is at every layer of a stack, and why.
 
     L layers, B samples; index 0 is the first layer. Everything named log2 is float64 in log2 units and reads -inf for
@@ -53,49 +52,11 @@ class StackTrace(TraceFiles):
         Number of samples B.
     quantiles : tuple of float or None
         None: per-sample arrays hold samples.
-    log2_cotangent : ndarray
-        (B,), norm of dL/dy.
-    log2_delta : ndarray
-        (L, B), norm of dL/dz_l.
-    log2_delta_max : ndarray
-        (L, B), largest magnitude of an entry of dL/dz_l.
-    log2_grad_input : ndarray
-        (B,), norm of dL/dx.
-    activation_gain, weight_gain : ndarray
-        (L, B), log2 of what phi'(z_l), and W_l^T, multiplied the norm by.
-    norm_gain : ndarray
-        (L, B), log2 of what layer normalisation multiplied the norm by; 0 where there is none.
-    log2_grad_weight, log2_grad_bias : ndarray
-        (L,), Frobenius norm of the batch's dL/dW_l, norm of its dL/db_l (what a bias would get where there is none).
-    log2_grad_weight_sample : ndarray
-        (L, B), norm of a single sample's dL/dW_l: the product of the norms of dL/dz_l and a_{l-1}.
-    log2_preactivation : ndarray
-        (L, B), norm of what enters phi: z_l, or its normalised form.
-    log2_activation : ndarray
-        (L+1, B), norm of a_l; index 0 is the input.
-    log2_weight : ndarray
-        (L,), Frobenius norm of W_l.
-    preactivation_mean, preactivation_std, activation_mean, activation_std : ndarray
-        (L,), over samples and units, of what enters phi and of the layer's output; plain floats, which may read 0 or
-        inf at the end of float64.
-    saturated : ndarray
-        (L,), share of entries with abs(phi') under 5 % of its largest.
-    derivative_mean : ndarray
-        (L,), mean of abs(phi') over its largest; 1 minus it is Kaldi's saturation.
-    dead_units : ndarray
-        (L,), share of units whose derivative is 0 for every sample.
-    dead_by_bias : ndarray
-        (L,), share of units that are dead with their bias and would not be without it.
-    dead_samples : ndarray
-        (L,), share of samples for which the whole layer is off.
     loss : float or None
         Mean over the set, in nats for cross entropy.
     first_nonfinite : int or None
         First layer with an infinite or NaN value in the forward pass. The gradient of its samples reads NaN from there
         down; their figures above are of what the activation makes of it.
-    deltas, activations, derivatives, grad_weights, grad_biases : list of ScaledArray
-        Only with ``keep=``: (B, n_l) rows of dL/dz_l, of the layers' outputs a_l and of phi'; (n_l, n_{l-1}) and
-        (n_l,).
     """
 
     activation: tuple[str, ...]
@@ -105,30 +66,9 @@ class StackTrace(TraceFiles):
     dtype: str
     samples: int
     quantiles: tuple[float, ...] | None
-    log2_cotangent: Floats
-    log2_delta: Floats
-    log2_delta_max: Floats
-    log2_grad_input: Floats
-    activation_gain: Floats
-    norm_gain: Floats
-    weight_gain: Floats
-    log2_grad_weight: Floats
-    log2_grad_bias: Floats
-    log2_grad_weight_sample: Floats
-    log2_preactivation: Floats
-    log2_activation: Floats
-    log2_weight: Floats
-    preactivation_mean: Floats
-    preactivation_std: Floats
-    activation_mean: Floats
-    activation_std: Floats
-    saturated: Floats
-    derivative_mean: Floats
-    dead_units: Floats
-    dead_by_bias: Floats
-    dead_samples: Floats
     loss: float | None
     first_nonfinite: int | None
+    _figures: dict[str, Floats] = field(default_factory=dict)
     _kept: dict[str, list[ScaledArray]] = field(default_factory=dict)
 
     @property
@@ -219,25 +159,6 @@ class StackTrace(TraceFiles):
         """
         return doors.draw("stack_plots", "plot_derivatives", self, ax)
 
-    def __getattr__(self, name: str) -> Any:
-        # Reached only where there is no such field: the kept arrays, and mistakes.
-        if name in KEPT:
-            kept = self.__dict__.get("_kept", {})
-            if name in kept:
-                return kept[name]
-            raise AttributeError(f"{name}: not kept by this trace; ask for it with keep=({name!r},)")
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._kept]
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, StackTrace):
-            return NotImplemented
-        return all(equal_figures(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
-
-    __hash__ = None  # type: ignore[assignment]
-
     def __repr__(self) -> str:
         return f"StackTrace(depth={self.depth}, samples={self.samples}, dtype={self.dtype})"
 
@@ -246,19 +167,6 @@ class StackTrace(TraceFiles):
 
     def _repr_html_(self) -> str:
         return doors.stack_table(self).html()
-
-
-def equal_figures(a: Any, b: Any) -> bool:
-    """Whether two figures of a trace are equal, NaN included; containers entry by entry."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(equal_figures(a[name], b[name]) for name in a)
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(equal_figures, a, b))
-    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=True)
-    if isinstance(a, float) and isinstance(b, float):
-        return a == b or (np.isnan(a) and np.isnan(b))
-    return bool(a == b)
 
 
 def dead_causes(trace: StackTrace, layer: int) -> dict[str, float]:
