@@ -81,6 +81,20 @@ double log2_norm_by_largest(std::size_t count, std::size_t stride, const T* x, d
     return 0.5 * std::log2(sum) + std::log2(largest);
 }
 
+// The same of x as it is, summed in float64; NaN where an entry is.
+template <class T>
+double log2_norm(std::size_t count, const T* x) {
+    double squares = 0, largest = 0;
+    for (std::size_t i = 0; i < count; ++i) squares += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+    if (squares > Range<double>::norm_low && squares < Range<double>::norm_high) return 0.5 * std::log2(squares);
+    for (std::size_t i = 0; i < count; ++i) {
+        const double size = std::fabs(static_cast<double>(x[i]));
+        if (!(size <= largest)) largest = size;  // also when it is NaN
+        if (std::isnan(largest)) return kNaN;
+    }
+    return log2_norm_by_largest(count, 1, x, largest);
+}
+
 // The exponent at which rows of these sizes (log2 of their norms, -inf for a zero row) are added: a whole number.
 inline double common_exponent(double top) {
     constexpr double kWholeAnyway = 4e15;  // every double beyond is an integer

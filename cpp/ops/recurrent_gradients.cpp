@@ -4,23 +4,10 @@
 #include <cmath>
 
 #include "core/shape.h"
-#include "ops/step_norms.h"
+#include "ops/recurrent_step_norms.h"
 
 namespace gt {
 namespace {
-
-// The exponent of the sum of rows [row, row + rows); false where a term is not finite.
-template <class Norm>
-bool exponent_of_sum(std::size_t row, std::size_t rows, Norm norm_of, double* exponent) {
-    double top = kNegativeInfinity;
-    for (std::size_t r = row; r < row + rows; ++r) {
-        const double norm = norm_of(r);
-        if (std::isnan(norm) || norm == -kNegativeInfinity) return false;
-        top = std::max(top, norm);
-    }
-    *exponent = top == kNegativeInfinity ? top : common_exponent(top);
-    return true;
-}
 
 template <class V>
 void fill(ParameterGradient<V>* out, bool finite) {
@@ -96,10 +83,15 @@ void GradientSide<T>::take_right_norms(std::size_t t, std::size_t row, std::size
 }
 
 template <class T>
-double GradientSide<T>::term_log2(std::size_t row) const {
-    const double dz = dz_log2_[row], right = right_log2_[row];
-    if (std::isnan(dz) || std::isnan(right)) return kNaN;
-    return dz == kNegativeInfinity || right == kNegativeInfinity ? kNegativeInfinity : dz + right;
+void GradientSide<T>::set_terms(std::size_t row, std::size_t rows, std::size_t count, ScaledTerms* weight,
+                                ScaledTerms* bias) const {
+    if (weight) weight->start(count);
+    if (bias) bias->start(count);
+    for (std::size_t i = 0; i < rows; ++i) {
+        const double exponent = dz_exponent(row + i);
+        if (weight) weight->set(i, term_log2(row + i), exponent + right_exponent_[row + i]);
+        if (bias) bias->set(i, dz_log2_[row + i], exponent);
+    }
 }
 
 template <class T>
@@ -133,23 +125,20 @@ WeightGradient<T>::WeightGradient(const DirectionContext<T>& context, std::vecto
     value_ = AlignedBuffer<T>(checked_multiply(columns_, width_));
     panels_ = AlignedBuffer<T>(context.kernels().panel->size(most, width_, columns_));
     gathered_ = AlignedBuffer<T>(scratch);
-    factor_.resize(most);
 }
 
-// Moves a part to the exponent of rows [row, row + rows) where that is larger; the exponent it has then.
+// Moves a part to the exponent of the terms, which is no less than its own.
 template <class T>
-double WeightGradient<T>::align(Part* part, std::size_t row, std::size_t rows) {
-    double exponent = kNegativeInfinity;
-    part->finite &= exponent_of_sum(row, rows, [&](std::size_t r) { return part->side->term_log2(r); }, &exponent);
-    if (exponent <= part->exponent) return part->exponent;
-    if (part->exponent != kNegativeInfinity) {
-        const T factor = power_of_two<T>(part->exponent - exponent);
+void WeightGradient<T>::make_room(Part* part) {
+    part->finite &= terms_.finite();
+    if (part->exponent != kNegativeInfinity && terms_.exponent() != part->exponent) {
+        const T factor = power_of_two<T>(part->exponent - terms_.exponent());
         for (std::size_t i = 0; i < columns_; ++i) {
             T* values = value_.data() + i * width_ + part->column;
             for (std::size_t j = 0; j < part->side->width(); ++j) values[j] *= factor;
         }
     }
-    return part->exponent = exponent;
+    part->exponent = terms_.exponent();
 }
 
 template <class T>
@@ -159,12 +148,10 @@ void WeightGradient<T>::add(std::size_t first, std::size_t end) {
     if (rows == 0) return;
     const PanelKernels<T>& panel = *context_.kernels().panel;
     for (Part& part : parts_) {
-        const double exponent = align(&part, row, rows);
-        for (std::size_t r = 0; r < rows; ++r)
-            factor_[r] =
-                part.side->term_log2(row + r) == kNegativeInfinity
-                    ? T(0)
-                    : power_of_two<T>(part.side->dz_exponent(row + r) + part.side->right_exponent(row + r) - exponent);
+        part.side->set_terms(row, rows, rows, &terms_, nullptr);
+        terms_.align(part.exponent);
+        make_room(&part);
+        factor_.assign(terms_.factor(), terms_.factor() + rows);
         panel.pack(rows, part.side->width(), part.side->right_rows(first, end, gathered_.data()), part.side->width(), 1,
                    factor_.data(), columns_, panels_.data() + panel.size(rows, part.column, columns_));
     }
@@ -206,40 +193,27 @@ ParameterGradient<T> WeightGradient<T>::result(std::size_t side) const {
 
 template <class T>
 BiasGradient<T>::BiasGradient(const DirectionContext<T>& context, const GradientSide<T>& side)
-    : context_(context), side_(side), sum_(side.columns(), 0.0) {}
+    : context_(context), side_(side) {
+    sum_.reset(side.columns());
+}
 
 template <class T>
 void BiasGradient<T>::add(std::size_t first, std::size_t end) {
     const std::size_t row = context_.sequence.first_row(first), rows = context_.sequence.first_row(end) - row;
-    double exponent = kNegativeInfinity;
-    finite_ &= exponent_of_sum(row, rows, [&](std::size_t r) { return side_.dz_log2(r); }, &exponent);
-    if (exponent > exponent_) {
-        const double factor = exponent_ == kNegativeInfinity ? 0.0 : power_of_two<double>(exponent_ - exponent);
-        for (double& value : sum_) value *= factor;
-        exponent_ = exponent;
-    }
-    factor_.resize(rows);
-    for (std::size_t r = 0; r < rows; ++r)
-        factor_[r] = side_.dz_log2(row + r) == kNegativeInfinity
-                         ? 0
-                         : power_of_two<double>(side_.dz_exponent(row + r) - exponent_);
-    context_.kernels().rows->add_columns(rows, side_.columns(), side_.dz(row), context_.row_size(), factor_.data(),
-                                         sum_.data());
+    side_.set_terms(row, rows, rows, nullptr, &terms_);
+    terms_.align(sum_.exponent);
+    sum_.make_room(terms_);
+    context_.kernels().rows->add_columns(rows, side_.columns(), side_.dz(row), context_.row_size(), terms_.factor(),
+                                         sum_.value.data());
 }
 
 template <class T>
 ParameterGradient<double> BiasGradient<T>::result() const {
     ParameterGradient<double> out;
-    out.value = AlignedBuffer<double>(sum_.size());
-    if (!finite_ || exponent_ == kNegativeInfinity) {
-        fill(&out, finite_);
-        return out;
-    }
-    double squares = 0;
-    for (const double value : sum_) squares += value * value;
-    std::copy(sum_.begin(), sum_.end(), out.value.data());
-    out.exponent = exponent_;
-    out.log2_norm = 0.5 * std::log2(squares) + exponent_;
+    out.value = AlignedBuffer<double>(sum_.value.size());
+    std::copy_n(sum_.value.data(), sum_.value.size(), out.value.data());
+    out.exponent = sum_.exponent;
+    out.log2_norm = sum_.log2_norm();
     return out;
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "ops/recurrent_direction.h"
+#include "ops/scaled_sum.h"
 
 namespace gt {
 
@@ -49,7 +50,9 @@ class GradientSide {
     double dz_log2(std::size_t row) const { return dz_log2_[row]; }  // norms, exponents included
     double right_exponent(std::size_t row) const { return right_exponent_[row]; }
     double right_log2(std::size_t row) const { return right_log2_[row]; }
-    double term_log2(std::size_t row) const;  // of dz a^T
+    double term_log2(std::size_t row) const { return dz_log2_[row] + right_log2_[row]; }  // of dz a^T
+    // Rows [row, row + rows) as the terms of a weight's and of a bias's sum; null: not wanted. `count`: zero beyond.
+    void set_terms(std::size_t row, std::size_t rows, std::size_t count, ScaledTerms* weight, ScaledTerms* bias) const;
     // The right rows of steps [first, end), behind each other; `scratch` holds as many where they must be gathered.
     const T* right_rows(std::size_t first, std::size_t end, T* scratch) const;
     std::size_t scratch_size(std::size_t steps) const;
@@ -86,13 +89,14 @@ class WeightGradient {
         double exponent;     // -inf while it is zero
         bool finite;
     };
-    double align(Part* part, std::size_t row, std::size_t rows);
+    void make_room(Part* part);
 
     const DirectionContext<T>& context_;
     std::vector<Part> parts_;
     std::size_t columns_, width_ = 0;  // of dz; of all parts, each a whole number of panels
     AlignedBuffer<T> value_, panels_, gathered_;
     AlignedBuffer<unsigned char> lent_;  // to products, by worker
+    ScaledTerms terms_;                  // of the part and chunk under way
     std::vector<T> factor_;
     bool empty_ = true;
 };
@@ -107,9 +111,8 @@ class BiasGradient {
   private:
     const DirectionContext<T>& context_;
     const GradientSide<T>& side_;
-    std::vector<double> sum_, factor_;
-    double exponent_ = kNegativeInfinity;
-    bool finite_ = true;
+    ScaledTerms terms_;
+    ScaledSum<double> sum_;
 };
 
 template <class T>

@@ -55,11 +55,11 @@ bool StackTracer<T>::results(Figures<T>& figures) const {
     column("log2_weight", [&](std::size_t l) { return network_.log2_weight(l); });
     column("log2_grad_weight", [&](std::size_t l) {
         const LayerGradient<T>& gradient = gradients_[l];
-        return gradient.weight.value.size() ? gradient.weight.log2_norm() : gradient.log2_weight;
+        return gradient.weight.kept() ? gradient.weight.log2_norm() : gradient.log2_weight;
     });
     column("log2_grad_bias", [&](std::size_t l) {
         const LayerGradient<T>& gradient = gradients_[l];
-        return gradient.bias.value.size() ? gradient.bias.log2_norm() : gradient.log2_bias;
+        return gradient.bias.kept() ? gradient.bias.log2_norm() : gradient.log2_bias;
     });
     plain("preactivation_mean", &S::z_mean);
     deviation("preactivation_std", &S::z_spread);

@@ -118,9 +118,9 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
                 loop_over_layers(network_, batch)};
     for (std::size_t l = 0; l < depth; ++l) {
         const DenseLayer<T>& layer = network_.layer(l);
-        if ((summed || options_.keeps("grad_weights")) && gradients_[l].weight.value.size() == 0)
+        if ((summed || options_.keeps("grad_weights")) && !gradients_[l].weight.kept())
             gradients_[l].weight.reset(checked_multiply(layer.inputs, layer.outputs));
-        if ((summed || options_.keeps("grad_biases")) && gradients_[l].bias.value.size() == 0)
+        if ((summed || options_.keeps("grad_biases")) && !gradients_[l].bias.kept())
             gradients_[l].bias.reset(layer.outputs);
     }
     for (std::size_t i = 0; i < per_chunk; ++i)
@@ -135,12 +135,8 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
         chunk.scratch.emplace_back(network_, columns, side_by_side(per_chunk, chunk.over_samples.workers()));
         chunk.scratch[i].product = lend(i);
     }
-    chunk.gradient_scratch.resize(chunk.over_layers.workers());
-    const std::size_t widest = round_up(network_.max_units(), kColumnMultiple);
-    for (std::size_t i = 0; i < chunk.gradient_scratch.size(); ++i) {
-        chunk.gradient_scratch[i].reserve(
-            columns * kMaxColumns, std::max(columns * kMaxColumns, checked_multiply(per_chunk * columns, widest)),
-            kGradientStripRows * widest);
+    for (std::size_t i = 0; i < chunk.over_layers.workers(); ++i) {
+        chunk.gradient_scratch.emplace_back(columns, per_chunk, network_.max_units());
         chunk.gradient_scratch[i].product = lend(i);
     }
     for (std::size_t first = 0; first < shape.blocks(); first += per_chunk) {

@@ -4,9 +4,9 @@
 
 #include <vector>
 
+#include "ops/dense_gradients.h"
 #include "ops/dense_stack.h"
 #include "ops/figures.h"
-#include "ops/gradient_norms.h"
 #include "ops/parallel.h"
 #include "ops/scaled_rows.h"
 
