@@ -222,7 +222,7 @@ def test_the_activation_that_is_added_compiles_and_is_what_its_tests_say(tmp_pat
     changed = header.replace(above, f"{added}\n{above}").replace(name, "HardTanh, Softsign>;")
     z = np.array([0.5, -3.0, 1e20, -1e-30, 0.0])
     (tmp_path / "a.cpp").write_text(changed + PROGRAM.format(points=", ".join(map(str, z))), encoding="utf-8")
-    options = ["-std=c++17", "-fwrapv", "-DGT_ISA=portable", "-I", ROOT / "cpp", "-o", tmp_path / "a"]
+    options = ["-std=c++20", "-fwrapv", "-DGT_ISA=portable", "-I", ROOT / "cpp", "-o", tmp_path / "a"]
     subprocess.run([compiler, "-w", *map(str, options), str(tmp_path / "a.cpp")], check=True)
     got = np.array(
         [
@@ -253,7 +253,7 @@ def test_the_kernels_of_the_cell_that_is_added_compile(tmp_path):
     (tmp_path / "core").mkdir()
     (tmp_path / "core" / "cells.h").write_text(cells.replace(above, f"{shape}\n{above}"), encoding="utf-8")
     (tmp_path / "cell.cpp").write_text(kernels, encoding="utf-8")
-    options = ["-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-DGT_ISA=portable"]
+    options = ["-std=c++20", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-DGT_ISA=portable"]
     include = ["-I", str(tmp_path), "-I", str(ROOT / "cpp")]
     subprocess.run([compiler, *options, *include, str(tmp_path / "cell.cpp")], check=True)
 

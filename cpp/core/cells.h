@@ -24,24 +24,48 @@ constexpr std::size_t kCellKinds = 4;
 
 struct CellShape {
     const char* name;
-    std::size_t row_blocks;          // of a row
-    std::size_t ih_first, hh_first;  // W_ih and W_hh feed weight_blocks blocks from these on
-    std::size_t weight_blocks;       // of hidden rows in each weight matrix
-    std::size_t ih_order[4];         // block ih_first + i of a row is this block of PyTorch's weight_ih
-    std::size_t hh_order[4];         // likewise of weight_hh
-    std::size_t gates;               // with statistics, in PyTorch's order; 0: a cell without gates
-    std::size_t gate_block[4];       // the block of a row that holds gate i
-    std::size_t candidate_block;     // the gate among them that is a tanh
-    std::size_t coefficient_blocks;  // of the backward step
-    bool has_cell_state;             // c beside h
-    bool carries;                    // the state has a direct path through a gate
-    bool separate_biases;            // the gradients of bias_ih and bias_hh differ
+    std::size_t row_blocks;                  // of a row
+    std::size_t ih_first = 0, hh_first = 0;  // W_ih and W_hh feed weight_blocks blocks from these on
+    std::size_t weight_blocks;               // of hidden rows in each weight matrix
+    std::size_t ih_order[4];                 // block ih_first + i of a row is this block of PyTorch's weight_ih
+    std::size_t hh_order[4];                 // likewise of weight_hh
+    std::size_t gates = 0;                   // with statistics, in PyTorch's order; 0: a cell without gates
+    std::size_t gate_block[4] = {};          // the block of a row that holds gate i
+    std::size_t candidate_block = 0;         // the gate among them that is a tanh
+    std::size_t coefficient_blocks;          // of the backward step
+    bool has_cell_state = false;             // c beside h
+    bool carries = false;                    // the state has a direct path through a gate
+    bool separate_biases = false;            // the gradients of bias_ih and bias_hh differ
 };
 
-constexpr CellShape kLstm{"lstm", 4, 0, 0, 4, {0, 1, 2, 3}, {0, 1, 2, 3}, 4, {0, 1, 2, 3}, 2, 6, true, true, false};
-constexpr CellShape kGru{"gru", 4, 0, 1, 3, {2, 0, 1}, {0, 1, 2}, 3, {1, 2, 0}, 0, 5, false, true, true};
-constexpr CellShape kRnnTanh{"rnn_tanh", 1, 0, 0, 1, {0}, {0}, 0, {}, 0, 1, false, false, false};
-constexpr CellShape kRnnRelu{"rnn_relu", 1, 0, 0, 1, {0}, {0}, 0, {}, 0, 1, false, false, false};
+constexpr CellShape kLstm{.name = "lstm",
+                          .row_blocks = 4,
+                          .weight_blocks = 4,
+                          .ih_order = {0, 1, 2, 3},
+                          .hh_order = {0, 1, 2, 3},
+                          .gates = 4,
+                          .gate_block = {0, 1, 2, 3},
+                          .candidate_block = 2,
+                          .coefficient_blocks = 6,
+                          .has_cell_state = true,
+                          .carries = true};
+constexpr CellShape kGru{.name = "gru",
+                         .row_blocks = 4,
+                         .hh_first = 1,
+                         .weight_blocks = 3,
+                         .ih_order = {2, 0, 1},
+                         .hh_order = {0, 1, 2},
+                         .gates = 3,
+                         .gate_block = {1, 2, 0},
+                         .candidate_block = 0,
+                         .coefficient_blocks = 5,
+                         .carries = true,
+                         .separate_biases = true};
+constexpr CellShape rnn_shape(const char* name) {
+    return {
+        .name = name, .row_blocks = 1, .weight_blocks = 1, .ih_order = {0}, .hh_order = {0}, .coefficient_blocks = 1};
+}
+constexpr CellShape kRnnTanh = rnn_shape("rnn_tanh"), kRnnRelu = rnn_shape("rnn_relu");
 
 // In the order of CellKind.
 constexpr const CellShape* kCells[kCellKinds] = {&kLstm, &kGru, &kRnnTanh, &kRnnRelu};

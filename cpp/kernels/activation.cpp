@@ -258,26 +258,19 @@ struct Tables<ActivationList<A...>> {
 };
 using All = Tables<Activations>;
 
+template <class T>
+constexpr ActivationKernels<T> table{.info = All::info,
+                                     .count = All::count,
+                                     .described = All::descriptions,
+                                     .forward = All::Of<T>::forward,
+                                     .backward = activation_backward<T>,
+                                     .log_derivative = All::log_derivatives,
+                                     .log_value = All::log_values,
+                                     .evaluate = All::Of<T>::evaluates};
+
 }  // namespace
 
-extern const ActivationKernels<float> activation_f32;
-extern const ActivationKernels<double> activation_f64;
-const ActivationKernels<float> activation_f32{All::info,
-                                              All::count,
-                                              All::descriptions,
-                                              All::Of<float>::forward,
-                                              activation_backward<float>,
-                                              All::log_derivatives,
-                                              All::log_values,
-                                              All::Of<float>::evaluates};
-const ActivationKernels<double> activation_f64{All::info,
-                                               All::count,
-                                               All::descriptions,
-                                               All::Of<double>::forward,
-                                               activation_backward<double>,
-                                               All::log_derivatives,
-                                               All::log_values,
-                                               All::Of<double>::evaluates};
+GT_DEFINE_KERNELS(ActivationKernels, activation, table)
 
 }  // namespace GT_ISA
 }  // namespace gt

@@ -54,7 +54,11 @@ GT_INLINE ActivationInfo with_lower_slope(ActivationInfo info, double slope) {
 }
 
 struct Linear {
-    static constexpr ActivationInfo info{"linear", 1, NearZero::homogeneous, 1, 1, 0, 0, false};
+    static constexpr ActivationInfo info{.name = "linear",
+                                         .derivative_sup = 1,
+                                         .near_zero = NearZero::homogeneous,
+                                         .slope_positive = 1,
+                                         .slope_negative = 1};
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
         a = z;
@@ -64,8 +68,14 @@ struct Linear {
 };
 
 struct Sigmoid {
-    static constexpr ActivationInfo info{"sigmoid", 0.25,  NearZero::offset, 0.25, 0.25, -26,
-                                         -55,       false, nullptr,          0,    true};
+    static constexpr ActivationInfo info{.name = "sigmoid",
+                                         .derivative_sup = 0.25,
+                                         .near_zero = NearZero::offset,
+                                         .slope_positive = 0.25,
+                                         .slope_negative = 0.25,
+                                         .linear_below_log2_f32 = -26,
+                                         .linear_below_log2_f64 = -55,
+                                         .fades = true};
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
         a = sigmoid(z, derivative);
@@ -81,7 +91,13 @@ struct Sigmoid {
 };
 
 struct Tanh {
-    static constexpr ActivationInfo info{"tanh", 1, NearZero::linear, 1, 1, -13, -28, false};
+    static constexpr ActivationInfo info{.name = "tanh",
+                                         .derivative_sup = 1,
+                                         .near_zero = NearZero::linear,
+                                         .slope_positive = 1,
+                                         .slope_negative = 1,
+                                         .linear_below_log2_f32 = -13,
+                                         .linear_below_log2_f64 = -28};
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
         a = tanh(z, derivative);
@@ -94,7 +110,12 @@ struct Tanh {
 };
 
 struct Relu {
-    static constexpr ActivationInfo info{"relu", 1, NearZero::homogeneous, 1, 0, 0, 0, true};
+    static constexpr ActivationInfo info{.name = "relu",
+                                         .derivative_sup = 1,
+                                         .near_zero = NearZero::homogeneous,
+                                         .slope_positive = 1,
+                                         .slope_negative = 0,
+                                         .can_die = true};
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
         a = max(V{}, z);
@@ -105,7 +126,13 @@ struct Relu {
 
 // A slope of 0 is relu, and comes as that.
 struct LeakyRelu {
-    static constexpr ActivationInfo info{"leaky_relu", 1, NearZero::homogeneous, 1, 0.01, 0, 0, false, "slope", 0.01};
+    static constexpr ActivationInfo info{.name = "leaky_relu",
+                                         .derivative_sup = 1,
+                                         .near_zero = NearZero::homogeneous,
+                                         .slope_positive = 1,
+                                         .slope_negative = 0.01,
+                                         .parameter = "slope",
+                                         .usual = 0.01};
     double slope;
     ActivationInfo described() const { return with_lower_slope(info, slope); }
     template <class V>
@@ -133,7 +160,15 @@ GT_INLINE void exponential_linear(V z, double scale, double alpha, V& a, V& deri
 
 // Clevert et al. 2016. An alpha of 0 is relu, and comes as that.
 struct Elu {
-    static constexpr ActivationInfo info{"elu", 1, NearZero::linear, 1, 1, -25, -54, false, "alpha", 1};
+    static constexpr ActivationInfo info{.name = "elu",
+                                         .derivative_sup = 1,
+                                         .near_zero = NearZero::linear,
+                                         .slope_positive = 1,
+                                         .slope_negative = 1,
+                                         .linear_below_log2_f32 = -25,
+                                         .linear_below_log2_f64 = -54,
+                                         .parameter = "alpha",
+                                         .usual = 1};
     double alpha;
     ActivationInfo described() const { return with_lower_slope(info, alpha); }
     template <class V>
@@ -150,8 +185,13 @@ struct Elu {
 // Klambauer et al. 2017.
 struct Selu {
     static constexpr double kAlpha = 1.6732632423543772, kScale = 1.0507009873554805;
-    static constexpr ActivationInfo info{"selu", kScale * kAlpha, NearZero::linear, kScale, kScale * kAlpha, -25, -54,
-                                         false};
+    static constexpr ActivationInfo info{.name = "selu",
+                                         .derivative_sup = kScale * kAlpha,
+                                         .near_zero = NearZero::linear,
+                                         .slope_positive = kScale,
+                                         .slope_negative = kScale * kAlpha,
+                                         .linear_below_log2_f32 = -25,
+                                         .linear_below_log2_f64 = -54};
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
         exponential_linear(z, kScale, kAlpha, a, derivative);
@@ -164,7 +204,14 @@ struct Selu {
 };
 
 struct Softplus {
-    static constexpr ActivationInfo info{"softplus", 1, NearZero::offset, 0.5, 0.5, -26, -55, false, nullptr, 0, true};
+    static constexpr ActivationInfo info{.name = "softplus",
+                                         .derivative_sup = 1,
+                                         .near_zero = NearZero::offset,
+                                         .slope_positive = 0.5,
+                                         .slope_negative = 0.5,
+                                         .linear_below_log2_f32 = -26,
+                                         .linear_below_log2_f64 = -55,
+                                         .fades = true};
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
         a = softplus(z, derivative);
@@ -187,8 +234,14 @@ struct Softplus {
 // y one minus that: no cancellation in the tails. Max error of value and derivative (outside 1/2 around its zero):
 // float32 5.9 and 6.2, float64 5.5 and 6.2 ULP.
 struct Gelu {
-    static constexpr ActivationInfo info{
-        "gelu", 1.1289041451851548, NearZero::linear, 0.5, 0.5, -26, -55, false, nullptr, 0, true};
+    static constexpr ActivationInfo info{.name = "gelu",
+                                         .derivative_sup = 1.1289041451851548,
+                                         .near_zero = NearZero::linear,
+                                         .slope_positive = 0.5,
+                                         .slope_negative = 0.5,
+                                         .linear_below_log2_f32 = -26,
+                                         .linear_below_log2_f64 = -55,
+                                         .fades = true};
     static constexpr double kDensity = 0.39894228040143268, kRootTwoPi = 2.5066282746310002;
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
@@ -224,8 +277,14 @@ struct Gelu {
 // z sigmoid(z) = max(z, 0) - y sigmoid(-y) with y = |z|; the derivative at -y is sigmoid(-y) (1 - y sigmoid(y)), at y
 // one minus that. Near the underflow of sigmoid(-y) its product with y is still normal: the power of two goes last.
 struct Silu {
-    static constexpr ActivationInfo info{
-        "silu", 1.0998393201288669, NearZero::linear, 0.5, 0.5, -26, -55, false, nullptr, 0, true};
+    static constexpr ActivationInfo info{.name = "silu",
+                                         .derivative_sup = 1.0998393201288669,
+                                         .near_zero = NearZero::linear,
+                                         .slope_positive = 0.5,
+                                         .slope_negative = 0.5,
+                                         .linear_below_log2_f32 = -26,
+                                         .linear_below_log2_f64 = -55,
+                                         .fades = true};
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
         const V y = min(constant<V>(kExpEnd<V>), abs(z));
@@ -250,7 +309,13 @@ struct Silu {
 
 struct Erf {
     static constexpr double kSlope = 1.1283791670955126;  // 2 / sqrt(pi)
-    static constexpr ActivationInfo info{"erf", kSlope, NearZero::linear, kSlope, kSlope, -13, -28, false};
+    static constexpr ActivationInfo info{.name = "erf",
+                                         .derivative_sup = kSlope,
+                                         .near_zero = NearZero::linear,
+                                         .slope_positive = kSlope,
+                                         .slope_negative = kSlope,
+                                         .linear_below_log2_f32 = -13,
+                                         .linear_below_log2_f64 = -28};
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
         a = erf(z, derivative);
@@ -263,7 +328,14 @@ struct Erf {
 };
 
 struct HardTanh {
-    static constexpr ActivationInfo info{"hard_tanh", 1, NearZero::linear, 1, 1, -1, -1, true};
+    static constexpr ActivationInfo info{.name = "hard_tanh",
+                                         .derivative_sup = 1,
+                                         .near_zero = NearZero::linear,
+                                         .slope_positive = 1,
+                                         .slope_negative = 1,
+                                         .linear_below_log2_f32 = -1,
+                                         .linear_below_log2_f64 = -1,
+                                         .can_die = true};
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
         const V one = constant<V>(1.0);

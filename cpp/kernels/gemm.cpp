@@ -214,14 +214,16 @@ double nv_squares(std::size_t m, std::size_t k, const T* a, const T* b, T* c) {
     return gemv_squares(m, k, a, b, c);
 }
 
+template <class T>
+constexpr GemmKernels<T> table{.nn = gemm<T, false>,
+                               .tn = gemm<T, true>,
+                               .nv_squares = nv_squares<T>,
+                               .strip_elements = kStripElements,
+                               .scratch_bytes = kFmaScratchBytes<T>};
+
 }  // namespace
 
-extern const GemmKernels<float> gemm_f32;
-extern const GemmKernels<double> gemm_f64;
-const GemmKernels<float> gemm_f32{gemm<float, false>, gemm<float, true>, nv_squares<float>, kStripElements,
-                                  kFmaScratchBytes<float>};
-const GemmKernels<double> gemm_f64{gemm<double, false>, gemm<double, true>, nv_squares<double>, kStripElements,
-                                   kFmaScratchBytes<double>};
+GT_DEFINE_KERNELS(GemmKernels, gemm, table)
 
 }  // namespace GT_ISA
 }  // namespace gt

@@ -163,11 +163,18 @@ double nv_squares(std::size_t m, std::size_t k, const float* a, const float* b, 
     return GT_BASE::gemm_f32.nv_squares(m, k, a, b, c);
 }
 
+template <int P>
+constexpr GemmKernels<float> table{.nn = gemm<P, false>,
+                                   .tn = gemm<P, true>,
+                                   .nv_squares = nv_squares,
+                                   .strip_elements = kStripElements,
+                                   .scratch_bytes = scratch_bytes<P>()};
+
 }  // namespace
 
 extern const GemmKernels<float> gemm_highest, gemm_high;
-const GemmKernels<float> gemm_highest{gemm<3, false>, gemm<3, true>, nv_squares, kStripElements, scratch_bytes<3>()};
-const GemmKernels<float> gemm_high{gemm<2, false>, gemm<2, true>, nv_squares, kStripElements, scratch_bytes<2>()};
+const GemmKernels<float> gemm_highest{table<3>};
+const GemmKernels<float> gemm_high{table<2>};
 
 }  // namespace GT_ISA
 }  // namespace gt

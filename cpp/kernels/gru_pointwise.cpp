@@ -75,14 +75,12 @@ void gru_coefficients(const CellCoefficients<T>& s) {
 }
 
 template <class T>
-constexpr CellKernels<T> table{gru_forward<T>, gru_coefficients<T>, carried_backward<T, kGru>};
+constexpr CellKernels<T> table{
+    .forward = gru_forward<T>, .coefficients = gru_coefficients<T>, .backward = carried_backward<T, kGru>};
 
 }  // namespace
 
-extern const CellKernels<float> gru_f32;
-extern const CellKernels<double> gru_f64;
-const CellKernels<float> gru_f32{table<float>};
-const CellKernels<double> gru_f64{table<double>};
+GT_DEFINE_KERNELS(CellKernels, gru, table)
 
 }  // namespace GT_ISA
 }  // namespace gt

@@ -228,6 +228,15 @@ struct KernelTable {
     const LayerNormKernels<T>* layer_norm;
 };
 
+// How a table leaves the file that fills it, and its names in the ISA's namespace: gemm_f32, gemm_f64.
+#define GT_DECLARE_KERNELS(TABLE, NAME)   \
+    extern const TABLE<float> NAME##_f32; \
+    extern const TABLE<double> NAME##_f64;
+#define GT_DEFINE_KERNELS(TABLE, NAME, VALUE)    \
+    GT_DECLARE_KERNELS(TABLE, NAME)              \
+    const TABLE<float> NAME##_f32{VALUE<float>}; \
+    const TABLE<double> NAME##_f64{VALUE<double>};
+
 // What a float32 product may leave out; named as in PyTorch. `high` differs where there is a matrix unit.
 enum class Precision { highest, high };
 

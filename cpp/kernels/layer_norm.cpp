@@ -168,14 +168,15 @@ void add_tiles(std::size_t rows, std::size_t columns, std::size_t ld, T* x, cons
     }
 }
 
+template <class T>
+constexpr LayerNormKernels<T> table{.centre = centre<T>,
+                                    .forward = layer_norm_forward<T>,
+                                    .backward = layer_norm_backward<T>,
+                                    .add_tiles = add_tiles<T>};
+
 }  // namespace
 
-extern const LayerNormKernels<float> layer_norm_f32;
-extern const LayerNormKernels<double> layer_norm_f64;
-const LayerNormKernels<float> layer_norm_f32{centre<float>, layer_norm_forward<float>, layer_norm_backward<float>,
-                                             add_tiles<float>};
-const LayerNormKernels<double> layer_norm_f64{centre<double>, layer_norm_forward<double>, layer_norm_backward<double>,
-                                              add_tiles<double>};
+GT_DEFINE_KERNELS(LayerNormKernels, layer_norm, table)
 
 }  // namespace GT_ISA
 }  // namespace gt

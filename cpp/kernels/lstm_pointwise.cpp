@@ -130,14 +130,12 @@ void lstm_backward(const CellBackward<T>& s) {
 }
 
 template <class T>
-constexpr CellKernels<T> table{lstm_forward<T>, lstm_coefficients<T>, lstm_backward<T>};
+constexpr CellKernels<T> table{
+    .forward = lstm_forward<T>, .coefficients = lstm_coefficients<T>, .backward = lstm_backward<T>};
 
 }  // namespace
 
-extern const CellKernels<float> lstm_f32;
-extern const CellKernels<double> lstm_f64;
-const CellKernels<float> lstm_f32{table<float>};
-const CellKernels<double> lstm_f64{table<double>};
+GT_DEFINE_KERNELS(CellKernels, lstm, table)
 
 }  // namespace GT_ISA
 }  // namespace gt

@@ -33,12 +33,12 @@ constexpr MathFunction<T> functions[] = {
     {"sigmoid", evaluate_sigmoid<T>}, {"erf", evaluate_erf<T>},     {"erfc", evaluate_erfc<T>},
 };
 
+template <class T>
+constexpr MathKernels<T> table{.functions = functions<T>, .count = sizeof functions<T> / sizeof functions<T>[0]};
+
 }  // namespace
 
-extern const MathKernels<float> math_f32;
-extern const MathKernels<double> math_f64;
-const MathKernels<float> math_f32{functions<float>, sizeof functions<float> / sizeof functions<float>[0]};
-const MathKernels<double> math_f64{functions<double>, sizeof functions<double> / sizeof functions<double>[0]};
+GT_DEFINE_KERNELS(MathKernels, math, table)
 
 }  // namespace GT_ISA
 }  // namespace gt

@@ -222,14 +222,16 @@ std::size_t size(std::size_t k, std::size_t n, std::size_t) {
 }
 
 template <class T>
-constexpr PanelKernels<T> table{size<T>, pack<T>, multiply<T>, multiply_transposed<T>, 0, copied_bytes<T>(kPanelDepth)};
+constexpr PanelKernels<T> table{.size = size<T>,
+                                .pack = pack<T>,
+                                .multiply = multiply<T>,
+                                .multiply_transposed = multiply_transposed<T>,
+                                .scratch_bytes = 0,
+                                .transposed_scratch_bytes = copied_bytes<T>(kPanelDepth)};
 
 }  // namespace
 
-extern const PanelKernels<float> panel_f32;
-extern const PanelKernels<double> panel_f64;
-const PanelKernels<float> panel_f32{table<float>};
-const PanelKernels<double> panel_f64{table<double>};
+GT_DEFINE_KERNELS(PanelKernels, panel, table)
 
 }  // namespace GT_ISA
 }  // namespace gt

@@ -146,12 +146,12 @@ constexpr std::size_t transposed_scratch_bytes() {
 }
 
 template <int P>
-constexpr PanelKernels<float> table{size<P>,
-                                    pack<P>,
-                                    multiply<P>,
-                                    multiply_transposed<P>,
-                                    kRowTiles * kSteps * P * sizeof(Tile),
-                                    transposed_scratch_bytes<P>()};
+constexpr PanelKernels<float> table{.size = size<P>,
+                                    .pack = pack<P>,
+                                    .multiply = multiply<P>,
+                                    .multiply_transposed = multiply_transposed<P>,
+                                    .scratch_bytes = kRowTiles * kSteps * P * sizeof(Tile),
+                                    .transposed_scratch_bytes = transposed_scratch_bytes<P>()};
 
 }  // namespace
 

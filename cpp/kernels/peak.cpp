@@ -39,14 +39,11 @@ double read(std::size_t count, const T* x) {
 }
 
 template <class T>
-constexpr PeakKernels<T> table{2 * kChains * kLanes<T>, multiply_add<T>, read<T>};
+constexpr PeakKernels<T> table{.operations = 2 * kChains * kLanes<T>, .multiply_add = multiply_add<T>, .read = read<T>};
 
 }  // namespace
 
-extern const PeakKernels<float> peak_f32;
-extern const PeakKernels<double> peak_f64;
-const PeakKernels<float> peak_f32{table<float>};
-const PeakKernels<double> peak_f64{table<double>};
+GT_DEFINE_KERNELS(PeakKernels, peak, table)
 
 }  // namespace GT_ISA
 }  // namespace gt

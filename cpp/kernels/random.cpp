@@ -128,7 +128,7 @@ void uniform(std::uint64_t seed, std::uint32_t stream, std::uint32_t kind, std::
 }  // namespace
 
 extern const RandomKernels random;
-const RandomKernels random{normal, uniform};
+const RandomKernels random{.normal = normal, .uniform = uniform};
 
 }  // namespace GT_ISA
 }  // namespace gt

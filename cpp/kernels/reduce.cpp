@@ -180,15 +180,19 @@ void log2_norms(std::size_t count, const double* squares, double* out) {
 }
 
 template <class T>
-constexpr ReduceKernels<T> table{column_moments<T>, column_max<T>, scale_columns<T>, row_dot<T>, flat_squares<T>,
-                                 all_finite<T>,     transpose<T>,  pair_sums<T>,     log2_norms};
+constexpr ReduceKernels<T> table{.column_moments = column_moments<T>,
+                                 .column_max = column_max<T>,
+                                 .scale_columns = scale_columns<T>,
+                                 .row_dot = row_dot<T>,
+                                 .flat_squares = flat_squares<T>,
+                                 .all_finite = all_finite<T>,
+                                 .transpose = transpose<T>,
+                                 .pair_sums = pair_sums<T>,
+                                 .log2_norms = log2_norms};
 
 }  // namespace
 
-extern const ReduceKernels<float> reduce_f32;
-extern const ReduceKernels<double> reduce_f64;
-const ReduceKernels<float> reduce_f32{table<float>};
-const ReduceKernels<double> reduce_f64{table<double>};
+GT_DEFINE_KERNELS(ReduceKernels, reduce, table)
 
 }  // namespace GT_ISA
 }  // namespace gt

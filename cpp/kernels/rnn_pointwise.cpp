@@ -59,14 +59,17 @@ void rnn_backward(const CellBackward<T>& s) {
 }
 
 template <class T, class A>
-constexpr CellKernels<T> table{rnn_forward<T, A>, rnn_coefficients<T, A>, rnn_backward<T>};
+constexpr CellKernels<T> table{
+    .forward = rnn_forward<T, A>, .coefficients = rnn_coefficients<T, A>, .backward = rnn_backward<T>};
+template <class T>
+constexpr CellKernels<T> tanh_table = table<T, Tanh>;
+template <class T>
+constexpr CellKernels<T> relu_table = table<T, Relu>;
 
 }  // namespace
 
-extern const CellKernels<float> rnn_tanh_f32, rnn_relu_f32;
-extern const CellKernels<double> rnn_tanh_f64, rnn_relu_f64;
-const CellKernels<float> rnn_tanh_f32{table<float, Tanh>}, rnn_relu_f32{table<float, Relu>};
-const CellKernels<double> rnn_tanh_f64{table<double, Tanh>}, rnn_relu_f64{table<double, Relu>};
+GT_DEFINE_KERNELS(CellKernels, rnn_tanh, tanh_table)
+GT_DEFINE_KERNELS(CellKernels, rnn_relu, relu_table)
 
 }  // namespace GT_ISA
 }  // namespace gt

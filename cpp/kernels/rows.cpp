@@ -129,14 +129,12 @@ void add_columns(std::size_t rows, std::size_t n, const T* x, std::size_t ld, co
 }
 
 template <class T>
-constexpr RowKernels<T> table{squares<T>, largest<T>, scale<T>, gram<T>, add_columns<T>};
+constexpr RowKernels<T> table{
+    .squares = squares<T>, .largest = largest<T>, .scale = scale<T>, .gram = gram<T>, .add_columns = add_columns<T>};
 
 }  // namespace
 
-extern const RowKernels<float> rows_f32;
-extern const RowKernels<double> rows_f64;
-const RowKernels<float> rows_f32{table<float>};
-const RowKernels<double> rows_f64{table<double>};
+GT_DEFINE_KERNELS(RowKernels, rows, table)
 
 }  // namespace GT_ISA
 }  // namespace gt

@@ -4,53 +4,38 @@
 namespace gt {
 namespace GT_ISA {
 
-extern const GemmKernels<float> gemm_f32;
-extern const GemmKernels<double> gemm_f64;
-extern const ActivationKernels<float> activation_f32;
-extern const ActivationKernels<double> activation_f64;
-extern const ReduceKernels<float> reduce_f32;
-extern const ReduceKernels<double> reduce_f64;
-extern const MathKernels<float> math_f32;
-extern const MathKernels<double> math_f64;
+GT_DECLARE_KERNELS(GemmKernels, gemm)
+GT_DECLARE_KERNELS(ActivationKernels, activation)
+GT_DECLARE_KERNELS(ReduceKernels, reduce)
+GT_DECLARE_KERNELS(MathKernels, math)
+GT_DECLARE_KERNELS(PanelKernels, panel)
+GT_DECLARE_KERNELS(RowKernels, rows)
+GT_DECLARE_KERNELS(PeakKernels, peak)
+GT_DECLARE_KERNELS(LayerNormKernels, layer_norm)
+GT_DECLARE_KERNELS(CellKernels, lstm)
+GT_DECLARE_KERNELS(CellKernels, gru)
+GT_DECLARE_KERNELS(CellKernels, rnn_tanh)
+GT_DECLARE_KERNELS(CellKernels, rnn_relu)
 extern const RandomKernels random;
-extern const PanelKernels<float> panel_f32;
-extern const PanelKernels<double> panel_f64;
-extern const RowKernels<float> rows_f32;
-extern const RowKernels<double> rows_f64;
-extern const PeakKernels<float> peak_f32;
-extern const PeakKernels<double> peak_f64;
-extern const LayerNormKernels<float> layer_norm_f32;
-extern const LayerNormKernels<double> layer_norm_f64;
-extern const CellKernels<float> lstm_f32, gru_f32, rnn_tanh_f32, rnn_relu_f32;
-extern const CellKernels<double> lstm_f64, gru_f64, rnn_tanh_f64, rnn_relu_f64;
 
 #define GT_TEXT(NAME) #NAME
 #define GT_NAME(NAME) GT_TEXT(NAME)
+// Cells in the order of CellKind.
+#define GT_TABLE(TYPE)                                                         \
+    {.gemm = &gemm_##TYPE,                                                     \
+     .gram = &gemm_##TYPE,                                                     \
+     .activation = &activation_##TYPE,                                         \
+     .reduce = &reduce_##TYPE,                                                 \
+     .random = &random,                                                        \
+     .math = &math_##TYPE,                                                     \
+     .panel = &panel_##TYPE,                                                   \
+     .rows = &rows_##TYPE,                                                     \
+     .cells = {&lstm_##TYPE, &gru_##TYPE, &rnn_tanh_##TYPE, &rnn_relu_##TYPE}, \
+     .peak = &peak_##TYPE,                                                     \
+     .layer_norm = &layer_norm_##TYPE}
 
 extern const IsaKernels kernels;
-const IsaKernels kernels{GT_NAME(GT_ISA),
-                         {&gemm_f32,
-                          &gemm_f32,
-                          &activation_f32,
-                          &reduce_f32,
-                          &random,
-                          &math_f32,
-                          &panel_f32,
-                          &rows_f32,
-                          {&lstm_f32, &gru_f32, &rnn_tanh_f32, &rnn_relu_f32},
-                          &peak_f32,
-                          &layer_norm_f32},
-                         {&gemm_f64,
-                          &gemm_f64,
-                          &activation_f64,
-                          &reduce_f64,
-                          &random,
-                          &math_f64,
-                          &panel_f64,
-                          &rows_f64,
-                          {&lstm_f64, &gru_f64, &rnn_tanh_f64, &rnn_relu_f64},
-                          &peak_f64,
-                          &layer_norm_f64}};
+const IsaKernels kernels{.name = GT_NAME(GT_ISA), .f32 = GT_TABLE(f32), .f64 = GT_TABLE(f64)};
 
 }  // namespace GT_ISA
 }  // namespace gt
