@@ -62,6 +62,11 @@ class AlignedBuffer {
     AlignedBuffer& operator=(const AlignedBuffer&) = delete;
     ~AlignedBuffer() { std::free(data_); }
 
+    // Room for so many; what was there is lost if there was not.
+    void reserve(std::size_t count) {
+        if (count_ < count) *this = AlignedBuffer(count);
+    }
+
     T* data() { return data_; }
     const T* data() const { return data_; }
     std::size_t size() const { return count_; }

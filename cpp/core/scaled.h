@@ -58,6 +58,10 @@ T power_of_two(double e) {
     return static_cast<T>(power);
 }
 
+// An exponent for the caller is less than this in size.
+constexpr double kEndOfInt64 = 9.2e18;
+constexpr double kLog2OfE = 1.4426950408889634;
+
 // x * 2^e in double, for any integer e in double.
 inline double scale_by(double x, double e) {
     if (e < -4000) e = -4000;

@@ -1,4 +1,25 @@
 // Named sizes, and how a batch is cut: by shapes alone, so that results do not depend on the number of threads.
+//
+// Stacks. A *batch*, the samples of one call, is cut into *blocks* of at most 64 samples (kMaxColumns). At each layer a
+// block is a tile of units x samples, which fills registers and stays in the cache beside the weights that pass it. So
+// many blocks as fit into 128 MiB are a *chunk*: held in memory for all layers at once, since the weight gradients are
+// sums over samples, and one chunk follows the other through the stack. All of a batch but the last block, and of the
+// blocks but the last chunk, is full.
+//
+// Threads share a chunk out in *parts*. A part is a block or, where there are fewer blocks than workers, some of its
+// *quanta* of 16 columns (kColumnMultiple, the widest register). Statistics and losses are summed for every quantum and
+// added up in the order of the samples: neither the parts nor who carries them changes a bit. A *pass* is one part on
+// its way forward and backward; a worker carries up to four side by side (kSideBySide), so that each layer's weights
+// come from memory once for all of them.
+//
+// Layers are cut into *segments* that stay in the cache: what follows a pass over one, such as the weight gradients
+// behind the backward pass, finds its tiles there.
+//
+// Recurrent networks. Samples of a batch are sorted by length into slots (ops/packed_sequence.h). A part is a range of
+// slots, one for each worker, through all steps; a chunk is some steps, whose rows wait in the cache between the
+// backward pass and the weight gradients. Figures of a step do not depend on the cut.
+//
+// Below this, kernels cut matrices, for registers and caches (kernels/gemm.cpp, kernels/panel.cpp).
 #pragma once
 
 #include <algorithm>
@@ -14,8 +35,6 @@ constexpr std::size_t round_up(std::size_t value, std::size_t multiple) {
 
 constexpr std::size_t divide_up(std::size_t value, std::size_t by) { return (value + by - 1) / by; }
 
-// `samples` cut into chunks of blocks: a block is what one thread carries through all layers, a chunk is what is held
-// in memory at a time.
 struct BatchShape {
     std::size_t samples;
     std::size_t block_samples;

@@ -159,8 +159,8 @@ GT_INLINE void transpose_16(__m512i (&x)[kSide]) {
 }
 
 // to (rows, 16) [+]= from^T, from (16, 16).
-GT_INLINE void add_turned(const float* from, std::size_t ld_from, std::size_t rows, float* to, std::size_t ld_to,
-                          bool add) {
+GT_INLINE void add_transposed(const float* from, std::size_t ld_from, std::size_t rows, float* to, std::size_t ld_to,
+                              bool add) {
     __m512i x[kSide];
 #pragma GCC unroll 16
     for (std::size_t i = 0; i < kSide; ++i) x[i] = _mm512_loadu_si512(from + i * ld_from);
@@ -168,14 +168,14 @@ GT_INLINE void add_turned(const float* from, std::size_t ld_from, std::size_t ro
 #pragma GCC unroll 16
     for (std::size_t i = 0; i < kSide; ++i) {
         if (i >= rows) break;
-        const __m512 turned = _mm512_castsi512_ps(x[i]);
-        _mm512_storeu_ps(to + i * ld_to, add ? _mm512_add_ps(_mm512_loadu_ps(to + i * ld_to), turned) : turned);
+        const __m512 row = _mm512_castsi512_ps(x[i]);
+        _mm512_storeu_ps(to + i * ld_to, add ? _mm512_add_ps(_mm512_loadu_ps(to + i * ld_to), row) : row);
     }
 }
 
 // The tiles of split_columns as those of split_rows: columns become rows.
 template <int P>
-GT_INLINE void turn(Tile* tiles) {
+GT_INLINE void transpose(Tile* tiles) {
     for (int part = 0; part < P; ++part) {
         __m512i x[kSide];
 #pragma GCC unroll 16

@@ -23,7 +23,7 @@ enum class PanelOrder { up, down };
 
 // A right operand (k, n) in panels of some columns each, in the kernels' own form. `rows`: how many rows left operands
 // have when no thread shares them, the same for an operand throughout; the form may depend on it. `scratch`:
-// memory that the caller lends, 64-byte aligned.
+// memory of the caller's, 64-byte aligned.
 template <class T>
 struct PanelKernels {
     // Numbers of the panels, 64-byte aligned; also where the panels of column n of a wider operand start, n a multiple

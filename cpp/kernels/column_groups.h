@@ -1,7 +1,7 @@
 // Columns of a left operand, copied for tiles that broadcast down them. They lie far apart: they would fall into few
 // sets of L1, and each line be fetched once per tile. A few lines' worth of them is therefore copied once, row by row
 // of the operand, in groups that tiles read from end to end: kGroupRows columns, kGroupStride apart. Meanwhile the next
-// columns are asked for, or, where L1 has no room for them, the next rows.
+// columns are prefetched, or, where L1 has no room for them, the next rows.
 #pragma once
 
 #include "simd/vec.h"
@@ -12,10 +12,10 @@ namespace {
 
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr std::size_t kGroups = 4, kGroupRows = 16, kGroupStride = 16;
-constexpr std::size_t kCopiedColumns = kGroups * kGroupRows, kRowsAhead = 0, kColumnsAhead = kCopiedColumns;
+constexpr std::size_t kCopiedColumns = kGroups * kGroupRows, kPrefetchRows = 0, kPrefetchColumns = kCopiedColumns;
 #else
 constexpr std::size_t kGroups = 8, kGroupRows = 6, kGroupStride = 8;
-constexpr std::size_t kCopiedColumns = kGroups * kGroupRows, kRowsAhead = 3, kColumnsAhead = 0;
+constexpr std::size_t kCopiedColumns = kGroups * kGroupRows, kPrefetchRows = 3, kPrefetchColumns = 0;
 #endif
 constexpr std::size_t kLineBytes = 64;
 
@@ -41,7 +41,7 @@ GT_INLINE void copy_columns(const T* from, std::size_t ld, std::size_t depth, st
     for (std::size_t k = 0; k < depth; ++k) {
         const T* line = from + k * ld;
         for (std::size_t i = 0; i < kCopiedColumns; i += kLineBytes / sizeof(T))
-            __builtin_prefetch(line + kRowsAhead * ld + kColumnsAhead + i);
+            __builtin_prefetch(line + kPrefetchRows * ld + kPrefetchColumns + i);
         T* at = to + k * kGroupStride;
         std::size_t i = 0;
         for (; i + kGroupStride <= columns; i += kGroupRows, at += pitch)

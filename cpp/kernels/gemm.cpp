@@ -17,7 +17,7 @@ namespace {
 // so that with V right vectors and a broadcast the registers suffice, and no cycle needs more than two loads.
 // A panel of kMostVectors of a block stays in L1.
 // kStripElements: still near when the activation reads them; but every strip copies a right operand wider than a panel.
-// kAddLast: what stands in c is asked for at the start of a tile and added at its end; the shorter tiles of narrow
+// kAddLast: what stands in c is prefetched at the start of a tile and added at its end; the shorter tiles of narrow
 // registers would wait for it longer than it takes.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr std::size_t kAccumulators = 16, kMostVectors = 4;
@@ -35,12 +35,12 @@ struct Product {
     std::size_t k;
     const T* a;
     std::size_t lda;
-    const T* b;
+    const T* b = nullptr;
     std::size_t ldb;
-    T* c;
+    T* c = nullptr;
     std::size_t ldc;
     bool add;
-    Ahead* ahead;
+    Prefetch* prefetch;
 };
 
 // One R x V tile of accumulators: rows [row, row + R), the V vectors at p.b and p.c.
@@ -57,11 +57,11 @@ GT_INLINE void tile(const Product<T>& p, std::size_t row) {
     if (p.add && kAddLast)
 #pragma GCC unroll 16
         for (std::size_t r = 0; r < R; ++r) __builtin_prefetch(c + r * p.ldc);
-    const char* ahead = p.ahead ? p.ahead->take(p.k) : nullptr;
-    const std::size_t step = ahead ? Ahead::kLine : 0;  // without anything to ask for, one line again and again
-    if (ahead == nullptr) ahead = reinterpret_cast<const char*>(p.b);
-    for (std::size_t k = 0; k < p.k; ++k, ahead += step) {
-        __builtin_prefetch(ahead);
+    const char* line = p.prefetch ? p.prefetch->take(p.k) : nullptr;
+    const std::size_t step = line ? Prefetch::kLine : 0;  // without anything to prefetch, one line again and again
+    if (line == nullptr) line = reinterpret_cast<const char*>(p.b);
+    for (std::size_t k = 0; k < p.k; ++k, line += step) {
+        __builtin_prefetch(line);
         Vec<T> right[V];
 #pragma GCC unroll 16
         for (std::size_t v = 0; v < V; ++v) right[v] = load(p.b + k * p.ldb + v * kLanes<T>);
@@ -200,10 +200,10 @@ GT_INLINE void product_of(const Product<T>& whole, std::size_t m, const Pieces<T
 
 template <class T, bool kTransposed>
 void gemm(std::size_t m, std::size_t k, const T* a, std::size_t lda, const GemmColumns<T>* sets, std::size_t count,
-          std::size_t ldb, std::size_t ldc, bool add, Ahead* ahead, void* scratch) {
+          std::size_t ldb, std::size_t ldc, bool add, Prefetch* prefetch, void* scratch) {
     if (count == 1 && sets->n == 1)
         return kTransposed ? gemv_t(m, k, a, lda, sets->b, sets->c, add) : gemv_n(m, k, a, lda, sets->b, sets->c, add);
-    const Product<T> whole{k, a, lda, nullptr, ldb, nullptr, ldc, add, ahead};
+    const Product<T> whole{.k = k, .a = a, .lda = lda, .ldb = ldb, .ldc = ldc, .add = add, .prefetch = prefetch};
     for_pieces_of(sets, count, [&](const Pieces<T>& pieces) GT_INLINE_LAMBDA {
         product_of<T, kTransposed>(whole, m, pieces, static_cast<T*>(scratch));
     });

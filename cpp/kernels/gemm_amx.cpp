@@ -38,15 +38,15 @@ struct Operands {
     Pieces<float> pieces;
     std::size_t ldb, ldc;
     bool add;
-    Ahead* ahead;
+    Prefetch* prefetch;
     Tile* split;
     Cut cut_right[kMostPieces][kColumnTiles];  // columns of each tile
 };
 
-GT_INLINE void ask_for(Ahead* ahead, std::size_t lines) {
-    const char* at = ahead ? ahead->take(lines) : nullptr;
+GT_INLINE void prefetch_lines(Prefetch* prefetch, std::size_t lines) {
+    const char* at = prefetch ? prefetch->take(lines) : nullptr;
     if (at == nullptr) return;
-    for (std::size_t i = 0; i < lines; ++i) __builtin_prefetch(at + i * Ahead::kLine);
+    for (std::size_t i = 0; i < lines; ++i) __builtin_prefetch(at + i * Prefetch::kLine);
 }
 
 template <int P>
@@ -67,7 +67,7 @@ void columns_nn(const Operands& p) {
         for (std::size_t i = 0; i < p.pieces.count; ++i) split_right<P>(p, i, first, depth, right[i]);
         for (std::size_t row = 0; row < p.m; row += 2 * kSide) {
             const std::size_t rows = p.m - row;
-            ask_for(p.ahead, 2 * depth);
+            prefetch_lines(p.prefetch, 2 * depth);
             for (std::size_t tile = 0; tile < 2 && tile * kSide < rows; ++tile) {
                 const std::size_t in_tile = rows - tile * kSide < kSide ? rows - tile * kSide : kSide;
                 const float* from = p.a + (row + tile * kSide) * p.lda + first;
@@ -89,8 +89,8 @@ void columns_nn(const Operands& p) {
 
 // c^T [+]= b^T a for `columns` columns of a, at most four tiles of them.
 template <int P>
-GT_INLINE void turned_blocks(std::size_t sample_tiles, std::size_t columns, std::size_t steps, const Tile* samples,
-                             const Tile* weights, float* c, std::size_t ldc, bool add) {
+GT_INLINE void transposed_blocks(std::size_t sample_tiles, std::size_t columns, std::size_t steps, const Tile* samples,
+                                 const Tile* weights, float* c, std::size_t ldc, bool add) {
     alignas(64) float sums[2 * kSide * 2 * kSide];
     for (std::size_t i = 0; i < tiles_of(columns); i += 2)
         for (std::size_t tile = 0; tile < sample_tiles; tile += 2) {
@@ -100,15 +100,15 @@ GT_INLINE void turned_blocks(std::size_t sample_tiles, std::size_t columns, std:
             for (std::size_t u = 0; u < across; ++u)
                 for (std::size_t v = 0; v < down; ++v) {
                     const std::size_t at = (i + u) * kSide;
-                    add_turned(sums + v * kSide * 2 * kSide + u * kSide, 2 * kSide,
-                               columns - at < kSide ? columns - at : kSide, c + at * ldc + (tile + v) * kSide, ldc,
-                               add);
+                    add_transposed(sums + v * kSide * 2 * kSide + u * kSide, 2 * kSide,
+                                   columns - at < kSide ? columns - at : kSide, c + at * ldc + (tile + v) * kSide, ldc,
+                                   add);
                 }
         }
 }
 
 // c^T [+]= b^T a: the weights are the right operand there, so that their rows are split as they lie in memory, and it
-// is the samples and the result that are turned.
+// is the samples and the result that are transposed.
 template <int P>
 void columns_tn(const Operands& p) {
     Tile *samples[kMostPieces], *weights = p.split + kMostPieces * kTilesOfPiece<P>;
@@ -119,11 +119,11 @@ void columns_tn(const Operands& p) {
         for (std::size_t i = 0; i < p.pieces.count; ++i) {
             split_right<P>(p, i, first, depth, samples[i]);
             for (std::size_t tile = 0; tile < p.pieces.piece[i].n / kSide; ++tile)
-                for (std::size_t s = 0; s < steps; ++s) turn<P>(samples[i] + (tile * kSteps + s) * P);
+                for (std::size_t s = 0; s < steps; ++s) transpose<P>(samples[i] + (tile * kSteps + s) * P);
         }
         for (std::size_t column = 0; column < p.m; column += kLines * kSide) {
             const std::size_t columns = p.m - column < kLines * kSide ? p.m - column : kLines * kSide;
-            ask_for(p.ahead, 4 * depth);
+            prefetch_lines(p.prefetch, 4 * depth);
             for (std::size_t d = 0; d < depth; d += kDepth)
                 for (std::size_t i = 0; i < columns; i += kSide) {
                     const std::size_t in_tile = columns - i < kSide ? columns - i : kSide;
@@ -133,22 +133,32 @@ void columns_tn(const Operands& p) {
                                      weights + (i / kSide * kSteps + d / kDepth) * P);
                 }
             for (std::size_t i = 0; i < p.pieces.count; ++i)
-                turned_blocks<P>(p.pieces.piece[i].n / kSide, columns, steps, samples[i], weights,
-                                 p.pieces.piece[i].c + column * p.ldc, p.ldc, add);
+                transposed_blocks<P>(p.pieces.piece[i].n / kSide, columns, steps, samples[i], weights,
+                                     p.pieces.piece[i].c + column * p.ldc, p.ldc, add);
         }
     }
 }
 
 template <int P, bool kTransposed>
 void gemm(std::size_t m, std::size_t k, const float* a, std::size_t lda, const GemmColumns<float>* sets,
-          std::size_t count, std::size_t ldb, std::size_t ldc, bool add, Ahead* ahead, void* scratch) {
+          std::size_t count, std::size_t ldb, std::size_t ldc, bool add, Prefetch* prefetch, void* scratch) {
     if ((count == 1 && sets->n == 1) || !worthwhile(k, ldb)) {
         const auto fma = kTransposed ? GT_BASE::gemm_f32.tn : GT_BASE::gemm_f32.nn;
-        return fma(m, k, a, lda, sets, count, ldb, ldc, add, ahead, scratch);
+        return fma(m, k, a, lda, sets, count, ldb, ldc, add, prefetch, scratch);
     }
     const TileRegisters registers;
     for_pieces_of(sets, count, [&](const Pieces<float>& pieces) GT_INLINE_LAMBDA {
-        Operands p{m, k, a, lda, pieces, ldb, ldc, add, ahead, static_cast<Tile*>(scratch), {}};
+        Operands p{.m = m,
+                   .k = k,
+                   .a = a,
+                   .lda = lda,
+                   .pieces = pieces,
+                   .ldb = ldb,
+                   .ldc = ldc,
+                   .add = add,
+                   .prefetch = prefetch,
+                   .split = static_cast<Tile*>(scratch),
+                   .cut_right = {}};
         for (std::size_t i = 0; i < pieces.count; ++i)
             for (std::size_t tile = 0; tile < pieces.piece[i].n / kSide; ++tile)
                 p.cut_right[i][tile] = cut_columns(k, kSide, pieces.piece[i].b + tile * kSide, ldb);

@@ -11,7 +11,7 @@ namespace {
 GT_INLINE void put_sum(double* to, double sum, bool add) { *to = add ? *to + sum : sum; }
 GT_INLINE void put_sum(float* to, double sum, bool add) { *to = static_cast<float>(add ? *to + sum : sum); }
 
-// Rows that are read side by side; the same part of the rows behind them is asked for meanwhile. The matrix comes from
+// Rows that are read side by side; the same part of the rows behind them is prefetched meanwhile. The matrix comes from
 // L3 or memory, and hardware does not follow so many rows.
 constexpr std::size_t kRowsTogether = 8;
 

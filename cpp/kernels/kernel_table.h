@@ -11,8 +11,8 @@
 #include <cstdint>
 
 #include "core/activation_info.h"
-#include "core/ahead.h"
 #include "core/cells.h"
+#include "core/prefetch.h"
 #include "kernels/cell_table.h"
 
 namespace gt {
@@ -31,16 +31,16 @@ struct GemmColumns {
 
 // One left operand, which is read, copied or split once for all sets of columns. Each n is a multiple of
 // kColumnMultiple, as are ldb and ldc, or there is one set and all three are 1. How columns are shared out among sets
-// and calls changes no bit. `ahead` (or null): what to ask for meanwhile. `scratch`: scratch_bytes that the caller
-// lends, 64-byte aligned; a thread's stack may be too small for them.
+// and calls changes no bit. `prefetch` (or null): what to fetch meanwhile. `scratch`: scratch_bytes of the caller's,
+// 64-byte aligned; a thread's stack may be too small for them.
 template <class T>
 struct GemmKernels {
     // c (m, n) [+]= a (m, k) b (k, n)
     void (*nn)(std::size_t m, std::size_t k, const T* a, std::size_t lda, const GemmColumns<T>* sets, std::size_t count,
-               std::size_t ldb, std::size_t ldc, bool add, Ahead* ahead, void* scratch);
+               std::size_t ldb, std::size_t ldc, bool add, Prefetch* prefetch, void* scratch);
     // c (m, n) [+]= a^T b with a (k, m).
     void (*tn)(std::size_t m, std::size_t k, const T* a, std::size_t lda, const GemmColumns<T>* sets, std::size_t count,
-               std::size_t ldb, std::size_t ldc, bool add, Ahead* ahead, void* scratch);
+               std::size_t ldb, std::size_t ldc, bool add, Prefetch* prefetch, void* scratch);
     // c (m,) = a (m, k) b (k,) as nn has it, and the sum of the squares of a, which is read once for both.
     double (*nv_squares)(std::size_t m, std::size_t k, const T* a, const T* b, T* c);
     std::size_t strip_elements;  // of a result that comes in strips of rows, each used before the next

@@ -33,16 +33,16 @@ GT_INLINE void pack_tiles(std::size_t k, std::size_t n, const float* b, std::siz
                           const float* factor, Tile* tiles) {
     float scaled[kDepth][kSide];
     // Where the row stride is 1 too, the operand is a single column, of which there may be a factor.
-    const bool turned = row == 1 && factor == nullptr;
-    const Cut cut = turned ? cut_if_any(n, k, b, column) : cut_if_any(k, n, b, row);
+    const bool transposed = row == 1 && factor == nullptr;
+    const Cut cut = transposed ? cut_if_any(n, k, b, column) : cut_if_any(k, n, b, row);
     for (std::size_t first = 0; first < padded_columns<float>(n); first += kSide) {
         const std::size_t columns = first < n ? (n - first < kSide ? n - first : kSide) : 0;
         for (std::size_t d = 0; d < k; d += kDepth, tiles += P) {
             const std::size_t depth = k - d < kDepth ? k - d : kDepth;
             const float* from = b + d * row + (columns ? first : 0) * column;
-            if (turned) {  // the operand's columns lie as the rows of its transpose
+            if (transposed) {  // the operand's columns lie as the rows of its transpose
                 split_rows<P>(columns, depth, from, column, cut, tiles);
-                turn<P>(tiles);
+                transpose<P>(tiles);
             } else if (factor == nullptr) {
                 split_columns<P>(depth, columns, from, row, cut, tiles);
             } else {
@@ -97,7 +97,7 @@ GT_INLINE void few_rows(std::size_t rows, std::size_t n, std::size_t k, const Le
                     split_rows<P>(rows - t * kSide, depth - s * kDepth, from, left.row, cut[t], to);
                 } else {
                     split_columns<P>(depth - s * kDepth, rows - t * kSide, from, left.step, cut[t], to);
-                    turn<P>(to);
+                    transpose<P>(to);
                 }
             }
         for (std::size_t i = 0; i < groups; ++i) {

@@ -49,7 +49,7 @@ BackwardStep<T>::BackwardStep(const KernelTable<T>& kernels, const CellKernels<T
       parted_(rows, false),
       apart_(rows, false),
       wide_backward_(kind, hidden),
-      lent_(kernels.panel->scratch_bytes) {
+      product_scratch_(kernels.panel->scratch_bytes) {
     const std::size_t size = checked_multiply(rows, hidden);
     u.reserve(rows, hidden);
     p.reserve(rows, hidden);
@@ -257,11 +257,13 @@ template <class T>
 void BackwardStep<T>::propagate(std::size_t rows, const PackedMatrix<T>& hh) {
     const std::size_t row_size = cell_.row_blocks * hidden_;
     kernels_.panel->multiply(rows, hidden_, hh.outputs, dz.data() + cell_.hh_first * hidden_, row_size,
-                             hh.backward.data(), p.row.data(), hidden_, false, order_, hh.rows, lent_.data());
+                             hh.backward.data(), p.row.data(), hidden_, false, order_, hh.rows,
+                             product_scratch_.data());
     for (std::size_t r = 0; r < rows; ++r)
         if (parted(r))
             kernels_.panel->multiply(1, hidden_, hh.outputs, parted(r), recurrent_size(), hh.backward.data(),
-                                     p.row.data() + r * hidden_, hidden_, false, order_, hh.rows, lent_.data());
+                                     p.row.data() + r * hidden_, hidden_, false, order_, hh.rows,
+                                     product_scratch_.data());
     order_ = order_ == PanelOrder::up ? PanelOrder::down : PanelOrder::up;
     log2_row_norms(kernels_, rows, hidden_, p.row.data(), hidden_, p_log2_.data());
     for (std::size_t r = 0; r < rows; ++r) {

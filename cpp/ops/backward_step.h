@@ -89,7 +89,7 @@ class BackwardStep {
     std::vector<bool> apart_;
     std::vector<WideCarries> carries_;  // (rows,) once there is one
     WideBackward<T> wide_backward_;
-    AlignedBuffer<unsigned char> lent_;  // to products
+    AlignedBuffer<unsigned char> product_scratch_;
 };
 
 }  // namespace gt

@@ -43,7 +43,6 @@ void StackPass<T>::mark_nonfinite(std::size_t l, BackwardTile<T>* tile) {
 template <class T>
 void StackPass<T>::redo_from_log_derivative(std::size_t l, const std::vector<std::size_t>& samples,
                                             BackwardTile<T>* tile) {
-    constexpr double kLog2e = 1.4426950408889634;
     start_layer(l, scratch_->spare_a.data(), scratch_->spare_derivative.data(), nullptr);
     compute_layer(this, 1, l, nullptr);
     const std::size_t n = tile->rows, ld = tile->ld;
@@ -58,7 +57,7 @@ void StackPass<T>::redo_from_log_derivative(std::size_t l, const std::vector<std
         for (std::size_t u = 0; u < n; ++u) {
             const double da = tile->da[u * ld + b];
             log2_delta[u] =
-                sign[u] == 0 || da == 0 ? kNegativeInfinity : log2_delta[u] * kLog2e + std::log2(std::fabs(da));
+                sign[u] == 0 || da == 0 ? kNegativeInfinity : log2_delta[u] * kLog2OfE + std::log2(std::fabs(da));
             if (da < 0) sign[u] = -sign[u];
             top = std::max(top, log2_delta[u]);
         }
@@ -84,7 +83,6 @@ bool StackPass<T>::has_faded_derivative(std::size_t l, const T* row, std::int64_
 
 template <class T>
 bool StackPass<T>::derivative_from_log(std::size_t l, std::size_t b, T* row, std::int64_t* exponent) const {
-    constexpr double kLog2e = 1.4426950408889634, kInt64 = 9.2e18;
     const std::size_t n = network_.layer(l).outputs;
     double *z = scratch_->row.data(), *log2_size = scratch_->log_magnitude.data(), *sign = scratch_->sign.data();
     for (std::size_t u = 0; u < n; ++u)
@@ -92,8 +90,9 @@ bool StackPass<T>::derivative_from_log(std::size_t l, std::size_t b, T* row, std
     kernels_.activation->log_derivative[network_.layer(l).activation](network_.layer(l).parameter, n, z, log2_size,
                                                                       sign);
     double top = kNegativeInfinity;
-    for (std::size_t u = 0; u < n; ++u) top = std::max(top, sign[u] == 0 ? kNegativeInfinity : log2_size[u] *= kLog2e);
-    if (!(std::fabs(top) < kInt64)) return top == kNegativeInfinity;
+    for (std::size_t u = 0; u < n; ++u)
+        top = std::max(top, sign[u] == 0 ? kNegativeInfinity : log2_size[u] *= kLog2OfE);
+    if (!(std::fabs(top) < kEndOfInt64)) return top == kNegativeInfinity;
     double common = std::floor(top) + 1;
     if (static_cast<T>(std::exp2(top - common)) >= T(1)) common += 1;  // rounded up
     *exponent = static_cast<std::int64_t>(common);
@@ -106,22 +105,22 @@ template <class T>
 void StackPass<T>::backward_layer(StackPass* passes, std::size_t count, std::size_t l) {
     const StackNetwork<T>& network = passes->network_;
     const DenseLayer<T>& layer = network.layer(l);
-    Ahead ahead;
+    Prefetch prefetch;
     GemmColumns<T> sets[kSideBySide];
     for (std::size_t i = 0; i < count; ++i) {
         const BlockPart<T>& part = passes[i].part_;
         passes[i].pass_activation(l);
         sets[i] = {part.columns, part.delta(l), part.da(l)};
-        if (l > 0) part.add_tile(part.delta(l - 1), layer.inputs, &ahead);
+        if (l > 0) part.add_tile(part.delta(l - 1), layer.inputs, &prefetch);
     }
     if (l > 0) {
-        network.add_weight(l - 1, &ahead);
+        network.add_weight(l - 1, &prefetch);
         for (std::size_t i = 0; i < count; ++i)
-            passes[i].part_.add_tile(passes[i].part_.a(l - 1), network.units(l - 1), &ahead);
+            passes[i].part_.add_tile(passes[i].part_.a(l - 1), network.units(l - 1), &prefetch);
     }
     const std::size_t ld = passes->part_.ld;
     passes->kernels_.gemm->tn(layer.inputs, layer.outputs, network.weight(l), layer.inputs, sets, count, ld, ld, false,
-                              &ahead, passes->scratch_->product);
+                              &prefetch, passes->scratch_->product);
     for (std::size_t i = 0; i < count; ++i) passes[i].finish_input_gradient(l);
 }
 
@@ -132,8 +131,14 @@ void StackPass<T>::pass_activation(std::size_t l) {
     const std::size_t ld = part_.ld, columns = part_.columns;
     double da_squared[kMaxColumns], delta_squared[kMaxColumns];
     T delta_max[kMaxColumns];
-    BackwardTile<T> tile{layer.outputs, columns,       ld,       part_.da(l + 1), part_.delta(l),
-                         da_squared,    delta_squared, delta_max};
+    BackwardTile<T> tile{.rows = layer.outputs,
+                         .columns = columns,
+                         .ld = ld,
+                         .da = part_.da(l + 1),
+                         .delta = part_.delta(l),
+                         .da_squared = da_squared,
+                         .delta_squared = delta_squared,
+                         .delta_max = delta_max};
     kernels_.activation->backward(tile);
     double* exponent = part_.exponent_of_delta(l);
     std::copy(da_exponent_, da_exponent_ + columns, exponent);

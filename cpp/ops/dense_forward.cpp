@@ -151,7 +151,7 @@ void StackPass<T>::start_layer(std::size_t l, T* a, T* derivative, std::uint8_t*
 
 // Products and activations of layer l from the kept a[l], as started; z stays in the scratch.
 template <class T>
-void StackPass<T>::compute_layer(StackPass* passes, std::size_t count, std::size_t l, Ahead* ahead) {
+void StackPass<T>::compute_layer(StackPass* passes, std::size_t count, std::size_t l, Prefetch* prefetch) {
     const StackNetwork<T>& network = passes->network_;
     const GemmKernels<T>& gemm = *passes->kernels_.gemm;
     const DenseLayer<T>& layer = network.layer(l);
@@ -168,7 +168,7 @@ void StackPass<T>::compute_layer(StackPass* passes, std::size_t count, std::size
         }
         if (!passes->layer_.have_product)
             gemm.nn(rows, layer.inputs, network.weight(l) + row * layer.inputs, layer.inputs, sets, count, ld, ld,
-                    false, ahead, passes->scratch_->product);
+                    false, prefetch, passes->scratch_->product);
         for (std::size_t i = 0; i < count; ++i) passes[i].activate(l, row, rows);
     }
 }
@@ -195,16 +195,16 @@ void StackPass<T>::activate(std::size_t l, std::size_t row, std::size_t rows) {
 template <class T>
 void StackPass<T>::forward_layer(StackPass* passes, std::size_t count, std::size_t l) {
     const StackNetwork<T>& network = passes->network_;
-    Ahead ahead;
-    if (l + 1 < network.depth()) network.add_weight(l + 1, &ahead);
+    Prefetch prefetch;
+    if (l + 1 < network.depth()) network.add_weight(l + 1, &prefetch);
     for (std::size_t i = 0; i < count; ++i) {
         const BlockPart<T>& part = passes[i].part_;
         passes[i].start_layer(l, part.a(l + 1), part.delta(l), part.alive(l));
         if (l + 1 == network.depth()) continue;
-        part.add_tile(part.a(l + 2), network.units(l + 2), &ahead);
-        part.add_tile(part.delta(l + 1), network.units(l + 2), &ahead);
+        part.add_tile(part.a(l + 2), network.units(l + 2), &prefetch);
+        part.add_tile(part.delta(l + 1), network.units(l + 2), &prefetch);
     }
-    compute_layer(passes, count, l, &ahead);
+    compute_layer(passes, count, l, &prefetch);
     for (std::size_t i = 0; i < count; ++i) passes[i].finish_layer(l);
 }
 

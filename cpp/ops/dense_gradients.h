@@ -25,7 +25,7 @@ struct GradientScratch {
 
     AlignedBuffer<T> left, right, strip;
     ScaledTerms weight, bias;
-    void* product = nullptr;  // lent to products; the trace's
+    void* product = nullptr;  // scratch of products; the trace's
 };
 
 // Adds to the sums of `out` that have a size, or leaves the norms in it. `log2_delta` and `log2_activation`: norms of

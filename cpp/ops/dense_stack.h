@@ -61,8 +61,8 @@ class StackNetwork {
     const T* weight(std::size_t l) const { return weights_[l].data(); }
     double weight_exponent(std::size_t l) const { return weights_[l].exponent(); }  // W = weight * 2^exponent
     // What a pass will read of layer l; the caller's weights too where they are not yet prepared.
-    void add_weight(std::size_t l, Ahead* ahead) const {
-        ahead->add(weight(l) ? weight(l) : layers_[l].weight, layers_[l].outputs * layers_[l].inputs);
+    void add_weight(std::size_t l, Prefetch* prefetch) const {
+        prefetch->add(weight(l) ? weight(l) : layers_[l].weight, layers_[l].outputs * layers_[l].inputs);
     }
     const T* bias(std::size_t l) const { return biases_[l].is_zero() ? nullptr : biases_[l].data(); }
     double bias_exponent(std::size_t l) const { return biases_[l].exponent(); }
@@ -105,7 +105,7 @@ struct StackScratch {
     AlignedBuffer<T> z;                              // a tile for each pass
     AlignedBuffer<T> spare_a, spare_derivative;      // a tile
     AlignedBuffer<double> row, log_magnitude, sign;  // (max units,)
-    void* product = nullptr;                         // lent to products; the trace's
+    void* product = nullptr;                         // scratch of products; the trace's
 };
 
 enum class Keep { all_layers, last_layer };  // what of the tiles a block must hold: a trace needs all
@@ -181,8 +181,8 @@ class BlockPart {
     double* loss(std::size_t b) const { return &block_->loss[quantum(b)]; }
     // What will be needed of a tile; a shared one not at all: lines come in pairs, and another worker is writing the
     // other half.
-    void add_tile(const T* tile, std::size_t units, Ahead* ahead) const {
-        if (columns == ld) ahead->add(tile, units * ld);
+    void add_tile(const T* tile, std::size_t units, Prefetch* prefetch) const {
+        if (columns == ld) prefetch->add(tile, units * ld);
     }
 
   private:
@@ -217,8 +217,7 @@ class StackPass {
     StackPass(const IsaKernels& isa, StackNetwork<T>& network, const BlockPart<T>& part, const SampleOutputs& out)
         : isa_(isa), kernels_(isa.get<T>()), network_(network), part_(part), out_(out) {}
 
-    // Whoever carries on lends its memory, to the pass that is `index` of those side by side; nothing stays there
-    // between two calls.
+    // The memory of whoever carries on, as pass `index` of those side by side; nothing stays there between two calls.
     void use(StackScratch<T>& scratch, std::size_t index) {
         scratch_ = &scratch;
         z_ = scratch.z.data() + index * scratch.tile_size;
@@ -245,7 +244,7 @@ class StackPass {
 
   private:
     void start_layer(std::size_t l, T* a, T* derivative, std::uint8_t* alive);
-    static void compute_layer(StackPass* passes, std::size_t count, std::size_t l, Ahead* ahead);
+    static void compute_layer(StackPass* passes, std::size_t count, std::size_t l, Prefetch* prefetch);
     void activate(std::size_t l, std::size_t row, std::size_t rows);
     void finish_layer(std::size_t l);
     void plan_scale(std::size_t l, Preactivation<T>* z) const;

@@ -217,12 +217,12 @@ class BackwardLoop {
 };
 
 template <class T>
-Loop loop_over_slots(const DirectionContext<T>& context, const CellWeights<T>& weights, std::size_t* share) {
+Loop loop_over_parts(const DirectionContext<T>& context, const CellWeights<T>& weights, std::size_t* part_slots) {
     const std::size_t batch = context.sequence.batch();
     const Loop slots{batch, 2.0 * static_cast<double>(context.sequence.rows()) *
                                 static_cast<double>(weights.hh.inputs * weights.hh.outputs)};
-    *share = (batch + slots.workers() - 1) / slots.workers();
-    return slots.of((batch + *share - 1) / *share);
+    *part_slots = (batch + slots.workers() - 1) / slots.workers();
+    return slots.of((batch + *part_slots - 1) / *part_slots);
 }
 
 template <class T>
@@ -230,12 +230,12 @@ DirectionBackward<T>::DirectionBackward(const DirectionContext<T>& context, cons
                                         const Injection<T>& injection, const T* dc_last, const double* dc_last_exponent,
                                         const DirectionState<T>& state, const DirectionFigures<T>& figures)
     : loop_(1, 0) {
-    std::size_t share = 0;
-    loop_ = loop_over_slots(context, weights, &share);
+    std::size_t part_slots = 0;
+    loop_ = loop_over_parts(context, weights, &part_slots);
     for (std::size_t i = 0; i < loop_.items(); ++i)
         parts_.push_back(std::make_unique<BackwardLoop<T>>(context, weights, injection, dc_last, dc_last_exponent,
-                                                           state, figures, i * share,
-                                                           std::min(context.sequence.batch(), (i + 1) * share)));
+                                                           state, figures, i * part_slots,
+                                                           std::min(context.sequence.batch(), (i + 1) * part_slots)));
 }
 
 template <class T>
@@ -253,8 +253,8 @@ bool DirectionBackward<T>::finish() {
     return fits;
 }
 
-template Loop loop_over_slots<float>(const DirectionContext<float>&, const CellWeights<float>&, std::size_t*);
-template Loop loop_over_slots<double>(const DirectionContext<double>&, const CellWeights<double>&, std::size_t*);
+template Loop loop_over_parts<float>(const DirectionContext<float>&, const CellWeights<float>&, std::size_t*);
+template Loop loop_over_parts<double>(const DirectionContext<double>&, const CellWeights<double>&, std::size_t*);
 template class DirectionBackward<float>;
 template class DirectionBackward<double>;
 

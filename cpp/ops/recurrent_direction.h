@@ -143,12 +143,12 @@ class DirectionBackward {
     bool finish();  // the initial state; false where a kept exponent is beyond int64
 
   private:
-    Loop loop_;  // over ranges of slots
+    Loop loop_;  // over parts
     std::vector<std::unique_ptr<BackwardLoop<T>>> parts_;
 };
 
-// Slots cut into ranges, one for each worker of a pass over all steps.
+// Slots cut into parts of so many, one for each worker of a pass over all steps.
 template <class T>
-Loop loop_over_slots(const DirectionContext<T>& context, const CellWeights<T>& weights, std::size_t* share);
+Loop loop_over_parts(const DirectionContext<T>& context, const CellWeights<T>& weights, std::size_t* part_slots);
 
 }  // namespace gt

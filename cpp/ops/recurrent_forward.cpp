@@ -49,7 +49,7 @@ class ForwardLoop {
           product_(weights.hh.exponent == 0 ? 0 : checked_multiply(end - first, weights.hh.outputs)),
           squares_(end - first),
           wide_(context, weights, input, state, first, end - first),
-          lent_(context.kernels().panel->scratch_bytes) {}
+          product_scratch_(context.kernels().panel->scratch_bytes) {}
 
     void run(std::size_t worker) {
         const std::size_t per_chunk = steps_per_chunk(context_);
@@ -83,7 +83,7 @@ class ForwardLoop {
         const std::size_t row_size = context_.row_size();
         T *z = state_.z + row * row_size, *to = z + context_.cell().ih_first * context_.hidden;
         context_.kernels().panel->multiply(rows, ih.outputs, ih.inputs, x, ih.inputs, ih.forward.data(), to, row_size,
-                                           false, PanelOrder::up, ih.rows, lent_.data());
+                                           false, PanelOrder::up, ih.rows, product_scratch_.data());
         multiply_rows(rows, ih.outputs, to, row_size, ih.exponent);
         if (ih.outputs == row_size) return;
         for (std::size_t r = 0; r < rows; ++r) std::fill(z + r * row_size + ih.outputs, z + (r + 1) * row_size, T(0));
@@ -96,9 +96,9 @@ class ForwardLoop {
         const PanelKernels<T>& panel = *context_.kernels().panel;
         if (hh.exponent == 0)
             return panel.multiply(rows, hh.outputs, n, h, n, hh.forward.data(), z, row_size, true, step_order(t),
-                                  hh.rows, lent_.data());
+                                  hh.rows, product_scratch_.data());
         panel.multiply(rows, hh.outputs, n, h, n, hh.forward.data(), product_.data(), hh.outputs, false, step_order(t),
-                       hh.rows, lent_.data());
+                       hh.rows, product_scratch_.data());
         multiply_rows(rows, hh.outputs, product_.data(), hh.outputs, hh.exponent);
         for (std::size_t r = 0; r < rows; ++r)
             for (std::size_t i = 0; i < hh.outputs; ++i) z[r * row_size + i] += product_[r * hh.outputs + i];
@@ -179,7 +179,7 @@ class ForwardLoop {
     std::vector<double> squares_;  // of h, by row of the step under way
     WideStep<T> wide_;
     std::vector<typename WideStep<T>::Row> wide_rows_;
-    AlignedBuffer<unsigned char> lent_;  // to products
+    AlignedBuffer<unsigned char> product_scratch_;
 };
 
 }  // namespace
@@ -189,10 +189,11 @@ void direction_forward(const DirectionContext<T>& context, const CellWeights<T>&
                        const DirectionState<T>& state) {
     const std::size_t batch = context.sequence.batch();
     if (context.cell().gates) std::fill(state.carry_log2_units, state.carry_log2_units + batch * context.hidden, 0.0);
-    std::size_t share = 0;
-    const Loop loop = loop_over_slots(context, weights, &share);
+    std::size_t part_slots = 0;
+    const Loop loop = loop_over_parts(context, weights, &part_slots);
     parallel_for(loop, [&](std::size_t i, std::size_t worker) {
-        ForwardLoop<T>(context, weights, input, state, i * share, std::min(batch, (i + 1) * share)).run(worker);
+        ForwardLoop<T>(context, weights, input, state, i * part_slots, std::min(batch, (i + 1) * part_slots))
+            .run(worker);
     });
 }
 

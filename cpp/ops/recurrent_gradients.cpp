@@ -160,13 +160,12 @@ void WeightGradient<T>::add(std::size_t first, std::size_t end) {
     const std::size_t share = round_up(divide_up(columns_, whole.workers()), kColumnMultiple),
                       most = std::min(kMostColumns, share);
     const Loop loop = whole.of(divide_up(columns_, most));
-    if (lent_.size() < loop.workers() * panel.transposed_scratch_bytes)
-        lent_ = AlignedBuffer<unsigned char>(loop.workers() * panel.transposed_scratch_bytes);
+    product_scratch_.reserve(loop.workers() * panel.transposed_scratch_bytes);
     parallel_for(loop, [&](std::size_t block, std::size_t worker) {
         const std::size_t from = block * most, columns = std::min(most, columns_ - from);
         panel.multiply_transposed(columns, width_, rows, parts_[0].side->dz(row) + from, context_.row_size(),
                                   panels_.data(), value_.data() + from * width_, width_, !empty_, columns_,
-                                  lent_.data() + worker * panel.transposed_scratch_bytes);
+                                  product_scratch_.data() + worker * panel.transposed_scratch_bytes);
     });
     empty_ = false;
 }

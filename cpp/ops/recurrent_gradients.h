@@ -95,8 +95,8 @@ class WeightGradient {
     std::vector<Part> parts_;
     std::size_t columns_, width_ = 0;  // of dz; of all parts, each a whole number of panels
     AlignedBuffer<T> value_, panels_, gathered_;
-    AlignedBuffer<unsigned char> lent_;  // to products, by worker
-    ScaledTerms terms_;                  // of the part and chunk under way
+    AlignedBuffer<unsigned char> product_scratch_;  // by worker
+    ScaledTerms terms_;                             // of the part and chunk under way
     std::vector<T> factor_;
     bool empty_ = true;
 };
@@ -116,7 +116,7 @@ class BiasGradient {
 };
 
 template <class T>
-class StepNormPass;  // ops/step_norms.h
+class StepNormPass;  // ops/recurrent_step_norms.h
 
 // Everything of this header for one direction.
 template <class T>

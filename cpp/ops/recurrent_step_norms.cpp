@@ -73,16 +73,14 @@ void StepNormPass<T>::sum_pairs(const GradientSide<T>& s, const T* right, double
 template <class T>
 double StepNormPass<T>::form_weight(const GradientSide<T>& s, const T* right) {
     const std::size_t size = checked_multiply(s.columns(), s.width());
-    if (tile_.size() < size) tile_ = AlignedBuffer<T>(size);
+    tile_.reserve(size);
     const PanelKernels<T>& panel = *context_.kernels().panel;
-    const std::size_t panels = panel.size(context_.sequence.batch(), s.width(), s.columns());
-    if (panels_.size() < panels) panels_ = AlignedBuffer<T>(panels);
-    if (lent_.size() < panel.transposed_scratch_bytes)
-        lent_ = AlignedBuffer<unsigned char>(panel.transposed_scratch_bytes);
+    panels_.reserve(panel.size(context_.sequence.batch(), s.width(), s.columns()));
+    product_scratch_.reserve(panel.transposed_scratch_bytes);
     const std::vector<T> factor(weight_.factor(), weight_.factor() + rows_);
     panel.pack(rows_, s.width(), right, s.width(), 1, factor.data(), s.columns(), panels_.data());
     panel.multiply_transposed(s.columns(), s.width(), rows_, s.dz(row_), context_.row_size(), panels_.data(),
-                              tile_.data(), s.width(), false, s.columns(), lent_.data());
+                              tile_.data(), s.width(), false, s.columns(), product_scratch_.data());
     double norm = 0;
     log2_row_norms(context_.kernels(), 1, size, tile_.data(), size, &norm);
     return norm;

@@ -26,7 +26,7 @@ class StepNormPass {
     std::size_t row_ = 0, rows_ = 0;  // of the step under way
     ScaledTerms weight_, bias_;       // (batch rounded up to columns,), zero beyond the step's rows
     AlignedBuffer<T> gathered_, left_gram_, right_gram_, panels_, tile_;
-    AlignedBuffer<unsigned char> lent_;  // to products
+    AlignedBuffer<unsigned char> product_scratch_;
     bool have_left_ = false;
 };
 

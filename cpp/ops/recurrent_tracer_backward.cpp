@@ -14,7 +14,7 @@ struct RecurrentTracer<T>::InputGradient {
     std::vector<double> exponent, log2;
     bool add = false;  // the other direction's is there already
     AlignedBuffer<T> scratch;
-    AlignedBuffer<unsigned char> product;  // lent to products, by worker
+    AlignedBuffer<unsigned char> product;  // scratch of products, by worker
     std::vector<std::size_t> target;       // where the rows of the steps under way go
 
     void start(std::size_t count, std::size_t columns, bool keep_rows) {
@@ -59,8 +59,8 @@ void RecurrentTracer<T>::input_gradient(const DirectionContext<T>& context, cons
                     2.0 * static_cast<double>(rows) * static_cast<double>(ih.inputs * ih.outputs)};
     if (out->scratch.size() < loop.workers() * kRows * width)
         out->scratch = AlignedBuffer<T>(checked_multiply(loop.workers() * kRows, width));
-    const std::size_t lent = context.kernels().panel->scratch_bytes;
-    if (out->product.size() < loop.workers() * lent) out->product = AlignedBuffer<unsigned char>(loop.workers() * lent);
+    const std::size_t scratch_bytes = context.kernels().panel->scratch_bytes;
+    out->product.reserve(loop.workers() * scratch_bytes);
     out->target.resize(rows);
     std::size_t r = 0;
     for (std::size_t step = first; step < end; ++step)
@@ -71,7 +71,7 @@ void RecurrentTracer<T>::input_gradient(const DirectionContext<T>& context, cons
         T* dx = out->scratch.data() + worker * kRows * width;
         const T* dz = state.z + row * row_size + context.cell().ih_first * context.hidden;
         context.kernels().panel->multiply(count, width, ih.outputs, dz, row_size, ih.backward.data(), dx, width, false,
-                                          PanelOrder::up, ih.rows, out->product.data() + worker * lent);
+                                          PanelOrder::up, ih.rows, out->product.data() + worker * scratch_bytes);
         double norm[kRows];
         log2_row_norms(context.kernels(), count, width, dx, width, norm);
         for (std::size_t i = 0; i < count; ++i)

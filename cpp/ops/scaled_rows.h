@@ -63,9 +63,8 @@ double normalise_row(std::size_t n, const T* from, double exponent, T* to) {
 // One row for the caller; false where its exponent is beyond int64.
 template <class T>
 bool keep_row(std::size_t n, const T* from, double exponent, T* mantissa, std::int64_t* to_exponent) {
-    constexpr double kInt64 = 9.2e18;
     const double kept = normalise_row(n, from, exponent, mantissa);
-    const bool fits = std::fabs(kept) < kInt64;
+    const bool fits = std::fabs(kept) < kEndOfInt64;
     *to_exponent = fits ? static_cast<std::int64_t>(kept) : 0;
     return fits;
 }

@@ -44,16 +44,11 @@ void for_each(const Loop& loop, F&& body) {
     for (std::size_t i = 0; i < loop.items(); ++i) body(i, 0);
 }
 
-// Part `index` of `count` of a block's columns.
-struct Share {
-    std::size_t index, count;
-};
-
+// Part `index` of `count` of a block.
 template <class T>
-BlockPart<T> part_of(StackBlock<T>& block, const Share& share) {
-    if (share.count == 1) return BlockPart<T>(block);
-    const std::size_t first = share.index * block.quanta() / share.count,
-                      end = (share.index + 1) * block.quanta() / share.count;
+BlockPart<T> part_of(StackBlock<T>& block, std::size_t index, std::size_t count) {
+    if (count == 1) return BlockPart<T>(block);
+    const std::size_t first = index * block.quanta() / count, end = (index + 1) * block.quanta() / count;
     return {block, first * kColumnMultiple, (end - first) * kColumnMultiple};
 }
 
@@ -62,9 +57,9 @@ std::size_t side_by_side(std::size_t blocks, std::size_t workers) {
     return std::min(kSideBySide, divide_up(blocks, workers));
 }
 
-// That a worker lends to products.
+// Of a worker's products.
 template <class T>
-std::size_t lent_bytes(const KernelTable<T>& kernels) {
+std::size_t scratch_bytes(const KernelTable<T>& kernels) {
     constexpr std::size_t kLine = 64;
     return round_up(kernels.gemm->scratch_bytes, kLine);
 }
@@ -82,12 +77,16 @@ struct StackTracer<T>::Chunk {
     const Cotangent<T>& cotangent;
     const CallOutputs<T>& out;
     Interrupt& interrupt;
-    std::vector<StackBlock<T>> blocks;
-    std::vector<StackScratch<T>> scratch;
-    std::vector<GradientScratch<T>> gradient_scratch;
+    std::vector<StackBlock<T>> blocks{};
+    std::vector<StackScratch<T>> scratch{};
+    std::vector<GradientScratch<T>> gradient_scratch{};
     std::size_t block_count = 0;
     Loop over_samples, over_layers;
     std::atomic<bool> exponent_lost{false};
+
+    void expect(bool fits) {
+        if (!fits) exponent_lost = true;
+    }
 };
 
 template <class T>
@@ -106,16 +105,13 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
     const BatchShape shape = shape_of(network_, batch);
     const std::size_t depth = network_.depth(), per_chunk = std::min(shape.chunk_blocks, shape.blocks());
     const bool summed = !options_.one_call || shape.chunks() > 1;
-    Chunk chunk{x,
-                cotangent,
-                out,
-                interrupt,
-                {},
-                {},
-                {},
-                0,
-                loop_over_samples(network_, per_chunk * divide_up(shape.block_samples, kColumnMultiple), batch),
-                loop_over_layers(network_, batch)};
+    const std::size_t quanta = per_chunk * divide_up(shape.block_samples, kColumnMultiple);
+    Chunk chunk{.x = x,
+                .cotangent = cotangent,
+                .out = out,
+                .interrupt = interrupt,
+                .over_samples = loop_over_samples(network_, quanta, batch),
+                .over_layers = loop_over_layers(network_, batch)};
     for (std::size_t l = 0; l < depth; ++l) {
         const DenseLayer<T>& layer = network_.layer(l);
         if ((summed || options_.keeps("grad_weights")) && !gradients_[l].weight.kept())
@@ -126,18 +122,20 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
     for (std::size_t i = 0; i < per_chunk; ++i)
         chunk.blocks.emplace_back(network_, shape.block_samples, Keep::all_layers);
     const std::size_t block_bytes = chunk.blocks[0].arena_bytes, columns = chunk.blocks[0].columns;
-    // Behind the blocks, what each worker lends to products.
-    const std::size_t blocks_bytes = checked_multiply(per_chunk, block_bytes), lent = lent_bytes(isa_.get<T>());
+    // Behind the blocks, the scratch of each worker's products.
+    const std::size_t blocks_bytes = checked_multiply(per_chunk, block_bytes), each = scratch_bytes(isa_.get<T>());
     Workspace arena(
-        checked_add(blocks_bytes, lent * std::max(chunk.over_samples.workers(), chunk.over_layers.workers())));
-    const auto lend = [&](std::size_t worker) { return arena.as<unsigned char>() + blocks_bytes + worker * lent; };
+        checked_add(blocks_bytes, each * std::max(chunk.over_samples.workers(), chunk.over_layers.workers())));
+    const auto product_scratch = [&](std::size_t worker) {
+        return arena.as<unsigned char>() + blocks_bytes + worker * each;
+    };
     for (std::size_t i = 0; i < chunk.over_samples.workers(); ++i) {
         chunk.scratch.emplace_back(network_, columns, side_by_side(per_chunk, chunk.over_samples.workers()));
-        chunk.scratch[i].product = lend(i);
+        chunk.scratch[i].product = product_scratch(i);
     }
     for (std::size_t i = 0; i < chunk.over_layers.workers(); ++i) {
         chunk.gradient_scratch.emplace_back(columns, per_chunk, network_.max_units());
-        chunk.gradient_scratch[i].product = lend(i);
+        chunk.gradient_scratch[i].product = product_scratch(i);
     }
     for (std::size_t first = 0; first < shape.blocks(); first += per_chunk) {
         chunk.block_count = std::min(per_chunk, shape.blocks() - first);
@@ -152,9 +150,8 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
     samples_ += batch;
 }
 
-// What one worker carries through the layers: shares of some blocks, side by side, so that each layer's weights come
-// from memory once for all of them. Neither how many go side by side nor how a block's columns are shared changes a
-// bit.
+// What one worker carries through the layers: some blocks, or parts of them, side by side, so that each layer's weights
+// come from memory once for all of them. Neither changes a bit.
 template <class T>
 auto StackTracer<T>::cut(Chunk& chunk) -> std::vector<Passes> {
     const std::size_t workers = chunk.over_samples.workers(), count = chunk.block_count,
@@ -165,7 +162,7 @@ auto StackTracer<T>::cut(Chunk& chunk) -> std::vector<Passes> {
         for (std::size_t part = 0; part < parts; ++part) {
             items.emplace_back();
             for (std::size_t i = first; i < std::min(first + group, count); ++i)
-                items.back().emplace_back(isa_, network_, part_of(chunk.blocks[i], {part, parts}), chunk.out.samples);
+                items.back().emplace_back(isa_, network_, part_of(chunk.blocks[i], part, parts), chunk.out.samples);
         }
     return items;
 }
@@ -219,7 +216,7 @@ void StackTracer<T>::trace_chunk(Chunk& chunk) {
         if (!for_each_worker([&](Passes& passes, auto&& interrupted) {
                 for (std::size_t l = starts[s]; l < starts[s + 1] && !interrupted(); ++l) {
                     StackPass<T>::forward_layer(passes.data(), passes.size(), l);
-                    for (const StackPass<T>& pass : passes) keep_derivative(chunk, pass, l);
+                    for (const StackPass<T>& pass : passes) chunk.expect(keep_derivative(chunk.out, pass, l));
                 }
             }))
             return;
@@ -229,43 +226,18 @@ void StackTracer<T>::trace_chunk(Chunk& chunk) {
         if (!for_each_worker([&](Passes& passes, auto&& interrupted) {
                 for (std::size_t l = starts[s + 1]; l-- > starts[s] && !interrupted();) {
                     StackPass<T>::backward_layer(passes.data(), passes.size(), l);
-                    for (const StackPass<T>& pass : passes) keep_rows(chunk, pass.part(), l);
+                    for (const StackPass<T>& pass : passes) chunk.expect(keep_rows(chunk.out, pass.part(), l));
                 }
             }))
             return;
         for_each_layer(starts[s], starts[s + 1],
                        [&](std::size_t l, std::size_t worker) { gradients_of(chunk, l, worker); });
     }
-    for_each_pass([&](StackPass<T>& pass) { finish(chunk, pass); });
+    for_each_pass([&](StackPass<T>& pass) {
+        pass.finish_backward();
+        chunk.expect(keep_input_gradient(chunk.out, pass));
+    });
     merge(chunk);
-}
-
-// One tile's valid samples as rows normalised to largest magnitude in [1/2, 1).
-template <class T>
-static bool keep_tile(const KernelTable<T>& kernels, const BlockPart<T>& part, std::size_t units, const T* tile,
-                      const double* exponent, const KeptRows<T>& to) {
-    constexpr double kInt64 = 9.2e18;
-    bool fits = true;
-    T largest[kMaxColumns], factor[kMaxColumns];
-    kernels.reduce->column_max(units, part.columns, part.ld, tile, largest);
-    for (std::size_t b = 0; b < part.samples; ++b) {
-        const double top = largest[b];
-        const bool plain = !(top > 0) || !std::isfinite(top);
-        const double shift = plain ? 0 : exponent_of(top), kept = plain ? 0 : exponent[b] + shift;
-        fits &= std::fabs(kept) < kInt64;
-        factor[b] = power_of_two<T>(-shift);
-        to.exponent[part.first + b] = std::fabs(kept) < kInt64 ? static_cast<std::int64_t>(kept) : 0;
-    }
-    kernels.reduce->transpose(units, part.samples, tile, part.ld, to.mantissa + part.first * units, units, factor);
-    return fits;
-}
-
-template <class T>
-void StackTracer<T>::finish(Chunk& chunk, StackPass<T>& pass) {
-    pass.finish_backward();
-    if (chunk.out.grad_input && !keep_tile(isa_.get<T>(), pass.part(), network_.units(0), pass.part().da(0),
-                                           pass.exponent_of_da(), chunk.out.grad_input))
-        chunk.exponent_lost = true;
 }
 
 template <class T>
@@ -274,34 +246,6 @@ void StackTracer<T>::gradients_of(Chunk& chunk, std::size_t l, std::size_t worke
     const std::size_t at = l * samples.stride + chunk.blocks[0].first;
     layer_gradient(isa_.get<T>(), network_, l, chunk.blocks, chunk.block_count, samples.log2_delta + at,
                    samples.log2_activation + at, chunk.gradient_scratch[worker], gradients_[l]);
-}
-
-template <class T>
-void StackTracer<T>::keep_rows(Chunk& chunk, const BlockPart<T>& part, std::size_t l) {
-    const std::size_t units = network_.layer(l).outputs;
-    bool fits = true;
-    if (!chunk.out.deltas.empty())
-        fits &= keep_tile(isa_.get<T>(), part, units, part.delta(l), part.exponent_of_delta(l), chunk.out.deltas[l]);
-    if (!chunk.out.activations.empty())
-        fits &=
-            keep_tile(isa_.get<T>(), part, units, part.a(l + 1), part.exponent_of_a(l + 1), chunk.out.activations[l]);
-    if (!fits) chunk.exponent_lost = true;
-}
-
-// phi' waits for the backward pass where delta will stand; it has no exponent.
-template <class T>
-void StackTracer<T>::keep_derivative(Chunk& chunk, const StackPass<T>& pass, std::size_t l) {
-    if (chunk.out.derivatives.empty()) return;
-    const double none[kMaxColumns] = {};
-    const BlockPart<T>& part = pass.part();
-    const KeptRows<T>& to = chunk.out.derivatives[l];
-    const std::size_t units = network_.layer(l).outputs;
-    keep_tile(isa_.get<T>(), part, units, part.delta(l), none, to);
-    for (std::size_t b = 0; b < part.samples; ++b) {
-        T* row = to.mantissa + (part.first + b) * units;
-        if (!pass.has_faded_derivative(l, row, to.exponent[part.first + b]) || part.nonfinite(b) <= l) continue;
-        if (!pass.derivative_from_log(l, b, row, to.exponent + part.first + b)) chunk.exponent_lost = true;
-    }
 }
 
 // In the samples' order, so that the sums do not depend on who computed what when.
@@ -334,10 +278,10 @@ void stack_forward(const IsaKernels& isa, std::vector<DenseLayer<T>> layers, con
         scratch.emplace_back(network, shape.block_samples, 1);
     }
     const std::size_t blocks_bytes = checked_multiply(blocks.size(), blocks[0].arena_bytes),
-                      lent = lent_bytes(isa.get<T>());
-    Workspace arena(checked_add(blocks_bytes, lent * scratch.size()));
+                      each = scratch_bytes(isa.get<T>());
+    Workspace arena(checked_add(blocks_bytes, each * scratch.size()));
     for (std::size_t i = 0; i < scratch.size(); ++i)
-        scratch[i].product = arena.as<unsigned char>() + blocks_bytes + i * lent;
+        scratch[i].product = arena.as<unsigned char>() + blocks_bytes + i * each;
     prepare_layers(network);
     const SampleOutputs nothing;
     parallel_for(over_blocks, [&](std::size_t i, std::size_t worker) {

@@ -1,5 +1,5 @@
-// The op behind Stack.trace: batches cut into chunks and blocks, carried through the stack, and what is summed over all
-// samples. One tracer is one trace; `add` may be called for any number of batches.
+// The op behind Stack.trace: batches cut into chunks and blocks (core/shape.h), carried through the stack, and what is
+// summed over all samples. One tracer is one trace; `add` may be called for any number of batches.
 #pragma once
 
 #include <vector>
@@ -47,13 +47,14 @@ class StackTracer {
     void trace_chunk(Chunk& chunk);
     std::vector<Passes> cut(Chunk& chunk);
     std::vector<std::size_t> segments(bool alone, std::size_t workers) const;
-    void finish(Chunk& chunk, StackPass<T>& pass);
     void gradients_of(Chunk& chunk, std::size_t l, std::size_t worker);
-    void keep_rows(Chunk& chunk, const BlockPart<T>& part, std::size_t l);
-    void keep_derivative(Chunk& chunk, const StackPass<T>& pass, std::size_t l);
     void merge(const Chunk& chunk);
     void count_dead(std::vector<double>* dead, std::vector<double>* by_bias) const;
     bool keep_gradients(Figures<T>& figures) const;
+    // stack_kept.cpp; false where an exponent is beyond int64.
+    bool keep_derivative(const CallOutputs<T>& out, const StackPass<T>& pass, std::size_t l) const;
+    bool keep_rows(const CallOutputs<T>& out, const BlockPart<T>& part, std::size_t l) const;
+    bool keep_input_gradient(const CallOutputs<T>& out, const StackPass<T>& pass) const;
 
     const IsaKernels& isa_;
     StackNetwork<T> network_;

@@ -141,7 +141,7 @@ void WideStep<T>::multiply(std::size_t t, const std::vector<Row>& rows, bool pro
     const PanelKernels<T>& panel = *context_.kernels().panel;
     if (hh_product_.size() == 0) hh_product_ = AlignedBuffer<T>(checked_multiply(slots_, hh.outputs));
     if (ih_product_.size() == 0) ih_product_ = AlignedBuffer<T>(checked_multiply(slots_, ih.outputs));
-    if (lent_.size() < panel.scratch_bytes) lent_ = AlignedBuffer<unsigned char>(panel.scratch_bytes);
+    product_scratch_.reserve(panel.scratch_bytes);
     gathered_.resize(slots_ * std::max(n_, ih.inputs));
     const auto product = [&](const PackedMatrix<T>& matrix, T* to, auto row_of) {
         for (std::size_t i = 0; i < rows.size(); ++i) {
@@ -149,7 +149,8 @@ void WideStep<T>::multiply(std::size_t t, const std::vector<Row>& rows, bool pro
             std::copy(from, from + matrix.inputs, gathered_.data() + i * matrix.inputs);
         }
         panel.multiply(rows.size(), matrix.outputs, matrix.inputs, gathered_.data(), matrix.inputs,
-                       matrix.forward.data(), to, matrix.outputs, false, PanelOrder::up, matrix.rows, lent_.data());
+                       matrix.forward.data(), to, matrix.outputs, false, PanelOrder::up, matrix.rows,
+                       product_scratch_.data());
     };
     product(hh, hh_product_.data(), [&](std::size_t slot) { return state_.h + context_.previous_state(t, slot) * n_; });
     if (projected) return;

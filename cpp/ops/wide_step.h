@@ -106,7 +106,7 @@ class WideStep {
     std::vector<Wide> candidate_, recurrent_, h_;
     std::vector<T> gathered_, no_bias_;
     AlignedBuffer<T> ih_product_, hh_product_;
-    AlignedBuffer<unsigned char> lent_;  // to products
+    AlignedBuffer<unsigned char> product_scratch_;
 };
 
 }  // namespace gt

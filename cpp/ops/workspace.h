@@ -14,7 +14,7 @@ namespace gt {
 
 class Workspace {
   public:
-    explicit Workspace(std::size_t bytes) : buffer_(shelf().exchange(nullptr)) {
+    explicit Workspace(std::size_t bytes) : buffer_(pool().exchange(nullptr)) {
         if (buffer_ && buffer_->size() >= bytes) return;
         put_back();
         buffer_ = std::make_unique<Buffer>(bytes);
@@ -33,7 +33,7 @@ class Workspace {
     static constexpr std::size_t kKeptBytes = std::size_t{256} << 20;
 
     // What waits when the process ends stays where it is: a daemon thread may still trace.
-    static std::atomic<Buffer*>& shelf() {
+    static std::atomic<Buffer*>& pool() {
         static std::atomic<Buffer*> waiting{nullptr};
         return waiting;
     }
@@ -41,10 +41,10 @@ class Workspace {
     // The larger of this arena and the one that waits is kept, or neither where another thread comes between.
     void put_back() {
         if (!buffer_ || buffer_->size() > kKeptBytes) return;
-        std::unique_ptr<Buffer> other(shelf().exchange(nullptr));
+        std::unique_ptr<Buffer> other(pool().exchange(nullptr));
         if (other && other->size() > buffer_->size()) std::swap(other, buffer_);
         Buffer* none = nullptr;
-        if (shelf().compare_exchange_strong(none, buffer_.get())) static_cast<void>(buffer_.release());
+        if (pool().compare_exchange_strong(none, buffer_.get())) static_cast<void>(buffer_.release());
     }
 
     std::unique_ptr<Buffer> buffer_;

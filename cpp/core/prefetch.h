@@ -1,13 +1,13 @@
-// Memory that will be needed soon. Deep stacks outgrow the caches, and their layers come in a known order: a product
-// asks for one line of the next layer's rows at every step along its summed axis. Asked for all at once, the lines
-// would stand in the way of what the product itself reads.
+// What to prefetch. Deep stacks outgrow the caches, and their layers come in a known order: a product prefetches one
+// line of the next layer's rows at every step along its summed axis. All at once, the lines would stand in the way of
+// what the product itself reads.
 #pragma once
 
 #include <cstddef>
 
 namespace gt {
 
-class Ahead {
+class Prefetch {
   public:
     static constexpr std::size_t kLine = 64;
 
@@ -22,7 +22,7 @@ class Ahead {
         ++ranges_;
     }
 
-    // Where the next `lines` lines start, or null. They may run past the end: asking for a line does no harm anywhere.
+    // Where the next `lines` lines start, or null. They may run past the end: prefetching does no harm anywhere.
     const char* take(std::size_t lines) {
         if (next_ == ranges_) return nullptr;
         Range& range = range_[next_];
