@@ -53,16 +53,14 @@ inline bool operator<(Wide a, Wide b) { return (a - b).m < 0; }
 inline double plain(Wide a) { return scale_by(a.m, a.e); }
 inline double log2_of(Wide a) { return std::log2(std::fabs(a.m)) + a.e; }
 
-constexpr double kWideLog2OfE = 1.4426950408889634;
-
 // e^z for any z <= 0.
 inline Wide wide_exp(double z) {
     // ln 2 in two parts, the first so short that its products with exponents up to 2^20 are exact (Cody and Waite
     // 1980).
     constexpr double kLn2High = 6.93147180369123816490e-01, kLn2Low = 1.90821492927058770002e-10, kExact = 0x1p20;
-    const double k = std::round(z * kWideLog2OfE);
+    const double k = std::round(z * kLog2OfE);
     if (std::fabs(k) < kExact) return wide(std::exp((z - k * kLn2High) - k * kLn2Low), k);
-    const double bits = z * kWideLog2OfE, whole = std::floor(bits);  // z itself is rounded to no better
+    const double bits = z * kLog2OfE, whole = std::floor(bits);  // z itself is rounded to no better
     if (std::isinf(bits)) return wide(0);
     return wide(std::exp2(bits - whole), whole);
 }

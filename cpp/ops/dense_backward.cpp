@@ -38,6 +38,19 @@ void StackPass<T>::mark_nonfinite(std::size_t l, BackwardTile<T>* tile) {
     }
 }
 
+// log2 |phi'(z)| of a sample that has just come forward through layer l, -inf where phi' is 0, and its sign.
+template <class T>
+void StackPass<T>::log2_derivative(std::size_t l, std::size_t b, double* log2_size, double* sign) const {
+    const std::size_t n = network_.layer(l).outputs;
+    double* z = scratch_->row.data();
+    for (std::size_t u = 0; u < n; ++u)
+        z[u] =
+            scale_by(static_cast<double>(z_[u * part_.ld + b]), std::max(layer_.z.exponent[b], -900.0));  // keeps signs
+    kernels_.activation->log_derivative[network_.layer(l).activation](network_.layer(l).parameter, n, z, log2_size,
+                                                                      sign);
+    for (std::size_t u = 0; u < n; ++u) log2_size[u] = sign[u] == 0 ? kNegativeInfinity : log2_size[u] * kLog2OfE;
+}
+
 // delta of the given samples from ln |phi'(z)| + ln |da|: nothing underflows on the way. z is computed again by the
 // same product as in the forward pass.
 template <class T>
@@ -46,18 +59,13 @@ void StackPass<T>::redo_from_log_derivative(std::size_t l, const std::vector<std
     start_layer(l, scratch_->spare_a.data(), scratch_->spare_derivative.data(), nullptr);
     compute_layer(this, 1, l, nullptr);
     const std::size_t n = tile->rows, ld = tile->ld;
-    double *row = scratch_->row.data(), *log2_delta = scratch_->log_magnitude.data(), *sign = scratch_->sign.data();
+    double *log2_delta = scratch_->log_magnitude.data(), *sign = scratch_->sign.data();
     for (const std::size_t b : samples) {
-        for (std::size_t u = 0; u < n; ++u)
-            row[u] =
-                scale_by(static_cast<double>(z_[u * ld + b]), std::max(layer_.z.exponent[b], -900.0));  // keeps signs
-        kernels_.activation->log_derivative[network_.layer(l).activation](network_.layer(l).parameter, n, row,
-                                                                          log2_delta, sign);
+        log2_derivative(l, b, log2_delta, sign);
         double top = kNegativeInfinity;
         for (std::size_t u = 0; u < n; ++u) {
             const double da = tile->da[u * ld + b];
-            log2_delta[u] =
-                sign[u] == 0 || da == 0 ? kNegativeInfinity : log2_delta[u] * kLog2OfE + std::log2(std::fabs(da));
+            log2_delta[u] += std::log2(std::fabs(da));
             if (da < 0) sign[u] = -sign[u];
             top = std::max(top, log2_delta[u]);
         }
@@ -84,14 +92,10 @@ bool StackPass<T>::has_faded_derivative(std::size_t l, const T* row, std::int64_
 template <class T>
 bool StackPass<T>::derivative_from_log(std::size_t l, std::size_t b, T* row, std::int64_t* exponent) const {
     const std::size_t n = network_.layer(l).outputs;
-    double *z = scratch_->row.data(), *log2_size = scratch_->log_magnitude.data(), *sign = scratch_->sign.data();
-    for (std::size_t u = 0; u < n; ++u)
-        z[u] = scale_by(static_cast<double>(z_[u * part_.ld + b]), std::max(layer_.z.exponent[b], -900.0));
-    kernels_.activation->log_derivative[network_.layer(l).activation](network_.layer(l).parameter, n, z, log2_size,
-                                                                      sign);
+    double *log2_size = scratch_->log_magnitude.data(), *sign = scratch_->sign.data();
+    log2_derivative(l, b, log2_size, sign);
     double top = kNegativeInfinity;
-    for (std::size_t u = 0; u < n; ++u)
-        top = std::max(top, sign[u] == 0 ? kNegativeInfinity : log2_size[u] *= kLog2OfE);
+    for (std::size_t u = 0; u < n; ++u) top = std::max(top, log2_size[u]);
     if (!(std::fabs(top) < kEndOfInt64)) return top == kNegativeInfinity;
     double common = std::floor(top) + 1;
     if (static_cast<T>(std::exp2(top - common)) >= T(1)) common += 1;  // rounded up

@@ -211,7 +211,6 @@ void StackPass<T>::forward_layer(StackPass* passes, std::size_t count, std::size
 // A sigmoid of -200 is 2^-288, and none of T: rows of such samples anew, from ln |phi(z)|, with an exponent.
 template <class T>
 void StackPass<T>::redo_from_log_value(std::size_t l, const double* log2_z, double* exponent, double* log2_a) {
-    constexpr double kLog2e = 1.4426950408889634;
     const std::size_t n = network_.layer(l).outputs, ld = part_.ld;
     T* a = part_.a(l + 1);
     double *row = scratch_->row.data(), *log2_value = scratch_->log_magnitude.data(), *sign = scratch_->sign.data();
@@ -220,7 +219,7 @@ void StackPass<T>::redo_from_log_value(std::size_t l, const double* log2_z, doub
         for (std::size_t u = 0; u < n; ++u) row[u] = static_cast<double>(z_[u * ld + b]);
         kernels_.activation->log_value[network_.layer(l).activation](n, row, log2_value, sign);
         double top = kNegativeInfinity;
-        for (std::size_t u = 0; u < n; ++u) top = std::max(top, log2_value[u] *= kLog2e);
+        for (std::size_t u = 0; u < n; ++u) top = std::max(top, log2_value[u] *= kLog2OfE);
         if (top == kNegativeInfinity) continue;
         double sum = 0, squares = 0;
         exponent[b] = common_exponent(top);

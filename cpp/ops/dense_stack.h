@@ -254,6 +254,7 @@ class StackPass {
                             const double* log2_a);  // norms of the mantissas
     void pass_activation(std::size_t l);
     void finish_input_gradient(std::size_t l);
+    void log2_derivative(std::size_t l, std::size_t b, double* log2_size, double* sign) const;
     void redo_from_log_derivative(std::size_t l, const std::vector<std::size_t>& samples, BackwardTile<T>* tile);
     void mark_nonfinite(std::size_t l, BackwardTile<T>* tile);
 

@@ -35,7 +35,7 @@ double cross_entropy_row(const OutputRow<T>& output, std::size_t label, double* 
     const double log_sum = std::log1p(rest);  // log-softmax of y is (y - top) - log_sum
     *loss += log_sum - scale_by(row[label] - top, output.exponent);
     // log2 of the largest of the others, split into an integer and a remainder.
-    const double log2_top_other = (gap(top_other, top) - log_sum) * 1.4426950408889634;
+    const double log2_top_other = (gap(top_other, top) - log_sum) * kLog2OfE;
     const double exponent = std::isfinite(log2_top_other) ? std::floor(log2_top_other) : 0.0;
     const double remainder = std::isfinite(log2_top_other) ? std::exp2(log2_top_other - exponent) : kNaN;
     for (std::size_t j = 0; j < n; ++j)
