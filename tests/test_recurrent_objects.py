@@ -9,6 +9,9 @@ from recurrent_cases import CELLS, GRADIENTS, KEPT, case, traced
 from tolerances import RECURRENT
 
 import gradtrace as gt
+from gradtrace.cells import CELLS as TABLE
+from gradtrace.networks import CLASSES
+from gradtrace.remedies.judgement import RECURRENT_REMEDIES
 
 WHY_NOT = {
     "lstm": ("log2_dh_direct", "log2_dz", "activation_gain", "log2_grad_bias_ih", "dh_gated", "dz"),
@@ -99,3 +102,15 @@ def test_states_are_bounded_unless_the_first_is_not(cell):
         assert trace.bounded == bounded
         assert trace.bounded == bool((np.abs(trace.h[0].to_numpy()) <= 1).all())
     assert net.trace(x).bounded
+
+
+def test_the_words_for_a_cell_fit_what_the_core_says_of_it():
+    assert set(CLASSES) == set(TABLE)
+    for cell in TABLE.values():
+        assert len(cell.gates) in (cell.blocks, 0)
+        assert (cell.carry is None) == (not cell.gates)
+        assert {*cell.cuts, *([cell.carry] if cell.carry else [])} <= {gate.split()[0] for gate in cell.gates}
+        assert set(cell.opened_by) <= set(RECURRENT_REMEDIES)
+        assert bool(cell.opened_by) == bool(cell.gates)
+        net = CLASSES[cell.name].random(3, 5)
+        assert net.weight_hh[0].shape == (cell.blocks * 5, 5)

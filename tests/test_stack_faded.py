@@ -10,6 +10,7 @@ from reference import ACTIVATIONS, MPMATH, to_mpmath, trace
 from tolerances import FIGURES, assert_close, assert_figures, tolerance
 
 import gradtrace as gt
+from gradtrace import _core
 from gradtrace._core import kernels
 
 FADING = ("sigmoid", "softplus", "silu", "gelu")
@@ -31,7 +32,7 @@ def faded(name, dtype, depth=0):
 
 
 def test_the_kernels_know_which_values_fade(isa):
-    assert {row["name"] for row in kernels.activation_table() if row["fades"]} == set(FADING)
+    assert {row["name"] for row in _core.activations() if row["fades"]} == set(FADING)
 
 
 @pytest.mark.parametrize("name", FADING)

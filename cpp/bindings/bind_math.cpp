@@ -17,24 +17,6 @@ auto with_dtype(const py::array& array, const std::string& name, F&& f) {
     fail_type(name, "dtype float32 or float64", shortened(py::str(array.dtype())));
 }
 
-py::list activation_table() {
-    const ActivationKernels<float>& kernels = *active_isa().f32.activation;
-    py::list table;
-    for (std::size_t i = 0; i < kernels.count; ++i) {
-        const ActivationInfo& info = kernels.info[i];
-        py::dict row;
-        row["name"] = info.name;
-        row["derivative_sup"] = info.derivative_sup;
-        row["parameter"] = info.parameter ? py::object(py::str(info.parameter)) : py::object(py::none());
-        row["can_die"] = info.can_die;
-        row["fades"] = info.fades;
-        row["homogeneous"] = info.near_zero == NearZero::homogeneous;
-        row["zero_at_origin"] = info.near_zero != NearZero::offset;
-        table.append(row);
-    }
-    return table;
-}
-
 py::object evaluate_math(const std::string& name, const py::array& x) {
     return with_dtype(x, "x", [&](auto zero) -> py::object {
         using T = decltype(zero);
@@ -137,7 +119,6 @@ double read_array(const py::array& x, std::size_t times) {
 
 void bind_math(py::module_& module) {
     py::module_ kernels = module.def_submodule("kernels", "Kernels one by one, on the active ISA.");
-    kernels.def("activation_table", &activation_table);
     kernels.def("math", &evaluate_math, py::arg("name"), py::arg("x"));
     kernels.def("activation", &evaluate_activation, py::arg("name"), py::arg("z"));
     kernels.def("log_derivative", &log_derivative, py::arg("name"), py::arg("z"));

@@ -9,4 +9,5 @@ PYBIND11_MODULE(_core, module) {
     gt::bind_random(module);
     gt::bind_recurrent(module);
     gt::bind_stack(module);
+    gt::bind_tables(module);
 }

@@ -23,8 +23,12 @@ class Activation:
         Largest abs(phi').
     homogeneous : bool
         phi(k z) = k phi(z) for k > 0: a line on either side of 0, so that off is not saturated.
+    zero_at_origin : bool
+        phi(0) = 0.
     can_die : bool
         Whether phi' is 0 on a range.
+    fades : bool
+        Whether phi goes to 0 at -infinity without being 0.
     parameter : float or None
         The usual one: the slope just below 0; above it is 1.
     minus_parameter_at : float
@@ -46,8 +50,10 @@ class Activation:
     name: str
     sup: float
     homogeneous: bool
+    zero_at_origin: bool
     can_die: bool
-    parameter: float | None = None
+    fades: bool
+    parameter: float | None
     minus_parameter_at: float = math.nan
     at_best: float = 0.0
     relu_like: bool = False
@@ -88,19 +94,9 @@ _ROWS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-_USUAL = {"leaky_relu": 0.01, "elu": 1.0}
-
 #: By name, without parameters, in the order of the core.
 ACTIVATIONS: dict[str, Activation] = {
-    row["name"]: Activation(
-        row["name"],
-        row["derivative_sup"],
-        row["homogeneous"],
-        row["can_die"],
-        _USUAL.get(row["name"]),
-        **_ROWS.get(row["name"], {}),
-    )
-    for row in _core.kernels.activation_table()
+    row["name"]: Activation(**row, **_ROWS.get(row["name"], {})) for row in _core.activations()
 }
 
 

@@ -1,8 +1,11 @@
-"""What sets the cells apart, once for all of Python: gates, states, arrays. The core's half is cpp/core/cells.h."""
+"""Recurrent cells, one row each: what the core's own table says (cpp/core/cells.h), and the words for it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+from gradtrace import _core
 
 __all__ = ["CELLS", "Cell"]
 
@@ -14,6 +17,14 @@ class Cell:
     Attributes
     ----------
     name : str
+    variants : tuple of str
+        What the core calls it, one name for each activation.
+    blocks : int
+        Blocks of H rows in each weight.
+    has_cell_state : bool
+        c beside h.
+    separate_biases : bool
+        Whether `bias_ih` and `bias_hh` have gradients of their own.
     gates : tuple of str
         In the order of the weights' rows, the letter last: ``"forget f"``.
     kept_per_row : int
@@ -24,25 +35,24 @@ class Cell:
         The gate that carries the state.
     cuts : tuple of str
         Gates whose saturation cuts the gradient off; the others are meant to be open or shut.
-    has_cell_state : bool
-        c beside h.
-    separate_biases : bool
-        Whether `bias_ih` and `bias_hh` have gradients of their own.
+    opened_by : tuple of str
+        Remedies for gates that shut.
+    split : str
+        What a drawing of its gradient shows, whose colours have no legend.
     """
 
     name: str
+    variants: tuple[str, ...]
+    blocks: int
+    has_cell_state: bool
+    separate_biases: bool
     gates: tuple[str, ...]
     kept_per_row: int
     lacks: str
     carry: str | None = None
     cuts: tuple[str, ...] = ()
-    has_cell_state: bool = False
-    separate_biases: bool = False
-
-    @property
-    def blocks(self) -> int:
-        """Blocks of H rows in each weight."""
-        return len(self.gates) or 1
+    opened_by: tuple[str, ...] = ()
+    split: str = ""
 
     @property
     def bias_gradients(self) -> tuple[str, ...]:
@@ -72,22 +82,46 @@ class Cell:
         return [gate.split()[0] for gate in self.gates].index(name)
 
 
-CELLS: dict[str, Cell] = {
-    cell.name: cell
-    for cell in (
-        Cell(
-            "lstm", ("input i", "forget f", "candidate g", "output o"), 6,
-            "an LSTM's direct path runs along c (log2_dc_direct), and its two biases share their gradient",
-            carry="forget", cuts=("candidate", "output"), has_cell_state=True,
-        ),
-        Cell(
-            "gru", ("reset r", "update z", "candidate n"), 5,
-            "a GRU has no cell state (log2_dh_direct), and its two biases have gradients of their own",
-            carry="update", cuts=("candidate",), separate_biases=True,
-        ),
-        Cell(
-            "rnn", (), 2,
-            "a plain RNN has neither gates nor a direct path; it has log2_dz, activation_gain, weight_gain",
-        ),
-    )
-}  # fmt: skip
+# What the core does not know.
+_ROWS: dict[str, dict[str, Any]] = {
+    "lstm": {
+        "gates": ("input i", "forget f", "candidate g", "output o"),
+        "kept_per_row": 6,
+        "lacks": "an LSTM's direct path runs along c (log2_dc_direct), and its two biases share their gradient",
+        "carry": "forget",
+        "cuts": ("candidate", "output"),
+        "opened_by": ("chrono", "forget_bias", "orthogonal_recurrent"),
+        "split": "What dL/dc is made of. Pink: what stayed on the cell line; blue: what went through the gates; thin: "
+        "both.",
+    },
+    "gru": {
+        "gates": ("reset r", "update z", "candidate n"),
+        "kept_per_row": 5,
+        "lacks": "a GRU has no cell state (log2_dh_direct), and its two biases have gradients of their own",
+        "carry": "update",
+        "cuts": ("candidate",),
+        "opened_by": ("update_gate",),
+        "split": "What dL/dh is made of. Pink: along the update gate; blue: through the other gates; thin: both.",
+    },
+    "rnn": {
+        "gates": (),
+        "kept_per_row": 2,
+        "lacks": "a plain RNN has neither gates nor a direct path; it has log2_dz, activation_gain, weight_gain",
+        "split": "What each step did to it, in bits. Pink: the activation; blue: the weights.",
+    },
+}
+
+
+def _cells() -> dict[str, Cell]:
+    """Join the core's rows with ours; one with a name for each activation, ``rnn_tanh``, comes once."""
+    rows = {row["name"]: row for row in _core.cells()}
+    kinds: dict[str, list[str]] = {}
+    for name in rows:
+        kinds.setdefault(name.partition("_")[0], []).append(name)
+    return {
+        kind: Cell(**rows[names[0]] | {"name": kind, "variants": tuple(names)} | _ROWS[kind])
+        for kind, names in kinds.items()
+    }
+
+
+CELLS = _cells()

@@ -106,7 +106,7 @@ def _falling(trace: RecurrentTrace, layers: npt.NDArray[np.intp], worst: int, ch
         f"The {gate} gates shut: they are {mean:.2f} on average, and what they keep of the state halves every "
         f"{half_life:.3g} steps, where the sequence has {trace.steps}."
     )
-    remedies = ("update_gate",) if trace.cell == "gru" else ("chrono", "forget_bias", "orthogonal_recurrent")
+    remedies = CELLS[trace.cell].opened_by
     return Finding("forgetting", severity, cause, evidence, where[0], where[1], (*remedies, "truncation"))
 
 

@@ -9,6 +9,7 @@ import click
 
 from gradtrace import __version__, config, interop
 from gradtrace.analysis.diagnosis import Diagnosis
+from gradtrace.cells import CELLS
 from gradtrace.cli import terminal
 from gradtrace.cli.command import JSON_HELP, bad_input, checked_output, print_json, write_page
 from gradtrace.data import datasets
@@ -123,14 +124,6 @@ def _inputs(
     return rows.x, {"target": rows.target, "loss": rows.loss}
 
 
-# What the second figure of a recurrent network shows; the page has no legends.
-_PARTS = {
-    "lstm": "What dL/dc is made of. Pink: what stayed on the cell line; blue: what went through the gates; thin: both.",
-    "gru": "What dL/dh is made of. Pink: along the update gate; blue: through the other gates; thin: both.",
-    "rnn": "What each step did to it, in bits. Pink: the activation; blue: the weights.",
-}
-
-
 def _page(name: str, network: Any, trace: Any, diagnosis: Diagnosis, remedies: Remedies | None) -> str:
     from markupsafe import Markup
 
@@ -152,7 +145,8 @@ def _page(name: str, network: Any, trace: Any, diagnosis: Diagnosis, remedies: R
         figures = [
             ("Norm of dL/dh by lag: median and 5 % to 95 % of the samples.",
              draw_svg("lag", recurrent_plot.plot_gradient_lag, named, size, "Gradient norm by lag")),
-            (_PARTS[trace.cell], draw_svg("parts", recurrent_plot.plot_parts, trace, size, "Parts of the gradient")),
+            (CELLS[trace.cell].split,
+             draw_svg("parts", recurrent_plot.plot_parts, trace, size, "Parts of the gradient")),
         ]  # fmt: skip
     facts = config.collect()
     return (

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from gradtrace import __version__, config, questions
 from gradtrace.analysis.summary import layer_figures, summarise
+from gradtrace.cells import CELLS
 from gradtrace.cli import recurrent as recurrent_cli
 from gradtrace.cli import terminal
 from gradtrace.cli.command import JSON_HELP, bad_input, checked_output, print_json, write_page
@@ -241,7 +242,7 @@ def trace_command(
         terminal.print_trace(trace, rows, all_layers)
 
 
-for _cell in recurrent_cli.CELLS:
+for _cell in CELLS:
     trace_command.add_command(recurrent_cli.command(_cell))
 
 

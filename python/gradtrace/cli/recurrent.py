@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,11 @@ from gradtrace.cli import terminal
 from gradtrace.cli.command import JSON_HELP, bad_input, print_json
 from gradtrace.data import datasets
 from gradtrace.data.readers import read_sequences
-from gradtrace.networks import GRU, LSTM, RNN
+from gradtrace.networks import CLASSES
 from gradtrace.networks.stack import Stack
 from gradtrace.traces.recurrent import RecurrentTrace
 
-__all__ = ["CELLS", "command"]
-
-CELLS: dict[str, type[LSTM | GRU | RNN]] = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
+__all__ = ["command"]
 
 _POSITIVE = click.IntRange(min=1)
 _OPTIONS = [
@@ -48,19 +47,23 @@ _OPTIONS = [
     click.option("--threads", type=_POSITIVE, help="Threads to use; results do not depend on it.  [default: all]"),
     click.option("--json", "as_json", is_flag=True, help=JSON_HELP),
 ]
-_FORGET_BIAS = click.option(
-    "--forget-bias",
-    default="1",
-    show_default=True,
-    metavar="BIAS",
-    help="Total bias of the forget gate: a number, chrono:T, or none to leave what --init drew.",
-)
-_ACTIVATION = click.option("--activation", type=click.Choice(["tanh", "relu"]), default="tanh", show_default=True)
+# Of the cells that are drawn with it.
+_OWN = {
+    "forget_bias": click.option(
+        "--forget-bias",
+        default="1",
+        show_default=True,
+        metavar="BIAS",
+        help="Total bias of the forget gate: a number, chrono:T, or none to leave what --init drew.",
+    ),
+    "activation": click.option("--activation", type=click.Choice(["tanh", "relu"]), default="tanh", show_default=True),
+}
 
 
 def command(cell: str) -> click.Command:
     """Make the command of one cell, ``lstm``, ``gru`` or ``rnn``."""
-    own = {"lstm": [_FORGET_BIAS], "rnn": [_ACTIVATION]}.get(cell, [])
+    taken = inspect.signature(CLASSES[cell].random).parameters
+    own = [option for name, option in _OWN.items() if name in taken]
     wrapped: Callable[..., Any] = functools.partial(_trace, cell)
     for option in reversed([*own, *_OPTIONS]):
         wrapped = option(wrapped)
@@ -89,7 +92,7 @@ def _trace(
             options["forget_bias"] = _read_forget_bias(options["forget_bias"])
         x, loss = _inputs(data, steps, batch, inputs, seed, dtype)
         with terminal.status("tracing"):
-            net = CELLS[cell].random(
+            net = CLASSES[cell].random(
                 x.shape[2], hidden, layers, seed=seed, bidirectional=bidirectional, dtype=dtype, **options
             )
             readout: dict[str, Any] = {}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradtrace.networks import GRU, LSTM, Recurrent
+from gradtrace.networks import Recurrent
 from gradtrace.networks.stack import Stack
 
 __all__ = ["check_agreement", "compare_outputs"]
@@ -106,8 +106,8 @@ def _suspects(network: Any) -> Iterator[tuple[str, Any]]:
         square = [np.ascontiguousarray(w.T) if w.shape[0] == w.shape[1] else w for w in network.weights]
         yield "the square weights are transposed", network.replaced(weights=square)
         return
-    if isinstance(network, (LSTM, GRU)):
-        letters = "ifgo" if isinstance(network, LSTM) else "rzn"
+    letters = network._cell.letters
+    if letters:
         for order in permutations(range(len(letters))):
             if order == tuple(range(len(letters))):
                 continue

@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradtrace.networks import GRU, LSTM, RNN, Recurrent
+from gradtrace.networks import CLASSES, RNN, Recurrent
 from gradtrace.networks.stack import Stack
 
-__all__ = ["RefusedError", "StackBuilder", "build_recurrent", "checked_parameter"]
+__all__ = ["BLOCKS", "RefusedError", "StackBuilder", "build_recurrent", "checked_parameter"]
 
 Array = npt.NDArray[Any]
 
 _EPSILON = 1e-5  # of layer normalisation
-_BLOCKS = {4: LSTM, 3: GRU, 1: RNN}
+#: By the blocks of rows.
+BLOCKS = {kind._cell.blocks: kind for kind in CLASSES.values()}
 
 
 class RefusedError(ValueError):
@@ -155,12 +156,12 @@ def build_recurrent(
             name, f"expected weight_hh of two dimensions, got {None if weight is None else weight.shape}"
         )
     blocks = weight.shape[0] / weight.shape[1]
-    if kind is None and blocks not in _BLOCKS:
+    if kind is None and blocks not in BLOCKS:
         hint = "; it looks transposed" if weight.shape[1] in (block * weight.shape[0] for block in (3, 4)) else ""
         raise RefusedError(
             name, f"expected weight_hh of 4H (LSTM), 3H (GRU) or H (RNN) rows for H columns, got {weight.shape}{hint}"
         )
-    kind = kind or _BLOCKS[int(blocks)]
+    kind = kind or BLOCKS[int(blocks)]
     options: dict[str, Any] = {"activation": activation} if kind is RNN else {}
     try:
         network: Recurrent = kind(**parts, bidirectional=bidirectional, **options, **carried)

@@ -14,7 +14,7 @@ from gradtrace.interop.builder import RefusedError, StackBuilder, build_recurren
 from gradtrace.interop.onnx_expressions import Pieces, decompose
 from gradtrace.interop.onnx_signals import Signal
 from gradtrace.interop.onnx_wires import Cells, Embedding, Linear, Norm, Start, chain
-from gradtrace.networks import GRU, LSTM, RNN, Recurrent
+from gradtrace.networks import CLASSES, Recurrent
 from gradtrace.networks.stack import Stack
 
 __all__ = ["build_network"]
@@ -24,7 +24,7 @@ Affine = tuple[Array | None, Array | None]
 
 _EPSILON = 1e-5  # of the core's layer normalisation
 _MOST_UNITS = 4096  # of a layer that only passes its units
-_KINDS: dict[str, Any] = {"LSTM": LSTM, "GRU": GRU, "RNN": RNN}
+_KINDS: dict[str, Any] = {name.upper(): kind for name, kind in CLASSES.items()}
 
 
 @dataclass(eq=False)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace.cells import CELLS
 from gradtrace.interop.builder import RefusedError
 from gradtrace.interop.onnx_expressions import Expression
 from gradtrace.interop.onnx_signals import Axis, Signal
@@ -18,8 +19,9 @@ __all__ = ["GATES", "cells"]
 
 Array = npt.NDArray[Any]
 
-# Blocks of rows: where PyTorch's stand in ONNX's order. LSTM i, f, g, o in i, o, f, c; GRU r, z, n in z, r, h.
-GATES = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}
+# Our letters in ONNX's order, where c is our g and h our n; blocks of rows: where PyTorch's stand in it.
+_ORDER = {"LSTM": "iofg", "GRU": "zrn", "RNN": ""}
+GATES = {kind: tuple(map(order.index, CELLS[kind.lower()].letters)) or (0,) for kind, order in _ORDER.items()}
 _ACTIVATIONS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"]}
 # What may stand between an input that holds initial states and the node that takes them.
 _PARTS = {"Slice", "Gather", "Split", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Identity", "Cast"}

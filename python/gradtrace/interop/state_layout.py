@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace.cells import CELLS
 from gradtrace.interop.builder import RefusedError, StackBuilder
 from gradtrace.interop.layer_order import numbers_of
 from gradtrace.interop.state_modules import StateModule
@@ -21,7 +22,7 @@ Plan = list[tuple[str, StateModule | None]]
 # Word of a layout -> the kind of module that it takes.
 LAYERS = {
     "linear": "linear", "kernel": "linear", "embedding": "linear", "layer_norm": "vector", "prelu": "vector",
-    "batch_norm": "batch_norm", "lstm": "recurrent", "gru": "recurrent", "rnn": "recurrent", "rnn_relu": "recurrent",
+    "batch_norm": "batch_norm", **dict.fromkeys([*CELLS, "rnn_relu"], "recurrent"),
 }  # fmt: skip
 _EPSILON = {False: 1e-5, True: 1e-3}  # of batch normalisation: PyTorch's, Keras's
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy.typing as npt
 
-from gradtrace.interop.builder import RefusedError, build_recurrent, checked_parameter
+from gradtrace.interop.builder import BLOCKS, RefusedError, build_recurrent, checked_parameter
 from gradtrace.interop.layer_order import in_order, says_behind
 from gradtrace.interop.state_layout import Plan, assigned, plan_of, read_plan
 from gradtrace.interop.state_modules import StateModule
-from gradtrace.networks import GRU, LSTM, RNN, Recurrent
+from gradtrace.networks import CLASSES, RNN, Recurrent
 
 __all__ = ["recurrent_network"]
 
 Array = npt.NDArray[Any]
 
 _PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-_CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN, "rnn_relu": RNN}
+_CELLS = {**CLASSES, "rnn_relu": RNN}
 _EMBEDDING = re.compile(r"emb|token|word|char|lookup|wte|vocab", re.IGNORECASE)
 # What a layer behind the cells may be called too, where it is the only one.
 _HEAD = re.compile(r"decoder|predict|regress|hidden2|h2o", re.IGNORECASE)
@@ -178,7 +178,7 @@ def _kind(entry: tuple[str, StateModule | None], arrays: dict[str, list[Array | 
     }
     if len(said) > 1 or len(rows) > 1:
         raise RefusedError(_name(entry), "expected one kind of cell in all layers, got several")
-    found = {4.0: LSTM, 3.0: GRU, 1.0: RNN}.get(rows.pop()) if rows else None
+    found = BLOCKS.get(rows.pop()) if rows else None
     if said and found is not None and found not in said:
         kind = said.pop().__name__
         raise RefusedError(

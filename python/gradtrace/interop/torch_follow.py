@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace.cells import CELLS
 from gradtrace.interop.builder import RefusedError, StackBuilder
 from gradtrace.interop.torch_layers import (  # fmt: skip
     LOSS_ENDS,
@@ -28,7 +29,7 @@ __all__ = ["Followed", "follow"]
 Array = npt.NDArray[Any]
 
 _SHAPES = ("flatten", "reshape", "view", "contiguous", "float", "double", "to", "squeeze", "clone", "detach", "type_as")
-_CELLS = ("LSTM", "GRU", "RNN")
+_CELLS = tuple(name.upper() for name in CELLS)
 _WATCH = "gt.watch records any module"
 
 

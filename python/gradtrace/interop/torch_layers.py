@@ -11,7 +11,7 @@ import numpy.typing as npt
 from gradtrace._core import check_activation
 from gradtrace.activations import ACTIVATIONS
 from gradtrace.interop.builder import RefusedError, StackBuilder, build_recurrent
-from gradtrace.networks import GRU, LSTM, RNN
+from gradtrace.networks import CLASSES
 
 __all__ = [
     "LOSS_ENDS", "PASSES", "activation_of_function", "activation_of_module", "add_norm", "cell_arrays", "check_dtypes",
@@ -156,6 +156,6 @@ def joined_cells(cells: list[tuple[str, Any]], **carried: Any) -> Any:
     arrays: dict[str, list[Array | None]] = {}
     for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
         arrays[part] = [array for own, cell in cells for array in cell_arrays(own, cell)[part]]
-    kind = {"LSTM": LSTM, "GRU": GRU, "RNN": RNN}[kind_of(first)]
+    kind = CLASSES[kind_of(first).lower()]
     activation = getattr(first, "nonlinearity", "tanh")
     return build_recurrent(name, arrays, first.bidirectional, activation, kind, **carried)

@@ -10,7 +10,7 @@ from gradtrace.networks.calls import WithCellState, WithoutCellState
 from gradtrace.networks.recurrent import Array, Arrays, Biases, Recurrent
 from gradtrace.networks.stack import Stack
 
-__all__ = ["GRU", "LSTM", "RNN"]
+__all__ = ["CLASSES", "GRU", "LSTM", "RNN"]
 
 
 class LSTM(WithCellState):
@@ -214,3 +214,7 @@ class RNN(WithoutCellState):
 
     def _variant(self) -> str:
         return f"rnn_{self._activation}"
+
+
+#: By the name of the cell.
+CLASSES: dict[str, type[LSTM | GRU | RNN]] = {kind._cell.name: kind for kind in (LSTM, GRU, RNN)}

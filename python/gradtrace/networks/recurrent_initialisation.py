@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace import _core
+from gradtrace.cells import CELLS
 from gradtrace.checks import checked_flag, checked_seed, shown, wrong_name
 from gradtrace.memory import blames
 from gradtrace.networks.initialisation import INITIALISATIONS, checked_precision, checked_real, checked_size
@@ -21,7 +22,8 @@ Array = npt.NDArray[Any]
 _FIRST_STREAM, _STREAMS = 1 << 24, 16
 _WEIGHT_IH, _WEIGHT_HH, _BIAS_IH, _BIAS_HH, _CHRONO = 0, 4, 8, 9, 10
 
-_LSTM_INPUT, _LSTM_FORGET = 0, 1  # blocks of rows
+_LSTM = CELLS["lstm"]
+_INPUT, _FORGET = _LSTM.gate("input"), _LSTM.gate("forget")  # blocks of rows
 
 
 @blames("hidden_size", "use smaller layers")
@@ -103,13 +105,13 @@ def _set_forget_bias(forget: float | int | None, bias_ih: Array, bias_hh: Array,
     """Set the sum of the two biases, in `bias_ih`: a number, or by the longest time for chrono initialisation."""
     if forget is None:
         return
-    hidden = len(bias_ih) // 4
-    gates = {_LSTM_FORGET: np.full(hidden, forget, dtype=np.float64)}
+    hidden = len(bias_ih) // _LSTM.blocks
+    gates = {_FORGET: np.full(hidden, forget, dtype=np.float64)}
     if isinstance(forget, int):  # Tallec and Ollivier 2018: forget log U[1, T - 1], input its negative
-        gates[_LSTM_FORGET] = np.empty(hidden)
-        _core.fill_random(gates[_LSTM_FORGET], "uniform", seed, stream, _core.DRAW_BIAS, 1.0)
-        gates[_LSTM_FORGET] = np.log(1 + (gates[_LSTM_FORGET] + 1) / 2 * (forget - 2))
-        gates[_LSTM_INPUT] = -gates[_LSTM_FORGET]
+        gates[_FORGET] = np.empty(hidden)
+        _core.fill_random(gates[_FORGET], "uniform", seed, stream, _core.DRAW_BIAS, 1.0)
+        gates[_FORGET] = np.log(1 + (gates[_FORGET] + 1) / 2 * (forget - 2))
+        gates[_INPUT] = -gates[_FORGET]
     for block, values in gates.items():
         rows = slice(block * hidden, (block + 1) * hidden)
         with np.errstate(all="ignore"):

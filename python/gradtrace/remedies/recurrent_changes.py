@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradtrace.networks import GRU, LSTM, RNN, Recurrent
+from gradtrace.networks import LSTM, RNN, Recurrent
 
 __all__ = ["half_life_bias"]
 
 Array = npt.NDArray[Any]
 
 _ARRAYS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-_LSTM_FORGET, _GRU_UPDATE = 1, 1  # blocks of rows
 
 
 def half_life_bias(steps: int) -> float:
@@ -24,9 +23,10 @@ def half_life_bias(steps: int) -> float:
     return math.log(kept / (1 - kept))
 
 
-def _gate_bias(network: Recurrent, block: int, values: Array | float) -> Recurrent:
-    """Set a gate's total bias in every layer."""
+def _carry_bias(network: Recurrent, values: Array | float) -> Recurrent:
+    """Set the total bias, in every layer, of the gate that carries the state."""
     bias_ih, bias_hh = _biases(network)
+    block = network._cell.gate(network._cell.carry or "")
     for inner, outer, weight in zip(bias_ih, bias_hh, network.weight_hh, strict=True):
         hidden = weight.shape[1]
         rows = slice(block * hidden, (block + 1) * hidden)
@@ -62,12 +62,12 @@ def _drawn(kind: Any, network: Recurrent, seed: int, **options: Any) -> Recurren
 
 def with_forget_bias(network: Recurrent, x: Array, seed: int) -> Recurrent | None:
     """Open an LSTM's forget gates: half of the state is left after the whole sequence."""
-    return _gate_bias(network, _LSTM_FORGET, half_life_bias(len(x))) if isinstance(network, LSTM) else None
+    return _carry_bias(network, half_life_bias(len(x))) if network._cell.carry == "forget" else None
 
 
 def with_update_bias(network: Recurrent, x: Array, seed: int) -> Recurrent | None:
     """Open a GRU's update gates likewise."""
-    return _gate_bias(network, _GRU_UPDATE, half_life_bias(len(x))) if isinstance(network, GRU) else None
+    return _carry_bias(network, half_life_bias(len(x))) if network._cell.carry == "update" else None
 
 
 def with_chrono(network: Recurrent, x: Array, seed: int) -> Recurrent | None:
@@ -78,7 +78,7 @@ def with_chrono(network: Recurrent, x: Array, seed: int) -> Recurrent | None:
     drawn = LSTM.random(1, max(sizes), num_layers=len(sizes), forget_bias=f"chrono:{len(x)}", init="normal", seed=seed)
     bias_ih, bias_hh = _biases(network)
     for inner, outer, hidden, widest in zip(bias_ih, bias_hh, sizes, drawn.bias_ih, strict=True):
-        chrono = np.concatenate([block[:hidden] for block in np.split(np.asarray(widest), 4)])
+        chrono = np.concatenate([block[:hidden] for block in np.split(np.asarray(widest), LSTM._cell.blocks)])
         inner[: 2 * hidden], outer[: 2 * hidden] = chrono[: 2 * hidden], 0
     return network.replaced(bias_ih=bias_ih, bias_hh=bias_hh)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradtrace.networks import GRU, Recurrent
+from gradtrace.networks import Recurrent
 from gradtrace.networks.stack import LossName, Stack
 from gradtrace.networks.stack_arguments import check_options
 from gradtrace.quiet import quiet
@@ -193,7 +193,7 @@ def _recurrent_stepper(network: Recurrent, task: Task) -> tuple[_Step, list[Arra
         raise ValueError("readout: expected one beside a recurrent network's task, got None")
     readout, readout_parameters = _copied(task.readout)
     copy, parameters = _copied(network)
-    biases_of = ("grad_bias_ih", "grad_bias_hh") if isinstance(network, GRU) else ("grad_bias", "grad_bias")
+    biases_of = ("grad_bias_ih", "grad_bias_hh") if network._cell.separate_biases else ("grad_bias", "grad_bias")
     kept = ("grad_weight_ih", "grad_weight_hh", *biases_of)
     generator, first = np.random.default_rng(0), True
 
