@@ -107,6 +107,40 @@ def test_remedies_measure_what_the_diagnosis_measures():
     assert tried.before.diagnosis.find("vanishing").evidence["log2_change"] == tried.before.log2_change
 
 
+def test_a_watched_stack_has_the_verdict_of_its_trace():
+    """Of layers as wide as each other, whose entries are compared as their norms are; narrow ones too."""
+    torch = pytest.importorskip("torch")
+    kinds = {"sigmoid": torch.nn.Sigmoid, "tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
+    said, apart = {}, []
+    for seed in range(40):
+        draw = np.random.default_rng(seed)
+        depth, width, name = (
+            int(draw.integers(2, 30)),
+            int(draw.choice([3, 5, 8, 16, 64])),
+            str(draw.choice(list(kinds))),
+        )
+        gain = float(draw.choice([0.7, 1.0, 1.0, 1.4]))
+        stack = gt.Stack.random([width] * (depth + 1), name, None, str(draw.choice(INITS)), gain, 0.0, seed=seed)
+        x, cotangent = (draw.standard_normal((16, width)).astype("float32") for _ in range(2))
+        model = torch.nn.Sequential()
+        for weight in stack.weights:
+            linear = torch.nn.Linear(width, width)
+            linear.load_state_dict({"weight": torch.tensor(weight), "bias": torch.zeros(width)})
+            model.extend([linear, kinds[name]()])
+        with gt.watch(model) as watched:
+            (model(torch.tensor(x)) * torch.tensor(cotangent)).sum().backward()
+        seen, traced = (
+            tuple(kind for kind in diagnosis.kinds if kind in FINDING.values())
+            for diagnosis in (watched.trace().diagnose(), stack.trace(x, cotangent=cotangent).diagnose())
+        )
+        said[traced] = said.get(traced, 0) + 1
+        if seen != traced:
+            apart.append(seed)
+    assert min(said[()], said["vanishing",]) >= 10, said
+    # A whole batch's norm against a quarter of the samples, each with itself.
+    assert len(apart) <= 1, apart
+
+
 @pytest.mark.parametrize("cell", [gt.LSTM, gt.GRU, gt.RNN])
 def test_first_over_last_of_states(cell):
     """Of what carries the state, each sample from its own end; with a loss at every step what the recurrence leaves."""

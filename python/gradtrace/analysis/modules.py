@@ -24,6 +24,7 @@ _REMEDIES = {
     "forward_overflow": ("layer_norm", "he_initialisation"),
 }
 _NAMED = 4
+_WIDE = 2**31  # units of a module for which nothing is allowed
 # What the calls of a module have of their own; its weights have one gradient, whatever the number of calls.
 _NORMS = ("log2_grad_output", "log2_output")
 
@@ -86,14 +87,19 @@ def _mean(values: list[float]) -> float:
 
 
 def _vanishing_and_exploding(trace: WatchTrace) -> list[Finding]:
-    """Compare modules with parameters, per entry: they differ in size by far more than layers of a stack."""
+    """Compare modules with parameters, per entry: they differ in size by far more than layers of a stack.
+
+    Narrow ones are allowed what they change by chance, where their outputs are rows of units.
+    """
     level = trace.figures("log2_grad_output") - 0.5 * np.log2(np.maximum(trace.figures("entries"), 1))
     known = np.flatnonzero(~np.isnan(trace.figures("log2_weight")) & ~np.isnan(level))
     if len(known) < 2 or np.isinf(level[known[-1]]):  # without a gradient at the end there is none to lose
         return []
-    change, found = level[known] - level[known[-1]], []
-    for kind, sign, verb in (("vanishing", -1.0, "smaller"), ("exploding", 1.0, "larger")):
-        beyond = np.flatnonzero(sign * change >= limit.LOST_BITS)
+    change, found = (level[known] - level[known[-1]])[:-1], []
+    units = trace.figures("units")[known[-2::-1]].astype(np.int64)
+    lost, gained = limit.width_allowances(np.where(units > 0, units, _WIDE))
+    for kind, sign, verb, chance in (("vanishing", -1.0, "smaller", lost), ("exploding", 1.0, "larger", gained)):
+        beyond = np.flatnonzero(sign * change >= limit.LOST_BITS + chance[::-1])
         if beyond.size == 0:
             continue
         worst = int(beyond[np.argmax((sign * change)[beyond])])

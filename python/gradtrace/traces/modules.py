@@ -41,6 +41,8 @@ class ModuleFigures:
     call, calls : int
         Which call of the module in the step this is, from 0, and how many there were; of several ``name`` ends in
         ``#`` and the number.
+    units : int
+        Of an output of two axes, samples and units; 0 for others.
     """
 
     name: str
@@ -54,6 +56,7 @@ class ModuleFigures:
     saturated: float
     call: int = 0
     calls: int = 1
+    units: int = 0
 
 
 @dataclass(frozen=True)

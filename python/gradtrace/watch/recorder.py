@@ -187,7 +187,8 @@ class Recorder:
             step.unmeasured.add(self.names[module])
             return Call(step.number, module, values.numel())
         shares = dead_share(module, values), saturated_share(module, values)
-        return Call(step.number, module, values.numel(), size, *shares)
+        units = values.shape[-1] if values.ndim == 2 else 0
+        return Call(step.number, module, values.numel(), size, *shares, units=units)
 
     def _hook_outputs(self, call: Call, outputs: list[Any]) -> bool:
         for place, tensor in enumerate(outputs):

@@ -32,6 +32,7 @@ class Call:
     dead: Any = None
     saturated: Any = None
     hook: weakref.ref[Any] | None = None  # of its first output; it lives as long as the graph
+    units: int = 0  # of an output of two axes
     recomputed_by: int = 0  # the run of calls within a backward pass, of one that is made there
 
     @property
@@ -180,6 +181,7 @@ def module_figures(
             "saturated": float(saturated),
             "call": seen[module],
             "calls": calls[module] or 1,
+            "units": 0 if call is None else call.units,
         }
         seen[module] += 1
         modules.append(ModuleFigures(name, type(module).__name__, **facts))
