@@ -97,6 +97,20 @@ def test_first_over_last_is_of_each_sample_with_itself():
     assert trace.compare(trace).figures["first over last, bits"] == (own, own)
 
 
+def test_what_float32_reads_as_zero_is_one_rule():
+    """A card names the layer that `underflow` names, and relu's, whose forward signal float32 loses first."""
+    x = np.random.default_rng(0).standard_normal((20, 16)).astype("float32")
+    for options in ({"activation": "sigmoid"}, {"activation": "tanh", "gain": 0.2}, {"activation": "tanh"}):
+        for per_sample in (True, False):
+            trace = gt.Stack.random([16] * 101, output_activation=None, seed=0, **options).trace(
+                x, per_sample=per_sample
+            )
+            assert summarise(trace).float32_zero_layer == trace.underflow("float32").first_zero
+    assert trace.underflow("float32").first_zero is None
+    relu = gt.Stack.random([16] * 300, "relu", seed=0).trace(x)
+    assert summarise(relu).float32_zero_layer > relu.underflow("float32").first_zero
+
+
 def test_remedies_measure_what_the_diagnosis_measures():
     x = np.random.default_rng(0).standard_normal((32, 8)).astype("float32")
     target = np.arange(32) % 4

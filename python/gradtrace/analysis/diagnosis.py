@@ -97,7 +97,7 @@ class Finding:
     def _numbers(self) -> str:
         return ", ".join(f"{name} {shown(value)}" for name, value in self.evidence.items())
 
-    def row(self) -> list[str]:
+    def _row(self) -> list[str]:
         """Give the cells of a table: severity, kind and place, cause, evidence, remedies."""
         kind = f"{self.kind}\n{self.where}" if self.where else self.kind
         return [self.severity, kind, self.cause, self._numbers(), ", ".join(self.remedies)]
@@ -167,7 +167,7 @@ class Diagnosis(Sequence[Finding]):
         if not self.findings:
             return f"<p><b>{markup(self.subject)}</b>: nothing to report.</p>"
         head = ["", "finding", "why", "evidence", "try"]
-        return Table(head, [finding.row() for finding in self.findings], self.subject, words=range(5)).html()
+        return Table(head, [finding._row() for finding in self.findings], self.subject, words=range(5)).html()
 
 
 def ranked(findings: Sequence[Finding]) -> tuple[Finding, ...]:

@@ -165,9 +165,9 @@ def _verdict(trace: StackTrace, change: float, lost: float) -> str:
 
 def _float32_zero_layer(trace: StackTrace) -> int | None:
     """Find the uppermost layer where plain float32 reads 0 for half of the samples though the gradient is not 0."""
-    largest = median(trace, "log2_delta_max")
     # Where float32 loses the forward value, relu'(0) = 0 switches the whole layer off, whatever arrives from above.
     switches = [name for name in set(trace.activation) if facts(name).off_at_zero]
     off = (median(trace, "log2_preactivation") <= FLOAT32.zero) & np.isin(trace.activation, switches)
-    layers = np.flatnonzero(np.isfinite(largest) & ((largest <= FLOAT32.zero) | off))
-    return int(layers[-1]) if layers.size else None
+    layers = np.flatnonzero(off & np.isfinite(median(trace, "log2_delta_max")))
+    backward = trace.underflow("float32").first_zero
+    return max([*layers.tolist(), *([] if backward is None else [backward])], default=None)

@@ -115,14 +115,14 @@ class Remedy:
     window: int | None = None
 
     @property
-    def loss(self) -> str:
+    def _loss(self) -> str:
         """Before and after training, in words."""
         end = self.training.end
         return "diverges" if math.isinf(end) else f"{self.training.start:.3g} to {end:.3g}"
 
     def __repr__(self) -> str:
         helps = "" if not self.name else ", helps" if self.helps else ", does not help"
-        return f"Remedy({self.name or 'as it is'}{helps}, loss {self.loss})"
+        return f"Remedy({self.name or 'as it is'}{helps}, loss {self._loss})"
 
     def to_dict(self) -> dict[str, Any]:
         """Give all measures but the times, fit for strict JSON."""
@@ -212,7 +212,7 @@ def _row(remedy: Remedy) -> list[str]:
         remedy.name or "as it is",
         decimal(remedy.log2_change),
         "" if math.isnan(remedy.distinct) else f"{remedy.distinct:.2g}",
-        remedy.loss,
+        remedy._loss,
         f"x{remedy.step_time:.1f}",
         "" if not remedy.name else "yes" if remedy.helps else "no",
     ]

@@ -20,6 +20,7 @@ from gradtrace._core import derivative_sup
 from gradtrace.analysis.statistics import mean_over_samples, median, spread
 from gradtrace.analysis.thresholds import FLAT, FLOAT32
 from gradtrace.show.looks import ROLE_COLORS, SERIES_COLORS, SERIES_DASHES, finite, framed, ink
+from gradtrace.tables import shown_layers
 from gradtrace.traces.stack import StackTrace
 
 __all__ = [
@@ -251,7 +252,7 @@ def checked_axes(ax: Axes | None) -> Axes:
 
 
 def _drawn_layers(depth: int) -> npt.NDArray[np.intp]:
-    return np.unique(np.linspace(0, depth - 1, min(depth, _MOST_LAYERS)).round().astype(np.intp))
+    return np.array(shown_layers(depth, _MOST_LAYERS), dtype=np.intp)
 
 
 def _zero_line(ax: Axes) -> None:
