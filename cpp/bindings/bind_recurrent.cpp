@@ -5,9 +5,11 @@
 
 #include "bindings/bind.h"
 #include "bindings/checked_recurrent.h"
-#include "bindings/result_figures.h"
+#include "bindings/checked_stack.h"
 #include "bindings/run_op.h"
+#include "bindings/stack_results.h"
 #include "ops/random.h"
+#include "ops/readout.h"
 #include "ops/recurrent_figures.h"
 
 namespace gt {
@@ -75,41 +77,48 @@ class RecurrentTrace {
         });
     }
 
-    py::array output() const {
-        py::array_t<T> y({steps(), batch(), static_cast<Size>(net_->outputs())});
-        tracer_->store_output(y.mutable_data());
-        return y;
-    }
-
-    // h at each sample's end, the last layer's directions side by side: (batch, outputs).
-    py::array final_output() const {
-        const std::size_t k = net_->layers(), d = net_->directions, n = net_->hidden(k - 1), b = s_.batch;
-        std::vector<std::vector<T>> all(k);
-        LayerArrays<T> to_each;
-        for (std::size_t layer = 0; layer < k; ++layer) {
-            all[layer].resize(b * net_->hidden(layer));
-            to_each.push_back(all[layer].data());
-        }
-        tracer_->store_final(to_each, {});
-        py::array_t<T> last({batch(), static_cast<Size>(net_->outputs())});
-        T* to = last.mutable_data();
-        for (std::size_t i = 0; i < d; ++i)
-            for (std::size_t sample = 0; sample < b; ++sample) {
-                const T* from = all[k - d + i].data() + sample * n;
-                std::copy(from, from + n, to + sample * d * n + i * n);
+    // Through a stack behind the outputs, at each sample's last step or at every step: the arrays of its trace. What it
+    // sends back is where `backward` starts.
+    py::dict read(const DenseStack& stack, const py::object& target, const std::string& loss, bool every_step,
+                  const std::vector<std::string>& keep) {
+        back_ = std::make_unique<ReadoutRows<T>>(*tracer_, every_step);
+        const std::size_t count = back_->count();
+        const py::object rows = every_step ? valid_rows(target) : target;
+        const Cotangent<T> start =
+            checked_cotangent<T>(stack, static_cast<Size>(count), rows, loss, py::none(), 0, 0, "");
+        Names names(keep.begin(), keep.end());
+        names.insert("grad_input");
+        StackTracer<T> behind(active_isa(), stack.layers<T>(), {names, true});
+        ResultFigures<T> figures;
+        const CallOutputs<T> out = behind.outputs(count, figures);
+        bool fits = true;
+        run_op("x", batch_text(count), [&](Interrupt& interrupt) {
+            try {
+                behind.add(back_->rows(), count, start, out, interrupt);
+                fits = back_->send_back(out.grad_input, behind.mean().gradient);
+            } catch (const std::overflow_error&) {
+                fits = false;
             }
-        return last;
+        });
+        if (!fits)
+            throw std::overflow_error("readout: the gradient that it sends back is beyond 2^(2^63), or as far below");
+        put_results(behind, figures);
+        figures.dict.attr("pop")("grad_input");
+        return figures.dict;
     }
 
-    // `cotangent`: (batch, outputs) at each end, (steps, batch, outputs) at every step, or None for the seeded one;
-    // `exponent`: int64 of each row, or None. Without `input_gradient` log2_dx is left NaN.
-    py::dict backward(const py::object& cotangent, const py::object& exponent, const py::object& cotangent_c,
-                      std::uint64_t seed, const std::vector<std::string>& keep, bool input_gradient) {
+    // `cotangent`: (batch, outputs) at each end, (steps, batch, outputs) at every step, or None: what a readout sent
+    // back, else the seeded one, else none beside `cotangent_c`. Without `input_gradient` log2_dx is left NaN.
+    py::dict backward(const py::object& cotangent, const py::object& cotangent_c, std::uint64_t seed,
+                      const std::vector<std::string>& keep, bool input_gradient) {
         typename RecurrentTracer<T>::Cotangent start{};
-        py::array rows = checked_cotangent(cotangent, seed, exponent.is_none());
-        start.rows = static_cast<const T*>(rows.data());
-        start.every_step = rows.ndim() == 3;
-        start.exponent = exponent.is_none() ? nullptr : static_cast<const std::int64_t*>(py::array(exponent).data());
+        py::array rows;
+        if (back_) {
+            start = back_->cotangent();
+        } else {
+            rows = checked_cotangent_of(cotangent, seed, !cotangent_c.is_none());
+            start = {static_cast<const T*>(rows.data()), nullptr, rows.ndim() == 3, {}};
+        }
         const States<T> c = checked_states<T>(*net_, s_.batch, cotangent_c, "cotangent_c");
         start.dc_last = c.layers;
 
@@ -124,8 +133,7 @@ class RecurrentTrace {
         });
         fits &= figures.write_gradients(*tracer_);
         if (!fits) fail_overflow("keep", "exponents within int64", "one beyond");
-        result.dict["first_nonfinite"] =
-            tracer_->first_nonfinite() ? py::object(py::int_(tracer_->first_nonfinite())) : py::object(py::none());
+        result.dict["first_nonfinite"] = index_or_none(tracer_->first_nonfinite(), tracer_->first_nonfinite() != 0);
         return result.dict;
     }
 
@@ -160,12 +168,28 @@ class RecurrentTrace {
         return array;
     }
 
-    // `given`: by the caller; what a readout sends back may be NaN.
-    py::array checked_cotangent(const py::object& object, std::uint64_t seed, bool given) const {
+    // Of `target` (steps, batch, ...) the rows of valid steps.
+    py::object valid_rows(const py::object& target) const {
+        const std::string expected = "shape (" + text(s_.steps) + ", " + text(s_.batch) + ", ...) beside at='all'";
+        if (!py::isinstance<py::array>(target)) fail_value("target", expected, type_name(target));
+        const auto array = py::reinterpret_borrow<py::array>(target);
+        if (array.ndim() < 2 || array.shape(0) != steps() || array.shape(1) != batch())
+            fail_value("target", expected, shape_text(array));
+        std::vector<Size> shape{-1};
+        for (Size axis = 2; axis < array.ndim(); ++axis) shape.push_back(array.shape(axis));
+        const std::vector<std::int64_t>& source = back_->source();
+        return array.attr("reshape")(shape).attr("take")(py::array(static_cast<Size>(source.size()), source.data()), 0);
+    }
+
+    // `alone`: a gradient arrives at c, so that none is drawn beside it.
+    py::array checked_cotangent_of(const py::object& object, std::uint64_t seed, bool alone) const {
         const auto outputs = static_cast<Size>(net_->outputs());
         if (object.is_none()) {
             py::array_t<T> rows({batch(), outputs});
-            normal_rows(seed, static_cast<std::size_t>(rows.size()), rows.mutable_data());
+            if (alone)
+                std::fill_n(rows.mutable_data(), rows.size(), T(0));
+            else
+                normal_rows(seed, static_cast<std::size_t>(rows.size()), rows.mutable_data());
             return rows;
         }
         const py::array rows = checked_array<T>(object, "cotangent", " (the network's)");
@@ -177,7 +201,7 @@ class RecurrentTrace {
             require_shape(
                 rows, "cotangent", {batch(), outputs},
                 last + " for the last step, or (" + text(s_.steps) + ", " + last.substr(1) + " for every one");
-        if (given) require_finite<T>(rows, "cotangent");
+        require_finite<T>(rows, "cotangent");
         return rows;
     }
 
@@ -203,16 +227,47 @@ class RecurrentTrace {
     std::shared_ptr<RecurrentParameters> net_;
     Sequences<T> s_;
     std::unique_ptr<RecurrentTracer<T>> tracer_;
+    std::unique_ptr<ReadoutRows<T>> back_;  // where there was a readout
 };
 
 template <class T>
 void bind_trace(py::module_& module, const char* name) {
     py::class_<RecurrentTrace<T>>(module, name)
-        .def("output", &RecurrentTrace<T>::output)
-        .def("final_output", &RecurrentTrace<T>::final_output)
-        .def("backward", &RecurrentTrace<T>::backward, py::arg("cotangent"), py::arg("exponent"),
-             py::arg("cotangent_c"), py::arg("seed"), py::arg("keep"), py::arg("input_gradient"))
+        .def("read", &RecurrentTrace<T>::read, py::arg("readout"), py::arg("target"), py::arg("loss"),
+             py::arg("every_step"), py::arg("keep"))
+        .def("backward", &RecurrentTrace<T>::backward, py::arg("cotangent"), py::arg("cotangent_c"), py::arg("seed"),
+             py::arg("keep"), py::arg("input_gradient"))
         .def("influence", &RecurrentTrace<T>::influence, py::arg("layer"), py::arg("cotangent"), py::arg("seed"));
+}
+
+// Forward alone; what comes behind is asked for.
+py::object run(const std::shared_ptr<RecurrentParameters>& p, const py::object& x, const py::object& h0,
+               const py::object& c0, const py::object& lengths) {
+    if (p->is_float32) return py::cast(std::make_unique<RecurrentTrace<float>>(p, x, h0, c0, lengths));
+    return py::cast(std::make_unique<RecurrentTrace<double>>(p, x, h0, c0, lengths));
+}
+
+// All of it: the figures, and the arrays of the readout's trace or None.
+py::tuple trace(const std::shared_ptr<RecurrentParameters>& p, const py::object& x, const py::object& h0,
+                const py::object& c0, const py::object& lengths, const DenseStack* readout, const py::object& target,
+                const std::string& loss, bool every_step, const py::object& cotangent, const py::object& cotangent_c,
+                std::uint64_t seed, const std::vector<std::string>& keep, bool input_gradient) {
+    const auto passes = [&](auto&& under_way) {
+        const py::object behind =
+            readout ? py::object(under_way.read(*readout, target, loss, every_step, {})) : py::object(py::none());
+        return py::make_tuple(under_way.backward(cotangent, cotangent_c, seed, keep, input_gradient), behind);
+    };
+    return p->is_float32 ? passes(RecurrentTrace<float>(p, x, h0, c0, lengths))
+                         : passes(RecurrentTrace<double>(p, x, h0, c0, lengths));
+}
+
+// Bytes of a trace with its figures, and of the arrays that are kept.
+template <class T>
+py::tuple memory(const RecurrentParameters& net, std::size_t steps, std::size_t batch,
+                 const std::vector<std::string>& keep) {
+    const CountedFigures<T> counted =
+        recurrent_memory<T>(net.network<T>(), steps, batch, Names(keep.begin(), keep.end()));
+    return py::make_tuple(counted.figure_bytes, counted.kept_bytes);
 }
 
 py::tuple arrays(const std::vector<py::array>& list) { return py::tuple(py::cast(list)); }
@@ -248,13 +303,19 @@ void bind_recurrent(py::module_& module) {
             },
             py::arg("x"), py::arg("h0"), py::arg("c0"), py::arg("lengths"))
         .def(
-            "trace",
-            [](const std::shared_ptr<P>& p, const py::object& x, const py::object& h0, const py::object& c0,
-               const py::object& lengths) -> py::object {
-                if (p->is_float32) return py::cast(std::make_unique<RecurrentTrace<float>>(p, x, h0, c0, lengths));
-                return py::cast(std::make_unique<RecurrentTrace<double>>(p, x, h0, c0, lengths));
+            "memory",
+            [](const P& p, std::size_t steps, std::size_t batch, const std::vector<std::string>& keep) {
+                return p.is_float32 ? memory<float>(p, steps, batch, keep) : memory<double>(p, steps, batch, keep);
             },
-            py::arg("x"), py::arg("h0"), py::arg("c0"), py::arg("lengths"));
+            py::arg("steps"), py::arg("batch"), py::arg("keep"))
+        .def(
+            "influence_memory",
+            [](const P& p, std::size_t steps, std::size_t batch) { return influence_bytes(p.cell(), steps, batch); },
+            py::arg("steps"), py::arg("batch"))
+        .def("run", &run, py::arg("x"), py::arg("h0"), py::arg("c0"), py::arg("lengths"))
+        .def("trace", &trace, py::arg("x"), py::arg("h0"), py::arg("c0"), py::arg("lengths"), py::arg("readout"),
+             py::arg("target"), py::arg("loss"), py::arg("every_step"), py::arg("cotangent"), py::arg("cotangent_c"),
+             py::arg("seed"), py::arg("keep"), py::arg("input_gradient"));
     bind_trace<float>(module, "RecurrentTraceF32");
     bind_trace<double>(module, "RecurrentTraceF64");
 }

@@ -3,14 +3,12 @@
 
 #include "bindings/bind.h"
 #include "bindings/checked_stack.h"
-#include "bindings/result_figures.h"
 #include "bindings/run_op.h"
+#include "bindings/stack_results.h"
 #include "ops/stack_tracer.h"
 
 namespace gt {
 namespace {
-
-std::string batch_text(py::ssize_t samples) { return "a batch of " + std::to_string(samples) + " samples"; }
 
 template <class T>
 py::array checked_input(const DenseStack& stack, const py::object& object, const std::string& name,
@@ -32,42 +30,9 @@ py::array forward(const DenseStack& stack, const py::object& object) {
     T* to = y.mutable_data();
     const auto batch = static_cast<std::size_t>(x.shape(0));
     const std::vector<DenseLayer<T>> layers = stack.layers<T>();  // reads Python objects: while the GIL is held
-    run_op("x", batch_text(x.shape(0)),
+    run_op("x", batch_text(batch),
            [&](Interrupt& interrupt) { stack_forward(active_isa(), layers, from, batch, to, interrupt); });
     return y;
-}
-
-// What one call's samples start their backward pass from; the arrays stay with the caller.
-template <class T>
-Cotangent<T> checked_cotangent(const DenseStack& stack, py::ssize_t batch, const py::object& target,
-                               const std::string& loss, const py::object& cotangent, std::uint64_t seed,
-                               std::size_t samples_before, const std::string& label) {
-    const std::string shape = "(" + std::to_string(batch) + ", " + std::to_string(stack.sizes.back()) + ")";
-    Cotangent<T> result{CotangentKind::random};
-    result.seed = seed;
-    result.first_sample = samples_before;
-    const auto rows = [&](const py::object& object, const std::string& name) {
-        const py::array array = checked_array<T>(object, name, " (the network's)");
-        require_shape(array, name, {batch, stack.sizes.back()}, shape);
-        require_finite<T>(array, name);
-        return static_cast<const T*>(array.data());
-    };
-    if (loss == "cross_entropy") {
-        const std::string name = "target" + label;
-        const py::array labels = checked_array<std::int64_t>(target, name, " (labels)");
-        require_shape(labels, name, {batch}, "(" + std::to_string(batch) + ",)");
-        const auto* given = static_cast<const std::int64_t*>(labels.data());
-        result.labels.assign(given, given + batch);  // before the check: another thread may write to the caller's
-        require_labels(result.labels, name, stack.sizes.back());
-        result.kind = CotangentKind::cross_entropy;
-    } else if (loss == "mse") {
-        result.kind = CotangentKind::mse;
-        result.rows = rows(target, "target" + label);
-    } else if (!cotangent.is_none()) {
-        result.kind = CotangentKind::given;
-        result.rows = rows(cotangent, "cotangent" + label);
-    }
-    return result;
 }
 
 // One trace under way.
@@ -88,7 +53,7 @@ class Tracer {
             checked_cotangent<T>(*stack_, x.shape(0), target, loss, cotangent_object, seed, tracer_.samples(), label);
         ResultFigures<T> figures;
         const CallOutputs<T> out = tracer_.outputs(batch, figures);
-        run_op("x" + label, batch_text(x.shape(0)), [&](Interrupt& interrupt) {
+        run_op("x" + label, batch_text(batch), [&](Interrupt& interrupt) {
             tracer_.add(static_cast<const T*>(x.data()), batch, cotangent, out, interrupt);
         });
         return figures.dict;
@@ -96,13 +61,14 @@ class Tracer {
 
     py::dict finish() {
         ResultFigures<T> figures;
-        if (!tracer_.results(figures)) fail_overflow("keep", "exponents within int64", "one beyond");
-        figures.dict["loss"] = tracer_.loss();
-        figures.dict["samples"] = tracer_.samples();
-        const bool finite = tracer_.first_nonfinite() == stack_->weights.size();
-        figures.dict["first_nonfinite"] =
-            finite ? py::object(py::none()) : py::object(py::int_(tracer_.first_nonfinite()));
+        put_results(tracer_, figures);
         return figures.dict;
+    }
+
+    // Bytes of the figures of such a call, and of the arrays that are kept.
+    py::tuple memory(std::size_t batch) const {
+        const CountedFigures<T> counted = tracer_.memory(batch);
+        return py::make_tuple(counted.figure_bytes, counted.kept_bytes);
     }
 
   private:
@@ -122,6 +88,7 @@ void bind_tracer(py::module_& module, const char* name) {
     py::class_<Tracer<T>>(module, name)
         .def("add", &Tracer<T>::add, py::arg("x"), py::arg("target"), py::arg("loss"), py::arg("cotangent"),
              py::arg("seed"), py::arg("label"))
+        .def("memory", &Tracer<T>::memory, py::arg("batch"))
         .def("finish", &Tracer<T>::finish);
 }
 

@@ -240,4 +240,43 @@ std::shared_ptr<DenseStack> make_stack(const py::object& weights, const py::obje
     return stack;
 }
 
+template <class T>
+Cotangent<T> checked_cotangent(const DenseStack& stack, py::ssize_t batch, const py::object& target,
+                               const std::string& loss, const py::object& cotangent, std::uint64_t seed,
+                               std::size_t samples_before, const std::string& label) {
+    const std::string shape = "(" + std::to_string(batch) + ", " + std::to_string(stack.sizes.back()) + ")";
+    Cotangent<T> result{CotangentKind::random};
+    result.seed = seed;
+    result.first_sample = samples_before;
+    const auto rows = [&](const py::object& object, const std::string& name) {
+        const py::array array = checked_array<T>(object, name, " (the network's)");
+        require_shape(array, name, {batch, stack.sizes.back()}, shape);
+        require_finite<T>(array, name);
+        return static_cast<const T*>(array.data());
+    };
+    if (loss == "cross_entropy") {
+        const std::string name = "target" + label;
+        const py::array labels = checked_array<std::int64_t>(target, name, " (labels)");
+        require_shape(labels, name, {batch}, "(" + std::to_string(batch) + ",)");
+        const auto* given = static_cast<const std::int64_t*>(labels.data());
+        result.labels.assign(given, given + batch);  // before the check: another thread may write to the caller's
+        require_labels(result.labels, name, stack.sizes.back());
+        result.kind = CotangentKind::cross_entropy;
+    } else if (loss == "mse") {
+        result.kind = CotangentKind::mse;
+        result.rows = rows(target, "target" + label);
+    } else if (!cotangent.is_none()) {
+        result.kind = CotangentKind::given;
+        result.rows = rows(cotangent, "cotangent" + label);
+    }
+    return result;
+}
+
+template Cotangent<float> checked_cotangent<float>(const DenseStack&, py::ssize_t, const py::object&,
+                                                   const std::string&, const py::object&, std::uint64_t, std::size_t,
+                                                   const std::string&);
+template Cotangent<double> checked_cotangent<double>(const DenseStack&, py::ssize_t, const py::object&,
+                                                     const std::string&, const py::object&, std::uint64_t, std::size_t,
+                                                     const std::string&);
+
 }  // namespace gt

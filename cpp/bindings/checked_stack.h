@@ -5,6 +5,7 @@
 
 #include "bindings/array_check.h"
 #include "ops/dense_stack.h"
+#include "ops/loss.h"
 
 namespace gt {
 
@@ -54,5 +55,11 @@ CheckedActivation checked_activation(const py::object& object, const std::string
 std::shared_ptr<DenseStack> make_stack(const py::object& weights, const py::object& biases,
                                        const py::object& activation, const py::object& residual,
                                        const py::object& layer_norm);
+
+// What one call's samples start their backward pass from; the arrays stay with the caller.
+template <class T>
+Cotangent<T> checked_cotangent(const DenseStack& stack, py::ssize_t batch, const py::object& target,
+                               const std::string& loss, const py::object& cotangent, std::uint64_t seed,
+                               std::size_t samples_before, const std::string& label);
 
 }  // namespace gt

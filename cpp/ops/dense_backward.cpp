@@ -203,6 +203,10 @@ void StackPass<T>::finish_backward() {
     norms(inputs, part_.da(0), squares, log2_dx);
     put(out_.log2_grad_input, 0, log2_dx, da_exponent_);
     put_gain(out_.weight_gain, 0, log2_dx, da_exponent_, log2_delta_, delta_exponent_);
+    for (std::size_t l = 0; l < network_.depth(); ++l)
+        for (std::size_t b = part_.first; b < part_.first + part_.samples; ++b)
+            out_.log2_grad_weight_sample[l * out_.stride + b] =
+                out_.log2_delta[l * out_.stride + b] + out_.log2_activation[l * out_.stride + b];
 }
 
 template void StackPass<float>::load_cotangent(const Cotangent<float>&);

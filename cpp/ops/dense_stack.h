@@ -91,6 +91,7 @@ struct SampleOutputs {
     double *log2_delta = nullptr, *log2_delta_max = nullptr, *activation_gain = nullptr, *norm_gain = nullptr,
            *weight_gain = nullptr, *log2_preactivation = nullptr;
     double* log2_activation = nullptr;                             // one row more: the input
+    double* log2_grad_weight_sample = nullptr;                     // of log2_delta and log2_activation, at the end
     double *log2_cotangent = nullptr, *log2_grad_input = nullptr;  // (stride,)
 };
 
@@ -238,7 +239,7 @@ class StackPass {
     // forward through layer l. False: its exponent is no int64.
     bool has_faded_derivative(std::size_t l, const T* row, std::int64_t exponent) const;
     bool derivative_from_log(std::size_t l, std::size_t b, T* row, std::int64_t* exponent) const;
-    void finish_backward();  // the norm of dL/dx, whose rows are left in part().da(0)
+    void finish_backward();  // the norm of dL/dx, whose rows are left in part().da(0), and of each sample's dL/dW
     const double* exponent_of_da() const { return da_exponent_; }
     const BlockPart<T>& part() const { return part_; }
 

@@ -87,6 +87,13 @@ double cotangent_row(const IsaKernels& isa, const Cotangent<T>& cotangent, std::
     return 0;
 }
 
+MeanFactors mean_factors(CotangentKind kind, std::size_t samples, std::size_t outputs) {
+    const auto n = static_cast<double>(samples), values = static_cast<double>(samples * outputs);
+    if (kind == CotangentKind::cross_entropy) return {1 / n, 1 / n};
+    if (kind == CotangentKind::mse) return {1 / values, 2 / values};
+    return {};
+}
+
 template double cotangent_row<float>(const IsaKernels&, const Cotangent<float>&, std::size_t, const OutputRow<float>&,
                                      double*, double*);
 template double cotangent_row<double>(const IsaKernels&, const Cotangent<double>&, std::size_t,

@@ -1,7 +1,7 @@
 // Where the backward pass starts: the gradient of a loss with respect to one sample's output, as a scaled row.
 //
-// Losses are sums over samples here; the factor of the mean (1/N for cross entropy, 2/(N n_L) for mse) is the same for
-// every figure and is applied at the end, when N is known.
+// Losses are sums over samples here; the factor of the mean is the same for every figure and is applied at the end,
+// when N is known.
 #pragma once
 
 #include <cstddef>
@@ -40,5 +40,11 @@ struct Cotangent {
 template <class T>
 double cotangent_row(const IsaKernels& isa, const Cotangent<T>& cotangent, std::size_t b, const OutputRow<T>& output,
                      double* row, double* loss);
+
+// What the sums are multiplied by for a mean as PyTorch's defaults have it; the loss itself, and its gradient.
+struct MeanFactors {
+    double value = 1, gradient = 1;
+};
+MeanFactors mean_factors(CotangentKind kind, std::size_t samples, std::size_t outputs);
 
 }  // namespace gt

@@ -27,16 +27,10 @@ bool RecurrentFigures<T>::uniform() const {
                        [&](const RecurrentLayer<T>& layer) { return layer.hidden == hidden(0); });
 }
 
-static std::size_t count_of(const Extents& shape) {
-    std::size_t count = 1;
-    for (const std::size_t n : shape) count *= n;
-    return count;
-}
-
 template <class T>
 double* RecurrentFigures<T>::blank(const char* name, const Extents& shape) {
     double* to = to_.figure(name, shape);
-    std::fill_n(to, count_of(shape), kNaN);
+    if (to) std::fill_n(to, entries_of(shape), kNaN);
     return to;
 }
 
@@ -47,7 +41,7 @@ LayerArrays<double> RecurrentFigures<T>::of_layers(const char* name, const Exten
     all.insert(all.end(), shape.begin(), shape.end());
     double* to = blank(name, all);
     LayerArrays<double> each;
-    for (std::size_t k = 0; k < layers(); ++k) each.push_back(to + k * count_of(shape));
+    for (std::size_t k = 0; k < layers(); ++k) each.push_back(to ? to + k * entries_of(shape) : nullptr);
     return each;
 }
 
@@ -58,12 +52,14 @@ LayerArrays<double> RecurrentFigures<T>::of_units(const char* name) {
     std::vector<Extents> shapes;
     for (std::size_t k = 0; k < layers(); ++k) shapes.push_back({hidden(k)});
     LayerArrays<double> each = to_.figure_of_layers(name, shapes);
-    for (std::size_t k = 0; k < layers(); ++k) std::fill_n(each[k], hidden(k), kNaN);
+    for (std::size_t k = 0; k < layers(); ++k)
+        if (each[k]) std::fill_n(each[k], hidden(k), kNaN);
     return each;
 }
 
 template <class T>
 static void fill_blank(const KeptRows<T>& rows, std::size_t count, std::size_t width) {
+    if (!rows) return;
     std::fill_n(rows.mantissa, count * width, static_cast<T>(kNaN));
     std::fill_n(rows.exponent, count, std::int64_t{0});
 }
@@ -77,7 +73,7 @@ std::vector<KeptRows<T>> RecurrentFigures<T>::kept_layers(const char* name, std:
     if (uniform()) {
         const std::size_t width = blocks * hidden(0);
         const KeptRows<T> all = to_.kept(name, {layers(), entries, batch_}, {width});
-        for (std::size_t k = 0; k < layers(); ++k)
+        for (std::size_t k = 0; all && k < layers(); ++k)
             each[k] = {all.mantissa + k * count * width, all.exponent + k * count};
     } else {
         std::vector<Extents> widths;
@@ -199,6 +195,28 @@ bool RecurrentFigures<T>::write_gradients(const RecurrentTracer<T>& tracer) {
     return fits;
 }
 
+template <class T>
+CountedFigures<T> recurrent_memory(const RecurrentNetwork<T>& network, std::size_t steps, std::size_t batch,
+                                   const Names& keep) {
+    const CellShape& cell = cell_shape(network.kind);
+    const std::size_t rows = checked_multiply(steps, batch), each = cell.row_blocks + 1 + cell.has_cell_state;
+    CountedFigures<T> counted;
+    RecurrentFigures<T>(network, steps, batch, keep, counted);
+    for (const RecurrentLayer<T>& layer : network.layers)
+        counted.figure_bytes =
+            checked_add(counted.figure_bytes, checked_multiply(checked_multiply(rows, layer.hidden), each * sizeof(T)));
+    return counted;
+}
+
+std::size_t influence_bytes(const CellShape& cell, std::size_t steps, std::size_t batch) {
+    const std::size_t pairs = checked_multiply(checked_multiply(steps + 1, steps + 1), batch);
+    return checked_multiply(pairs, (1 + cell.has_cell_state) * sizeof(double));
+}
+
+template CountedFigures<float> recurrent_memory<float>(const RecurrentNetwork<float>&, std::size_t, std::size_t,
+                                                       const Names&);
+template CountedFigures<double> recurrent_memory<double>(const RecurrentNetwork<double>&, std::size_t, std::size_t,
+                                                         const Names&);
 template class RecurrentFigures<float>;
 template class RecurrentFigures<double>;
 

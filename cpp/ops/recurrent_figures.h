@@ -46,4 +46,12 @@ class RecurrentFigures {
     Figures<T>& to_;
 };
 
+// What a trace of so many sequences takes: its figures with the states and gates of every step, and what is kept.
+template <class T>
+CountedFigures<T> recurrent_memory(const RecurrentNetwork<T>& network, std::size_t steps, std::size_t batch,
+                                   const Names& keep);
+
+// Of the influence of all states on each other.
+std::size_t influence_bytes(const CellShape& cell, std::size_t steps, std::size_t batch);
+
 }  // namespace gt

@@ -18,13 +18,14 @@ CallOutputs<T> StackTracer<T>::outputs(std::size_t batch, Figures<T>& figures) c
     s.weight_gain = figures.figure("weight_gain", {depth, batch});
     s.log2_preactivation = figures.figure("log2_preactivation", {depth, batch});
     s.log2_activation = figures.figure("log2_activation", {depth + 1, batch});
+    s.log2_grad_weight_sample = figures.figure("log2_grad_weight_sample", {depth, batch});
     s.log2_cotangent = figures.figure("log2_cotangent", {batch});
     s.log2_grad_input = figures.figure("log2_grad_input", {batch});
     bool normalised = false;
     for (std::size_t l = 0; l < depth; ++l) normalised |= network_.layer(l).normalised;
     if (normalised) {
         s.norm_gain = figures.figure("norm_gain", {depth, batch});
-        std::fill_n(s.norm_gain, depth * batch, 0.0);  // written for normalised layers only
+        if (s.norm_gain) std::fill_n(s.norm_gain, depth * batch, 0.0);  // written for normalised layers only
     }
     std::vector<Extents> units;
     for (std::size_t l = 0; l < depth; ++l) units.push_back({network_.units(l + 1)});
@@ -102,7 +103,8 @@ bool StackTracer<T>::keep_gradients(Figures<T>& figures) const {
         std::vector<Extents> shapes;
         for (std::size_t l = 0; l < network_.depth(); ++l) shapes.push_back(shape_of(network_.layer(l)));
         const std::vector<KeptRows<T>> to = figures.kept_of_layers(name, {}, shapes);
-        for (std::size_t l = 0; l < network_.depth(); ++l) fits &= keep_sum(gradient_of(gradients_[l]), to[l]);
+        for (std::size_t l = 0; l < network_.depth(); ++l)
+            if (to[l]) fits &= keep_sum(gradient_of(gradients_[l]), to[l]);
     };
     using G = LayerGradient<T>;
     using L = DenseLayer<T>;
@@ -113,6 +115,14 @@ bool StackTracer<T>::keep_gradients(Figures<T>& figures) const {
         "grad_biases", [](const L& layer) { return Extents{layer.outputs}; },
         [](const G& gradient) -> const auto& { return gradient.bias; });
     return fits;
+}
+
+template <class T>
+CountedFigures<T> StackTracer<T>::memory(std::size_t batch) const {
+    CountedFigures<T> counted;
+    outputs(batch, counted);
+    keep_gradients(counted);
+    return counted;
 }
 
 template class StackTracer<float>;

@@ -148,6 +148,7 @@ void StackTracer<T>::add(const T* x, std::size_t batch, const Cotangent<T>& cota
         if (chunk.exponent_lost) throw std::overflow_error("keep: an exponent of the kept rows is beyond int64");
     }
     samples_ += batch;
+    kind_ = cotangent.kind;
 }
 
 // What one worker carries through the layers: some blocks, or parts of them, side by side, so that each layer's weights

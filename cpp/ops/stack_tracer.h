@@ -36,10 +36,13 @@ class StackTracer {
              Interrupt& interrupt);
 
     CallOutputs<T> outputs(std::size_t batch, Figures<T>& figures) const;  // what one call of `add` writes
+    CountedFigures<T> memory(std::size_t batch) const;                     // that they take, gradients included
     bool results(Figures<T>& figures) const;  // of all samples; false where a kept exponent is beyond int64
-    double loss() const { return loss_; }     // summed over samples (and units for mse)
+    MeanFactors mean() const { return mean_factors(kind_, samples_, network_.units(network_.depth())); }
+    double loss() const { return loss_ * mean().value; }        // the mean
     std::size_t first_nonfinite() const { return nonfinite_; }  // depth where there is none
     std::size_t samples() const { return samples_; }
+    std::size_t depth() const { return network_.depth(); }
 
   private:
     struct Chunk;
@@ -63,6 +66,7 @@ class StackTracer {
     std::vector<LayerGradient<T>> gradients_;
     std::vector<LayerStatistics> statistics_;
     std::vector<std::uint8_t> alive_;
+    CotangentKind kind_ = CotangentKind::given;
     double loss_ = 0;
     std::size_t nonfinite_, samples_ = 0;
 };

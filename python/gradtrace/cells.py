@@ -27,8 +27,6 @@ class Cell:
         Whether `bias_ih` and `bias_hh` have gradients of their own.
     gates : tuple of str
         In the order of the weights' rows, the letter last: ``"forget f"``.
-    kept_per_row : int
-        Numbers that a trace keeps for each unit and step.
     lacks : str
         Why it lacks a figure of another cell.
     carry : str or None
@@ -47,7 +45,6 @@ class Cell:
     has_cell_state: bool
     separate_biases: bool
     gates: tuple[str, ...]
-    kept_per_row: int
     lacks: str
     carry: str | None = None
     cuts: tuple[str, ...] = ()
@@ -86,7 +83,6 @@ class Cell:
 _ROWS: dict[str, dict[str, Any]] = {
     "lstm": {
         "gates": ("input i", "forget f", "candidate g", "output o"),
-        "kept_per_row": 6,
         "lacks": "an LSTM's direct path runs along c (log2_dc_direct), and its two biases share their gradient",
         "carry": "forget",
         "cuts": ("candidate", "output"),
@@ -96,7 +92,6 @@ _ROWS: dict[str, dict[str, Any]] = {
     },
     "gru": {
         "gates": ("reset r", "update z", "candidate n"),
-        "kept_per_row": 5,
         "lacks": "a GRU has no cell state (log2_dh_direct), and its two biases have gradients of their own",
         "carry": "update",
         "cuts": ("candidate",),
@@ -105,7 +100,6 @@ _ROWS: dict[str, dict[str, Any]] = {
     },
     "rnn": {
         "gates": (),
-        "kept_per_row": 2,
         "lacks": "a plain RNN has neither gates nor a direct path; it has log2_dz, activation_gain, weight_gain",
         "split": "What each step did to it, in bits. Pink: the activation; blue: the weights.",
     },

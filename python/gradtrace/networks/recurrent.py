@@ -16,12 +16,10 @@ from gradtrace.networks.carried import Carried
 from gradtrace.networks.network import UNCHANGED, Network
 from gradtrace.networks.recurrent_arguments import check_loss, checked_keep
 from gradtrace.networks.recurrent_initialisation import random_recurrent
-from gradtrace.networks.results import build_trace
+from gradtrace.networks.results import build_readout, build_trace
 from gradtrace.networks.stack import LossName, Stack
 from gradtrace.traces.influence import Influence
 from gradtrace.traces.recurrent import RecurrentTrace
-from gradtrace.traces.scaled import ScaledArray
-from gradtrace.traces.stack import StackTrace
 
 __all__ = ["Array", "Arrays", "Biases", "Recurrent", "last_output"]
 
@@ -283,13 +281,12 @@ class Recurrent(Network):
         x, cotangent = self._time_first(x, names), self._carried.cotangent_time_first(cotangent)
         if isinstance(lengths, np.ndarray):
             lengths = lengths.copy()  # read more than once, and another thread may write to it
-        run = self._core.trace(x, h0, c0, lengths)
-        readout_trace, start, exponent = None, cotangent, None
-        if readout is not None and loss is not None:
-            readout_trace, start, exponent = self._through_readout(run, x, lengths, readout, target, loss, at)
-        if start is None and cotangent_c is not None:  # a gradient was given, so that none is drawn beside it
-            start = np.zeros((x.shape[1], self._outputs), dtype=self.dtype)
-        figures = run.backward(start, exponent, cotangent_c, seed, names, bool(input_gradient))
+        behind = None if readout is None else readout._core
+        figures, read = self._core.trace(
+            x, h0, c0, lengths, behind, target, loss or "", at == "all", cotangent, cotangent_c, seed, names,
+            bool(input_gradient),
+        )  # fmt: skip
+        readout_trace = None if readout is None else build_readout(read, readout._facts, loss or "")
         facts = {
             "cell": self._cell.name,
             "dtype": str(self.dtype),
@@ -307,41 +304,21 @@ class Recurrent(Network):
         }
         return build_trace(facts, figures)
 
-    def _through_readout(
-        self, run: Any, x: Array, lengths: Array | None, readout: Stack, target: Any, loss: LossName, at: str
-    ) -> tuple[StackTrace, Array, npt.NDArray[np.int64]]:
-        """Trace the readout; what arrives at h, as mantissas and exponents."""
-        steps, batch = x.shape[:2]
-        if at == "last":
-            trace, rows = _sent_back(readout, run.final_output(), target, loss)
-            return trace, rows.mantissa, rows.exponent
-        if not isinstance(target, np.ndarray) or target.shape[:2] != (steps, batch):
-            got = target.shape if isinstance(target, np.ndarray) else type(target).__name__
-            raise ValueError(f"target: expected shape ({steps}, {batch}, ...) beside at='all', got {str(got)[:60]}")
-        ends = np.full(batch, steps) if lengths is None else lengths
-        valid = np.arange(steps)[:, None] < ends
-        trace, rows = _sent_back(readout, run.output()[valid], np.ascontiguousarray(target[valid]), loss)
-        mantissa = np.zeros((steps, batch, rows.shape[1]), dtype=self.dtype)
-        exponent = np.zeros((steps, batch), dtype=np.int64)
-        mantissa[valid], exponent[valid] = rows.mantissa, rows.exponent
-        return trace, mantissa, exponent
-
     def _check_memory(self, x: Any, keep: Sequence[str] = ()) -> None:
         """Refuse what this machine could not even hold, before anything is computed."""
         if not isinstance(x, np.ndarray) or x.ndim != (2 if self.embedding is not None and x.dtype.kind == "i" else 3):
             return  # the core, or the embedding, says what is wrong
-        limit, units = _core.physical_memory(), sum(self._hidden_sizes)
-        layers, rows, item = len(self._hidden_sizes), x.shape[0] * x.shape[1], self.dtype.itemsize
-        copied = 0 if self.embedding is None and not self.batch_first else rows * self.input_size * item
-        arrays = copied + rows * units * item * self._cell.kept_per_row + 8 * 10 * rows * layers
-        if arrays > limit:
+        batch, steps = x.shape[:2] if self.batch_first else x.shape[1::-1]
+        limit, (figures, kept) = _core.physical_memory(), self._core.memory(steps, batch, list(keep))
+        copied = 0 if self.embedding is None and not self.batch_first else x.shape[0] * x.shape[1] * self.input_size
+        if (need := figures + copied * self.dtype.itemsize) > limit:
             raise MemoryError(
-                f"x: the trace needs {arrays} bytes, this machine has {limit}; use fewer samples or steps at a time"
+                f"x: the trace needs {need} bytes, this machine has {limit}; use fewer samples or steps at a time"
             )
-        wide = {"gates": self._cell.blocks, "dgates": self._cell.blocks}
-        kept = sum(wide.get(name, 1) for name in keep if not name.startswith("grad")) * rows * units
-        if (need := arrays + kept * item) > limit:
-            raise MemoryError(f"keep: needs {need} bytes, this machine has {limit}; keep less or trace fewer samples")
+        if need + kept > limit:
+            raise MemoryError(
+                f"keep: needs {need + kept} bytes, this machine has {limit}; keep less or trace fewer samples"
+            )
 
     @blames("x", "use fewer samples or steps at a time")
     def _influence(
@@ -362,12 +339,13 @@ class Recurrent(Network):
         seed = checked_seed("cotangent_seed", cotangent_seed)
         x = self._time_first(x)
         if isinstance(x, np.ndarray) and x.ndim == 3:
-            need, limit = 16 * (x.shape[0] + 1) ** 2 * x.shape[1], _core.physical_memory()
+            steps, batch = x.shape[:2]
+            need, limit = self._core.influence_memory(steps, batch), _core.physical_memory()
             if need > limit:
                 raise MemoryError(
                     f"x: the influence map needs {need} bytes, this machine has {limit}; use fewer samples or steps"
                 )
-        return Influence(*self._core.trace(x, h0, c0, lengths).influence(layer % count, cotangent, seed))
+        return Influence(*self._core.run(x, h0, c0, lengths).influence(layer % count, cotangent, seed))
 
     def _variant(self) -> str:
         """Give the core's name of the cell."""
@@ -378,13 +356,6 @@ class Recurrent(Network):
         both = ", bidirectional=True" if self.bidirectional else ""
         sizes = f"{self.input_size}, {self.hidden_size}"
         return f"{type(self).__name__}({sizes}{layers}{both}{self._carried}, dtype={self.dtype})" + self._told()
-
-
-def _sent_back(readout: Stack, x: Array, target: Any, loss: LossName) -> tuple[StackTrace, ScaledArray]:
-    try:
-        return readout.trace_rows(x, target, loss)
-    except OverflowError:
-        raise OverflowError("readout: the gradient that it sends back is beyond 2^(2^63), or as far below") from None
 
 
 def _within_one(h0: Any) -> bool:

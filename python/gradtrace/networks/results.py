@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace import _core
-from gradtrace.networks.losses import LOSSES
 from gradtrace.quiet import quiet
 from gradtrace.traces.figures import STACK, STACK_KEPT, Kept, kept_arrays, recurrent_figures
 from gradtrace.traces.quantiles import EXACT_SAMPLES, PROBABILITIES, StreamingQuantiles
@@ -16,7 +15,7 @@ from gradtrace.traces.recurrent import RecurrentTrace
 from gradtrace.traces.scaled import ScaledArray
 from gradtrace.traces.stack import StackTrace
 
-__all__ = ["TraceBuilder", "build_trace"]
+__all__ = ["TraceBuilder", "build_readout", "build_trace"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -40,7 +39,6 @@ class TraceBuilder:
         self.empty = False
         if "norm_gain" not in arrays:  # no layer has one: a single number seen as an array
             arrays["norm_gain"] = np.broadcast_to(0.0, arrays["weight_gain"].shape)
-        arrays["log2_grad_weight_sample"] = arrays["log2_delta"] + arrays["log2_activation"][:-1]
         self._batches.append(arrays)
         if self._per_sample:
             return
@@ -58,11 +56,7 @@ class TraceBuilder:
     @quiet
     def finish(self, totals: dict[str, Any], facts: dict[str, Any], loss: str | None) -> StackTrace:
         """Make the trace from the sums over all samples, and the facts of its network."""
-        samples, sizes = totals.pop("samples"), facts["sizes"]
-        value, factor = totals.pop("loss"), 1.0
-        if loss is not None:
-            value *= LOSSES[loss].value_factor(samples, sizes[-1])
-            factor = LOSSES[loss].gradient_factor(samples, sizes[-1])
+        factor = totals["gradient_factor"]
         kept = {row.name: self._kept(row, totals, factor) for row in STACK_KEPT if self._has(row.name, totals)}
         given = self._over_samples() | totals
         for figure in STACK:
@@ -71,9 +65,9 @@ class TraceBuilder:
             given[figure.name].flags.writeable = False
         return StackTrace(
             **facts,
-            samples=samples,
+            samples=totals["samples"],
             quantiles=None if self._per_sample else PROBABILITIES,
-            loss=None if loss is None else float(value),
+            loss=None if loss is None else totals["loss"],
             first_nonfinite=totals["first_nonfinite"],
             _figures={figure.name: given[figure.name] for figure in STACK},
             _kept=kept,
@@ -106,6 +100,13 @@ class TraceBuilder:
     def _rows(self, name: str) -> list[tuple[npt.NDArray[Any], npt.NDArray[np.int64]]]:
         layers = zip(*(batch[name] for batch in self._batches), strict=True)
         return [(np.concatenate([m for m, _ in layer]), np.concatenate([e for _, e in layer])) for layer in layers]
+
+
+def build_readout(arrays: dict[str, Any], facts: dict[str, Any], loss: str) -> StackTrace:
+    """Make the trace of a readout from what the core returned at once."""
+    builder = TraceBuilder(True)
+    builder.add(arrays)
+    return builder.finish(arrays, facts, loss)
 
 
 def build_trace(facts: dict[str, Any], given: dict[str, Any]) -> RecurrentTrace:

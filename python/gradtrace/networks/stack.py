@@ -12,9 +12,8 @@ from gradtrace import _core, doors
 from gradtrace.memory import blames
 from gradtrace.networks.batches import batches, slices
 from gradtrace.networks.initialisation import random_parameters
-from gradtrace.networks.losses import LOSSES
 from gradtrace.networks.network import UNCHANGED, Network
-from gradtrace.networks.results import TraceBuilder
+from gradtrace.networks.results import TraceBuilder, build_readout
 from gradtrace.networks.stack_arguments import check_options, check_quantiles, checked_keep
 from gradtrace.traces.scaled import ScaledArray
 from gradtrace.traces.stack import StackTrace
@@ -328,7 +327,7 @@ class Stack(Network):
         tracer = self._core.tracer(names, one_call)
         builder = TraceBuilder(per_sample)
         for label, batch, batch_target, batch_cotangent in parts:
-            self._check_memory(len(batch) if isinstance(batch, np.ndarray) and batch.ndim else 0, names, per_sample)
+            self._check_memory(tracer, batch, per_sample)
             builder.add(tracer.add(batch, batch_target, loss or "", batch_cotangent, cotangent_seed, label))
         if builder.empty:
             raise ValueError("x: expected at least one batch, got none")
@@ -396,25 +395,18 @@ class Stack(Network):
         grad_input : ScaledArray
             (B, n_0), rows of dL/dx.
         """
-        self._check_memory(len(x), keep, True)
         tracer = self._core.tracer(["grad_input", *keep], True)
+        self._check_memory(tracer, x, True)
         arrays = tracer.add(x, target, loss, None, 0, "")
         rows = ScaledArray(*arrays.pop("grad_input"))
-        builder = TraceBuilder(True)
-        builder.add(arrays)
-        trace = builder.finish(tracer.finish(), self._facts, loss)
-        return trace, rows.times(LOSSES[loss].gradient_factor(len(x), self.sizes[-1]))
+        results = arrays | tracer.finish()
+        return build_readout(results, self._facts, loss), rows.times(results["gradient_factor"])
 
-    def _check_memory(self, batch: int, keep: Sequence[str], per_sample: bool) -> None:
+    def _check_memory(self, tracer: _core.StackTracer, x: Any, per_sample: bool) -> None:
         """Refuse what this machine could not even hold, before anything is computed."""
-        limit, item = _core.physical_memory(), self.dtype.itemsize
-        rows = batch * sum(self.sizes[1:]) * item * sum(not name.startswith("grad") for name in keep)
-        weights = sum(w.size for w in self.weights) * item if "grad_weights" in keep else 0
-        if rows + weights > limit:
-            raise MemoryError(
-                f"keep: needs {rows + weights} bytes, this machine has {limit}; keep less or trace fewer samples"
-            )
-        figures = 8 * batch * (7 * self.depth + 3)
+        figures, kept = tracer.memory(len(x) if isinstance(x, np.ndarray) and x.ndim else 0)
+        if kept > (limit := _core.physical_memory()):
+            raise MemoryError(f"keep: needs {kept} bytes, this machine has {limit}; keep less or trace fewer samples")
         if per_sample and figures > limit:
             raise MemoryError(f"x: the trace needs {figures} bytes, this machine has {limit}; use per_sample=False")
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace.networks import Recurrent
+from gradtrace.networks.results import build_readout
 from gradtrace.networks.stack import LossName, Stack
 from gradtrace.networks.stack_arguments import check_options
 from gradtrace.quiet import quiet
@@ -207,12 +208,12 @@ def _recurrent_stepper(network: Recurrent, task: Task) -> tuple[_Step, list[Arra
             x, states = x[-task.window :], _states_before(copy, x[: -task.window])
             if not all(np.isfinite(state).all() for state in states.values()):
                 return math.inf, []
-        run = copy._core.trace(x, states.get("h0"), states.get("c0"), task.lengths)
+        run = copy._core.run(x, states.get("h0"), states.get("c0"), task.lengths)
         outer = ("grad_weights", "grad_biases") if wanted else ()
-        behind, rows = readout.trace_rows(run.final_output(), target, task.loss, outer)
+        behind = build_readout(run.read(readout._core, target, task.loss, False, outer), readout._facts, task.loss)
         if not wanted or not math.isfinite(behind.loss or 0.0):
             return float(behind.loss or 0.0), []
-        figures = run.backward(rows.mantissa, rows.exponent, None, 0, keep, False)
+        figures = run.backward(None, None, 0, keep, False)
         own = [ScaledArray(*pair).to_numpy() for name in kept for pair in figures[name]]
         return float(behind.loss or 0.0), [*own, *_stack_gradients(behind)]
 
