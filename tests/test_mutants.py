@@ -2,6 +2,7 @@
 
 import ast
 import json
+import shutil
 import subprocess
 import sys
 from itertools import islice
@@ -83,7 +84,7 @@ def test_tests_that_speak_of_a_file_come_first():
     assert sorted(first("cpp/ops/loss.cpp")) == sorted(tests)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="process groups of POSIX")
+@pytest.mark.skipif(sys.platform == "win32" or shutil.which("git") is None, reason="git, and process groups of POSIX")
 def test_who_is_tested_dies_and_who_is_not_lives(tmp_path, capsys):
     files = {
         "python/gradtrace/__init__.py": "",
