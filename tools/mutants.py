@@ -125,15 +125,6 @@ class Scratch:
             self.restore()
 
 
-def limit_memory() -> None:
-    """A mutant may ask for all of it: not more than there is, so that it is refused."""
-    if os.name == "posix":
-        import resource
-
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        resource.setrlimit(resource.RLIMIT_AS, (there, resource.getrlimit(resource.RLIMIT_AS)[1]))
-
-
 def installed_core() -> Path | None:
     """The native module that this Python has."""
     code = "import gradtrace._core as core; print(core.__file__)"
@@ -145,6 +136,9 @@ def ended(command: list[str | Path], folder: Path) -> tuple[int | None, str]:
     """Status and output of a command; with its children it ends where it has nothing to say for too long: None."""
     with tempfile.TemporaryFile("w+", errors="replace") as said:
         process = subprocess.Popen(command, cwd=folder, stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
+        # A mutant may ask for all memory there is: then it goes first, with its children, and nobody else's work.
+        if (first := Path(f"/proc/{process.pid}/oom_score_adj")).exists():
+            first.write_text("1000")
         length, since = 0, time.monotonic()
         while process.poll() is None:
             time.sleep(0.1)
@@ -194,7 +188,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, default=ROOT)
     parser.add_argument("--output", type=Path, help="a JSON file")
     options = parser.parse_args(arguments)
-    limit_memory()
     with tempfile.TemporaryDirectory() as folder:
         scratches = [Scratch(options.root, Path(folder, str(job))) for job in range(options.jobs)]
         if not options.trust:
