@@ -7,8 +7,10 @@ plotted, and a network be given remedies, without any room below knowing those a
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from gradtrace.checks import checked_index
 from gradtrace.quiet import quiet
 
 if TYPE_CHECKING:
@@ -68,3 +70,32 @@ def draw(room: str, figure: str, *arguments: Any) -> Axes:
         raise ImportError("plots need matplotlib; pip install 'gradtrace[plot]'") from None
     axes: Axes = function(*arguments)
     return axes
+
+
+_AXES = """
+
+Parameters
+----------
+ax : matplotlib Axes, optional
+    Where to draw; a new figure by default.
+"""
+_LAYER = """layer : int, default 0
+    Index on the layer axis K.
+"""
+
+
+def plotting(name: str, place: str, does: str, shows: str, layers: bool = False) -> Callable[..., Axes]:
+    """Make a method of traces that draws one of them; `place` is the module of `gradtrace.show` and the function."""
+    room, figure = place.split(".")
+
+    def whole(self: Any, ax: Axes | None = None) -> Axes:
+        return draw(room, figure, self, ax)
+
+    def layered(self: Any, ax: Axes | None = None, layer: int = 0) -> Axes:
+        return draw(room, figure, self, ax, checked_index("layer", layer, len(self.log2_dh)))
+
+    method: Any = layered if layers else whole
+    method.__name__ = method.__qualname__ = name
+    method.__doc__ = f"{does}{_AXES}{_LAYER if layers else ''}\nReturns\n-------\nmatplotlib Axes\n    {shows}\n"
+    made: Callable[..., Axes] = method
+    return made

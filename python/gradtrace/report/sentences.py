@@ -26,7 +26,7 @@ __all__ = [
 _COUNT = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 _HEAD = (
-    "network", "gradi\u00adent, last", "gradi\u00adent, first", "bits/ layer", "acti\u00advation", "plus weights",
+    "network", "gradient, last", "gradient, first", "bits/ layer", "acti\u00advation", "plus weights",
     "satu\u00adrated", "dead units", "float32 reads 0",
 )  # fmt: skip
 

@@ -31,13 +31,15 @@ __all__ = [
 Floats = npt.NDArray[np.float64]
 
 
-def plot_gradient_lag(traces: Mapping[str, RecurrentTrace], ax: Axes | None = None, layer: int = 0) -> Axes:
+def plot_gradient_lag(
+    traces: RecurrentTrace | Mapping[str, RecurrentTrace], ax: Axes | None = None, layer: int = 0
+) -> Axes:
     """Draw the norm of dL/dh of a layer against the time lag.
 
     Parameters
     ----------
-    traces : dict of RecurrentTrace
-        By the name that the legend gives them.
+    traces : RecurrentTrace or dict of RecurrentTrace
+        One trace, or several by the name that the legend gives them.
     ax : matplotlib Axes, optional
         Where to draw; a new figure by default.
     layer : int, default 0
@@ -49,7 +51,8 @@ def plot_gradient_lag(traces: Mapping[str, RecurrentTrace], ax: Axes | None = No
         Line: median over samples; band: 5 % to 95 % of them; log2 units. Lag 0 is each sample's last step.
     """
     ax = checked_axes(ax)
-    for (name, trace), color, dash in zip(traces.items(), cycle(SERIES_COLORS), cycle(SERIES_DASHES)):
+    named = traces if isinstance(traces, Mapping) else {traces.cell: traces}
+    for (name, trace), color, dash in zip(named.items(), cycle(SERIES_COLORS), cycle(SERIES_DASHES)):
         low, level, high = (finite(edge) for edge in _by_lag(trace, "log2_dh", layer))
         lags = np.arange(len(level))
         ax.fill_between(lags, low, high, color=color, alpha=0.18, linewidth=0)

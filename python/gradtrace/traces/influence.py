@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gradtrace import doors
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = ["Influence"]
 
@@ -41,20 +38,12 @@ class Influence:
             if array is not None:
                 array.flags.writeable = False
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the map; `gradtrace.plot.plot_influence`.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, optional
-            Where to draw; a new figure by default.
-
-        Returns
-        -------
-        matplotlib Axes
-            Colour: median over samples, bits; nothing where t > s.
-        """
-        return doors.draw("recurrent_plots", "plot_influence", self, ax)
+    plot = doors.plotting(
+        "plot",
+        "recurrent_plots.plot_influence",
+        "Draw the map; `gradtrace.plot.plot_influence`.",
+        "Colour: median over samples, bits; nothing where t > s.",
+    )
 
     @property
     def shape(self) -> tuple[int, ...]:

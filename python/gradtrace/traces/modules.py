@@ -102,20 +102,12 @@ class WatchTrace:
         """
         return doors.diagnose_modules(self)
 
-    def plot(self, ax: Any = None) -> Any:
-        """Draw the gradient of every module's output, of its weights, and its output.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, optional
-            Where to draw; a new figure by default.
-
-        Returns
-        -------
-        matplotlib Axes
-            log2 of norms; modules in the order of the forward pass.
-        """
-        return doors.draw("module_plots", "plot_modules", self, ax)
+    plot = doors.plotting(
+        "plot",
+        "module_plots.plot_modules",
+        "Draw the gradient of every module's output, of its weights, and its output.",
+        "log2 of norms; modules in the order of the forward pass.",
+    )
 
     def to_dict(self) -> dict[str, Any]:
         """Give all figures, fit for strict JSON."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +14,6 @@ from gradtrace.traces.figures import RECURRENT, RECURRENT_KEPT
 from gradtrace.traces.methods import Trace, documented
 from gradtrace.traces.scaled import ScaledArray
 from gradtrace.traces.stack import StackTrace
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = ["RecurrentTrace"]
 
@@ -114,7 +110,7 @@ class RecurrentTrace(Trace):
         Underflow
             States and shares of rows that turn subnormal, read 0 or overflow, rows by their root mean square.
         """
-        at = self._checked(layer)
+        at = checked_index("layer", layer, len(self.log2_dh))
         return doors.lost_in(dtype, self.log2_dh[at] - 0.5 * np.log2(self.hidden_sizes[at]), "state")
 
     def horizon(self, share: float = 0.99, per_sample: bool = False) -> int | npt.NDArray[np.int64]:
@@ -144,76 +140,37 @@ class RecurrentTrace(Trace):
             else int(np.quantile(lags, 0.95, axis=1, method="higher").max())
         )
 
-    def plot(self, ax: Axes | None = None, layer: int = 0) -> Axes:
-        """Draw the norm of dL/dh against the lag; `gradtrace.plot.plot_gradient_lag`.
+    plot = doors.plotting(
+        "plot",
+        "recurrent_plots.plot_gradient_lag",
+        "Draw the norm of dL/dh against the lag; `gradtrace.plot.plot_gradient_lag`.",
+        "Line: median over samples; band: 5 % to 95 % of them; bits.",
+        layers=True,
+    )
 
-        Parameters
-        ----------
-        ax : matplotlib Axes, optional
-            Where to draw; a new figure by default.
-        layer : int, default 0
-            Index on the layer axis K.
+    plot_parts = doors.plotting(
+        "plot_parts",
+        "recurrent_plots.plot_parts",
+        "Draw dL/dc (GRU: dL/dh) and its two parts, or an RNN's gains, against the lag.",
+        "Medians over samples, bits.",
+        layers=True,
+    )
 
-        Returns
-        -------
-        matplotlib Axes
-            Line: median over samples; band: 5 % to 95 % of them; bits.
-        """
-        return doors.draw("recurrent_plots", "plot_gradient_lag", {self.cell: self}, ax, self._checked(layer))
+    plot_gates = doors.plotting(
+        "plot_gates",
+        "recurrent_plots.plot_gates",
+        "Draw the gates' means as a map over the steps; `gradtrace.plot.plot_gates`.",
+        "Rows: gates. Colour: mean over units and samples.",
+        layers=True,
+    )
 
-    def plot_parts(self, ax: Axes | None = None, layer: int = 0) -> Axes:
-        """Draw dL/dc (GRU: dL/dh) and its two parts, or an RNN's gains, against the lag.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, optional
-            Where to draw; a new figure by default.
-        layer : int, default 0
-            Index on the layer axis K.
-
-        Returns
-        -------
-        matplotlib Axes
-            Medians over samples, bits.
-        """
-        return doors.draw("recurrent_plots", "plot_parts", self, ax, self._checked(layer))
-
-    def plot_gates(self, ax: Axes | None = None, layer: int = 0) -> Axes:
-        """Draw the gates' means as a map over the steps; `gradtrace.plot.plot_gates`.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, optional
-            Where to draw; a new figure by default.
-        layer : int, default 0
-            Index on the layer axis K.
-
-        Returns
-        -------
-        matplotlib Axes
-            Rows: gates. Colour: mean over units and samples.
-        """
-        return doors.draw("recurrent_plots", "plot_gates", self, ax, self._checked(layer))
-
-    def plot_retention(self, ax: Axes | None = None, layer: int = 0) -> Axes:
-        """Draw what the gates keep of the state, as a map over states and samples.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, optional
-            Where to draw; a new figure by default.
-        layer : int, default 0
-            Index on the layer axis K.
-
-        Returns
-        -------
-        matplotlib Axes
-            Rows: samples, by length. Colour: mean over units of log2 of the product of the gates from there on.
-        """
-        return doors.draw("recurrent_plots", "plot_retention_map", self, ax, self._checked(layer))
-
-    def _checked(self, layer: int) -> int:
-        return checked_index("layer", layer, len(self.log2_dh))
+    plot_retention = doors.plotting(
+        "plot_retention",
+        "recurrent_plots.plot_retention_map",
+        "Draw what the gates keep of the state, as a map over states and samples.",
+        "Rows: samples, by length. Colour: mean over units of log2 of the product of the gates from there on.",
+        layers=True,
+    )
 
     def __repr__(self) -> str:
         return (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +11,6 @@ from gradtrace import doors
 from gradtrace.traces.figures import STACK, STACK_KEPT
 from gradtrace.traces.methods import Trace, documented
 from gradtrace.traces.scaled import ScaledArray
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = ["StackTrace"]
 
@@ -114,50 +110,26 @@ class StackTrace(Trace):
         causes = [dead_causes(self, layer) for layer in range(self.depth)]
         return {name: np.array([of[name] for of in causes]) for name in causes[0]}
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the norm of dL/dz against the layer; `gradtrace.plot.plot_gradient_norm`.
+    plot = doors.plotting(
+        "plot",
+        "stack_plots.plot_gradient_norm",
+        "Draw the norm of dL/dz against the layer; `gradtrace.plot.plot_gradient_norm`.",
+        "Line: median over samples; band: 5 % to 95 % of them. log2 at the left, powers of ten at the right.",
+    )
 
-        Parameters
-        ----------
-        ax : matplotlib Axes, optional
-            Where to draw; a new figure by default.
+    plot_gains = doors.plotting(
+        "plot_gains",
+        "stack_plots.plot_gain_split",
+        "Draw what each layer did to the gradient, split by cause; `gradtrace.plot.plot_gain_split`.",
+        "Bits per layer, means over samples.",
+    )
 
-        Returns
-        -------
-        matplotlib Axes
-            Line: median over samples; band: 5 % to 95 % of them. log2 at the left, powers of ten at the right.
-        """
-        return doors.draw("stack_plots", "plot_gradient_norm", self, ax)
-
-    def plot_gains(self, ax: Axes | None = None) -> Axes:
-        """Draw what each layer did to the gradient, split by cause; `gradtrace.plot.plot_gain_split`.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, optional
-            Where to draw; a new figure by default.
-
-        Returns
-        -------
-        matplotlib Axes
-            Bits per layer, means over samples.
-        """
-        return doors.draw("stack_plots", "plot_gain_split", self, ax)
-
-    def plot_derivatives(self, ax: Axes | None = None) -> Axes:
-        """Draw the histogram of phi' over its largest, layer by layer; needs ``keep=("derivatives",)``.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, optional
-            Where to draw; a new figure by default.
-
-        Returns
-        -------
-        matplotlib Axes
-            Colour: share of a layer's entries, over samples and units.
-        """
-        return doors.draw("stack_plots", "plot_derivatives", self, ax)
+    plot_derivatives = doors.plotting(
+        "plot_derivatives",
+        "stack_plots.plot_derivatives",
+        'Draw the histogram of phi\' over its largest, layer by layer; needs ``keep=("derivatives",)``.',
+        "Colour: share of a layer's entries, over samples and units.",
+    )
 
     def __repr__(self) -> str:
         return f"StackTrace(depth={self.depth}, samples={self.samples}, dtype={self.dtype})"
