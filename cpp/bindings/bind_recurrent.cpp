@@ -142,7 +142,9 @@ class RecurrentTrace {
         const auto n = static_cast<Size>(net_->hidden(layer));
         py::array u;
         if (cotangent.is_none()) {
-            u = unit_rows(seed, net_->hidden(layer));
+            py::array_t<T> drawn({batch(), n});
+            unit_rows(active_isa(), seed, s_.batch, net_->hidden(layer), drawn.mutable_data());
+            u = drawn;
         } else {
             u = checked_array<T>(cotangent, "cotangent", " (the network's)");
             require_shape(u, "cotangent", {batch(), n}, "(" + text(s_.batch) + ", " + text(net_->hidden(layer)) + ")");
@@ -189,7 +191,7 @@ class RecurrentTrace {
             if (alone)
                 std::fill_n(rows.mutable_data(), rows.size(), T(0));
             else
-                normal_rows(seed, static_cast<std::size_t>(rows.size()), rows.mutable_data());
+                normal_rows(active_isa(), seed, static_cast<std::size_t>(rows.size()), rows.mutable_data());
             return rows;
         }
         const py::array rows = checked_array<T>(object, "cotangent", " (the network's)");
@@ -202,25 +204,6 @@ class RecurrentTrace {
                 rows, "cotangent", {batch(), outputs},
                 last + " for the last step, or (" + text(s_.steps) + ", " + last.substr(1) + " for every one");
         require_finite<T>(rows, "cotangent");
-        return rows;
-    }
-
-    static void normal_rows(std::uint64_t seed, std::size_t count, T* to) {
-        std::vector<double> numbers(count);
-        normal_range(active_isa(), seed, 0, Draw::cotangent, 0, count, numbers.data());
-        std::copy(numbers.begin(), numbers.end(), to);
-    }
-
-    py::array unit_rows(std::uint64_t seed, std::size_t n) const {
-        py::array_t<T> rows({batch(), static_cast<Size>(n)});
-        std::vector<double> numbers(s_.batch * n);
-        normal_range(active_isa(), seed, 0, Draw::cotangent, 0, numbers.size(), numbers.data());
-        for (std::size_t b = 0; b < s_.batch; ++b) {
-            double squares = 0;
-            for (std::size_t i = 0; i < n; ++i) squares += numbers[b * n + i] * numbers[b * n + i];
-            for (std::size_t i = 0; i < n; ++i)
-                rows.mutable_data()[b * n + i] = static_cast<T>(numbers[b * n + i] / std::sqrt(squares));
-        }
         return rows;
     }
 

@@ -1,6 +1,8 @@
 #include "ops/random.h"
 
 #include <algorithm>
+#include <cmath>
+#include <vector>
 
 #include "core/aligned_buffer.h"
 #include "ops/parallel.h"
@@ -49,9 +51,32 @@ void normal_range(const IsaKernels& isa, std::uint64_t seed, std::uint32_t strea
     }
 }
 
+template <class T>
+void normal_rows(const IsaKernels& isa, std::uint64_t seed, std::size_t count, T* out) {
+    std::vector<double> numbers(count);
+    normal_range(isa, seed, 0, Draw::cotangent, 0, count, numbers.data());
+    std::copy(numbers.begin(), numbers.end(), out);
+}
+
+template <class T>
+void unit_rows(const IsaKernels& isa, std::uint64_t seed, std::size_t rows, std::size_t n, T* out) {
+    std::vector<double> numbers(rows * n);
+    normal_range(isa, seed, 0, Draw::cotangent, 0, numbers.size(), numbers.data());
+    for (std::size_t r = 0; r < rows; ++r) {
+        double squares = 0;
+        for (std::size_t i = 0; i < n; ++i) squares += numbers[r * n + i] * numbers[r * n + i];
+        for (std::size_t i = 0; i < n; ++i) out[r * n + i] = static_cast<T>(numbers[r * n + i] / std::sqrt(squares));
+    }
+}
+
 template void fill_random<float>(const IsaKernels&, Law, std::uint64_t, std::uint32_t, Draw, double, std::size_t,
                                  float*, Interrupt&);
 template void fill_random<double>(const IsaKernels&, Law, std::uint64_t, std::uint32_t, Draw, double, std::size_t,
                                   double*, Interrupt&);
+
+template void normal_rows<float>(const IsaKernels&, std::uint64_t, std::size_t, float*);
+template void normal_rows<double>(const IsaKernels&, std::uint64_t, std::size_t, double*);
+template void unit_rows<float>(const IsaKernels&, std::uint64_t, std::size_t, std::size_t, float*);
+template void unit_rows<double>(const IsaKernels&, std::uint64_t, std::size_t, std::size_t, double*);
 
 }  // namespace gt

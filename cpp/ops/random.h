@@ -24,6 +24,12 @@ void fill_random(const IsaKernels& isa, Law law, std::uint64_t seed, std::uint32
 void normal_range(const IsaKernels& isa, std::uint64_t seed, std::uint32_t stream, Draw draw, std::uint64_t first,
                   std::size_t count, double* out);
 
+// What a trace starts from where nothing is given: standard normals, or rows of n on the unit sphere.
+template <class T>
+void normal_rows(const IsaKernels& isa, std::uint64_t seed, std::size_t count, T* out);
+template <class T>
+void unit_rows(const IsaKernels& isa, std::uint64_t seed, std::size_t rows, std::size_t n, T* out);
+
 // A Haar-distributed (rows, columns) matrix with orthonormal rows or columns, whichever are fewer, times factor. Throws
 // Interrupted.
 template <class T>
