@@ -18,18 +18,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def data_findings(trace: StackTrace, inputs: str) -> list[Finding]:
-    """Find data that leave nothing to follow: inputs that are 0, outputs at which there is no gradient.
-
-    Parameters
-    ----------
-    trace : StackTrace
-    inputs : str
-        What the network reads, in words: ``"inputs"``.
-
-    Returns
-    -------
-    list of Finding
-    """
+    """Find data that leave nothing to follow: inputs that are 0, outputs at which there is no gradient."""
     found = []
     share = zero_share(trace, trace.log2_activation[0])
     if share >= limit.SAMPLES:
@@ -53,18 +42,7 @@ def data_findings(trace: StackTrace, inputs: str) -> list[Finding]:
 
 
 def forward_findings(trace: StackTrace, units: npt.NDArray[np.int64]) -> list[Finding]:
-    """Say what is wrong with the forward pass.
-
-    Parameters
-    ----------
-    trace : StackTrace
-    units : ndarray of int
-        Its `sizes`.
-
-    Returns
-    -------
-    list of Finding
-    """
+    """Say what is wrong with the forward pass; `units` are the trace's `sizes`."""
     found = [_forward_overflow(trace), _forward_underflow(trace), _dead_units(trace, units[1:])]
     return [finding for finding in (*found, _saturation(trace), _bias_shift(trace)) if finding is not None]
 

@@ -30,17 +30,7 @@ _NORMS = ("log2_grad_output", "log2_output")
 
 
 def diagnose_modules(trace: WatchTrace) -> Diagnosis:
-    """Say what is wrong in a watched step.
-
-    Parameters
-    ----------
-    trace : WatchTrace
-
-    Returns
-    -------
-    Diagnosis
-        ``layers`` of its findings are indices into ``trace.modules``.
-    """
+    """Say what is wrong in a watched step; ``layers`` of the findings are indices into ``trace.modules``."""
     title = trace.title
     trace, rows = _by_module(trace)
     found = [

@@ -28,17 +28,7 @@ Where = tuple[tuple[int, ...], tuple[int, int]]  # layers, and first and last st
 @blames("trace", "trace fewer samples or steps")
 @quiet
 def diagnose_recurrent(trace: RecurrentTrace) -> Diagnosis:
-    """Say what is wrong with a recurrent network, and why.
-
-    Parameters
-    ----------
-    trace : RecurrentTrace
-
-    Returns
-    -------
-    Diagnosis
-        Worst finding first; those of a readout are marked.
-    """
+    """Say what is wrong with a recurrent network, and why; worst finding first, those of a readout marked."""
     found = [*_data(trace), _forward_overflow(trace), *_over_time(trace), _saturation(trace), _subnormal(trace)]
     if trace.readout is not None:
         inputs = "states that the readout reads"

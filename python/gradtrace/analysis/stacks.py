@@ -27,36 +27,14 @@ _CLEARLY = 0.5
 
 
 def diagnose_stack(trace: StackTrace) -> Diagnosis:
-    """Say what is wrong with a stack, and why.
-
-    Parameters
-    ----------
-    trace : StackTrace
-
-    Returns
-    -------
-    Diagnosis
-        Worst finding first.
-    """
+    """Say what is wrong with a stack, and why; worst finding first."""
     return Diagnosis(ranked(stack_findings(trace)), f"{trace.depth} layers, {trace.samples} samples")
 
 
 @blames("trace", "trace fewer samples, or quantiles over them: per_sample=False")
 @quiet
 def stack_findings(trace: StackTrace, inputs: str = "inputs") -> list[Finding]:
-    """Collect what is wrong with a stack.
-
-    Parameters
-    ----------
-    trace : StackTrace
-    inputs : str, default "inputs"
-        What the network reads, in words.
-
-    Returns
-    -------
-    list of Finding
-        In no order of severity.
-    """
+    """Collect what is wrong with a stack, in no order; `inputs` says in words what the network reads."""
     units = np.fromiter(trace.sizes, dtype=np.int64, count=trace.depth + 1)  # once: it takes a while for many
     found = [*data_findings(trace, inputs), *forward_findings(trace, units), *gradient_findings(trace)]
     return [*found, *(finding for finding in (_sensitive(trace, units), _subnormal(trace)) if finding is not None)]

@@ -106,19 +106,9 @@ def reached(trace: StackTrace) -> tuple[npt.NDArray[np.bool_], int]:
 
 @quiet
 def mean_over_samples(trace: StackTrace, name: str) -> Floats:
-    """Mean of a per-sample figure over the samples that the gradient reaches.
+    """Mean over the samples that the gradient reaches of every row of a figure; NaN or -inf where none is finite.
 
-    Parameters
-    ----------
-    trace : StackTrace
-    name : str
-        A per-sample attribute, such as ``"activation_gain"``.
-
-    Returns
-    -------
-    ndarray
-        One figure for each row of the attribute, so (L,) or (L+1,); NaN or -inf where no sample has a finite one.
-        Of a trace made with ``per_sample=False`` it is the median, all that such a trace knows.
+    Of a trace made with ``per_sample=False`` it is the median, all that such a trace knows.
     """
     if trace.quantiles is not None:
         return median(trace, name)

@@ -89,17 +89,7 @@ class TraceSummary:
 
 @quiet
 def summarise(trace: StackTrace) -> TraceSummary:
-    """Boil a trace down.
-
-    Parameters
-    ----------
-    trace : StackTrace
-        With its per-sample arrays, L layers and B samples.
-
-    Returns
-    -------
-    TraceSummary
-    """
+    """Boil a trace down."""
     level, change = median(trace, "log2_delta"), first_over_last(trace)
     samples, lowest = reached(trace)
     bits, lost = split(trace, lowest, samples), zero_share(trace, trace.log2_delta[0])
@@ -127,18 +117,11 @@ def summarise(trace: StackTrace) -> TraceSummary:
 
 @quiet
 def layer_figures(trace: StackTrace) -> dict[str, Floats]:
-    """Collect what the figures and the JSON show of every layer.
+    """Collect what the figures and the JSON show of every layer, (L,) each.
 
-    Parameters
-    ----------
-    trace : StackTrace
-
-    Returns
-    -------
-    dict of ndarray, shape (L,) each
-        `log2_delta` is the median over samples, with the 5 % and 95 % quantiles beside it; both gains and
-        `log2_activation_in`, the norm of what enters the layer, are means over the samples that the gradient reaches;
-        the rest is as the trace has it.
+    `log2_delta` is the median over samples, with the 5 % and 95 % quantiles beside it; both gains and
+    `log2_activation_in`, the norm of what enters the layer, are means over the samples that the gradient reaches; the
+    rest is as the trace has it.
     """
     low, high = spread(trace)
     return {

@@ -82,19 +82,9 @@ class Underflow:
 @blames("trace", "trace fewer samples, or quantiles over them: per_sample=False")
 @quiet
 def lost_in(name: str, log2_size: Floats, axis: str) -> Underflow:
-    """Say what a format would have lost.
+    """Say what a format would have lost of rows whose log2 sizes are (n, B), NaN where there is no such row.
 
-    Parameters
-    ----------
-    name : str
-        One of `FORMATS`.
-    log2_size : ndarray
-        (n, B), log2 of the rows' sizes; the gradient runs from the last index to the first. NaN: no such row.
-    axis : {"layer", "state"}
-
-    Returns
-    -------
-    Underflow
+    The gradient runs from the last index of the `axis`, ``"layer"`` or ``"state"``, to the first.
     """
     if not isinstance(name, str) or name not in FORMATS:
         raise wrong_name("dtype", FORMATS, name)
