@@ -33,9 +33,12 @@ struct RecurrentParameters {
             return array.is_none() ? nullptr : static_cast<const T*>(py::array(array).data());
         };
         for (std::size_t k = 0; k < layers(); ++k)
-            net.layers.push_back({static_cast<std::size_t>(weight_ih[k].shape(1)), hidden(k),
-                                  static_cast<const T*>(weight_ih[k].data()),
-                                  static_cast<const T*>(weight_hh[k].data()), data(bias_ih[k]), data(bias_hh[k])});
+            net.layers.push_back({.inputs = static_cast<std::size_t>(weight_ih[k].shape(1)),
+                                  .hidden = hidden(k),
+                                  .weight_ih = static_cast<const T*>(weight_ih[k].data()),
+                                  .weight_hh = static_cast<const T*>(weight_hh[k].data()),
+                                  .bias_ih = data(bias_ih[k]),
+                                  .bias_hh = data(bias_hh[k])});
         return net;
     }
 };

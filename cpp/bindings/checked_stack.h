@@ -32,10 +32,17 @@ struct DenseStack {
     std::vector<DenseLayer<T>> layers() const {
         std::vector<DenseLayer<T>> all;
         for (std::size_t l = 0; l < weights.size(); ++l)
-            all.push_back({static_cast<std::size_t>(sizes[l]), static_cast<std::size_t>(sizes[l + 1]),
-                           static_cast<const T*>(weights[l].data()), data<T>(biases[l]), activations[l].index,
-                           activations[l].parameter, activations[l].info, residual[l], normalised[l],
-                           data<T>(norm_weights[l]), data<T>(norm_biases[l])});
+            all.push_back({.inputs = static_cast<std::size_t>(sizes[l]),
+                           .outputs = static_cast<std::size_t>(sizes[l + 1]),
+                           .weight = static_cast<const T*>(weights[l].data()),
+                           .bias = data<T>(biases[l]),
+                           .activation = activations[l].index,
+                           .parameter = activations[l].parameter,
+                           .info = activations[l].info,
+                           .residual = residual[l],
+                           .normalised = normalised[l],
+                           .norm_weight = data<T>(norm_weights[l]),
+                           .norm_bias = data<T>(norm_biases[l])});
         return all;
     }
 

@@ -49,12 +49,14 @@ struct BatchShape {
 inline BatchShape cut_batch(std::size_t samples, std::size_t bytes_per_sample, std::size_t column_multiple,
                             std::size_t max_columns) {
     constexpr std::size_t kChunkBytes = std::size_t{128} << 20;
-    if (samples == 1) return {1, 1, 1};
+    if (samples == 1) return {.samples = 1, .block_samples = 1, .chunk_blocks = 1};
     std::size_t columns = std::min(max_columns, round_up(std::max<std::size_t>(samples, 1), column_multiple));
     while (columns > column_multiple && checked_multiply(columns, bytes_per_sample) > kChunkBytes) columns /= 2;
     columns = round_up(columns, column_multiple);
     const std::size_t per_block = std::max<std::size_t>(1, checked_multiply(columns, bytes_per_sample));
-    return {samples, columns, std::max<std::size_t>(1, kChunkBytes / per_block)};
+    return {.samples = samples,
+            .block_samples = columns,
+            .chunk_blocks = std::max<std::size_t>(1, kChunkBytes / per_block)};
 }
 
 }  // namespace gt

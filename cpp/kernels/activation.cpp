@@ -61,7 +61,7 @@ GT_INLINE Activated<T> activate(const A& phi, Vec<T> product, Vec<T> bias, const
     phi.forward(v.z, v.a, v.derivative);
     if (kScaled && A::info.near_zero != NearZero::homogeneous) {
         const ActivationInfo info = described(phi);
-        const Vec<T> slope = select(v.z > T(0), broadcast(T(info.slope_positive)), broadcast(T(info.slope_negative)));
+        const Vec<T> slope = select(v.z > T(0), broadcast(T(info.slopes.above)), broadcast(T(info.slopes.below)));
         Vec<T> near = slope * v.z, unused;
         if (A::info.near_zero == NearZero::offset) phi.forward(Vec<T>{}, near, unused);  // z may be a mantissa
         v.a = select(s.linear, near, v.a);

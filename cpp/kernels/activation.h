@@ -49,16 +49,13 @@ GT_INLINE V nan_or(V z, V value) {  // value, but NaN where z is
 GT_INLINE ActivationInfo with_lower_slope(ActivationInfo info, double slope) {
     const double size = slope < 0 ? -slope : slope;
     info.derivative_sup = size > 1 ? size : 1;
-    info.slope_negative = slope;
+    info.slopes.below = slope;
     return info;
 }
 
 struct Linear {
-    static constexpr ActivationInfo info{.name = "linear",
-                                         .derivative_sup = 1,
-                                         .near_zero = NearZero::homogeneous,
-                                         .slope_positive = 1,
-                                         .slope_negative = 1};
+    static constexpr ActivationInfo info{
+        .name = "linear", .derivative_sup = 1, .near_zero = NearZero::homogeneous, .slopes = {1, 1}};
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
         a = z;
@@ -71,10 +68,8 @@ struct Sigmoid {
     static constexpr ActivationInfo info{.name = "sigmoid",
                                          .derivative_sup = 0.25,
                                          .near_zero = NearZero::offset,
-                                         .slope_positive = 0.25,
-                                         .slope_negative = 0.25,
-                                         .linear_below_log2_f32 = -26,
-                                         .linear_below_log2_f64 = -55,
+                                         .slopes = {0.25, 0.25},
+                                         .linear_below_log2 = {-26, -55},
                                          .fades = true};
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
@@ -94,10 +89,8 @@ struct Tanh {
     static constexpr ActivationInfo info{.name = "tanh",
                                          .derivative_sup = 1,
                                          .near_zero = NearZero::linear,
-                                         .slope_positive = 1,
-                                         .slope_negative = 1,
-                                         .linear_below_log2_f32 = -13,
-                                         .linear_below_log2_f64 = -28};
+                                         .slopes = {1, 1},
+                                         .linear_below_log2 = {-13, -28}};
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
         a = tanh(z, derivative);
@@ -110,12 +103,8 @@ struct Tanh {
 };
 
 struct Relu {
-    static constexpr ActivationInfo info{.name = "relu",
-                                         .derivative_sup = 1,
-                                         .near_zero = NearZero::homogeneous,
-                                         .slope_positive = 1,
-                                         .slope_negative = 0,
-                                         .can_die = true};
+    static constexpr ActivationInfo info{
+        .name = "relu", .derivative_sup = 1, .near_zero = NearZero::homogeneous, .slopes = {1, 0}, .can_die = true};
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
         a = max(V{}, z);
@@ -129,8 +118,7 @@ struct LeakyRelu {
     static constexpr ActivationInfo info{.name = "leaky_relu",
                                          .derivative_sup = 1,
                                          .near_zero = NearZero::homogeneous,
-                                         .slope_positive = 1,
-                                         .slope_negative = 0.01,
+                                         .slopes = {1, 0.01},
                                          .parameter = "slope",
                                          .usual = 0.01};
     double slope;
@@ -163,10 +151,8 @@ struct Elu {
     static constexpr ActivationInfo info{.name = "elu",
                                          .derivative_sup = 1,
                                          .near_zero = NearZero::linear,
-                                         .slope_positive = 1,
-                                         .slope_negative = 1,
-                                         .linear_below_log2_f32 = -25,
-                                         .linear_below_log2_f64 = -54,
+                                         .slopes = {1, 1},
+                                         .linear_below_log2 = {-25, -54},
                                          .parameter = "alpha",
                                          .usual = 1};
     double alpha;
@@ -188,10 +174,8 @@ struct Selu {
     static constexpr ActivationInfo info{.name = "selu",
                                          .derivative_sup = kScale * kAlpha,
                                          .near_zero = NearZero::linear,
-                                         .slope_positive = kScale,
-                                         .slope_negative = kScale * kAlpha,
-                                         .linear_below_log2_f32 = -25,
-                                         .linear_below_log2_f64 = -54};
+                                         .slopes = {kScale, kScale * kAlpha},
+                                         .linear_below_log2 = {-25, -54}};
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
         exponential_linear(z, kScale, kAlpha, a, derivative);
@@ -207,10 +191,8 @@ struct Softplus {
     static constexpr ActivationInfo info{.name = "softplus",
                                          .derivative_sup = 1,
                                          .near_zero = NearZero::offset,
-                                         .slope_positive = 0.5,
-                                         .slope_negative = 0.5,
-                                         .linear_below_log2_f32 = -26,
-                                         .linear_below_log2_f64 = -55,
+                                         .slopes = {0.5, 0.5},
+                                         .linear_below_log2 = {-26, -55},
                                          .fades = true};
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
@@ -237,10 +219,8 @@ struct Gelu {
     static constexpr ActivationInfo info{.name = "gelu",
                                          .derivative_sup = 1.1289041451851548,
                                          .near_zero = NearZero::linear,
-                                         .slope_positive = 0.5,
-                                         .slope_negative = 0.5,
-                                         .linear_below_log2_f32 = -26,
-                                         .linear_below_log2_f64 = -55,
+                                         .slopes = {0.5, 0.5},
+                                         .linear_below_log2 = {-26, -55},
                                          .fades = true};
     static constexpr double kDensity = 0.39894228040143268, kRootTwoPi = 2.5066282746310002;
     template <class V>
@@ -280,10 +260,8 @@ struct Silu {
     static constexpr ActivationInfo info{.name = "silu",
                                          .derivative_sup = 1.0998393201288669,
                                          .near_zero = NearZero::linear,
-                                         .slope_positive = 0.5,
-                                         .slope_negative = 0.5,
-                                         .linear_below_log2_f32 = -26,
-                                         .linear_below_log2_f64 = -55,
+                                         .slopes = {0.5, 0.5},
+                                         .linear_below_log2 = {-26, -55},
                                          .fades = true};
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
@@ -312,10 +290,8 @@ struct Erf {
     static constexpr ActivationInfo info{.name = "erf",
                                          .derivative_sup = kSlope,
                                          .near_zero = NearZero::linear,
-                                         .slope_positive = kSlope,
-                                         .slope_negative = kSlope,
-                                         .linear_below_log2_f32 = -13,
-                                         .linear_below_log2_f64 = -28};
+                                         .slopes = {kSlope, kSlope},
+                                         .linear_below_log2 = {-13, -28}};
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {
         a = erf(z, derivative);
@@ -331,10 +307,8 @@ struct HardTanh {
     static constexpr ActivationInfo info{.name = "hard_tanh",
                                          .derivative_sup = 1,
                                          .near_zero = NearZero::linear,
-                                         .slope_positive = 1,
-                                         .slope_negative = 1,
-                                         .linear_below_log2_f32 = -1,
-                                         .linear_below_log2_f64 = -1,
+                                         .slopes = {1, 1},
+                                         .linear_below_log2 = {-1, -1},
                                          .can_die = true};
     template <class V>
     GT_INLINE static void forward(V z, V& a, V& derivative) {

@@ -172,8 +172,16 @@ void multiply(std::size_t m, std::size_t n, std::size_t k, const T* a, std::size
     for (std::size_t row = 0; row < m; row += block)
         for (std::size_t first = 0; first < k || first == 0; first += most) {
             const std::size_t depth = k - first < most ? k - first : most;
-            const Product<T> p{n, depth, a + first,       lda, 1, panels + first * kWide<T>, stride,
-                               c, ldc,   add || first > 0};
+            const Product<T> p{.n = n,
+                               .k = depth,
+                               .a = a + first,
+                               .row = lda,
+                               .step = 1,
+                               .panels = panels + first * kWide<T>,
+                               .panel_stride = stride,
+                               .c = c,
+                               .ldc = ldc,
+                               .add = add || first > 0};
             rows_by_panels<T, 1>(p, row, m - row < block ? m - row : block, order == PanelOrder::down);
         }
 }
@@ -187,9 +195,16 @@ void multiply_transposed(std::size_t m, std::size_t n, std::size_t k, const T* a
         for (std::size_t first = 0; first < k || first == 0; first += kPanelDepth) {
             const std::size_t depth = k - first < kPanelDepth ? k - first : kPanelDepth;
             copy_columns(a + first * lda + row, lda, depth, rows, copy);
-            const Product<T> p{
-                n,   depth,           copy, 1, kGroupStride, panels + first * kWide<T>, k * kWide<T>, c + row * ldc,
-                ldc, add || first > 0};
+            const Product<T> p{.n = n,
+                               .k = depth,
+                               .a = copy,
+                               .row = 1,
+                               .step = kGroupStride,
+                               .panels = panels + first * kWide<T>,
+                               .panel_stride = k * kWide<T>,
+                               .c = c + row * ldc,
+                               .ldc = ldc,
+                               .add = add || first > 0};
             columns_by_panels(p, rows);
         }
     }

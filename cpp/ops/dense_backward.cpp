@@ -15,7 +15,8 @@ void StackPass<T>::load_cotangent(const Cotangent<T>& cotangent) {
     std::fill(da_exponent_, da_exponent_ + kMaxColumns, 0.0);
     double* row = scratch_->row.data();
     for (std::size_t b = 0; b < part_.samples; ++b) {
-        const OutputRow<T> output{part_.a(depth) + b, ld, n, part_.exponent_of_a(depth)[b]};
+        const OutputRow<T> output{
+            .y = part_.a(depth) + b, .stride = ld, .count = n, .exponent = part_.exponent_of_a(depth)[b]};
         double exponent = cotangent_row(isa_, cotangent, part_.first + b, output, row, part_.loss(b));
         double largest = 0;
         for (std::size_t j = 0; j < n; ++j) largest = std::max(largest, std::fabs(row[j]));

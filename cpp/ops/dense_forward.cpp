@@ -120,7 +120,7 @@ void StackPass<T>::find_linear_samples(std::size_t l, Preactivation<T>* z) const
     if (info(l).near_zero == NearZero::homogeneous) return;
     const bool bias = network_.bias(l) != nullptr;
     const double bias_exponent = network_.bias_exponent(l);
-    const double bends = sizeof(T) == 4 ? info(l).linear_below_log2_f32 : info(l).linear_below_log2_f64;
+    const double bends = sizeof(T) == 4 ? info(l).linear_below_log2.f32 : info(l).linear_below_log2.f64;
     const double limit = bias ? bends - 1 : bends;  // of two terms
     if (bias && !(network_.log2_bias(l) < limit)) return;
     T largest[kMaxColumns];

@@ -78,8 +78,10 @@ class InfluencePasses {
         const T *c_before = state_.c ? state_.c + before : nullptr, *c = state_.c ? state_.c + now : nullptr;
         const T* h =
             plain_rows(active, n_, state_.h + before, state_.h_exponent + context_.previous_state(step, 0), &plain_h_);
-        return {load(state_.z + sequence_.first_row(step) * row_size, row_size, z_), load(h, n_, before_),
-                load(c_before, n_, c_before_), load(c, n_, c_)};
+        return {.z = load(state_.z + sequence_.first_row(step) * row_size, row_size, z_),
+                .h_previous = load(h, n_, before_),
+                .c_previous = load(c_before, n_, c_before_),
+                .c = load(c, n_, c_)};
     }
 
     void record(std::size_t r, std::size_t t, double dh, double dc) {

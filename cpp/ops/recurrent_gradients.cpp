@@ -118,7 +118,7 @@ WeightGradient<T>::WeightGradient(const DirectionContext<T>& context, std::vecto
     const std::size_t most = steps_per_chunk(context) * context.sequence.batch();
     std::size_t scratch = 0;
     for (const GradientSide<T>* side : sides) {
-        parts_.push_back({side, width_, kNegativeInfinity, true});
+        sums_.push_back({.side = side, .column = width_});
         width_ += round_up(side->width(), kPanelColumns<T>);
         scratch = std::max(scratch, side->scratch_size(steps_per_chunk(context)));
     }
@@ -127,18 +127,18 @@ WeightGradient<T>::WeightGradient(const DirectionContext<T>& context, std::vecto
     gathered_ = AlignedBuffer<T>(scratch);
 }
 
-// Moves a part to the exponent of the terms, which is no less than its own.
+// Moves a sum to the exponent of the terms, which is no less than its own.
 template <class T>
-void WeightGradient<T>::make_room(Part* part) {
-    part->finite &= terms_.finite();
-    if (part->exponent != kNegativeInfinity && terms_.exponent() != part->exponent) {
-        const T factor = power_of_two<T>(part->exponent - terms_.exponent());
+void WeightGradient<T>::make_room(SideSum* sum) {
+    sum->finite &= terms_.finite();
+    if (sum->exponent != kNegativeInfinity && terms_.exponent() != sum->exponent) {
+        const T factor = power_of_two<T>(sum->exponent - terms_.exponent());
         for (std::size_t i = 0; i < columns_; ++i) {
-            T* values = value_.data() + i * width_ + part->column;
-            for (std::size_t j = 0; j < part->side->width(); ++j) values[j] *= factor;
+            T* values = value_.data() + i * width_ + sum->column;
+            for (std::size_t j = 0; j < sum->side->width(); ++j) values[j] *= factor;
         }
     }
-    part->exponent = terms_.exponent();
+    sum->exponent = terms_.exponent();
 }
 
 template <class T>
@@ -147,13 +147,13 @@ void WeightGradient<T>::add(std::size_t first, std::size_t end) {
     const std::size_t row = context_.sequence.first_row(first), rows = context_.sequence.first_row(end) - row;
     if (rows == 0) return;
     const PanelKernels<T>& panel = *context_.kernels().panel;
-    for (Part& part : parts_) {
-        part.side->set_terms(row, rows, rows, &terms_, nullptr);
-        terms_.align(part.exponent);
-        make_room(&part);
+    for (SideSum& sum : sums_) {
+        sum.side->set_terms(row, rows, rows, &terms_, nullptr);
+        terms_.align(sum.exponent);
+        make_room(&sum);
         factor_.assign(terms_.factor(), terms_.factor() + rows);
-        panel.pack(rows, part.side->width(), part.side->right_rows(first, end, gathered_.data()), part.side->width(), 1,
-                   factor_.data(), columns_, panels_.data() + panel.size(rows, part.column, columns_));
+        panel.pack(rows, sum.side->width(), sum.side->right_rows(first, end, gathered_.data()), sum.side->width(), 1,
+                   factor_.data(), columns_, panels_.data() + panel.size(rows, sum.column, columns_));
     }
     const Loop whole{divide_up(columns_, kColumnMultiple),
                      2.0 * static_cast<double>(rows) * static_cast<double>(value_.size())};
@@ -163,7 +163,7 @@ void WeightGradient<T>::add(std::size_t first, std::size_t end) {
     product_scratch_.reserve(loop.workers() * panel.transposed_scratch_bytes);
     parallel_for(loop, [&](std::size_t block, std::size_t worker) {
         const std::size_t from = block * most, columns = std::min(most, columns_ - from);
-        panel.multiply_transposed(columns, width_, rows, parts_[0].side->dz(row) + from, context_.row_size(),
+        panel.multiply_transposed(columns, width_, rows, sums_[0].side->dz(row) + from, context_.row_size(),
                                   panels_.data(), value_.data() + from * width_, width_, !empty_, columns_,
                                   product_scratch_.data() + worker * panel.transposed_scratch_bytes);
     });
@@ -172,19 +172,19 @@ void WeightGradient<T>::add(std::size_t first, std::size_t end) {
 
 template <class T>
 ParameterGradient<T> WeightGradient<T>::result(std::size_t side) const {
-    const Part& part = parts_[side];
-    const std::size_t width = part.side->width();
+    const SideSum& sum = sums_[side];
+    const std::size_t width = sum.side->width();
     ParameterGradient<T> out;
     out.value = AlignedBuffer<T>(columns_ * width);
-    if (!part.finite || part.exponent == kNegativeInfinity) {
-        fill(&out, part.finite);
+    if (!sum.finite || sum.exponent == kNegativeInfinity) {
+        fill(&out, sum.finite);
         return out;
     }
     for (std::size_t i = 0; i < columns_; ++i) {
-        const T* from = value_.data() + i * width_ + part.column;
+        const T* from = value_.data() + i * width_ + sum.column;
         std::copy(from, from + width, out.value.data() + i * width);
     }
-    out.exponent = part.exponent;
+    out.exponent = sum.exponent;
     log2_row_norms(context_.kernels(), 1, out.value.size(), out.value.data(), out.value.size(), &out.log2_norm);
     out.log2_norm += out.exponent;
     return out;

@@ -83,16 +83,16 @@ class WeightGradient {
     ParameterGradient<T> result(std::size_t side) const;
 
   private:
-    struct Part {
+    struct SideSum {
         const GradientSide<T>* side;
-        std::size_t column;  // of `value_`
-        double exponent;     // -inf while it is zero
-        bool finite;
+        std::size_t column;                   // of `value_`
+        double exponent = kNegativeInfinity;  // -inf while it is zero
+        bool finite = true;
     };
-    void make_room(Part* part);
+    void make_room(SideSum* sum);
 
     const DirectionContext<T>& context_;
-    std::vector<Part> parts_;
+    std::vector<SideSum> sums_;
     std::size_t columns_, width_ = 0;  // of dz; of all parts, each a whole number of panels
     AlignedBuffer<T> value_, panels_, gathered_;
     AlignedBuffer<unsigned char> product_scratch_;  // by worker

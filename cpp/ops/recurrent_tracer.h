@@ -92,7 +92,12 @@ class RecurrentTracer {
     void pack_cotangent(const Cotangent& cotangent, PackedCotangent* out) const;
     std::size_t hidden(std::size_t layer) const { return network_.layers[layer].hidden; }
     DirectionContext<T> context(std::size_t layer, Interrupt& interrupt) const {
-        return {isa_, network_.kind, hidden(layer), sequence_, layer % network_.directions == 1, interrupt};
+        return {.isa = isa_,
+                .kind = network_.kind,
+                .hidden = hidden(layer),
+                .sequence = sequence_,
+                .reverse = layer % network_.directions == 1,
+                .interrupt = interrupt};
     }
     void plan(Purpose purpose);
     void load_input(const T* x);

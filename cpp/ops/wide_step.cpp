@@ -163,8 +163,10 @@ typename WideStep<T>::Sums WideStep<T>::sums(std::size_t t, const CellForward<T>
                                              bool projected) const {
     const T* ih = projected ? s.z + r * context_.row_size() + context_.cell().ih_first * n_
                             : ih_product_.data() + i * weights_.ih.outputs;
-    return {ih, hh_product_.data() + i * weights_.hh.outputs, input_exponent(t, r) + weights_.ih.exponent,
-            state_.h_exponent[context_.previous_state(t, first_ + r)] + weights_.hh.exponent};
+    return {.ih = ih,
+            .hh = hh_product_.data() + i * weights_.hh.outputs,
+            .ih_exponent = input_exponent(t, r) + weights_.ih.exponent,
+            .hh_exponent = state_.h_exponent[context_.previous_state(t, first_ + r)] + weights_.hh.exponent};
 }
 
 template <class T>
