@@ -449,3 +449,15 @@ def test_a_network_that_is_no_number_passes_its_readout(dtype):
         got = build_net(net).trace(x, readout=readout, target=np.zeros(shape, np.int64), loss="cross_entropy", at=at)
         assert got.first_nonfinite == 1
         assert np.isnan(got.loss)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_what_cancels_exactly_leaves_the_smallest_sample(cell, isa):
+    """A bias gradient's squares, 2^-1400, are below float64; the gradient is the third sample's, to the bit."""
+    net, x, u, *_ = case(cell, "float64", B=3)
+    x[:, 1], u[:, 1] = x[:, 0], -u[:, 0]
+    u[:, 2] *= 2.0**-700
+    got, alone = traced(net, x, u), traced(net, x[:, 2:].copy(), u[:, 2:].copy())
+    name = "log2_grad_bias_hh_step" if cell == "gru" else "log2_grad_bias_step"
+    assert np.all(getattr(alone, name) < -600)
+    assert_close(getattr(got, name), getattr(alone, name), tolerance("recurrent", "log2", "float64"), name)
