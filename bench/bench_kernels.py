@@ -5,6 +5,7 @@ import pytest
 
 from bench.limits import fma_gflops
 from bench.workloads import oracle
+from gradtrace import _core
 from gradtrace._core import kernels
 
 pytestmark = pytest.mark.benchmark(max_time=0.2, min_time=0.001, min_rounds=5, warmup=False)
@@ -32,7 +33,7 @@ def test_matrix_product(benchmark, record, isa, dtype, transposed, m, n, k) -> N
         record(gflops=gflops, share_of_fma_limit=gflops / fma_gflops(dtype))
 
 
-@pytest.mark.parametrize("name", [row["name"] for row in kernels.activation_table()])
+@pytest.mark.parametrize("name", [row["name"] for row in _core.activations()])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_activation(benchmark, record, isa, dtype, name) -> None:
     activate = oracle().activate
