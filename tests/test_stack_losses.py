@@ -57,6 +57,17 @@ def test_kept_arrays_are_gradients_of_the_mean(kind, dtype, isa):
         assert 0.5 <= abs(got.grad_weights[layer].mantissa).max() < 1
 
 
+@pytest.mark.parametrize("kind", ["cross_entropy", "mse"])
+def test_rows_that_a_readout_sends_back_are_gradients_of_the_mean(kind, dtype, isa):
+    rng = np.random.default_rng(4)
+    layers, x = case(rng, dtype)
+    target, cotangent, _ = oracle_loss(kind, rng, dtype, 37, 7)
+    got, rows = build(layers).trace_rows(x, target, kind)
+    assert got == build(layers).trace(x, target=target, loss=kind)
+    exact = ldexp(*trace(converted(layers, np.float64), x, cotangent).dx)
+    assert_close(rows.to_numpy(np.float64), exact, tolerance("gradient", "entries", dtype) * abs(exact).max())
+
+
 @pytest.mark.parametrize("gap", [0.0, 10.0, 100.0, 5000.0])
 @pytest.mark.parametrize("right", [True, False])
 def test_logit_gap_leaves_a_tiny_gradient_not_a_zero_one(gap, right, dtype, isa):
