@@ -104,6 +104,12 @@ def test_every_room_has_a_floor() -> None:
     assert sum(map(len, FLOORS)) == len(rooms)
 
 
+def test_the_page_of_the_house_names_files_that_exist() -> None:
+    named = re.findall(r"`((?:cpp|python)/[\w/.]+)`", (ROOT / "docs" / "house.md").read_text(encoding="utf-8"))
+    assert len(named) > 15
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
 @pytest.mark.parametrize("path", MODULES, ids=module_of)
 def test_imports_point_down(path: Path) -> None:
     """All of them, those in functions and for types too; the one way up is doors.py."""
