@@ -177,6 +177,7 @@ TABLE = {
     ("Lyapunov", "variance of silence"): (1e-6, 1e-6, "of states that decay to 0"),
     ("Lyapunov", "largest exponent"): (0.08, 0.08, "relative; the known answer's own, N = 300, 400 steps"),
     ("Lyapunov", "exponent of a rank"): (0.05, 0.05, "nats; the known answer's own, N = 150"),
+    ("health", "steps"): (None, 3, "of training until the loss is low enough: rounding differs between processors"),
     ("random shapes", "bits"): (1e-9, 0.02, "the issue's limit in float32; what cancels more, 20 times portable's"),
     ("torch", "log2"): (1e-10, 1e-5, "bits; autograd of a few layers, far from underflow"),
     ("torch", "entries"): (1e-12, None, "absolute; float64 autograd, entries up to some tens"),
