@@ -100,8 +100,7 @@ def build_net(net):
     *weights, bias_ih, bias_hh = map(list, zip(*net.layers, strict=True))
     biases = [None if all(b is None for b in biases) else biases for biases in (bias_ih, bias_hh)]
     options = {"activation": net.activation} if net.cell == "rnn" else {}
-    cells = {"lstm": gt.LSTM, "gru": gt.GRU, "rnn": gt.RNN}
-    return cells[net.cell](*weights, *biases, bidirectional=net.bidirectional, **options)
+    return getattr(gt, net.cell.upper())(*weights, *biases, bidirectional=net.bidirectional, **options)
 
 
 # --- The same shape for every test of stacks: layers [(weight, bias or None, activation)] ----------------------------

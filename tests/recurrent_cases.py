@@ -4,13 +4,13 @@ from functools import cache
 
 import numpy as np
 import recurrent_reference as rr
-from portable_cases import build_net, converted_net, recurrent_net
+from portable_cases import GATES, build_net, converted_net, recurrent_net
 
 from gradtrace.traces.figures import kept_arrays
 
-CELLS = ["lstm", "gru", "rnn", "relu"]
+CELLS = [*GATES, "relu"]
 KEPT, GRADIENTS = (
-    {cell: tuple(one.name for one in kept_arrays(cell) if bool(one.axes) == rows) for cell in ("lstm", "gru", "rnn")}
+    {cell: tuple(one.name for one in kept_arrays(cell) if bool(one.axes) == rows) for cell in GATES}
     for rows in (True, False)
 )
 # T, B, I, H, layers, both directions, lengths

@@ -237,7 +237,7 @@ def test_the_activation_that_is_added_compiles_and_is_what_its_tests_say(tmp_pat
     for column, exact in enumerate((softsign.value(np, z), derivative, np.log(derivative))):
         np.testing.assert_allclose(got[:, column], exact, rtol=limit, atol=limit if column == 2 else 0)
     for block in blocks(page, "python"):
-        if block.startswith('"'):  # an entry of a table
+        if block.lstrip().startswith('"'):  # an entry of a table
             assert eval("{" + block + "}", {**vars(reference), "nan": np.nan})
 
 

@@ -16,7 +16,7 @@ SIZES = {"vocabulary": 11, "inputs": 4, "hidden": 6, "classes": 3}
 
 def carrying(cell, dtype="float64", **options):
     """A network, the same without what it carries, its readout and its embedding."""
-    kind = {"lstm": gt.LSTM, "gru": gt.GRU, "rnn": gt.RNN, "relu": gt.RNN}[cell]
+    kind = gt.RNN if cell == "relu" else getattr(gt, cell.upper())
     own = {"activation": "relu"} if cell == "relu" else {}
     bare = kind.random(4, 6, 2, seed=3, bidirectional=True, dtype=dtype, **own)
     readout = gt.Stack.random([12, 5, 3], seed=1, dtype=dtype)

@@ -6,12 +6,12 @@ from functools import cache
 import numpy as np
 import pytest
 import recurrent_reference as rr
-from portable_cases import build_net, converted_net, recurrent_net
+from portable_cases import GATES, build_net, converted_net, recurrent_net
 from tolerances import assert_close, tolerance
 
 import gradtrace as gt
 
-CELLS = ["lstm", "gru", "rnn"]
+CELLS = list(GATES)
 T, B, I, H = 7, 5, 3, 6  # noqa: E741
 LENGTHS = np.array([4, 7, 1, 7, 2])
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import recurrent_reference as rr
 import reference as ref
-from portable_cases import Layer, Net, converted_net, random_layers, recurrent_case, recurrent_net
+from portable_cases import GATES, Layer, Net, converted_net, random_layers, recurrent_case, recurrent_net
 from recurrent_reference import part, plain
 from tolerances import assert_close, tolerance
 
 ANSWERS = {a["id"]: a for a in json.loads(Path(__file__).with_name("known_answers.json").read_text())["answers"]}
-CELLS = [("lstm", "tanh"), ("gru", "tanh"), ("rnn", "tanh"), ("rnn", "relu")]
+CELLS = [*((cell, "tanh") for cell in GATES), ("rnn", "relu")]
 STEP = 1e-12  # of the complex step: nothing is subtracted, its square is below every rounding
 T, B, I, H = 4, 2, 3, 2  # noqa: E741
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from portable_cases import build_net, recurrent_net
+from portable_cases import GATES, build_net, recurrent_net
 from test_recurrent_trace import GRADIENTS, KEPT
 from test_stack_threads import subnormals_live
 from tolerances import RECURRENT, assert_close, tolerance
 
 import gradtrace as gt
 
-CELLS = ["lstm", "gru", "rnn"]
+CELLS = list(GATES)
 
 
 def case(cell, dtype, T=11, B=70, I=6, H=33, layers=2, both=True):  # noqa: E741

@@ -5,6 +5,7 @@
 """
 
 import numpy as np
+from portable_cases import GATES
 
 from gradtrace.traces.figures import STACK, recurrent_figures
 
@@ -201,7 +202,7 @@ SAMPLES, FIGURES = _in_bits("sample"), _in_bits("sample", "layer")
 _LETTERS = {"layer": "K", "state": "S", "step": "T", "sample": "B", "unit": "H", "gate": "G"}
 RECURRENT = {
     cell: {figure.name: "".join(_LETTERS[axis] for axis in figure.axes) for figure in recurrent_figures(cell)}
-    for cell in ("lstm", "gru", "rnn")
+    for cell in GATES
 }
 STATISTICS = ("gate_mean", "gate_saturated")
 

@@ -32,6 +32,10 @@ py::list cells() {
         py::dict row;
         row["name"] = cell->name;
         row["blocks"] = cell->weight_blocks;
+        py::list gates;
+        for (std::size_t i = 0; i < cell->gates; ++i) gates.append(cell->gate_names[i]);
+        row["gates"] = py::tuple(gates);
+        row["carry_gate"] = cell->carries ? py::object(py::int_(cell->carry_gate)) : py::object(py::none());
         row["has_cell_state"] = cell->has_cell_state;
         row["separate_biases"] = cell->separate_biases;
         rows.append(row);

@@ -31,11 +31,18 @@ struct CellShape {
     std::size_t hh_order[4];                 // likewise of weight_hh
     std::size_t gates = 0;                   // with statistics, in PyTorch's order; 0: a cell without gates
     std::size_t gate_block[4] = {};          // the block of a row that holds gate i
+    const char* gate_names[4] = {};          // of gate i, the letter last
+    std::size_t carry_gate = 0;              // the gate through which the state has a direct path
     std::size_t candidate_block = 0;         // the gate among them that is a tanh
     std::size_t coefficient_blocks;          // of the backward step
     bool has_cell_state = false;             // c beside h
-    bool carries = false;                    // the state has a direct path through a gate
+    bool carries = false;                    // whether the state has one
     bool separate_biases = false;            // the gradients of bias_ih and bias_hh differ
+
+    constexpr std::size_t carry_block() const { return gate_block[carry_gate]; }
+    // Whether a block behind those of the gates holds what a gate multiplies: the GRU's W_hn h + b_hn.
+    constexpr bool has_recurrent_block() const { return gates != 0 && row_blocks > gates; }
+    constexpr std::size_t recurrent_block() const { return gates; }
 };
 
 constexpr CellShape kLstm{.name = "lstm",
@@ -45,6 +52,8 @@ constexpr CellShape kLstm{.name = "lstm",
                           .hh_order = {0, 1, 2, 3},
                           .gates = 4,
                           .gate_block = {0, 1, 2, 3},
+                          .gate_names = {"input i", "forget f", "candidate g", "output o"},
+                          .carry_gate = 1,
                           .candidate_block = 2,
                           .coefficient_blocks = 6,
                           .has_cell_state = true,
@@ -57,6 +66,8 @@ constexpr CellShape kGru{.name = "gru",
                          .hh_order = {0, 1, 2},
                          .gates = 3,
                          .gate_block = {1, 2, 0},
+                         .gate_names = {"reset r", "update z", "candidate n"},
+                         .carry_gate = 1,
                          .candidate_block = 0,
                          .coefficient_blocks = 5,
                          .carries = true,

@@ -18,6 +18,7 @@ bool one_row_holds(const std::vector<Wide>& x, double bits) {
 template <class T>
 void wide_coefficients(CellKind kind, std::size_t hidden, const T* z, const WideFactors& factors, Wide* out) {
     const std::size_t n = hidden;
+    const CellShape& cell = cell_shape(kind);
     for (std::size_t u = 0; u < n; ++u) {
         const auto at = [&](std::size_t block) { return static_cast<double>(z[block * n + u]); };
         const auto put = [&](std::size_t block, Wide value) { out[block * n + u] = value; };
@@ -30,14 +31,16 @@ void wide_coefficients(CellKind kind, std::size_t hidden, const T* z, const Wide
             put(3, factors.c_previous[u] * sigmoid_slope(f));
             put(4, wide_sigmoid(i) * tanh_slope(g));
             put(5, wide_tanh(factors.c[u]) * sigmoid_slope(o));
-        } else if (kind == CellKind::gru) {
-            const double reset = at(GruBlock::reset), update = at(GruBlock::update);
-            const Wide to_candidate = wide_sigmoid(-update) * tanh_slope(at(GruBlock::candidate));
+        } else if (cell.carries) {
+            const double update = at(cell.carry_block());
+            const Wide to_candidate = wide_sigmoid(-update) * tanh_slope(at(cell.candidate_block));
             put(0, wide_sigmoid(update));
-            put(1 + GruBlock::candidate, to_candidate);
+            put(1 + cell.candidate_block, to_candidate);
+            put(1 + cell.carry_block(), factors.difference[u] * sigmoid_slope(update));
+            if (!cell.has_recurrent_block()) continue;
+            const double reset = at(GruBlock::reset);
             put(1 + GruBlock::reset, to_candidate * factors.recurrent[u] * sigmoid_slope(reset));
-            put(1 + GruBlock::update, factors.difference[u] * sigmoid_slope(update));
-            put(1 + GruBlock::recurrent, to_candidate * wide_sigmoid(reset));
+            put(1 + cell.recurrent_block(), to_candidate * wide_sigmoid(reset));
         } else {
             put(0, kind == CellKind::rnn_tanh ? tanh_slope(at(0)) : wide(at(0) > 0 ? 1 : 0));
         }

@@ -106,14 +106,15 @@ void WideStates<T>::run_lstm(std::size_t steps, std::size_t slot, History* out) 
 
 template <class T>
 void WideStates<T>::run_gru(std::size_t steps, std::size_t slot, History* out) const {
+    const CellShape& cell = context_.cell();
     out->rows.resize(steps * n_);
     for (std::size_t u = 0; u < n_; ++u) {
         Difference difference(initial(state_.h, state_.h_exponent[slot], slot, u));
         for (std::size_t t = 0; t < steps; ++t) {
             const T* row = z(t, slot);
             const Wide* wide_row = record(t, slot);
-            const Wide in = wide_row ? wide_row[u] : wide(static_cast<double>(row[GruBlock::candidate * n_ + u]));
-            out->rows[t * n_ + u] = difference.next(in, static_cast<double>(row[GruBlock::update * n_ + u]));
+            const Wide in = wide_row ? wide_row[u] : wide(static_cast<double>(row[cell.candidate_block * n_ + u]));
+            out->rows[t * n_ + u] = difference.next(in, static_cast<double>(row[cell.carry_block() * n_ + u]));
         }
     }
 }
@@ -141,8 +142,8 @@ WideFactors WideStates<T>::factors(std::size_t step, std::size_t slot) {
     const CellShape& cell = context_.cell();
     if (cell.gates == 0) return out;
     const Wide* kept = record(step, slot);
-    const std::size_t block = cell.has_cell_state ? LstmBlock::candidate : GruBlock::recurrent;
-    if (kept == nullptr) {
+    const std::size_t block = cell.has_cell_state ? cell.candidate_block : cell.recurrent_block();
+    if (kept == nullptr && block < cell.row_blocks) {
         from_z_.resize(n_);
         for (std::size_t u = 0; u < n_; ++u) from_z_[u] = wide(static_cast<double>(z(step, slot)[block * n_ + u]));
     }
@@ -151,7 +152,7 @@ WideFactors WideStates<T>::factors(std::size_t step, std::size_t slot) {
         out.c_previous = history(step, slot).rows.data() + step * n_;
         out.c = out.c_previous + n_;
     } else {
-        out.recurrent = kept ? kept + n_ : from_z_.data();
+        if (cell.has_recurrent_block()) out.recurrent = kept ? kept + n_ : from_z_.data();
         out.difference = history(step, slot).rows.data() + step * n_;
     }
     return out;

@@ -50,11 +50,11 @@ void wide_lstm_step(std::size_t hidden, const T* z, const Wide* candidate, Wide*
 }
 
 template <class T>
-void wide_gru_step(std::size_t hidden, const T* z, const Wide* candidate, Wide* h) {
+void wide_gru_step(const CellShape& cell, std::size_t hidden, const T* z, const Wide* candidate, Wide* h) {
     const auto at = [&](std::size_t block, std::size_t u) { return static_cast<double>(z[block * hidden + u]); };
     for (std::size_t u = 0; u < hidden; ++u) {
-        const Wide n = wide_tanh(candidate ? candidate[u] : wide(at(GruBlock::candidate, u)));
-        const double update = at(GruBlock::update, u);
+        const Wide n = wide_tanh(candidate ? candidate[u] : wide(at(cell.candidate_block, u)));
+        const double update = at(cell.carry_block(), u);
         h[u] = wide_sigmoid(-update) * n + wide_sigmoid(update) * h[u];
     }
 }
@@ -101,7 +101,8 @@ void WideStep<T>::load_bias() {
     for (std::size_t i = 0; i < size; ++i) bias_[i] = wide(static_cast<double>(bias[i]));
     const auto block_driven = [&](std::size_t block) { return !all_zero(n_, bias + block * n_); };
     if (cell.gates) {
-        driven_ = block_driven(cell.candidate_block) || (!cell.has_cell_state && block_driven(GruBlock::recurrent));
+        driven_ =
+            block_driven(cell.candidate_block) || (cell.has_recurrent_block() && block_driven(cell.recurrent_block()));
         return;
     }
     driven_ = block_driven(0);
@@ -239,11 +240,11 @@ void WideStep<T>::run_gated_cell(std::size_t t, const CellForward<T>& s, Row row
     const std::size_t r = row.r, before = context_.previous_state(t, first_ + r);
     CellForward<T> one = some_rows(s, r, 1, cell);
     candidate_.resize(n_);
-    recurrent_.resize(cell.has_cell_state ? 0 : n_);
+    recurrent_.resize(cell.has_recurrent_block() ? n_ : 0);
     h_.resize(n_);
     carried_.resize(slots_ * n_);
     for (std::size_t u = 0; u < n_; ++u) candidate_[u] = preactivation(sums, cell.candidate_block, u);
-    for (std::size_t u = 0; u < recurrent_.size(); ++u) recurrent_[u] = preactivation(sums, GruBlock::recurrent, u);
+    for (std::size_t u = 0; u < recurrent_.size(); ++u) recurrent_[u] = preactivation(sums, cell.recurrent_block(), u);
     if (row.fresh) {
         preactivations(sums, one.z);
         one.bias = no_bias_.data();
@@ -258,10 +259,10 @@ void WideStep<T>::run_gated_cell(std::size_t t, const CellForward<T>& s, Row row
     if (cell.has_cell_state) {
         wide_lstm_step(n_, one.z, candidate_.data(), carried, h_.data());
     } else {
-        for (std::size_t u = 0; u < n_; ++u)
+        for (std::size_t u = 0; u < recurrent_.size(); ++u)
             candidate_[u] =
                 candidate_[u] + wide_sigmoid(static_cast<double>(one.z[GruBlock::reset * n_ + u])) * recurrent_[u];
-        wide_gru_step(n_, one.z, candidate_.data(), carried);
+        wide_gru_step(cell, n_, one.z, candidate_.data(), carried);
         std::copy(carried, carried + n_, h_.begin());
     }
     carried_at_[r] = t + 1;
@@ -294,9 +295,9 @@ void WideStep<T>::store_state(std::size_t t, const CellForward<T>& s, std::size_
     any_low_ |= low_[r];
 }
 
-#define GT_INSTANTIATE(T)                                                              \
-    template void wide_lstm_step<T>(std::size_t, const T*, const Wide*, Wide*, Wide*); \
-    template void wide_gru_step<T>(std::size_t, const T*, const Wide*, Wide*);         \
+#define GT_INSTANTIATE(T)                                                                        \
+    template void wide_lstm_step<T>(std::size_t, const T*, const Wide*, Wide*, Wide*);           \
+    template void wide_gru_step<T>(const CellShape&, std::size_t, const T*, const Wide*, Wide*); \
     template class WideStep<T>;
 GT_INSTANTIATE(float)
 GT_INSTANTIATE(double)

@@ -15,7 +15,7 @@ namespace gt {
 template <class T>
 void wide_lstm_step(std::size_t hidden, const T* z, const Wide* candidate, Wide* c, Wide* h);
 template <class T>
-void wide_gru_step(std::size_t hidden, const T* z, const Wide* candidate, Wide* h);
+void wide_gru_step(const CellShape& cell, std::size_t hidden, const T* z, const Wide* candidate, Wide* h);
 
 // Rows [from, from + rows) of a step.
 template <class T>

@@ -27,10 +27,10 @@ class Cell:
         Whether `bias_ih` and `bias_hh` have gradients of their own.
     gates : tuple of str
         In the order of the weights' rows, the letter last: ``"forget f"``.
+    carry_gate : int or None
+        The gate that carries the state.
     lacks : str
         Why it lacks a figure of another cell.
-    carry : str or None
-        The gate that carries the state.
     cuts : tuple of str
         Gates whose saturation cuts the gradient off; the others are meant to be open or shut.
     opened_by : tuple of str
@@ -45,8 +45,8 @@ class Cell:
     has_cell_state: bool
     separate_biases: bool
     gates: tuple[str, ...]
+    carry_gate: int | None
     lacks: str
-    carry: str | None = None
     cuts: tuple[str, ...] = ()
     opened_by: tuple[str, ...] = ()
     split: str = ""
@@ -55,6 +55,11 @@ class Cell:
     def bias_gradients(self) -> tuple[str, ...]:
         """Names of the gradients of the biases."""
         return ("grad_bias_ih", "grad_bias_hh") if self.separate_biases else ("grad_bias",)
+
+    @property
+    def carry(self) -> str | None:
+        """Name of the gate that carries the state."""
+        return None if self.carry_gate is None else self.gates[self.carry_gate].split()[0]
 
     @property
     def letters(self) -> str:
@@ -82,24 +87,19 @@ class Cell:
 # What the core does not know.
 _ROWS: dict[str, dict[str, Any]] = {
     "lstm": {
-        "gates": ("input i", "forget f", "candidate g", "output o"),
         "lacks": "an LSTM's direct path runs along c (log2_dc_direct), and its two biases share their gradient",
-        "carry": "forget",
         "cuts": ("candidate", "output"),
         "opened_by": ("chrono", "forget_bias", "orthogonal_recurrent"),
         "split": "What dL/dc is made of. Pink: what stayed on the cell line; blue: what went through the gates; thin: "
         "both.",
     },
     "gru": {
-        "gates": ("reset r", "update z", "candidate n"),
         "lacks": "a GRU has no cell state (log2_dh_direct), and its two biases have gradients of their own",
-        "carry": "update",
         "cuts": ("candidate",),
         "opened_by": ("update_gate",),
         "split": "What dL/dh is made of. Pink: along the update gate; blue: through the other gates; thin: both.",
     },
     "rnn": {
-        "gates": (),
         "lacks": "a plain RNN has neither gates nor a direct path; it has log2_dz, activation_gain, weight_gain",
         "split": "What each step did to it, in bits. Pink: the activation; blue: the weights.",
     },

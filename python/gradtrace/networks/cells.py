@@ -217,4 +217,4 @@ class RNN(WithoutCellState):
 
 
 #: By the name of the cell.
-CLASSES: dict[str, type[LSTM | GRU | RNN]] = {kind._cell.name: kind for kind in (LSTM, GRU, RNN)}
+CLASSES: dict[str, type[WithCellState | WithoutCellState]] = {kind._cell.name: kind for kind in (LSTM, GRU, RNN)}

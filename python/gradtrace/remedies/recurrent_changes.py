@@ -26,7 +26,7 @@ def half_life_bias(steps: int) -> float:
 def _carry_bias(network: Recurrent, values: Array | float) -> Recurrent:
     """Set the total bias, in every layer, of the gate that carries the state."""
     bias_ih, bias_hh = _biases(network)
-    block = network._cell.gate(network._cell.carry or "")
+    block = network._cell.carry_gate or 0
     for inner, outer, weight in zip(bias_ih, bias_hh, network.weight_hh, strict=True):
         hidden = weight.shape[1]
         rows = slice(block * hidden, (block + 1) * hidden)

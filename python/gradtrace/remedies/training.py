@@ -194,8 +194,7 @@ def _recurrent_stepper(network: Recurrent, task: Task) -> tuple[_Step, list[Arra
         raise ValueError("readout: expected one beside a recurrent network's task, got None")
     readout, readout_parameters = _copied(task.readout)
     copy, parameters = _copied(network)
-    biases_of = ("grad_bias_ih", "grad_bias_hh") if network._cell.separate_biases else ("grad_bias", "grad_bias")
-    kept = ("grad_weight_ih", "grad_weight_hh", *biases_of)
+    kept = ("grad_weight_ih", "grad_weight_hh", *(2 * network._cell.bias_gradients)[:2])  # two biases may share theirs
     generator, first = np.random.default_rng(0), True
 
     def step(wanted: bool) -> tuple[float, list[Array]]:
