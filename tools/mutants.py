@@ -100,6 +100,13 @@ class Scratch:
                 return failed[1]
             known.append(f"--deselect={failed[1]}")
 
+    def collects(self) -> None:
+        """Where the tests cannot even be collected, of a native module of another day say, every mutant would die."""
+        code, said = ended(
+            [self.python, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "tests"], self.tree
+        )
+        assert code == 0, f"the tests are not collected without a mutant: {said[-2000:]}"
+
     def unbroken(self) -> list[str]:
         """What fails without a mutant, to be left out."""
         while name := self.run(list(self.tests)):
@@ -190,6 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         scratches = [Scratch(options.root, Path(folder, str(job))) for job in range(options.jobs)]
+        scratches[0].collects()
         if not options.trust:
             left_out = scratches[0].unbroken()
             print("left out, they fail without a mutant:", *left_out or ["none"], sep="\n  ", flush=True)
