@@ -124,6 +124,13 @@ def test_huge_and_tiny_columns_standardise(table):
     np.testing.assert_allclose(data.x.std(axis=0), 1, rtol=tolerance("recomputed", "sums"))
 
 
+def test_numbers_smaller_than_any_are_zeros_without_a_word(table):
+    with np.errstate(all="raise"):
+        data = datasets.load(table("t.csv", "a,b\n1e-400,1\n0.0,2\n-1e-5000,5\n"))
+    assert not data.x[:, 0].any()
+    assert data.x[:, 1].any()
+
+
 def test_the_digits_need_no_network():
     data = datasets.load_digits(samples=50, seed=3)
     assert (data.x.shape, data.outputs, data.loss) == ((50, 64), 10, "cross_entropy")

@@ -220,7 +220,8 @@ def _float(cell: str) -> float | None:
 def _number_cells(cells: Sequence[str], name: str, lines: Sequence[int], file: str) -> Array:
     if max(map(len, cells), default=0) <= _LONGEST_NUMBER:
         try:
-            values = np.array(cells, dtype=np.str_).astype(np.float64)
+            with np.errstate(all="ignore"):  # what is smaller than any number is 0, what is larger is told below
+                values = np.array(cells, dtype=np.str_).astype(np.float64)
             if np.isfinite(values).all():
                 return values
         except ValueError:
