@@ -153,10 +153,11 @@ def _biases_lean(trace: StackTrace, units: npt.NDArray[np.int64]) -> npt.NDArray
 
 
 def _saturation(trace: StackTrace) -> Finding | None:
-    layers = np.flatnonzero(trace.saturated >= limit.SATURATED).tolist()
-    never = {name for name in set(trace.activation) if names.facts(name).homogeneous}
-    if never:
-        layers = [layer for layer in layers if trace.activation[layer] not in never]
+    kinds = set(trace.activation)
+    bent = {name for name in kinds if not names.facts(name).homogeneous}
+    layers: list[int] = np.flatnonzero(trace.saturated >= limit.SATURATED).tolist() if bent else []
+    if bent != kinds:
+        layers = [layer for layer in layers if trace.activation[layer] in bent]
     if not layers:
         return None
     worst = layers[int(np.argmax(trace.saturated[layers]))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,18 +38,26 @@ def quantiles(values: Floats, shares: Sequence[float]) -> Floats:
     nothing, so the lower one counts.
     """
     rows = values.reshape(-1, values.shape[-1])
-    count = np.maximum(rows.shape[1] - np.count_nonzero(np.isnan(rows), axis=1), 1)
-    ranks = np.multiply.outer(np.asarray(shares), count - 1)
-    below, above = np.floor(ranks).astype(np.intp), np.ceil(ranks).astype(np.intp)
-    if count.min(initial=1) == rows.shape[1]:  # no NaN, the same few ranks in every row
-        ranked = np.partition(rows, sorted({*below[:, :1].flat, *above[:, :1].flat}), axis=1)
-    else:
+    if rows.shape[1] == 1:
+        return np.stack([values[..., 0]] * len(shares))
+    if np.isnan(rows.max(initial=-np.inf)):
         ranked = np.sort(rows, axis=1)  # NaN comes last
-    at = np.arange(len(rows))
-    low, high, weight = ranked[at, below], ranked[at, above], ranks - below
+        last = np.maximum(rows.shape[1] - np.count_nonzero(np.isnan(rows), axis=1), 1) - 1
+        ranks = [share * last for share in shares]
+        at = np.arange(len(rows))
+        ends = [(ranked[at, np.floor(r).astype(np.intp)], ranked[at, np.ceil(r).astype(np.intp)]) for r in ranks]
+    else:  # the same few ranks in every row
+        ranks = [share * (rows.shape[1] - 1) for share in shares]
+        places = [(math.floor(rank), math.ceil(rank)) for rank in ranks]
+        ranked = np.partition(rows, sorted({place for pair in places for place in pair}), axis=1)
+        ends = [(ranked[:, low], ranked[:, high]) for low, high in places]
+    found = [_between(*pair, rank % 1.0) for pair, rank in zip(ends, ranks, strict=True)]
+    return np.array(found).reshape(len(shares), *values.shape[:-1])
+
+
+def _between(low: Floats, high: Floats, weight: Floats | float) -> Floats:
     with np.errstate(invalid="ignore"):
-        found = np.where((low == high) | np.isneginf(low), low, (1 - weight) * low + weight * high)
-    return np.asarray(found.reshape(len(shares), *values.shape[:-1]))
+        return np.where((low == high) | np.isneginf(low), low, (1 - weight) * low + weight * high)
 
 
 def middle(values: Floats) -> Floats:
