@@ -17,7 +17,7 @@ from gradtrace.quiet import quiet
 from gradtrace.traces.stack import StackTrace
 from gradtrace.wording import bits_of, factor, power_of_ten
 
-__all__ = ["diagnose_stack", "gradient_findings", "stack_findings"]
+__all__ = ["diagnose_stack", "gradient_findings", "stack_findings", "units_of"]
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -35,7 +35,7 @@ def diagnose_stack(trace: StackTrace) -> Diagnosis:
 @quiet
 def stack_findings(trace: StackTrace, inputs: str = "inputs") -> list[Finding]:
     """Collect what is wrong with a stack, in no order; `inputs` says in words what the network reads."""
-    units = _units(trace)  # once: it takes a while for many
+    units = units_of(trace)  # once: it takes a while for many
     found = [*data_findings(trace, inputs), *forward_findings(trace, units), *gradient_findings(trace, units)]
     return [*found, *(finding for finding in (_sensitive(trace, units), _subnormal(trace)) if finding is not None)]
 
@@ -43,16 +43,17 @@ def stack_findings(trace: StackTrace, inputs: str = "inputs") -> list[Finding]:
 # The gradient -------------------------------------------------------------------------------------------------------
 
 
-def _units(trace: StackTrace) -> Counts:
+def units_of(trace: StackTrace) -> Counts:
+    """Give n_0 to n_L, (L+1,)."""
     return np.fromiter(trace.sizes, dtype=np.int64, count=trace.depth + 1)
 
 
-def gradient_findings(trace: StackTrace, units: Counts | None = None) -> list[Finding]:
+def gradient_findings(trace: StackTrace, units: Counts) -> list[Finding]:
     """Follow every sample's gradient from the last layer down: how far it falls and rises on the way."""
     change, followed = over_last_layer(trace)
     if trace.depth < 2 or change.shape[1] == 0:
         return []
-    lost, gained = limit.width_allowances((_units(trace) if units is None else units)[-2:0:-1])
+    lost, gained = limit.width_allowances(units[-2:0:-1])
     found: list[Finding] = []
     for kind, sign, chance in (("vanishing", -1.0, lost), ("exploding", 1.0, gained)):
         allowed = limit.LOST_BITS + chance[::-1]

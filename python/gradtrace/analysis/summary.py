@@ -12,7 +12,7 @@ import numpy.typing as npt
 from gradtrace.activations import facts
 from gradtrace.analysis.changes import difference, first_over_last, split
 from gradtrace.analysis.diagnosis import ranked
-from gradtrace.analysis.stacks import gradient_findings
+from gradtrace.analysis.stacks import gradient_findings, units_of
 from gradtrace.analysis.statistics import mean_over_samples, median, reached, spread, zero_share
 from gradtrace.analysis.thresholds import FLOAT32, SAMPLES
 from gradtrace.json_ready import json_ready
@@ -142,7 +142,7 @@ def _verdict(trace: StackTrace, change: float, lost: float) -> str:
         return "dies"
     if math.isnan(change):
         return "undefined"
-    worst = next(iter(ranked(gradient_findings(trace))), None)
+    worst = next(iter(ranked(gradient_findings(trace, units_of(trace)))), None)
     return "arrives" if worst is None else {"vanishing": "vanishes", "exploding": "explodes"}[worst.kind]
 
 
