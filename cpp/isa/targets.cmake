@@ -41,6 +41,8 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   list(APPEND GT_KERNEL_OPTIONS -fno-tree-loop-distribute-patterns)
 endif()
 
+set(GT_ISAS "" CACHE STRING "Only these instruction sets of the table, for a quick build; empty: all of them")
+
 include(CheckCXXCompilerFlag)
 
 # One object library a line from the same sources; the lines that compiled go to isa_list.inc for dispatch.cpp.
@@ -63,6 +65,9 @@ function(gt_add_isa_objects target)
       if(line IN_LIST GT_TEST_ISA_TABLE)
         set(entry "GT_ISA_FOR_TESTS(${name}, ${base})")
       endif()
+    endif()
+    if(GT_ISAS AND NOT name IN_LIST GT_ISAS)
+      continue()
     endif()
     if(NOT processor STREQUAL "any" AND NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(${processor}|AMD64)$")
       continue()
