@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,11 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import mutants  # noqa: E402
 from mutations import Mutant, cpp_mutants, drawn, order_of_tests, python_mutants  # noqa: E402
+from tests_of_lines import Table  # noqa: E402
+
+NEEDS_GIT = pytest.mark.skipif(
+    sys.platform == "win32" or shutil.which("git") is None, reason="git, and process groups of POSIX"
+)
 
 PYTHON = b'''"""A - b."""
 from a import b
@@ -84,26 +90,86 @@ def test_tests_that_speak_of_a_file_come_first():
     assert sorted(first("cpp/ops/loss.cpp")) == sorted(tests)
 
 
-@pytest.mark.skipif(sys.platform == "win32" or shutil.which("git") is None, reason="git, and process groups of POSIX")
-def test_who_is_tested_dies_and_who_is_not_lives(tmp_path, capsys):
-    files = {
-        "python/gradtrace/__init__.py": "",
-        "python/gradtrace/area.py": "def area(x, y):\n    return x * y\n\n\ndef rim(x, y):\n    return x + y\n",
-        "tests/test_area.py": "from gradtrace.area import area\n\n\ndef test_area():\n    assert area(2, 3) == 6\n",
-        "tests/test_broken.py": "def test_that_fails_anyway():\n    raise AssertionError\n",
-        "pyproject.toml": 'version = "1.0"\n[tool.pytest.ini_options]\n',
-    }
-    for name, text in files.items():
+def test_the_table_knows_the_tests_of_a_line(tmp_path):
+    table = Table()
+    table.note("one", 0.25, {("a.py", 3), ("a.py", 4)})
+    table.note("two", 0.5, {("a.py", 4), ("b.py", 1)})
+    table.note("three", 1, set())
+    table.write(tmp_path / "table.json")
+    for some in (table, Table.read(tmp_path / "table.json")):
+        assert some.seconds == {"one": 0.25, "two": 0.5, "three": 1}
+        assert [some.of_line("a.py", line) for line in (3, 4, 5)] == [{"one"}, {"one", "two"}, {"one", "two"}]
+        assert some.of_line("b.py", 1) == {"two"}
+        assert some.of_line("c.py", 1) == set()
+
+
+def test_stages_take_the_tests_of_a_line_near_and_quick_ones_first():
+    table, tests = Table(), {"test_area.py": "rim", "test_other.py": ""}
+    for name, seconds, runs in [
+        ("area.py::slow", 14, True), ("area.py::quick", 0.1, True), ("area.py::elsewhere", 0.1, False),
+        ("other.py::quick", 1, True), ("other.py::slower", 20, True), ("area.py::broken", 0.1, True),
+    ]:  # fmt: skip
+        table.note(f"tests/test_{name}", seconds, {("gradtrace/area.py", 2)} if runs else {("gradtrace/area.py", 3)})
+    table.broken = ["tests/test_area.py::broken"]
+    found = list(mutants.stages(Mutant("gradtrace/area.py", 2, 0, 1, "-", "+", ("rim",)), table, tests))
+    assert found == [
+        ["tests/test_area.py::quick", "tests/test_other.py::quick"],
+        ["tests/test_area.py::slow", "tests/test_other.py::slower"],
+    ]
+    assert sum(map(len, mutants.stages(Mutant("cpp/area.cpp", 2, 0, 1, "-", "+"), table, tests))) == 5
+
+
+TREE = {
+    "python/gradtrace/__init__.py": "",
+    "python/gradtrace/area.py": "def area(x, y):\n    return x * y\n\n\ndef rim(x, y):\n    return x + y\n",
+    "tests/test_area.py": "from gradtrace.area import area\n\n\ndef test_area():\n    assert area(2, 3) == 6\n",
+    "tests/test_broken.py": "def test_that_fails_anyway():\n    raise AssertionError\n",
+    "pyproject.toml": 'version = "1.0"\n[tool.pytest.ini_options]\n',
+}
+LIVES = "python/gradtrace/area.py:6  '+' -> '-'"
+
+
+@pytest.fixture
+def found(tmp_path):
+    """`found("--count", "5")`: fates of the mutants of a small tree."""
+    for name, text in TREE.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    assert mutants.main(["--root", str(tmp_path), "--count", "5", "--output", str(tmp_path / "found.json")]) == 0
-    fates = {one["mutant"]: (one["fate"], one["by"]) for one in json.loads((tmp_path / "found.json").read_text())}
-    assert fates == {
+
+    def fates(*options):
+        output = tmp_path / "found.json"
+        known = ["--root", str(tmp_path), "--output", str(output), "--table", str(tmp_path / "table.json")]
+        assert mutants.main([*known, *options]) == 0
+        return {one["mutant"]: (one["fate"], one["by"]) for one in json.loads(output.read_text())}
+
+    return fates
+
+
+@NEEDS_GIT
+def test_who_is_tested_dies_and_who_is_not_lives(found, tmp_path, capsys):
+    assert found("--count", "5") == {
         "python/gradtrace/area.py:2  '*' -> '/'": ("died", "tests/test_area.py::test_area"),
-        "python/gradtrace/area.py:6  '+' -> '-'": ("lived", ""),
+        LIVES: ("lived", ""),
     }
     said = capsys.readouterr().out
     assert "tests/test_broken.py::test_that_fails_anyway" in said
     assert "1 of 2 died; seed 0" in said
-    assert (tmp_path / "python/gradtrace/area.py").read_text() == files["python/gradtrace/area.py"]
+    assert (tmp_path / "python/gradtrace/area.py").read_text() == TREE["python/gradtrace/area.py"]
+    table = Table.read(tmp_path / "table.json")
+    assert table.of_line("python/gradtrace/area.py", 2) == {"tests/test_area.py::test_area"}
+    assert table.broken == ["tests/test_broken.py::test_that_fails_anyway"]
+
+
+@NEEDS_GIT
+def test_a_run_goes_on_where_it_ended_and_all_tests_meet_who_lives(found, tmp_path, capsys):
+    """A test that is not in the table is asked in the last stage only."""
+    first = found("--count", "1")
+    (tmp_path / "tests/test_rim.py").write_text(
+        "from gradtrace.area import rim\n\n\ndef test_rim():\n    assert rim(2, 3) == 5\n", encoding="utf-8"
+    )
+    capsys.readouterr()
+    assert found("--count", "2") == first | {LIVES: ("died", "tests/test_rim.py::test_rim")}
+    said = capsys.readouterr().out
+    assert re.findall(r"^(died|open|lived)  ", said, re.M) == ["open", "died"]
+    assert "2 of 2 died" in said
