@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from gradtrace import __version__, config, interop
 from gradtrace.analysis.diagnosis import Diagnosis
@@ -39,6 +40,12 @@ __all__ = ["diagnose_command"]
 @click.option("--prefix", default="", help="Take the parameters whose names begin so.")
 @click.option("--samples", type=click.IntRange(min=1), default=2000, show_default=True, help="Rows drawn at random.")
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
+@click.option(
+    "--standardise/--as-given",
+    default=False,
+    show_default="as given",
+    help="Give features, and values of a target, mean 0 and deviation 1 first.",
+)
 @click.option("--remedies/--no-remedies", "tried", default=True, show_default=True, help="Try what may help.")
 @click.option("--output", metavar="FILE", type=click.Path(dir_okay=False), help="HTML file.  [default: diagnosis.html]")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads to use.  [default: all]")
@@ -55,6 +62,7 @@ def diagnose_command(
     prefix: str,
     samples: int,
     seed: int,
+    standardise: bool,
     tried: bool,
     output: str | None,
     threads: int | None,
@@ -63,7 +71,8 @@ def diagnose_command(
     """Diagnose the network in MODEL on the data in FILE, and try remedies.
 
     MODEL is a .safetensors, .npz (a state dict in PyTorch's naming) or .onnx file; nothing in it is run. Without a
-    target the gradient starts from a random direction at the output. Features of a table are standardised.
+    target the gradient starts from a random direction at the output. The data are judged as they stand in the file,
+    since that is what the network would be trained on.
     """
     path = checked_output(output, "diagnosis.html", as_json)
     with bad_input():
@@ -74,24 +83,26 @@ def diagnose_command(
                 network: Any = interop.load(model, activation, output_activation, *names, prefix)
             except ImportError as error:
                 raise ValueError(f"model: {error}") from None
-        x, options = _inputs(network, data, target, loss, samples, seed)
+        x, options, read = _inputs(network, data, target, loss, samples, seed, standardise)
         with terminal.status("tracing"):
             trace = network.trace(x, **options)
             diagnosis = trace.diagnose()
         with terminal.status("trying remedies"):
             remedies = network.remedies(x, **options, seed=seed) if tried and not diagnosis.healthy else None
+    notes = [*(f"{note}." for note in network.notes), *read]
     if path is not None:
-        write_page(path, _page(Path(model).name, network, trace, diagnosis, remedies))
+        write_page(path, _page(Path(model).name, network, notes, trace, diagnosis, remedies))
     if as_json:
-        facts = {"gradtrace": __version__, "model": model, "network": _line(network), "notes": list(network.notes)}
+        facts = {"gradtrace": __version__, "model": model, "network": _line(network)}
         print_json(
             facts
+            | {"notes": list(network.notes), "data": list(read)}
             | {"diagnosis": diagnosis.to_dict(), "remedies": None if remedies is None else remedies.to_dict()}
             | {"output": None if path is None else str(path)}
         )
         return
-    notes = ["\n".join(line for note in network.notes for line in wrapped(f"Note: {note}."))] if network.notes else []
-    terminal.print_texts(*notes, str(trace), str(diagnosis), *([] if remedies is None else [str(remedies)]))
+    told = "\n".join(line for note in notes for line in wrapped(f"Note: {note}"))
+    terminal.print_texts(told, str(trace), str(diagnosis), *([] if remedies is None else [str(remedies)]))
     click.echo(f"Figures and text: {path}")
 
 
@@ -104,27 +115,35 @@ def _names(text: str | None) -> list[str] | None:
 
 
 def _inputs(
-    network: Stack | Recurrent, data: str, target: str | None, loss: str, samples: int, seed: int
-) -> tuple[Any, dict[str, Any]]:
+    network: Stack | Recurrent, data: str, target: str | None, loss: str, samples: int, seed: int, standardise: bool
+) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
+    """Give x, what the trace takes beside it, and sentences on what was read."""
     dtype = network.dtype.name
     if not isinstance(network, Stack):
         if target is not None:
             raise ValueError("target: expected none for a recurrent network, which has no readout in its file")
-        return read_sequences(Path(data), network.dtype), {}
+        x = read_sequences(Path(data), network.dtype)
+        if standardise:
+            values, _ = datasets.standardised(x.reshape(-1, x.shape[2]))
+            x = np.ascontiguousarray(values.reshape(x.shape), x.dtype)
+        how = "standardised" if standardise else "as they stand in the data"
+        return x, {}, (f"{x.shape[1]:,} sequences of {x.shape[0]:,} steps, {how}.",)
     if data == "digits":
-        rows = datasets.load_digits(samples, seed, dtype)
+        rows = datasets.load_digits(samples, seed, dtype, standardise)
     else:
-        rows = datasets.load(data, target, loss, samples, seed, dtype)
+        rows = datasets.load(data, target, loss, samples, seed, dtype, standardise, network.sizes[-1])
     if rows.x.shape[1] != network.sizes[0]:
         raise ValueError(f"data: expected {network.sizes[0]} features as the network has inputs, got {rows.x.shape[1]}")
     if rows.target is None:
-        return rows.x, {}
+        return rows.x, {}, rows.notes
     if rows.outputs > network.sizes[-1] or (rows.loss == "mse" and rows.outputs != network.sizes[-1]):
         raise ValueError(f"target: expected {network.sizes[-1]} outputs as the network has, got {rows.outputs}")
-    return rows.x, {"target": rows.target, "loss": rows.loss}
+    return rows.x, {"target": rows.target, "loss": rows.loss}, rows.notes
 
 
-def _page(name: str, network: Any, trace: Any, diagnosis: Diagnosis, remedies: Remedies | None) -> str:
+def _page(
+    name: str, network: Any, notes: list[str], trace: Any, diagnosis: Diagnosis, remedies: Remedies | None
+) -> str:
     from markupsafe import Markup
 
     from gradtrace.show import recurrent_plots as recurrent_plot
@@ -155,7 +174,7 @@ def _page(name: str, network: Any, trace: Any, diagnosis: Diagnosis, remedies: R
         .render(
             name=name,
             network=_line(network),
-            notes=network.notes,
+            notes=notes,
             severity=diagnosis.severity or "nothing",
             diagnosis=diagnosis,
             table=Markup(trace._repr_html_()),

@@ -16,7 +16,7 @@ from gradtrace.data.readers import DataError, Table, listed, read_table
 from gradtrace.networks.stack import LossName, Stack
 from gradtrace.traces.stack import StackTrace
 
-__all__ = ["DataError", "Dataset", "load", "load_digits", "random_inputs", "standard_normal"]
+__all__ = ["DataError", "Dataset", "load", "load_digits", "random_inputs", "standard_normal", "standardised"]
 
 Array = npt.NDArray[Any]
 
@@ -28,14 +28,15 @@ OUTPUTS_WITHOUT_TARGET = 10
 
 @dataclass(frozen=True)
 class Dataset:
-    """Standardised features and, where a column was named, the target.
+    """Features and, where a column was named, the target; as they stand in the file or standardised.
 
     Attributes
     ----------
     x : ndarray, shape (N, features)
-        float32 or float64; every column has mean 0 and deviation 1 over the whole file, a constant column is 0.
+        float32 or float64; standardised, every column has mean 0 and deviation 1 over the whole file, a constant column
+        is 0.
     target : ndarray or None
-        int64 labels (N,) for cross entropy, standardised values (N, outputs) of x's dtype for the squared error.
+        int64 labels (N,) for cross entropy, values (N, outputs) of x's dtype for the squared error.
     loss : {"cross_entropy", "mse"} or None
         None without a target: the trace then starts from its default random cotangent.
     outputs : int
@@ -65,6 +66,8 @@ def load(
     samples: int = 0,
     seed: int = 0,
     dtype: str = "float32",
+    standardise: bool = True,
+    classes: int = 0,
 ) -> Dataset:
     """Read a table of numbers.
 
@@ -81,6 +84,10 @@ def load(
     seed : int, default 0
         Of that draw.
     dtype : {"float32", "float64"}, default "float32"
+    standardise : bool, default True
+        Give features, and values of a target, mean 0 and deviation 1; False leaves them as they are.
+    classes : int, default 0
+        Outputs of the network: labels that are whole numbers below it stay as they are. Others are numbered in order.
 
     Returns
     -------
@@ -92,10 +99,10 @@ def load(
         If the file cannot be read as such a table.
     """
     path = checked_path("path", path)
-    return _prepare(read_table(path, target), path.name, loss, samples, seed, dtype)
+    return _prepare(read_table(path, target), path.name, loss, samples, seed, dtype, standardise, classes)
 
 
-def load_digits(samples: int = 0, seed: int = 0, dtype: str = "float32") -> Dataset:
+def load_digits(samples: int = 0, seed: int = 0, dtype: str = "float32", standardise: bool = True) -> Dataset:
     """Load the 1,797 handwritten digits (8 x 8 pixels, 10 classes) that scikit-learn ships; no network is needed.
 
     Parameters
@@ -105,6 +112,8 @@ def load_digits(samples: int = 0, seed: int = 0, dtype: str = "float32") -> Data
     seed : int, default 0
         Of that draw.
     dtype : {"float32", "float64"}, default "float32"
+    standardise : bool, default True
+        Give every pixel mean 0 and deviation 1; False leaves them between 0 and 16.
 
     Returns
     -------
@@ -114,7 +123,7 @@ def load_digits(samples: int = 0, seed: int = 0, dtype: str = "float32") -> Data
 
     pixels, labels = sklearn_datasets.load_digits(return_X_y=True)
     table = Table(pixels, [f"pixel {i}" for i in range(pixels.shape[1])], labels, "digit")
-    return _prepare(table, "handwritten digits (scikit-learn)", "cross_entropy", samples, seed, dtype)
+    return _prepare(table, "handwritten digits (scikit-learn)", "cross_entropy", samples, seed, dtype, standardise)
 
 
 def standard_normal(generator: np.random.Generator, name: str, shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
@@ -158,18 +167,16 @@ def random_inputs(samples: int, inputs: int, outputs: int, loss: str, seed: int,
     return Dataset(x, None, None, outputs, "random inputs", tuple(notes))
 
 
-def _prepare(table: Table, name: str, loss: str, samples: int, seed: int, dtype: str) -> Dataset:
-    x, constant = _standardised(table.features)
-    rows, columns = x.shape
-    notes = [f"{columns:,} features, each standardised to mean 0 and deviation 1 over the {rows:,} rows."]
-    if constant.any():
-        dead = [table.names[i] for i in np.flatnonzero(constant)]
-        notes.append(f"{len(dead):,} of them constant and therefore set to 0: {listed(dead)}.")
+def _prepare(
+    table: Table, name: str, loss: str, samples: int, seed: int, dtype: str, standardise: bool, classes: int = 0
+) -> Dataset:
+    x, notes = _features(table, standardise)
+    rows = len(x)
     target: Array | None = None
     kind: LossName | None = None
     outputs = OUTPUTS_WITHOUT_TARGET
     if table.target is not None:
-        target, kind, note = _encoded(table.target, table.target_name, loss)
+        target, kind, note = _encoded(table.target, table.target_name, loss, standardise, classes)
         outputs = int(target.max()) + 1 if kind == "cross_entropy" else target.shape[1]
         notes.append(note)
     elif loss != "auto":
@@ -179,12 +186,39 @@ def _prepare(table: Table, name: str, loss: str, samples: int, seed: int, dtype:
         x, target = x[chosen], None if target is None else target[chosen]
         notes.append(f"{samples:,} of the rows drawn at random with seed {seed}.")
     if target is not None and kind == "mse":
-        target = np.ascontiguousarray(target, dtype=dtype)
-    return Dataset(np.ascontiguousarray(x, dtype=dtype), target, kind, outputs, name, tuple(notes))
+        target = np.ascontiguousarray(_within(target, dtype, f"target {table.target_name!r}"))
+    return Dataset(np.ascontiguousarray(_within(x, dtype, name)), target, kind, outputs, name, tuple(notes))
 
 
-def _standardised(values: Array) -> tuple[Array, npt.NDArray[np.bool_]]:
-    """Give columns mean 0 and deviation 1; and tell which were constant, where that is impossible."""
+def _features(table: Table, standardise: bool) -> tuple[Array, list[str]]:
+    """Give the features, float64, and sentences on what was done to them."""
+    count = f"{table.features.shape[1]:,} feature{'' if table.features.shape[1] == 1 else 's'}"
+    if not standardise:
+        return table.features, [f"{count}, as they stand in the data."]
+    x, constant = standardised(table.features)
+    notes = [f"{count}, each standardised to mean 0 and deviation 1 over the {len(x):,} rows."]
+    if constant.any():
+        dead = [table.names[i] for i in np.flatnonzero(constant)]
+        notes.append(f"{len(dead):,} of them constant and therefore set to 0: {listed(dead)}.")
+    return x, notes
+
+
+def _within(values: Array, dtype: str, what: str) -> Array:
+    """Give the values in a dtype that holds them all; DataError with the place of one that it does not."""
+    with np.errstate(over="ignore", under="ignore"):
+        held = values.astype(dtype)
+    if not np.isfinite(held).all():
+        row, column = map(int, np.argwhere(~np.isfinite(held))[0])
+        raise DataError(
+            f"{what}, row {row}, column {column}: expected a number within {dtype}, got {values[row, column]:g}; "
+            "standardise the data"
+        )
+    return held
+
+
+def standardised(values: Array) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """Give columns mean 0 and deviation 1, float64; and tell which were constant, where that is impossible."""
+    values = values.astype(np.float64)
     constant = values.min(axis=0) == values.max(axis=0)
     # Divided by the largest magnitude first: the square of a column of 1e200 would overflow.
     scale = np.abs(values).max(axis=0)
@@ -196,7 +230,7 @@ def _standardised(values: Array) -> tuple[Array, npt.NDArray[np.bool_]]:
         return np.where(constant, 0.0, centred / np.where(constant, 1.0, deviation)), constant
 
 
-def _encoded(raw: Array, name: str, loss: str) -> tuple[Array, LossName, str]:
+def _encoded(raw: Array, name: str, loss: str, standardise: bool, outputs: int) -> tuple[Array, LossName, str]:
     """Turn a raw target into labels or values; and name the loss, and say in a sentence what was done."""
     numeric, whole = raw.dtype.kind in "iuf", raw.dtype.kind in "iu"
     if numeric and not np.isfinite(raw).all():
@@ -213,9 +247,14 @@ def _encoded(raw: Array, name: str, loss: str) -> tuple[Array, LossName, str]:
             raise DataError(
                 f"target {name!r}: expected numbers for loss=mse, got {raw[0]!s:.40}; use loss=cross_entropy"
             )
-        values, _ = _standardised(raw.reshape(len(raw), -1).astype(np.float64))
-        return values, "mse", f"Target {name}: {values.shape[1]} standardised value(s), mean squared error."
+        values = raw.reshape(len(raw), -1).astype(np.float64)
+        if standardise:
+            values, _ = standardised(values)
+        count = f"{values.shape[1]} {'standardised ' * standardise}value{'' if values.shape[1] == 1 else 's'}"
+        return values, "mse", f"Target {name}: {count}, mean squared error."
     _check_labels(raw, classes, name)
+    if numeric and np.all(classes == np.trunc(classes)) and classes[0] >= 0 and classes[-1] < outputs:
+        labels = raw.astype(np.int64)
     shown = listed([str(label) for label in classes.tolist()])
     return (
         labels.reshape(-1).astype(np.int64),
