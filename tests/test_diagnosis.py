@@ -377,3 +377,15 @@ def test_width_allowances_are_drift_and_two_deviations_of_the_log_norm():
     assert abs((lost + thresholds.width_spread([8] * 20) * -1) + finite.mean()) < tolerance("width", "drift")
     assert abs(2 * finite.std() / thresholds.width_spread([8] * 20) - 1) < tolerance("width", "spread")
     assert np.isclose(lost - gained, -2 * finite.mean(), rtol=tolerance("width", "spread"))
+
+
+@pytest.mark.parametrize("forget_bias", [-3.0, None])
+def test_local_answers_at_every_step_need_no_memory(forget_bias):
+    """What is asked for is this step's largest input: the gradient need not go back, however soon the gates forget."""
+    x = np.random.default_rng(1).standard_normal((80, 32, 5)).astype("float32")
+    target = np.argmax(x, axis=2).astype("int64")
+    readout = gt.Stack.random([24, 5], activation="linear", seed=1)
+    network = gt.LSTM.random(5, 24, forget_bias=forget_bias, recurrent_init="torch_default", seed=1)
+    diagnosis = network.trace(x, readout=readout, target=target, loss="cross_entropy", at="all").diagnose()
+    assert diagnosis.healthy
+    assert diagnosis.find("forgetting").severity == "information"

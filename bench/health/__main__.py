@@ -1,7 +1,8 @@
 """``python -m bench.health``: draw networks, train them, and set what the diagnosis says beside what training said.
 
-``label --first 0 --count 600 labels.json`` trains those that the file has no label of and adds them; ``judge
-labels.json`` prints the confusion matrix of even seeds (rules may be chosen on them) and of odd ones (they may not).
+``label --first 0 --count 600 bench/health/stacks.json`` trains those that the file has no label of and adds them;
+``judge bench/health/stacks.json`` prints the confusion matrix of even seeds (rules may be chosen on them) and of odd
+ones (they may not). The file's name says the kind: ``stacks``, ``recurrent``.
 """
 
 from __future__ import annotations
@@ -13,9 +14,51 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bench.health.drawn_stacks import DrawnStack, drawn_stack
-
 ALARMS = ("warning", "critical")
+
+
+class _Stacks:
+    """The kind ``stacks``; every kind draws, trains and traces what has a seed."""
+
+    @staticmethod
+    def drawn(seed: int) -> Any:
+        from bench.health.drawn_stacks import drawn_stack
+
+        return drawn_stack(seed)
+
+    @staticmethod
+    def health(drawn: Any) -> tuple[str, int | None]:
+        from bench.health.training import health
+
+        return health(drawn.stack, drawn.x, drawn.target, drawn.loss)
+
+    @staticmethod
+    def trace(drawn: Any) -> Any:
+        return drawn.stack.trace(drawn.x, target=drawn.target, loss=drawn.loss)
+
+
+class _Recurrent:
+    """The kind ``recurrent``."""
+
+    @staticmethod
+    def drawn(seed: int) -> Any:
+        from bench.health.drawn_recurrent import drawn_recurrent
+
+        return drawn_recurrent(seed)
+
+    @staticmethod
+    def health(drawn: Any) -> tuple[str, int | None]:
+        from bench.health.training_recurrent import recurrent_health
+
+        return recurrent_health(drawn.network, drawn.readout, drawn.task)
+
+    @staticmethod
+    def trace(drawn: Any) -> Any:
+        task = drawn.task
+        return drawn.network.trace(task.x, readout=drawn.readout, target=task.target, loss=task.loss, at=task.at)
+
+
+KINDS: dict[str, Any] = {"stacks": _Stacks, "recurrent": _Recurrent}
 
 
 def main() -> None:
@@ -28,36 +71,35 @@ def main() -> None:
     parser.add_argument("--every", action="store_true", help="print a line for each wrong verdict")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    kind = KINDS.get(options.labels.stem)
+    if kind is None:
+        parser.error(f"labels: expected a file called {', '.join(f'{name}.json' for name in KINDS)}")
     labels = json.loads(options.labels.read_text(encoding="utf-8")) if options.labels.exists() else {}
     if options.do == "label":
-        label(options.labels, labels, range(options.first, options.first + options.count))
+        label(kind, options.labels, labels, range(options.first, options.first + options.count))
     else:
-        judge(labels, options.half, options.every)
+        judge(kind, labels, options.half, options.every)
 
 
-def label(path: Path, labels: dict[str, Any], seeds: range) -> None:
+def label(kind: Any, path: Path, labels: dict[str, Any], seeds: range) -> None:
     """Train what has no label yet; the file is written as it grows."""
     import torch
-
-    from bench.health.training import health
 
     torch.set_num_threads(1)
     for seed in seeds:
         if str(seed) in labels:
             continue
-        drawn = drawn_stack(seed)
-        labels[str(seed)] = health(drawn.stack, drawn.x, drawn.target, drawn.loss)
+        labels[str(seed)] = kind.health(kind.drawn(seed))
         lines = ",\n".join(f'"{key}": {json.dumps(value)}' for key, value in labels.items())
         path.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
 
 
-def alarms(drawn: DrawnStack) -> list[str]:
+def alarms(trace: Any) -> list[str]:
     """Give the kinds of findings at warning or above."""
-    trace = drawn.stack.trace(drawn.x, target=drawn.target, loss=drawn.loss)
     return [finding.kind for finding in trace.diagnose() if finding.severity in ALARMS]
 
 
-def judge(labels: dict[str, Any], half: str, every: bool) -> None:
+def judge(kind: Any, labels: dict[str, Any], half: str, every: bool) -> None:
     """Print the confusion matrix of each half, and what was wrong."""
     for name, odd in (("even", 0), ("odd", 1)):
         if half not in (name, "both"):
@@ -68,8 +110,8 @@ def judge(labels: dict[str, Any], half: str, every: bool) -> None:
             if int(key) % 2 != odd or verdict in ("slow", "capacity"):
                 table[verdict, False] += int(key) % 2 == odd
                 continue
-            drawn = drawn_stack(int(key))
-            found = alarms(drawn)
+            drawn = kind.drawn(int(key))
+            found = alarms(kind.trace(drawn))
             table[verdict, bool(found)] += 1
             if bool(found) != (verdict == "broken"):
                 wrong.append(f"  {verdict:8} {key:>5} {drawn.family:12} {steps} {found} {drawn.what}")

@@ -73,7 +73,8 @@ def _falling(trace: RecurrentTrace, layers: npt.NDArray[np.intp], worst: int, ch
     evidence = {"log2_change": bits, "lag": float(lag), "bits_per_step": rate, "steps": float(trace.steps)}
     if np.isfinite(rate) and rate < 0:
         evidence["gradient_half_life"] = -1.0 / rate
-    severity = limit.severity_of(bits)
+    # With a loss at every step the gradient of each need not go far back: whether it must is for the task to say.
+    severity = limit.severity_of(bits) if trace.cotangent_at == "last" else "information"
     where = tuple(map(int, layers)), (0, _last_lost(trace, change[worst]))
     cell = CELLS[trace.cell]
     if cell.carry is None:
