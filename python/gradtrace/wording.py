@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["bits_of", "decimal", "factor", "power_of_ten", "power_of_two"]
+__all__ = ["changed", "decimal", "factor", "power_of_ten", "power_of_two"]
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def power_of_ten(log2: float) -> str:
-    """Write 2**log2 as a decimal, also where no float holds it: ``3.2e-1203``."""
+    """Write 2**log2 as a decimal, also where no float holds it: ``3.2e-1203``; NaN is ``undefined``."""
     if math.isnan(log2):
-        return "nan"
+        return "undefined"
     if math.isinf(log2):
         return "0" if log2 < 0 else "inf"
     exponent = math.floor(log2 * math.log10(2))
@@ -23,13 +23,25 @@ def power_of_ten(log2: float) -> str:
 
 
 def power_of_two(log2: float) -> str:
-    """Write ``2^-5.9``; ``0``, ``inf`` and ``nan`` where it is none."""
+    """Write ``2^-5.9``; ``0``, ``inf`` and ``undefined`` where it is none."""
     return f"2^{round(log2, 1) + 0.0:.1f}" if math.isfinite(log2) else power_of_ten(log2)  # + 0.0: no -0.0
 
 
-def bits_of(value: float) -> str:
-    """Write a number of bits for a sentence: two decimals while it is small, three digits beyond."""
-    return f"{value:.2f}" if abs(value) < 1e4 else f"{value:.3g}"
+def changed(log2: float, one: bool = False) -> str:
+    """Say what a factor of 2**log2 does to the gradient, for several that do it or for one.
+
+    Examples
+    --------
+    >>> changed(1.0), changed(-2.0, one=True), changed(0.0)
+    ('multiply it by 2', 'divides it by 4', 'neither take nor give')
+    """
+    if abs(log2) < 0.005:
+        return "neither takes nor gives" if one else "neither take nor give"
+    if log2 == -math.inf:
+        return "make it 0" if not one else "makes it 0"
+    verb = "multipl" if log2 > 0 else "divide"
+    ending = {("multipl", True): "ies", ("multipl", False): "y", ("divide", True): "s"}.get((verb, one), "")
+    return f"{verb}{ending} it by {factor(abs(log2))}"
 
 
 def factor(log2: float) -> str:
@@ -65,7 +77,7 @@ def decimal(log2: float, typographic: bool = False) -> str:
     text = power_of_ten(log2)
     mantissa, _, exponent = text.partition("e")
     if not exponent:
-        return {"nan": "undefined"}.get(text, text)
+        return text
     if -3 <= int(exponent) <= 3:
         return f"{float(text):.{max(1 - int(exponent), 0)}f}"
     return f"{mantissa}\u00a0×\u00a010{str(int(exponent)).translate(_SUPERSCRIPT)}" if typographic else text

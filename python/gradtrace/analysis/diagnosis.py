@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gradtrace.analysis.evidence import told
 from gradtrace.json_ready import json_ready
-from gradtrace.tables import Table, markup, wrapped
+from gradtrace.tables import markup, wrapped
 
 __all__ = ["KINDS", "SEVERITIES", "Diagnosis", "Finding"]
 
@@ -54,6 +56,11 @@ class Finding:
         What to try, by the names that ``network.remedies(..., only=...)`` takes; best guess first.
     part : str
         ``"readout"`` for a finding in the readout of a recurrent network, else ``""``.
+    first : str
+        What to do first, an imperative: the first remedy in words.
+    code : str
+        The lines of PyTorch that do it; ``model`` is the module, ``rnn`` (``lstm``, ``gru``) the recurrent one, ``x``
+        the inputs.
     """
 
     kind: str
@@ -64,6 +71,8 @@ class Finding:
     steps: tuple[int, int] | None = None
     remedies: tuple[str, ...] = ()
     part: str = ""
+    first: str = ""
+    code: str = ""
 
     def __post_init__(self) -> None:
         numbers = {name: value for name, value in self.evidence.items() if not math.isnan(value)}
@@ -81,26 +90,46 @@ class Finding:
 
     def to_dict(self) -> dict[str, Any]:
         """Give all fields, fit for strict JSON."""
-        facts = {name: getattr(self, name) for name in ("kind", "severity", "cause", "layers", "steps", "remedies")}
-        ready: dict[str, Any] = json_ready({**facts, "evidence": dict(self.evidence), "part": self.part})
+        names = ("kind", "severity", "cause", "told", "layers", "steps", "remedies", "part", "first", "code")
+        facts = {name: getattr(self, name) for name in names}
+        ready: dict[str, Any] = json_ready({**facts, "evidence": dict(self.evidence)})
         return ready
 
     def __repr__(self) -> str:
         return f"Finding({', '.join(part for part in (self.kind, self.severity, self.where) if part)})"
 
+    @property
+    def told(self) -> str:
+        """The evidence in sentences, with units."""
+        return told(self.evidence)
+
+    @property
+    def head(self) -> str:
+        """Severity, kind and place."""
+        return f"{self.severity}: {self.kind}" + (f" ({self.where})" if self.where else "")
+
     def __str__(self) -> str:
-        head = f"{self.severity}: {self.kind}" + (f" ({self.where})" if self.where else "")
-        tried = "try: " + "; ".join(self.remedies) if self.remedies else ""
-        below = (self.cause, self._numbers(), tried)
-        return "\n".join([*wrapped(head), *(line for text in below for line in wrapped(text, "  "))])
+        lines = [*wrapped(self.head), *wrapped(self.cause, "  "), *wrapped(self.told, "  ")]
+        if self.first:
+            lines += wrapped(f"First: {self.first}.", "  ")
+            lines += [f"    {line}" for line in self.code.split("\n")]
+        if self.remedies:
+            lines += wrapped(f"To try, in this order: {', '.join(self.remedies)}.", "  ")
+        return "\n".join(lines)
 
-    def _numbers(self) -> str:
-        return ", ".join(f"{name} {shown(value)}" for name, value in self.evidence.items())
+    def _repr_html_(self) -> str:
+        return f"<p>{markup(self.head)}</p>{self.html}"
 
-    def _row(self) -> list[str]:
-        """Give the cells of a table: severity, kind and place, cause, evidence, remedies."""
-        kind = f"{self.kind}\n{self.where}" if self.where else self.kind
-        return [self.severity, kind, self.cause, self._numbers(), ", ".join(self.remedies)]
+    @property
+    def html(self) -> str:
+        """All but the head, for a notebook or a page."""
+        parts = [f"<p>{markup(self.cause)}</p>", f"<p><small>{markup(self.told)}</small></p>"]
+        if self.first:
+            parts.append(f"<p><b>First:</b> {markup(self.first)}.</p>")
+            parts.append(f'<pre style="text-align:left"><code>{html.escape(self.code)}</code></pre>')
+        if self.remedies:
+            parts.append(f"<p><small>To try, in this order: {markup(', '.join(self.remedies))}.</small></p>")
+        return "".join(parts)
 
 
 @dataclass(frozen=True)
@@ -161,25 +190,24 @@ class Diagnosis(Sequence[Finding]):
     def __str__(self) -> str:
         count = f"{len(self.findings)} finding{'s' if len(self.findings) > 1 else ''}"
         head = f"{self.subject}: {count if self.findings else 'nothing to report.'}"
-        return "\n".join([*wrapped(head), *map(str, self.findings)])
+        return "\n\n".join(["\n".join(wrapped(head)), *map(str, self.findings)])
 
     def _repr_html_(self) -> str:
         if not self.findings:
             return f"<p><b>{markup(self.subject)}</b>: nothing to report.</p>"
-        head = ["", "finding", "why", "evidence", "try"]
-        return Table(head, [finding._row() for finding in self.findings], self.subject, words=range(5)).html()
+        left = ' style="text-align:left; vertical-align:top'
+        rows = "".join(
+            f'<tr><td{left}">{markup(one.severity)}<br>{markup(one.kind)}<br><small>{markup(one.where)}</small></td>'
+            f'<td{left}; white-space:normal">{one.html}</td></tr>'
+            for one in self.findings
+        )
+        head = f'<thead><tr><th{left}">finding</th><th{left}">why, and what to do</th></tr></thead>'
+        return f"<table><caption>{markup(self.subject)}</caption>{head}<tbody>{rows}</tbody></table>"
 
 
 def ranked(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     """Put the worst first; equals keep their order."""
     return tuple(sorted(findings, key=lambda finding: -SEVERITIES.index(finding.severity)))
-
-
-def shown(value: float) -> str:
-    """Write a number of the evidence: four digits at most, whole numbers whole."""
-    if isinstance(value, int) or (abs(value) < 1e6 and value == int(value)):
-        return f"{int(value):,}"
-    return f"{value:.3g}"
 
 
 def runs(indices: Sequence[int]) -> str:

@@ -201,7 +201,7 @@ def _bias_shift(trace: StackTrace) -> Finding | None:
     evidence["activation_std"] = float(trace.activation_std[worst])
     cause = (
         f"The outputs of {trace.activation[worst]} have the mean {evidence['activation_mean']:.3g}: in layer {worst} a "
-        f"constant, the same for every unit and sample, is {share[worst]:.0%} of their second moment, and the next "
+        f"constant, the same for every unit and sample, is {share[worst]:.0%} of their squared size, and the next "
         "layer sees little else."
     )
     remedies = ("tanh_orthogonal", "layer_norm", "selu_lecun")

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from gradtrace.analysis import thresholds as limit
+from gradtrace.analysis.advice import advised
 from gradtrace.analysis.diagnosis import Diagnosis, Finding, ranked
 from gradtrace.traces.modules import WatchTrace
-from gradtrace.wording import power_of_ten
+from gradtrace.wording import factor
 
 __all__ = ["diagnose_modules"]
 
@@ -40,7 +41,7 @@ def diagnose_modules(trace: WatchTrace) -> Diagnosis:
         *_not_finite(trace),
     ]
     found = [replace(one, layers=tuple(rows[layer] for layer in one.layers)) for one in found]
-    return Diagnosis(ranked(found), title)
+    return Diagnosis(advised(ranked(found), trace), title)
 
 
 def _by_module(trace: WatchTrace) -> tuple[WatchTrace, list[int]]:
@@ -95,7 +96,7 @@ def _vanishing_and_exploding(trace: WatchTrace) -> list[Finding]:
         worst = int(beyond[np.argmax((sign * change)[beyond])])
         bits = float(change[worst])
         names = [trace.modules[known[index]].name for index in beyond]
-        what = "0" if math.isinf(bits) else f"{power_of_ten(abs(bits))} times {verb} than"
+        what = "0" if math.isinf(bits) else f"{factor(abs(bits))} times {verb} than"
         cause = (
             f"An entry of the gradient at the output of {trace.modules[known[worst]].name} is {what}"
             f"{', not' if math.isinf(bits) else ''} at {trace.modules[known[-1]].name}; modules beyond 64 times: "
@@ -131,7 +132,7 @@ def _not_finite(trace: WatchTrace) -> list[Finding]:
     ):
         layers = tuple(map(int, np.flatnonzero(where)))
         if layers:
-            cause = f"From {trace.modules[layers[at]].name} {what} is infinite or NaN."
+            cause = f"From {trace.modules[layers[at]].name} {what} is infinite or undefined."
             return [Finding(kind, "critical", cause, {"modules": float(len(layers))}, layers, remedies=_REMEDIES[kind])]
     return []
 

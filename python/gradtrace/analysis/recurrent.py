@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace.analysis import thresholds as limit
+from gradtrace.analysis.advice import advised
 from gradtrace.analysis.changes import fallen, memory, risen
 from gradtrace.analysis.diagnosis import Diagnosis, Finding, ranked
 from gradtrace.analysis.stacks import stack_findings
@@ -17,7 +18,7 @@ from gradtrace.cells import CELLS
 from gradtrace.memory import blames
 from gradtrace.quiet import quiet
 from gradtrace.traces.recurrent import RecurrentTrace
-from gradtrace.wording import bits_of, factor, power_of_ten
+from gradtrace.wording import changed, factor
 
 __all__ = ["diagnose_recurrent"]
 
@@ -34,7 +35,7 @@ def diagnose_recurrent(trace: RecurrentTrace) -> Diagnosis:
         inputs = "states that the readout reads"
         found += [replace(finding, part="readout") for finding in stack_findings(trace.readout, inputs)]
     subject = f"{trace.cell}, {trace.hidden_size} units, {trace.steps} steps, {trace.samples} samples"
-    return Diagnosis(ranked([finding for finding in found if finding is not None]), subject)
+    return Diagnosis(advised(ranked([finding for finding in found if finding is not None]), trace), subject)
 
 
 def _over_time(trace: RecurrentTrace) -> list[Finding | None]:
@@ -127,13 +128,13 @@ def _rnn_vanishing(
         cause = f"The gradient is exactly zero from state {where[1][1]} back: {why}."
     elif activation < weight:
         cause = (
-            f"The activation derivative takes {bits_of(-activation)} bits a step: where the states are, the curve is "
-            f"flatter than at its steepest; weight_hh {_give(weight)}."
+            f"The activation derivative divides the gradient by {factor(-activation)} a step: where the states are, "
+            f"the curve is flatter than at its steepest; weight_hh {changed(weight, one=True)}."
         )
     else:
         cause = (
-            f"weight_hh is too small: it multiplies the gradient by {factor(weight)} a step, the activation "
-            f"derivative by {factor(activation)}."
+            f"The recurrent weights (weight_hh) are too small: they multiply the gradient by {factor(weight)} a step, "
+            f"the activation derivative by {factor(activation)}."
         )
     remedies = ("orthogonal_recurrent", "lstm", "identity_relu", "truncation")
     return Finding("vanishing", severity, cause, evidence, where[0], where[1], remedies)
@@ -143,12 +144,6 @@ def _mean(values: Floats) -> float:
     """Mean of the finite ones; where there is none, what half of them are at most."""
     finite = values[np.isfinite(values)]
     return float(finite.mean() if finite.size else middle(values.reshape(1, -1))[0])
-
-
-def _give(weight: float) -> str:
-    if abs(weight) < 0.005:
-        return "neither takes nor gives"
-    return f"gives back {bits_of(weight)}" if weight > 0 else f"takes {bits_of(-weight)} more"
 
 
 def _last_lost(trace: RecurrentTrace, change: Floats) -> int:
@@ -166,8 +161,8 @@ def _rising(trace: RecurrentTrace, layers: npt.NDArray[np.intp], worst: int, cha
         weight = _mean(trace.weight_gain[worst])
         evidence["weight_bits"] = weight
         cause = (
-            f"weight_hh is too large: it multiplies the gradient by {factor(weight)} a step, more than the "
-            "activation derivative takes."
+            f"The recurrent weights (weight_hh) are too large: they multiply the gradient by {factor(weight)} a step, "
+            "more than the activation derivative takes."
         )
     else:
         gate = CELLS[trace.cell].carry
@@ -185,7 +180,7 @@ def _sensitive(trace: RecurrentTrace, layers: npt.NDArray[np.intp], bits: float)
         return None
     evidence = {"log2_noise_growth": bits}
     cause = (
-        f"A small change of the first state grows {power_of_ten(bits)} times, while h stays between -1 and 1: "
+        f"A small change of the first state grows {factor(bits)} times, while h stays between -1 and 1: "
         "two sequences that are nearly the same end anywhere (chaos)."
     )
     severity = limit.severity_of(bits)

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from gradtrace import activations as names
 from gradtrace.analysis import thresholds as limit
+from gradtrace.analysis.advice import advised
 from gradtrace.analysis.changes import over_last_layer, split
 from gradtrace.analysis.diagnosis import Diagnosis, Finding, ranked
 from gradtrace.analysis.forward import data_findings, forward_findings
@@ -15,7 +16,7 @@ from gradtrace.analysis.underflow import subnormal_cause
 from gradtrace.memory import blames
 from gradtrace.quiet import quiet
 from gradtrace.traces.stack import StackTrace
-from gradtrace.wording import bits_of, factor, power_of_ten
+from gradtrace.wording import changed, factor
 
 __all__ = ["diagnose_stack", "gradient_findings", "stack_findings", "units_of"]
 
@@ -28,7 +29,7 @@ _CLEARLY = 0.5
 
 def diagnose_stack(trace: StackTrace) -> Diagnosis:
     """Say what is wrong with a stack, and why; worst finding first."""
-    return Diagnosis(ranked(stack_findings(trace)), f"{trace.depth} layers, {trace.samples} samples")
+    return Diagnosis(advised(ranked(stack_findings(trace)), trace), f"{trace.depth} layers, {trace.samples} samples")
 
 
 @blames("trace", "trace fewer samples, or quantiles over them: per_sample=False")
@@ -111,21 +112,21 @@ def _vanishing_cause(trace: StackTrace, worst: int, evidence: dict[str, float]) 
     if activation < at_best - _CLEARLY and name != "linear":
         saturated = float(np.mean(trace.saturated[section]))
         return (
-            f"The activation derivative: {saturated:.0%} of the {name} units are saturated, and their derivative "
-            f"takes {bits_of(-activation)} bits a layer; the weights {_give(weight)}.",
+            f"The activation derivative: {saturated:.0%} of the {name} units are saturated, with slopes of nearly 0, "
+            f"and that divides the gradient by {factor(-activation)} a layer; the weights {changed(weight)}.",
             ("critical_initialisation", "layer_norm", "relu_he", "residual"),
         )
     if (sup := names.facts(name).sup) < 1:
         return (
-            f"The activation derivative: {name}'s is at most 1/{1 / sup:g} and takes {bits_of(-activation)} bits a "
-            f"layer; the weights {_give(weight)}.",
+            f"The activation derivative: {name}'s is at most 1/{1 / sup:g} and divides the gradient by "
+            f"{factor(-activation)} a layer; the weights {changed(weight)}.",
             ("relu_he", "tanh_orthogonal", "critical_initialisation", "residual_layer_norm"),
         )
     why = "half of its units are off" if names.facts(name).off_at_zero else "its derivative is well under 1 on one side"
     if activation < weight and at_best < 0 and weight > -_CLEARLY / 4:
         return (
-            f"The weights do not make up for what {name} takes: {bits_of(-activation)} bits a layer, because "
-            f"{why}. Weights {balance} times as large would.",
+            f"The weights do not make up for what {name} takes: it divides the gradient by {factor(-activation)} a "
+            f"layer, because {why}. Weights {balance} times as large would.",
             ("he_initialisation", "critical_initialisation", "layer_norm", "residual"),
         )
     return (
@@ -151,10 +152,6 @@ def _exploding_cause(trace: StackTrace, worst: int, evidence: dict[str, float]) 
 
 
 _CAUSES = {"vanishing": _vanishing_cause, "exploding": _exploding_cause}
-
-
-def _give(weight: float) -> str:
-    return f"give back {bits_of(weight)}" if weight > 0 else f"take {bits_of(-weight)} more"
 
 
 def _subnormal(trace: StackTrace) -> Finding | None:
@@ -198,7 +195,7 @@ def _sensitive(trace: StackTrace, units: Counts) -> Finding | None:
         return None
     evidence = {"log2_noise_growth": bits, "bits_per_layer": bits / trace.depth}
     cause = (
-        f"A small change of the input grows {power_of_ten(bits)} times as much as the signal on its way to the output: "
+        f"A small change of the input grows {factor(bits)} times as much as the signal on its way to the output: "
         "two inputs that are nearly the same end anywhere (the chaotic phase)."
     )
     severity = limit.severity_of(bits)

@@ -1,0 +1,178 @@
+"""The numbers behind a finding, as sentences: every figure with its unit, and none by the name of its key."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from gradtrace.wording import factor, power_of_ten
+
+__all__ = ["number", "told"]
+
+Evidence = Mapping[str, float]
+
+
+def told(evidence: Evidence) -> str:
+    """Write all numbers of a finding's evidence as sentences, units in words.
+
+    Parameters
+    ----------
+    evidence : mapping of float
+        By the keys of `Finding.evidence`; NaN there is none. Unknown keys are written out as words.
+
+    Returns
+    -------
+    str
+    """
+    left, sentences = dict(evidence), []
+    for needed, others, sentence in _SENTENCES:
+        if needed in left:
+            sentences.append(sentence(left))
+            left = {key: value for key, value in left.items() if key not in (needed, *others)}
+    sentences += [_plain(key, value) for key, value in left.items()]
+    return " ".join(sentence[0].upper() + sentence[1:] + "." for sentence in sentences if sentence)
+
+
+def number(value: float) -> str:
+    """Write a number: three digits, whole ones whole."""
+    if math.isinf(value):
+        return "infinity" if value > 0 else "minus infinity"
+    if abs(value) < 1e6 and value == int(value):
+        return f"{int(value):,}"
+    return f"{value:.3g}"
+
+
+def _size(log2: float) -> str:
+    return "exactly 0" if log2 == -math.inf else power_of_ten(log2) if abs(log2) >= 13 else f"{2.0**log2:.3g}"
+
+
+def _steps(count: float) -> str:
+    return f"{number(count)} step{'' if count == 1 else 's'}"
+
+
+def _share(value: float) -> str:
+    if 0 < value < 0.005:
+        return "under 1%"
+    return "over 99%" if 0.995 <= value < 1 else f"{value:.0%}"
+
+
+def _each(of: str) -> Callable[[Evidence], str]:
+    """What one layer, or step, multiplies the gradient by, and who does it."""
+
+    def sentence(e: Evidence) -> str:
+        whole = e.get("bits_per_layer", e.get("bits_per_step"))
+        kinds = {"activation_bits": "activation", "norm_bits": "normalisation", "weight_bits": "weights"}
+        parts = ", ".join(f"the {name} by {factor(e[key])}" for key, name in kinds.items() if key in e)
+        if whole is None:
+            return f"there one {of} multiplies the gradient: {parts}"
+        return f"on the way back one {of} multiplies it by {factor(whole)}" + (f": {parts}" if parts else "")
+
+    return sentence
+
+
+def _change(e: Evidence) -> str:
+    bits = e["log2_change"]
+    where = f"{_steps(e['lag'])} before the end" if "lag" in e else "where it is " + ("least" if bits < 0 else "most")
+    whole = "at the end" if "lag" in e else "at the last one"
+    if bits == -math.inf:
+        return f"{where} nothing is left of the gradient {whole}"
+    return f"{where} the gradient is {factor(bits)} times that {whole}"
+
+
+def _halves(steps: float) -> str:
+    return f"it halves every {_steps(steps)}" if steps >= 1 else f"it halves {number(1 / steps)} times a step"
+
+
+def _shares(e: Evidence) -> str:
+    shares = {"the activation": e["activation_share"], "the weights": e.get("weight_share", 0.0)}
+    name = max(shares, key=lambda one: shares[one])
+    return f"{_share(shares[name])} of this change is done by {name}"
+
+
+def _samples(e: Evidence) -> str:
+    value = e["samples"]
+    if "dead_units" in e or value > 1:
+        return f"seen on {number(value)} sample{'' if value == 1 else 's'}"
+    return "so it is in every sample" if value == 1 else f"so it is in {_share(value)} of the samples"
+
+
+def _gate(name: str) -> Callable[[Evidence], str]:
+    def sentence(e: Evidence) -> str:
+        halves = e.get("half_life")
+        kept = "" if halves is None else f"; what it keeps of the state: {_halves(halves)}"
+        if halves == math.inf:
+            kept = "; what it keeps never halves"
+        return f"the {name} gate is {e[f'{name}_gate']:.2g} on average, where 1 keeps everything{kept}"
+
+    return sentence
+
+
+def _inputs_of_units(e: Evidence) -> str:
+    mean = e.get("preactivation_mean")
+    around = "" if mean is None else f" around a mean of {number(mean)}"
+    return f"what goes into these units has a deviation of {number(e['preactivation_std'])}{around}"
+
+
+_DEAD = {"bias": "by their biases", "weights": "by their weights", "layer_below": "because the layer below is off",
+         "forward_underflow": "because what reaches them is 0", "inputs": "because the inputs are 0"}  # fmt: skip
+
+
+def _dead(e: Evidence) -> str:
+    causes = ", ".join(f"{_share(e[f'dead_by_{key}'])} {why}" for key, why in _DEAD.items() if f"dead_by_{key}" in e)
+    return f"{_share(e['dead_units'])} of the units never change their output's slope from 0" + (
+        f": {causes}" if causes else ""
+    )
+
+
+def _format(of: str) -> Callable[[Evidence], str]:
+    def sentence(e: Evidence) -> str:
+        zero = e.get(f"first_zero_{of}")
+        text = f"float32 has it with fewer digits from {of} {number(e[f'first_subnormal_{of}'])} back"
+        return text + (f", and reads 0 from {of} {number(zero)} back" if zero is not None else "")
+
+    return sentence
+
+
+# By the first key that is there: the keys that the sentence takes up beside it, and the sentence.
+_SENTENCES: tuple[tuple[str, tuple[str, ...], Callable[[Evidence], str]], ...] = (
+    ("log2_change", ("lag",), _change),
+    ("bits_per_layer", ("factor_per_layer", "activation_bits", "norm_bits", "weight_bits"), _each("layer")),
+    ("bits_per_step", ("factor_per_step", "activation_bits", "weight_bits"), _each("step")),
+    ("gradient_half_life", (), lambda e: _halves(e["gradient_half_life"])),
+    ("activation_share", ("weight_share",), _shares),
+    ("forget_gate", ("half_life",), _gate("forget")),
+    ("update_gate", ("half_life",), _gate("update")),
+    ("half_life", (), lambda e: f"what the gate keeps of the state: {_halves(e['half_life'])}"),
+    ("steps", (), lambda e: f"the sequence has {_steps(e['steps'])}"),
+    ("saturated", (), lambda e: f"{_share(e['saturated'])} of the values are where the curve is flat"),
+    ("preactivation_std", ("preactivation_mean",), _inputs_of_units),
+    ("dead_units", ("samples", *(f"dead_by_{key}" for key in _DEAD)), _dead),
+    ("dead", (), lambda e: f"{_share(e['dead'])} of the units are dead"),
+    ("dead_samples", (), lambda e: f"a whole layer is off for {_share(e['dead_samples'])} of the samples"),
+    ("samples", (), _samples),
+    ("activation_bits", ("norm_bits", "weight_bits"), _each("layer")),
+    ("input_rms", (), lambda e: f"the root mean square of the inputs is {number(e['input_rms'])}"),
+    ("mean_share", (), lambda e: f"{_share(e['mean_share'])} of their squared size is the constant"),
+    ("activation_mean", ("activation_std",), lambda e: f"outputs have the mean {number(e['activation_mean'])}"
+     + (f" and the deviation {number(e['activation_std'])}" if "activation_std" in e else "")),
+    ("zero_inputs", (), lambda e: f"{_share(e['zero_inputs'])} of the samples have inputs of 0 only"),
+    ("zero_cotangents", (), lambda e: f"{_share(e['zero_cotangents'])} of the samples have no gradient at the output"),
+    ("first_subnormal_layer", ("first_zero_layer",), _format("layer")),
+    ("first_subnormal_state", ("first_zero_state",), _format("state")),
+    ("first_layer", (), lambda e: f"it begins at layer {number(e['first_layer'])}"),
+    ("first_state", (), lambda e: f"it begins at state {number(e['first_state'])}"),
+    ("log2_input", (), lambda e: f"the inputs have a length of {_size(e['log2_input'])}"),
+    ("log2_largest_activation", (), lambda e: f"the longest output has {_size(e['log2_largest_activation'])}"),
+    ("log2_smallest", (), lambda e: f"the smallest is {_size(e['log2_smallest'])}"),
+    ("log2_noise_growth", (), lambda e: f"what is added to the input grows {factor(e['log2_noise_growth'])} times"),
+    ("modules", (), lambda e: f"{number(e['modules'])} module{'' if e['modules'] == 1 else 's'} concerned"),
+    ("least_loss", (), lambda e: f"the loss cannot fall below {number(e['least_loss'])}"),
+    ("guess_loss", (), lambda e: f"the best constant guess has the loss {number(e['guess_loss'])}"),
+)  # fmt: skip
+
+
+def _plain(key: str, value: float) -> str:
+    """Write a figure without a sentence of its own by the words of its key; logarithms as what they are of."""
+    logarithm = key.startswith(("log2_", "bits_")) or key.endswith("_bits")
+    words = key.removeprefix("log2_").removesuffix("_bits").replace("bits_per", "factor per").replace("_", " ")
+    return f"{words}: {factor(value) if logarithm else _share(value) if key.endswith('_share') else number(value)}"
