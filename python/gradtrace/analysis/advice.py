@@ -14,7 +14,7 @@ from gradtrace.theory.criticality import critical_point
 from gradtrace.traces.recurrent import RecurrentTrace
 from gradtrace.traces.stack import StackTrace
 
-__all__ = ["ADVICE", "Advice", "advised", "torch_name"]
+__all__ = ["ADVICE", "Advice", "advice_of", "advised", "torch_name"]
 
 
 @dataclass(frozen=True)
@@ -198,6 +198,15 @@ def _advised(finding: Finding, trace: Any) -> Finding:
     advice = ADVICE[known[0]] if known else (looks or [_ELSE])[0]
     filled = _filled(trace, finding, known[0] if known else "")
     return replace(finding, first=advice.do.format(**filled), code=advice.code.format(**filled))
+
+
+@quiet
+def advice_of(name: str, trace: Any) -> Advice:
+    """Give the advice for a remedy by name, with the trace's own sizes filled in; of an unknown one its words."""
+    if name not in ADVICE:
+        return Advice(name.replace("_", " "), "")
+    filled = _filled(trace, Finding("", "information", ""), name)
+    return Advice(ADVICE[name].do.format(**filled), ADVICE[name].code.format(**filled))
 
 
 def _filled(trace: Any, finding: Finding, name: str) -> dict[str, Any]:

@@ -9,15 +9,13 @@ import click
 import numpy as np
 
 from gradtrace import __version__, config, interop
-from gradtrace.analysis.diagnosis import Diagnosis
-from gradtrace.cells import CELLS
 from gradtrace.cli import terminal
 from gradtrace.cli.command import JSON_HELP, bad_input, checked_output, print_json, write_page
 from gradtrace.data import datasets
 from gradtrace.data.readers import read_sequences
 from gradtrace.networks import Recurrent
 from gradtrace.networks.stack import Stack
-from gradtrace.remedies.judgement import Remedies
+from gradtrace.report.diagnosis import answer, render_html
 from gradtrace.tables import wrapped
 
 __all__ = ["diagnose_command"]
@@ -91,7 +89,7 @@ def diagnose_command(
             remedies = network.remedies(x, **options, seed=seed) if tried and not diagnosis.healthy else None
     notes = [*(f"{note}." for note in network.notes), *read]
     if path is not None:
-        write_page(path, _page(Path(model).name, network, notes, trace, diagnosis, remedies))
+        write_page(path, render_html(Path(model).name, network, notes, trace, diagnosis, remedies, tried))
     if as_json:
         facts = {"gradtrace": __version__, "model": model, "network": _line(network)}
         print_json(
@@ -102,7 +100,13 @@ def diagnose_command(
         )
         return
     told = "\n".join(line for note in notes for line in wrapped(f"Note: {note}"))
-    terminal.print_texts(told, str(trace), str(diagnosis), *([] if remedies is None else [str(remedies)]))
+    terminal.print_texts(
+        told,
+        str(trace),
+        str(diagnosis),
+        *([] if remedies is None else [str(remedies)]),
+        answer(diagnosis, remedies, tried, trace),
+    )
     click.echo(f"Figures and text: {path}")
 
 
@@ -139,48 +143,3 @@ def _inputs(
     if rows.outputs > network.sizes[-1] or (rows.loss == "mse" and rows.outputs != network.sizes[-1]):
         raise ValueError(f"target: expected {network.sizes[-1]} outputs as the network has, got {rows.outputs}")
     return rows.x, {"target": rows.target, "loss": rows.loss}, rows.notes
-
-
-def _page(
-    name: str, network: Any, notes: list[str], trace: Any, diagnosis: Diagnosis, remedies: Remedies | None
-) -> str:
-    from markupsafe import Markup
-
-    from gradtrace.show import recurrent_plots as recurrent_plot
-    from gradtrace.show import stack_plots as plot
-    from gradtrace.show.pages import templates
-    from gradtrace.show.svg import draw_svg
-
-    size = (8.6, 3.8)
-    if isinstance(network, Stack):
-        figures = [
-            ("Norm of dL/dz by layer: median and 5 % to 95 % of the samples.",
-             draw_svg("norm", plot.plot_gradient_norm, trace, size, "Gradient norm by layer")),
-            ("What each layer did to it, in bits. Pink: the activation; blue: the weights; thin: both.",
-             draw_svg("split", plot.plot_gain_split, trace, size, "Gain of activation and weights by layer")),
-        ]  # fmt: skip
-    else:
-        named = {trace.cell: trace}
-        figures = [
-            ("Norm of dL/dh by lag: median and 5 % to 95 % of the samples.",
-             draw_svg("lag", recurrent_plot.plot_gradient_lag, named, size, "Gradient norm by lag")),
-            (CELLS[trace.cell].split,
-             draw_svg("parts", recurrent_plot.plot_parts, trace, size, "Parts of the gradient")),
-        ]  # fmt: skip
-    facts = config.collect()
-    return (
-        templates()
-        .get_template("diagnosis.html.j2")
-        .render(
-            name=name,
-            network=_line(network),
-            notes=notes,
-            severity=diagnosis.severity or "nothing",
-            diagnosis=diagnosis,
-            table=Markup(trace._repr_html_()),
-            remedies=remedies,
-            remedies_table=None if remedies is None else Markup(remedies._repr_html_()),
-            figures=figures,
-            made=f"gradtrace {facts['gradtrace']}, instruction set {facts['isa_active']}, NumPy {facts['numpy']}",
-        )
-    )

@@ -1,0 +1,178 @@
+"""The page of ``gradtrace diagnose``: what is wrong with a network, what helps, and what to do about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from gradtrace import config
+from gradtrace.analysis.advice import advice_of
+from gradtrace.analysis.diagnosis import KINDS, Diagnosis
+from gradtrace.cells import CELLS
+from gradtrace.networks.stack import Stack
+from gradtrace.remedies.judgement import Remedies, Remedy
+from gradtrace.show.pages import templates
+from gradtrace.show.svg import draw_svg
+from gradtrace.tables import wrapped
+
+__all__ = ["answer", "headline", "render_html", "winner"]
+
+_SIZE = (8.6, 3.8)  # inches of a figure
+
+
+def headline(name: str, diagnosis: Diagnosis, remedies: Remedies | None) -> str:
+    """Say what is wrong in a few words, and which remedy helps most."""
+    alarms = [finding for finding in diagnosis if finding.severity != "information"]
+    if not alarms:
+        return f"{name}: nothing stands in the way of training"
+    others = len({finding.kind for finding in alarms} - {alarms[0].kind})
+    what = KINDS.get(alarms[0].kind, alarms[0].kind.replace("_", " ")) + (f", and {others} more" if others else "")
+    if remedies is None or not remedies.tried:
+        return f"{name}: {what}"
+    return f"{name}: {what}; " + (
+        "no remedy tried helps" if remedies.best is None else f"{remedies.best.name} helps most"
+    )
+
+
+def winner(diagnosis: Diagnosis, remedies: Remedies | None, asked: bool) -> str:
+    """Say which remedy is the best and what it is worth, or that none helps, or that none was tried and why.
+
+    Parameters
+    ----------
+    diagnosis : Diagnosis
+    remedies : Remedies or None
+    asked : bool
+        Whether remedies were to be tried where something is wrong.
+    """
+    if remedies is None or not remedies.tried:
+        if diagnosis.healthy:
+            return "No remedy was tried, since no finding calls for one."
+        return "No remedy applies to this network." if asked else "No remedy was tried, as it was asked."
+    count = "one remedy" if len(remedies) == 1 else f"{len(remedies)} remedies"
+    best = remedies.best
+    if best is not None:
+        return f"Of {count} tried {best.name} helps most: {best.what}. {_worth(best, remedies)}"
+    unsure = sum(remedy.helps is None for remedy in remedies)
+    if not unsure:
+        return f"Of {count} tried none helps. As it is the loss ends at {_loss(remedies.before)}."
+    return (
+        f"Of {count} tried none is known to help: of {unsure} that cannot be told within {remedies.steps} steps of "
+        "training."
+    )
+
+
+def answer(diagnosis: Diagnosis, remedies: Remedies | None, asked: bool, trace: Any) -> str:
+    """Write the winner's sentence for a terminal, and the lines of PyTorch that make the change."""
+    lines = wrapped(winner(diagnosis, remedies, asked))
+    if remedies is not None and remedies.best is not None:
+        advice = advice_of(remedies.best.name, trace)
+        lines += ["", *wrapped(f"To do it: {advice.do}."), *(f"  {line}" for line in advice.code.split("\n"))]
+    return "\n".join(lines)
+
+
+def _worth(best: Remedy, remedies: Remedies) -> str:
+    return (
+        f"In trials of {remedies.steps} steps the loss ends at {_loss(best)} with it, and at {_loss(remedies.before)} "
+        "as the network is."
+    )
+
+
+def _loss(remedy: Remedy) -> str:
+    """Write what a trial ends at: on samples held out where there are any."""
+    held = getattr(remedy, "held_out", math.nan)
+    end = remedy.training.end if math.isnan(held) else held
+    return f"{end:.3g}" if math.isfinite(end) else "no number, since it diverges"
+
+
+_HELPS = {True: "helps", False: "does not help", None: "cannot tell"}
+
+
+def _explained(remedies: Remedies, trace: Any) -> list[dict[str, Any]]:
+    """Every remedy in words: what is done, what came of it, what it costs, how to do it."""
+    best = remedies.best
+    return [
+        {
+            "name": one.name,
+            "helps": "helps most" if best is not None and one.name == best.name else _HELPS[one.helps],
+            "best": best is not None and one.name == best.name,
+            "what": one.what,
+            "verdict": one.verdict,
+            "cost": one.cost,
+            "advice": advice_of(one.name, trace),
+        }
+        for one in remedies
+    ]
+
+
+def render_html(
+    name: str,
+    network: Any,
+    notes: Sequence[str],
+    trace: Any,
+    diagnosis: Diagnosis,
+    remedies: Remedies | None,
+    asked: bool,
+) -> str:
+    """Write the page.
+
+    Parameters
+    ----------
+    name : str
+        Of the model's file.
+    network : Stack or recurrent network
+    notes : list of str
+        What was assumed of the network, and read of the data, in sentences.
+    trace : StackTrace or RecurrentTrace
+    diagnosis : Diagnosis
+    remedies : Remedies or None
+        None where none were tried.
+    asked : bool
+        Whether they were to be tried where something is wrong.
+
+    Returns
+    -------
+    str
+        One HTML file: figures, styles and all within.
+    """
+    from markupsafe import Markup
+
+    facts = config.collect()
+    return (
+        templates()
+        .get_template("diagnosis.html.j2")
+        .render(
+            name=name,
+            headline=headline(name, diagnosis, remedies),
+            winner=winner(diagnosis, remedies, asked),
+            network=repr(network).partition("\n")[0],
+            notes=notes,
+            diagnosis=diagnosis,
+            table=Markup(trace._repr_html_()),
+            remedies=[] if remedies is None else _explained(remedies, trace),
+            remedies_table=None if remedies is None else Markup(remedies._repr_html_()),
+            figures=_figures(network, trace),
+            made=f"gradtrace {facts['gradtrace']}, instruction set {facts['isa_active']}, NumPy {facts['numpy']}",
+        )
+    )
+
+
+def _figures(network: Any, trace: Any) -> list[tuple[str, Any]]:
+    """Give captions and figures of the gradient."""
+    from gradtrace.show import recurrent_plots as recurrent_plot
+    from gradtrace.show import stack_plots as plot
+
+    if isinstance(network, Stack):
+        return [
+            ("Norm of dL/dz by layer: median and 5 % to 95 % of the samples.",
+             draw_svg("norm", plot.plot_gradient_norm, trace, _SIZE, "Gradient norm by layer")),
+            ("What each layer did to it, in bits: −1 halves it. Pink: the activation; blue: the weights; thin: both.",
+             draw_svg("split", plot.plot_gain_split, trace, _SIZE, "Gain of activation and weights by layer")),
+        ]  # fmt: skip
+    named = {trace.cell: trace}
+    return [
+        ("Norm of dL/dh by lag: median and 5 % to 95 % of the samples.",
+         draw_svg("lag", recurrent_plot.plot_gradient_lag, named, _SIZE, "Gradient norm by lag")),
+        (CELLS[trace.cell].split,
+         draw_svg("parts", recurrent_plot.plot_parts, trace, _SIZE, "Parts of the gradient")),
+    ]  # fmt: skip

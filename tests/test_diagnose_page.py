@@ -1,0 +1,96 @@
+"""The page of ``gradtrace diagnose``: its first sentence names the winner, and every remedy is explained."""
+
+import html
+import re
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import gradtrace as gt
+from gradtrace.cli.main import cli
+from gradtrace.report.diagnosis import headline, winner
+
+
+def rows(samples=96):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((samples, 16)).astype("float32")
+    return x, np.abs(x[:, :4]).argmax(axis=1)
+
+
+def written(folder, stack, x, labels):
+    np.savez(folder / "model.npz", **{f"{k}.weight": w for k, w in enumerate(stack.weights)})
+    np.savez(folder / "data.npz", x=x, y=labels)
+
+
+def page_of(folder, stack, *options):
+    x, labels = rows()
+    written(folder, stack, x, labels)
+    arguments = ["diagnose", folder / "model.npz", "--data", folder / "data.npz", "--target", "y", "--activation"]
+    arguments += [stack.activation[0], "--output", folder / "page.html", *options]
+    result = CliRunner().invoke(cli, list(map(str, arguments)))
+    assert result.exit_code == 0, result.output
+    return (folder / "page.html").read_text(encoding="utf-8"), result.output
+
+
+def plain(text):
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", "", text)).split())
+
+
+BROKEN = gt.Stack.random([16, *[24] * 12, 4], "sigmoid", seed=0)
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    return page_of(tmp_path_factory.mktemp("broken"), BROKEN)
+
+
+def test_the_first_sentence_names_the_winner(broken):
+    page, printed = broken
+    title = plain(re.search(r"<h1>(.*?)</h1>", page, re.DOTALL)[1])
+    first = plain(re.search(r'<p class="winner">(.*?)</p>', page, re.DOTALL)[1])
+    best = re.search(r"; (\w+) helps most$", title)[1]
+    assert re.match(rf"Of \d+ remedies tried {best} helps most: ", first)
+    assert first in " ".join(printed.split())
+    assert f"<strong>{best}</strong>" in re.search(r'<div class="remedy best">.*?</div>', page, re.DOTALL)[0]
+    assert page.count('<div class="remedy best">') == 1
+
+
+def test_every_remedy_of_the_table_is_explained_with_its_lines(broken):
+    page, _ = broken
+    table = re.search(r"<h2>What was tried.*?</table>", page, re.DOTALL)[0]
+    names = [plain(cell) for cell in re.findall(r"<tr[^>]*><td[^>]*>(.*?)</td>", table, re.DOTALL)]
+    explained = re.findall(r'<div class="remedy(?: best)?">\n<p><strong>(\w+)</strong>', page)
+    assert names == ["as it is", *explained]
+    assert page.count("<summary>in PyTorch</summary>") == len(explained) > 3
+    for part in re.findall(r'<div class="remedy.*?</div>', page, re.DOTALL):
+        assert len(plain(part).split()) > 20
+
+
+def test_findings_on_the_page_have_no_raw_keys(broken):
+    page, _ = broken
+    for part in re.findall(r'<div class="finding.*?</div>', page, re.DOTALL):
+        assert "<b>First:</b>" in part
+        told = plain(re.search(r"<small>(.*?)</small>", part, re.DOTALL)[1])
+        assert told.endswith(".")
+        assert not re.search(r"log2_|_bits|_per_", told)
+
+
+def test_without_trials_the_page_says_why(tmp_path):
+    page, printed = page_of(tmp_path, BROKEN, "--no-remedies")
+    assert "No remedy was tried, as it was asked." in plain(page)
+    assert "No remedy was tried, as it was asked." in printed
+    healthy, printed = page_of(tmp_path, gt.Stack.random([16, 24, 24, 4], "tanh", init="orthogonal", seed=0))
+    assert "No remedy was tried, since no finding calls for one." in plain(healthy)
+    assert "<h1>model.npz: nothing stands in the way of training</h1>" in healthy
+
+
+def test_that_nothing_helps_is_said(tmp_path):
+    x, labels = rows()
+    trace = BROKEN.trace(x, target=labels, loss="cross_entropy")
+    tried = BROKEN.remedies(x, labels, "cross_entropy", only=["zero_bias", "gradient_clipping"], steps=2)
+    assert tried.best is None
+    assert headline("m", trace.diagnose(), tried).endswith("; no remedy tried helps")
+    assert re.match(
+        r"Of (one remedy|\d remedies) tried none (helps|is known to help)", winner(trace.diagnose(), tried, True)
+    )
