@@ -372,7 +372,7 @@ def test_a_gradient_that_is_0_at_the_end_accuses_nobody():
         assert watched.trace().diagnose().healthy
     with torch.no_grad():
         model[2].weight.zero_()
-    assert "is 0, not at 2" in watched_step(model, inputs()).diagnose()[0].cause
+    assert watched_step(model, inputs()).diagnose().healthy  # a head of zeros learns, and then what is below it
 
 
 def test_a_copy_of_the_model_does_not_write_into_the_watch():

@@ -2,7 +2,7 @@
 
 ``label --first 0 --count 600 bench/health/stacks.json`` trains those that the file has no label of and adds them;
 ``judge bench/health/stacks.json`` prints the confusion matrix of even seeds (rules may be chosen on them) and of odd
-ones (they may not). The file's name says the kind: ``stacks``, ``recurrent``.
+ones (they may not). The file's name says the kind: ``stacks``, ``recurrent``, ``models``.
 """
 
 from __future__ import annotations
@@ -58,7 +58,31 @@ class _Recurrent:
         return drawn.network.trace(task.x, readout=drawn.readout, target=task.target, loss=task.loss, at=task.at)
 
 
-KINDS: dict[str, Any] = {"stacks": _Stacks, "recurrent": _Recurrent}
+class _Models:
+    """The kind ``models``: of PyTorch, watched."""
+
+    @staticmethod
+    def drawn(seed: int) -> Any:
+        from bench.health.drawn_models import drawn_model
+
+        return drawn_model(seed)
+
+    @staticmethod
+    def health(drawn: Any) -> tuple[str, int | None]:
+        from bench.health.training_models import health_of_model
+
+        return health_of_model(drawn)
+
+    @staticmethod
+    def trace(drawn: Any) -> Any:
+        import gradtrace as gt
+
+        with gt.watch(drawn.model) as watched:
+            drawn.loss().backward()
+            return watched.trace(backward=-1)
+
+
+KINDS: dict[str, Any] = {"stacks": _Stacks, "recurrent": _Recurrent, "models": _Models}
 
 
 def main() -> None:

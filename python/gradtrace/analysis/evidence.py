@@ -165,6 +165,13 @@ _SENTENCES: tuple[tuple[str, tuple[str, ...], Callable[[Evidence], str]], ...] =
     ("log2_largest_activation", (), lambda e: f"the longest output has {_size(e['log2_largest_activation'])}"),
     ("log2_smallest", (), lambda e: f"the smallest is {_size(e['log2_smallest'])}"),
     ("log2_noise_growth", (), lambda e: f"what is added to the input grows {factor(e['log2_noise_growth'])} times"),
+    ("log2_kernel", (), lambda e: "with a rate of 1 a step closes "
+     f"{factor(e['log2_kernel'])} of the gap between outputs and answers"),
+    ("log2_first_over_outputs", (), lambda e: "at the output of the first module that learns the gradient is "
+     f"{_size(e['log2_first_over_outputs'])} times that at the model's outputs"),
+    ("log2_apart_first", ("log2_apart_last",), lambda e: "of the squared inputs of the first such module "
+     f"{_size(2 * e['log2_apart_first'])} differs from sample to sample"
+     + (f", of the last one's {_size(2 * e['log2_apart_last'])}" if "log2_apart_last" in e else "")),
     ("modules", (), lambda e: f"{number(e['modules'])} module{'' if e['modules'] == 1 else 's'} concerned"),
     ("least_loss", (), lambda e: f"the loss cannot fall below {number(e['least_loss'])}"),
     ("guess_loss", (), lambda e: f"the best constant guess has the loss {number(e['guess_loss'])}"),

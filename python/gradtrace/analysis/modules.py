@@ -1,31 +1,35 @@
-"""Findings of a watched step, by the thresholds of a stack as far as they apply to modules."""
+"""Findings of a watched step: whether what tells samples apart reaches weights that can follow it."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gradtrace.analysis import thresholds as limit
 from gradtrace.analysis.advice import advised
 from gradtrace.analysis.diagnosis import Diagnosis, Finding, ranked
-from gradtrace.traces.modules import WatchTrace
+from gradtrace.traces.modules import ModuleFigures, WatchTrace
 from gradtrace.wording import factor
 
 __all__ = ["diagnose_modules"]
+
+Floats = npt.NDArray[np.float64]
 
 # What helps with most models; nothing is tried here, since a model of any kind cannot be rebuilt.
 _REMEDIES = {
     "vanishing": ("residual", "layer_norm", "he_initialisation"),
     "exploding": ("layer_norm", "he_initialisation", "gradient_clipping"),
+    "bias_shift": ("residual", "layer_norm", "he_initialisation"),
+    "data": ("standardised_inputs",),
     "dead_units": ("leaky_relu", "zero_bias"),
     "saturation": ("layer_norm", "standardised_inputs"),
     "forward_overflow": ("layer_norm", "he_initialisation"),
 }
 _NAMED = 4
-_WIDE = 2**31  # units of a module for which nothing is allowed
 # What the calls of a module have of their own; its weights have one gradient, whatever the number of calls.
 _NORMS = ("log2_grad_output", "log2_output")
 
@@ -33,15 +37,152 @@ _NORMS = ("log2_grad_output", "log2_output")
 def diagnose_modules(trace: WatchTrace) -> Diagnosis:
     """Say what is wrong in a watched step; ``layers`` of the findings are indices into ``trace.modules``."""
     title = trace.title
+    found = [*_followed(trace)]
     trace, rows = _by_module(trace)
-    found = [
-        *_vanishing_and_exploding(trace),
+    shared = [
         *_shares(trace, "dead_units", "dead", limit.DEAD_BY_CHANCE, "units", "are dead for the whole batch"),
         *_shares(trace, "saturation", "saturated", limit.SATURATED, "entries", "are in the flat part of their curve"),
         *_not_finite(trace),
     ]
-    found = [replace(one, layers=tuple(rows[layer] for layer in one.layers)) for one in found]
+    found += [replace(one, layers=tuple(rows[layer] for layer in one.layers)) for one in shared]
     return Diagnosis(advised(ranked(found), trace), title)
+
+
+# What weights can follow ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Followed:
+    """Of each module that multiplies its inputs by weights with a gradient, in bits.
+
+    The gradient of a weight matrix is the product of the module's input and the gradient at its output, so a step of
+    rate r changes what the model gives for a sample by about r |a|^2 |J|^2, summed over the modules: the diagonal of
+    the neural tangent kernel. a is a row of the module's input, J what the gradient at the model's outputs was
+    multiplied by down to the module's output. Of a the part that is common to all samples moves all of them alike;
+    only the rest can tell them apart.
+
+    Attributes
+    ----------
+    rows : list of int
+        Indices into the trace's modules.
+    size, pull, apart : ndarray
+        log2 of the norms of a and J, and of the root of the share of a's square that is not common to all samples.
+    """
+
+    rows: list[int]
+    size: Floats
+    pull: Floats
+    apart: Floats
+
+    @property
+    def all(self) -> float:
+        """log2 of the sum over the modules of |a|^2 |J|^2."""
+        return float(np.logaddexp2.reduce(2 * (self.size + self.pull)))
+
+    @property
+    def different(self) -> float:
+        """Likewise, of what tells samples apart."""
+        return float(np.logaddexp2.reduce(2 * (self.size + self.pull + self.apart)))
+
+
+def _follows(one: ModuleFigures) -> bool:
+    known = not math.isnan(one.log2_input) or one.kind.startswith("Embedding")
+    return one.weighs and known and not math.isnan(one.log2_grad_output)
+
+
+def _measured(trace: WatchTrace) -> _Followed | None:
+    """Take the modules that can learn; None where there are none, or numbers that are infinite or none."""
+    rows = [index for index, one in enumerate(trace.modules) if _follows(one)]
+    if not rows:
+        return None
+    modules = [trace.modules[index] for index in rows]
+    end = trace.log2_cotangent
+    end = modules[-1].log2_grad_output if math.isnan(end) else end
+    size = [0.0 if math.isnan(one.log2_input) else one.log2_input - 0.5 * math.log2(one.rows) for one in modules]
+    pull = np.array([one.log2_grad_output for one in modules])
+    share = np.array([1.0 if math.isnan(one.distinct) else one.distinct for one in modules])
+    if math.isinf(end) or np.isposinf(pull).any() or np.isposinf(size).any():
+        return None  # no gradient at the end: there is none to lose; infinite ones have a finding of their own
+    with np.errstate(divide="ignore"):
+        return _Followed(rows, np.array(size), pull - end, 0.5 * np.log2(share))
+
+
+def _followed(trace: WatchTrace) -> list[Finding]:
+    """Judge whether the weights can follow what differs between samples, at rates that people use."""
+    part = _measured(trace)
+    if part is None:
+        return []
+    last = trace.modules[-1]
+    outputs = last.log2_output - 0.5 * math.log2(max(last.entries, 1))
+    if part.different < -limit.FOLLOWED_BITS:
+        return [_lost(trace, part)]
+    if part.all - 2 * max(outputs, 0.0) > limit.HOPELESS_BITS:
+        return [_too_large(trace, part)]
+    return []
+
+
+def _lost(trace: WatchTrace, part: _Followed) -> Finding:
+    """Say whether the data are alike, the gradient does not come down, or samples become alike on the way up."""
+    first, last = trace.modules[part.rows[0]], trace.modules[part.rows[-1]]
+    weak, alike = part.pull < -limit.LOST_BITS, part.apart < -limit.LOST_BITS
+    if alike[0]:
+        kind, where = "data", np.arange(len(alike)) == 0
+        cause = f"The samples are nearly equal: {_share(part.apart[0], first)}."
+    elif weak[0] or not alike[-1]:
+        kind, where = "vanishing", weak if weak.any() else ~weak
+        times = "0" if np.isneginf(part.pull[0]) else f"{factor(part.pull[0])} times that at the model's outputs"
+        cause = f"The gradient at the output of {first.name} is {times}{_culprit(trace, part.rows[1:], part.pull)}."
+        if alike[-1]:
+            cause += f" Where the gradient is larger, samples are alike: {_share(part.apart[-1], last)}."
+        elif part.size[-1] < -limit.LOST_BITS:
+            cause += f" Where it is larger, inputs are small: a row of that of {last.name} has the norm "
+            cause += f"{factor(part.size[-1])}."
+    else:
+        kind, where = "bias_shift", alike
+        lost = _culprit(trace, part.rows[:-1], -part.apart)
+        cause = f"Samples become alike on their way to {last.name}{lost}: {_share(part.apart[-1], last)}."
+    evidence = {
+        "log2_kernel": part.different,
+        "log2_first_over_outputs": float(part.pull[0]),
+        "log2_apart_first": float(part.apart[0]),
+        "log2_apart_last": float(part.apart[-1]),
+    }
+    layers = tuple(row for row, concerned in zip(part.rows, where, strict=True) if concerned)
+    return Finding(kind, limit.severity_of(part.different), cause, evidence, layers, remedies=_REMEDIES[kind])
+
+
+def _share(apart: float, one: ModuleFigures) -> str:
+    share = "nothing" if math.isinf(apart) else f"only {factor(2 * apart)}"
+    return f"{share} of the square of the input of {one.name} differs from sample to sample"
+
+
+def _culprit(trace: WatchTrace, between: list[int], level: Floats) -> str:
+    """Name the one of the modules between over which most of the change falls, where there is one."""
+    with np.errstate(invalid="ignore"):
+        steps = np.diff(level)
+    if len(steps) < 2 or not np.isfinite(steps).all():
+        return ""
+    most = steps.max()
+    if most < max(float(level[-1] - level[0]) / 2, limit.LOST_BITS):
+        return ""
+    return f", most of it by {trace.modules[between[int(np.argmax(steps))]].name} ({factor(-most)})"
+
+
+def _too_large(trace: WatchTrace, part: _Followed) -> Finding:
+    """Say that a step at any usual rate moves the outputs by far more than they are."""
+    worst = int(np.argmax(part.size + part.pull))
+    one = trace.modules[part.rows[worst]]
+    cause = (
+        f"A step moves the outputs by {factor(part.all)} times the rate and the gradient there, so that only "
+        f"rates below {factor(-part.all)} can hold: at the output of {one.name} the gradient is "
+        f"{factor(part.pull[worst])} times that at the model's outputs, and a row of its input has the norm "
+        f"{factor(part.size[worst])}."
+    )
+    evidence = {"log2_kernel": part.all, "log2_first_over_outputs": float(part.pull[0])}
+    return Finding("exploding", "critical", cause, evidence, (part.rows[worst],), remedies=_REMEDIES["exploding"])
+
+
+# Shares and numbers that are none ------------------------------------------------------------------------------------
 
 
 def _by_module(trace: WatchTrace) -> tuple[WatchTrace, list[int]]:
@@ -52,7 +193,7 @@ def _by_module(trace: WatchTrace) -> tuple[WatchTrace, list[int]]:
     modules = []
     for name, group in groups.items():
         rows = [trace.modules[index] for index in group]
-        norms = {figure: _together([getattr(one, figure) for one in rows]) for figure in _NORMS}
+        norms = {figure: max(getattr(one, figure) for one in rows) for figure in _NORMS}
         shares = {figure: _mean([getattr(one, figure) for one in rows]) for figure in ("dead", "saturated")}
         facts: dict[str, Any] = {
             **norms,
@@ -66,47 +207,9 @@ def _by_module(trace: WatchTrace) -> tuple[WatchTrace, list[int]]:
     return replace(trace, modules=tuple(modules)), [group[0] for group in groups.values()]
 
 
-def _together(values: list[float]) -> float:
-    """log2 of the root of the sum of squares; NaN where there is none."""
-    there = [2 * value for value in values if not math.isnan(value)]
-    return 0.5 * float(np.logaddexp2.reduce(there)) if there else math.nan
-
-
 def _mean(values: list[float]) -> float:
     there = [value for value in values if not math.isnan(value)]
     return sum(there) / len(there) if there else math.nan
-
-
-def _vanishing_and_exploding(trace: WatchTrace) -> list[Finding]:
-    """Compare modules with parameters, per entry: they differ in size by far more than layers of a stack.
-
-    Narrow ones are allowed what they change by chance, where their outputs are rows of units.
-    """
-    level = trace.figures("log2_grad_output") - 0.5 * np.log2(np.maximum(trace.figures("entries"), 1))
-    known = np.flatnonzero(~np.isnan(trace.figures("log2_weight")) & ~np.isnan(level))
-    if len(known) < 2 or np.isinf(level[known[-1]]):  # without a gradient at the end there is none to lose
-        return []
-    change, found = (level[known] - level[known[-1]])[:-1], []
-    units = trace.figures("units")[known[-2::-1]].astype(np.int64)
-    lost, gained = limit.width_allowances(np.where(units > 0, units, _WIDE))
-    for kind, sign, verb, chance in (("vanishing", -1.0, "smaller", lost), ("exploding", 1.0, "larger", gained)):
-        beyond = np.flatnonzero(sign * change >= limit.LOST_BITS + chance[::-1])
-        if beyond.size == 0:
-            continue
-        worst = int(beyond[np.argmax((sign * change)[beyond])])
-        bits = float(change[worst])
-        names = [trace.modules[known[index]].name for index in beyond]
-        what = "0" if math.isinf(bits) else f"{factor(abs(bits))} times {verb} than"
-        cause = (
-            f"An entry of the gradient at the output of {trace.modules[known[worst]].name} is {what}"
-            f"{', not' if math.isinf(bits) else ''} at {trace.modules[known[-1]].name}; modules beyond 64 times: "
-            f"{_listed(names)}."
-        )
-        severity = limit.severity_of(bits)
-        evidence = {"log2_change": bits, "modules": float(len(names))}
-        layers = tuple(int(known[index]) for index in beyond)
-        found.append(Finding(kind, severity, cause, evidence, layers, remedies=_REMEDIES[kind]))
-    return found
 
 
 def _shares(trace: WatchTrace, kind: str, figure: str, threshold: float, of: str, what: str) -> list[Finding]:
@@ -119,7 +222,9 @@ def _shares(trace: WatchTrace, kind: str, figure: str, threshold: float, of: str
     others = f"; likewise {_listed([trace.modules[i].name for i in beyond if i != worst])}" if beyond.size > 1 else ""
     cause = f"{share[worst]:.0%} of the {of} of {trace.modules[worst].name} {what}{others}."
     layers = tuple(map(int, beyond))
-    return [Finding(kind, "warning", cause, {figure: float(share[worst])}, layers, remedies=_REMEDIES[kind])]
+    hidden = share[:-1] if kind == "saturation" else share  # outputs may be sure of themselves
+    severity = "warning" if hidden.max(initial=0.0) > limit.NEARLY_ALL else "information"
+    return [Finding(kind, severity, cause, {figure: float(share[worst])}, layers, remedies=_REMEDIES[kind])]
 
 
 def _not_finite(trace: WatchTrace) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from gradtrace.json_ready import json_ready
 __all__ = ["ModuleFigures", "WatchTrace"]
 
 Floats = npt.NDArray[np.float64]
+_FACTS = ("step", "backward", "backwards", "order", "notes", "log2_cotangent")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,16 @@ class ModuleFigures:
         ``#`` and the number.
     units : int
         Of an output of two axes, samples and units; 0 for others.
+    log2_input : float
+        log2 of the norm of the first input; NaN where it is not of floats, as tokens are not.
+    rows : int
+        Vectors in the first input: samples, times tokens, steps or places of an image; 0 where it has none.
+    distinct : float
+        Share of the second moment of the first input that differs from sample to sample, the rest being common to all;
+        1 for inputs of mean 0. NaN for one sample. Of three axes the first or the second may be the samples: the larger
+        share counts.
+    weighs : bool
+        Whether it has a matrix of weights with a gradient, and no module called within it.
     """
 
     name: str
@@ -57,6 +69,10 @@ class ModuleFigures:
     call: int = 0
     calls: int = 1
     units: int = 0
+    log2_input: float = math.nan
+    rows: int = 0
+    distinct: float = math.nan
+    weighs: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +91,9 @@ class WatchTrace:
         1 for gradients of what the forward passes gave; n + 1 for a pass through the gradients of one of order n.
     notes : tuple of str
         What was not recorded, and where a figure stands for more than its row.
+    log2_cotangent : float
+        log2 of the norm of the gradient at the model's own outputs; NaN where none was seen. Losses, outputs of one
+        number beside others, are not among them.
     """
 
     modules: tuple[ModuleFigures, ...]
@@ -83,6 +102,7 @@ class WatchTrace:
     backwards: int = 1
     order: int = 1
     notes: tuple[str, ...] = ()
+    log2_cotangent: float = math.nan
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -94,11 +114,10 @@ class WatchTrace:
         return np.array([getattr(module, name) for module in self.modules], dtype=np.float64)
 
     def diagnose(self) -> doors.Diagnosis:
-        """Say what is wrong, by the thresholds of a stack as far as they apply to modules.
+        """Say what is wrong: whether weights with a gradient can follow what differs from sample to sample.
 
-        The gradient with respect to the modules' outputs is compared along the forward order; a branch beside others
-        may be small for good reasons, so only modules that carry parameters on both ends are compared. All calls of a
-        module count together: norms as of one output, shares by their mean.
+        Of all modules with weights together, by norms of whole tensors: a branch, a head or a frozen part that learns
+        nothing is none where others learn. Shares of dead and saturated units are means over the calls of a module.
         """
         return doors.diagnose_modules(self)
 
@@ -111,7 +130,9 @@ class WatchTrace:
 
     def to_dict(self) -> dict[str, Any]:
         """Give all figures, fit for strict JSON."""
-        facts = {name: getattr(self, name) for name in ("step", "backward", "backwards", "order", "notes")}
+        facts = {
+            name: getattr(self, name) for name in ("step", "backward", "backwards", "order", "notes", "log2_cotangent")
+        }
         ready: dict[str, Any] = json_ready(facts | {"modules": [vars(module) for module in self.modules]})
         return ready
 

@@ -114,7 +114,7 @@ class Watch:
         ValueError
             If the step had no such backward pass.
         """
-        from gradtrace.watch.step import module_figures
+        from gradtrace.watch.step import log2_cotangent, module_figures
 
         step = self._recorder.last
         if step is None:
@@ -128,7 +128,8 @@ class Watch:
         chosen = _chosen(passes, backward, order)
         modules, notes = module_figures(step, chosen, self._recorder.names, self._recorder.owned)
         notes = [*self._about_steps(step), *notes, *self._about_modules(step, chosen)]
-        return WatchTrace(modules, step.number, passes.index(chosen), len(passes), chosen.order, tuple(notes))
+        place, cotangent = passes.index(chosen), log2_cotangent(step, chosen)
+        return WatchTrace(modules, step.number, place, len(passes), chosen.order, tuple(notes), cotangent)
 
     def _about_steps(self, step: Step) -> list[str]:
         now = self._recorder.step

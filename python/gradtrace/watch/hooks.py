@@ -11,7 +11,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from gradtrace.watch.step import BackwardPass, Call
+    from gradtrace.watch.step import BackwardPass, Call, ForwardPass
 
 __all__ = ["Calls", "Ends", "Gradient", "HigherOrder", "Inputs", "PassEnd", "Starts", "WeightGradient", "is_running"]
 
@@ -27,7 +27,7 @@ class Recorder(Protocol):
     def begun(self) -> BackwardPass | None: ...
     def running(self) -> BackwardPass | None: ...
     def passed(self, one: BackwardPass) -> None: ...
-    def reached(self, call: Call | None, place: int, gradient: Any) -> None: ...
+    def reached(self, call: Call | ForwardPass, place: int, gradient: Any) -> None: ...
     def weight_reached(self, parameter: Any, gradient: Any) -> None: ...
     def mark(self, one: BackwardPass, gradient: Any) -> None: ...
 
@@ -107,11 +107,11 @@ class Calls(_ModuleHook):
 
 
 class Gradient(_Hook):
-    """On an output: its gradient in every backward pass; without a call only that there is such a pass."""
+    """On an output: its gradient in every backward pass; of a call, or of a whole forward pass."""
 
     __slots__ = ("call", "place")
 
-    def __init__(self, recorder: Recorder, call: Call | None, place: int = 0) -> None:
+    def __init__(self, recorder: Recorder, call: Call | ForwardPass, place: int = 0) -> None:
         super().__init__(recorder)
         self.call, self.place = call, place
 

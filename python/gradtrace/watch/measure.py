@@ -13,7 +13,16 @@ import torch
 
 from gradtrace.analysis.thresholds import FLAT
 
-__all__ = ["dead_share", "measurable", "measured", "norm", "saturated_share", "tensors"]
+__all__ = [
+    "dead_share",
+    "distinct_share",
+    "measurable",
+    "measured",
+    "norm",
+    "rows_of",
+    "saturated_share",
+    "tensors",
+]
 
 # By class: where the derivative is 0, and the derivative over its largest; from the output.
 _DEAD: dict[str, Callable[[Any, Any], Any]] = {
@@ -68,6 +77,22 @@ def saturated_share(module: Any, values: Any) -> Any:
     if kind not in _SATURATING or not values.numel():
         return None
     return (_SATURATING[kind](values) < FLAT).double().mean()
+
+
+def distinct_share(values: Any) -> Any:
+    """Share of the second moment that differs from sample to sample; None where there are no samples to compare."""
+    if not measurable(values) or values.is_complex() or values.is_sparse or values.ndim < 2 or not values.numel():
+        return None
+    axes = [axis for axis in ((0, 1) if values.ndim == 3 else (0,)) if values.shape[axis] > 1]
+    apart = [measured(values - values.mean(dim=axis, keepdim=True)) for axis in axes]
+    whole = measured(values)
+    return (torch.stack(apart).amax() / whole) ** 2 if apart and whole is not None else None
+
+
+def rows_of(module: Any, values: Any) -> int:
+    """Count the vectors in an input; channels are the second axis of what a convolution takes."""
+    axis = 1 if type(module).__name__.startswith("Conv") and values.ndim > 2 else -1
+    return int(values.numel() // max(values.shape[axis], 1)) if values.ndim > 1 else 1
 
 
 def measurable(values: Any) -> bool:

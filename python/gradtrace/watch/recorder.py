@@ -11,7 +11,15 @@ import torch
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from gradtrace.watch import hooks
-from gradtrace.watch.measure import dead_share, measurable, measured, saturated_share, tensors
+from gradtrace.watch.measure import (
+    dead_share,
+    distinct_share,
+    measurable,
+    measured,
+    rows_of,
+    saturated_share,
+    tensors,
+)
 from gradtrace.watch.step import BackwardPass, Call, ForwardPass, Step, version
 
 __all__ = ["Recorder"]
@@ -80,7 +88,7 @@ class Recorder:
             self._drop()
         self._outer.append((module, handled))
         if len(self._outer) == 1 and _graph_task() == -1:
-            self._begin()
+            self._begin(module)
 
     def end(self, module: Any, given: Any, output: Any, handled: BaseException | None) -> None:
         """A module with children ended, or raised."""
@@ -97,12 +105,12 @@ class Recorder:
         else:
             self._finish(given, output)
 
-    def _begin(self) -> ForwardPass:
+    def _begin(self, module: Any) -> ForwardPass:
         step = self.step
         if step is None or step.passes:
             number = 0 if step is None else step.number + 1
             step = Step(number, number % self.every == 0)
-        self._coming, self._forward = step, ForwardPass(torch.is_grad_enabled())
+        self._coming, self._forward = step, ForwardPass(torch.is_grad_enabled(), module=module)
         return self._forward
 
     def _finish(self, given: Any, output: Any) -> None:
@@ -110,7 +118,8 @@ class Recorder:
         for tensor in tensors(output):
             if tensor.requires_grad:
                 self._count()
-                self._hook_tensor(tensor, hooks.Gradient(self, None))
+                if self._forward is not None:
+                    self._hook_tensor(tensor, hooks.Gradient(self, self._forward))
         forward, step, self._forward, self._coming = self._forward, self._coming, None, None
         if forward is None or step is None or not forward.counts:
             return
@@ -148,13 +157,13 @@ class Recorder:
             self._called_again(module, output)
             return
         alone = self._forward is None
-        forward = self._begin() if self._forward is None else self._forward
+        forward = self._begin(module) if self._forward is None else self._forward
         if module in self.names and self._coming is not None and self._coming.recorded:
-            self._record(forward, self._coming, module, output)
+            self._record(forward, self._coming, module, given, output)
         if alone:
             self._finish(given, output)
 
-    def _record(self, forward: ForwardPass, step: Step, module: Any, output: Any) -> None:
+    def _record(self, forward: ForwardPass, step: Step, module: Any, given: Any, output: Any) -> None:
         outputs = list(tensors(output))
         enabled = torch.is_grad_enabled()
         if not outputs or not (forward.with_gradients or enabled):
@@ -162,6 +171,11 @@ class Recorder:
         if not enabled:  # a checkpoint may compute it again, and its parameters' gradients then come in parts
             step.in_parts.update(map(id, self.owned(module)))
         call = self._measured(step, module, outputs[0].detach())
+        inputs = [tensor.detach() for tensor in tensors(given) if all(tensor is not one for one in outputs)]
+        if inputs and call.output is not None:
+            call.given, call.rows = measured(inputs[0]), rows_of(module, inputs[0])
+            if any(parameter.ndim > 1 for parameter in self.owned(module)):
+                call.distinct = distinct_share(inputs[0])
         forward.calls.append(call)
         if self._hook_outputs(call, outputs):
             self._count()
@@ -248,14 +262,18 @@ class Recorder:
         if step is not None and step.recorded and one in step.passes:
             self.last = step
 
-    def reached(self, call: Call | None, place: int, gradient: Any) -> None:
+    def reached(self, call: Call | ForwardPass, place: int, gradient: Any) -> None:
         """A gradient came to an output."""
         one, step = self.running(), self.step
         if one is None or step is None:
             return
         one.fired += 1
         self.mark(one, gradient)
-        if call is None or not one.kept:
+        if not one.kept:
+            return
+        if isinstance(call, ForwardPass):
+            if gradient.numel() > 1:
+                one.ends.setdefault(call, []).append(measured(gradient))
             return
         if call.step != step.number:
             one.earlier = True

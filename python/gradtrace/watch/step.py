@@ -16,7 +16,7 @@ import torch
 from gradtrace.traces.modules import ModuleFigures
 from gradtrace.watch.measure import measured
 
-__all__ = ["BackwardPass", "Call", "ForwardPass", "Step", "module_figures"]
+__all__ = ["BackwardPass", "Call", "ForwardPass", "Step", "log2_cotangent", "module_figures"]
 
 _SAME = 1e-6  # relative; what a checkpoint computes again has the same norm, to another order of summation
 
@@ -33,6 +33,9 @@ class Call:
     saturated: Any = None
     hook: weakref.ref[Any] | None = None  # of its first output; it lives as long as the graph
     units: int = 0  # of an output of two axes
+    given: Any = None  # norm of its inputs
+    rows: int = 0
+    distinct: Any = None
     recomputed_by: int = 0  # the run of calls within a backward pass, of one that is made there
 
     @property
@@ -47,6 +50,7 @@ class ForwardPass:
 
     with_gradients: bool
     calls: list[Call] = field(default_factory=list)
+    module: Any = None  # the outermost
     counts: bool = False  # as part of a step: a backward pass may reach it
 
 
@@ -64,6 +68,7 @@ class BackwardPass:
     fired: int = 0
     gradients: dict[tuple[Call, int], Any] = field(default_factory=dict)  # by call and place among its outputs
     weights: dict[int, Any] = field(default_factory=dict)  # by identity of the parameter
+    ends: dict[ForwardPass, list[Any]] = field(default_factory=dict)  # norms at the outputs of the model
     parts: dict[int, Any] = field(default_factory=dict)
     recomputed: list[Call] = field(default_factory=list)
     earlier: bool = False
@@ -155,19 +160,22 @@ def module_figures(
     reached, parts = _first_reached(one), []
     for _, _, call in rows:
         if call is None:
-            parts += [None, None, None, None]
+            parts += [None] * 6
         else:
-            parts += [reached.get(again.get(call, call)), call.output, call.dead, call.saturated]
+            gradient = reached.get(again.get(call, call))
+            parts += [gradient, call.output, call.dead, call.saturated, call.given, call.distinct]
     parameters = {id(parameter): parameter for module in names for parameter in owned(module)}
     for key, parameter in parameters.items():
         parts += [one.weights.get(key), step.weight(parameter)]
     numbers = _read(parts)
-    of_calls, of_weights = numbers[: 4 * len(rows)].reshape(-1, 4), numbers[4 * len(rows) :].reshape(-1, 2)
+    of_calls, of_weights = numbers[: 6 * len(rows)].reshape(-1, 6), numbers[6 * len(rows) :].reshape(-1, 2)
     place = {key: place for place, key in enumerate(parameters)}
+    called = {call.module for call in step.calls}
+    alone = {module for module in called if all(part is module or part not in called for part in module.modules())}
     modules = []
     calls = Counter(module for _, module, call in rows if call is not None)
     seen: Counter[Any] = Counter()
-    for (name, module, call), (gradient, output, dead, saturated) in zip(rows, of_calls, strict=True):
+    for (name, module, call), (gradient, output, dead, saturated, given, distinct) in zip(rows, of_calls, strict=True):
         own = [id(parameter) for parameter in owned(module)]
         came = [of_weights[place[key], 0] for key in own if key in one.weights]
         there = [of_weights[place[key], 1] for key in own]
@@ -182,10 +190,21 @@ def module_figures(
             "call": seen[module],
             "calls": calls[module] or 1,
             "units": 0 if call is None else call.units,
+            "log2_input": _log2(given),
+            "rows": 0 if call is None else call.rows,
+            "distinct": float(distinct),
+            "weighs": module in alone and any(p.ndim > 1 and id(p) in one.weights for p in owned(module)),
         }
         seen[module] += 1
         modules.append(ModuleFigures(name, type(module).__name__, **facts))
     return tuple(modules), notes
+
+
+def log2_cotangent(step: Step, one: BackwardPass) -> float:
+    """Norm of the gradient at the outputs of the module that was called last from outside, all its calls together."""
+    reached = [forward for forward in step.forwards if forward in one.ends]
+    parts = [norm for forward in reached if forward.module is reached[-1].module for norm in one.ends[forward]]
+    return _log2(_together(_read(parts).tolist())) if parts else math.nan
 
 
 def _read(parts: list[Any]) -> npt.NDArray[np.float64]:
