@@ -55,6 +55,12 @@ def recurrent():
             labels = np.zeros((50, 6), "int64")
             how = {"readout": readout, "target": labels, "loss": "cross_entropy", "at": "all"}
             yield gt.LSTM.random(4, 8, forget_bias=-2.0, gain=gain, seed=0), scale * x, how
+    many = np.random.default_rng(1).standard_normal((50, 64, 4)).astype("float32")
+    for at, step in itertools.product(("last", "all"), (0, 49)):  # the answer lies far back, and at hand
+        labels = np.argmax(many[step, :, :3] if at == "last" else np.roll(many[:, :, :3], -step, axis=0), axis=-1)
+        how = {"readout": readout, "target": labels, "loss": "cross_entropy", "at": at}
+        yield gt.GRU.random(4, 8, seed=0), many, how
+        yield gt.RNN.random(4, 8, gain=0.5, seed=0), many, how
     yield gt.LSTM.random(4, 8, seed=0), x[:1], {}
     yield gt.RNN.random(4, 64, gain=2.0, seed=0), 1e-3 * x, {}
 

@@ -144,6 +144,9 @@ _SENTENCES: tuple[tuple[str, tuple[str, ...], Callable[[Evidence], str]], ...] =
     ("update_gate", ("half_life",), _gate("update")),
     ("half_life", (), lambda e: f"what the gate keeps of the state: {_halves(e['half_life'])}"),
     ("steps", (), lambda e: f"the sequence has {_steps(e['steps'])}"),
+    ("reach", (), lambda e: f"more than 1/64 of it reaches {_steps(e['reach'])} back"),
+    ("answer_lag", ("log2_change_at_answer",), lambda e: f"the answer lies {_steps(e['answer_lag'])} back; there is "
+     f"{factor(e['log2_change_at_answer'])} of the gradient at the end"),
     ("saturated", (), lambda e: f"{_share(e['saturated'])} of the values are where the curve is flat"),
     ("preactivation_std", ("preactivation_mean",), _inputs_of_units),
     ("dead_units", ("samples", *(f"dead_by_{key}" for key in _DEAD)), _dead),

@@ -30,12 +30,29 @@ Where = tuple[tuple[int, ...], tuple[int, int]]  # layers, and first and last st
 @quiet
 def diagnose_recurrent(trace: RecurrentTrace) -> Diagnosis:
     """Say what is wrong with a recurrent network, and why; worst finding first, those of a readout marked."""
-    found = [*_data(trace), _forward_overflow(trace), *_over_time(trace), _saturation(trace), _subnormal(trace)]
+    found = [*_over_time(trace), _saturation(trace), _subnormal(trace)]
+    if _learned(trace):
+        found = [finding and _harmless(trace, finding) for finding in found]
+    found = [*_data(trace), _forward_overflow(trace), *found]
     if trace.readout is not None:
         inputs = "states that the readout reads"
         found += [replace(finding, part="readout") for finding in stack_findings(trace.readout, inputs)]
     subject = f"{trace.cell}, {trace.hidden_size} units, {trace.steps} steps, {trace.samples} samples"
     return Diagnosis(advised(ranked([finding for finding in found if finding is not None]), trace), subject)
+
+
+def _learned(trace: RecurrentTrace) -> bool:
+    """Whether the loss says that what is asked for is done already, by the standard of health by training."""
+    if trace.loss is None or trace.loss_of_guess is None or trace.loss_name is None:
+        return False
+    return trace.loss <= limit.LEARNED[trace.loss_name] * trace.loss_of_guess
+
+
+def _harmless(trace: RecurrentTrace, finding: Finding) -> Finding:
+    cause = (
+        f"{finding.cause} All the same the loss is far below that of a guess without the inputs: it has been learned."
+    )
+    return replace(finding, severity="information", cause=cause)
 
 
 def _over_time(trace: RecurrentTrace) -> list[Finding | None]:
@@ -74,12 +91,12 @@ def _falling(trace: RecurrentTrace, layers: npt.NDArray[np.intp], worst: int, ch
     evidence = {"log2_change": bits, "lag": float(lag), "bits_per_step": rate, "steps": float(trace.steps)}
     if np.isfinite(rate) and rate < 0:
         evidence["gradient_half_life"] = -1.0 / rate
-    # With a loss at every step the gradient of each need not go far back: whether it must is for the task to say.
-    severity = limit.severity_of(bits) if trace.cotangent_at == "last" else "information"
+    severity, asked = _asked_of(trace, change, evidence)
     where = tuple(map(int, layers)), (0, _last_lost(trace, change[worst]))
     cell = CELLS[trace.cell]
     if cell.carry is None:
-        return _rnn_vanishing(trace, worst, evidence, severity, where)
+        found = _rnn_vanishing(trace, worst, evidence, severity, where)
+        return replace(found, cause=f"{found.cause} {asked}")
     gate = cell.carry
     half_life, mean = trace.forget_half_life[worst], _gate_mean(trace, worst, gate)
     evidence |= {"half_life": float(half_life), f"{gate}_gate": mean}
@@ -89,17 +106,47 @@ def _falling(trace: RecurrentTrace, layers: npt.NDArray[np.intp], worst: int, ch
             return None
         cause = (
             f"The {gate} gates keep {factor(left)} of the state over {lag} steps, so it is not they that lose the "
-            f"gradient: {_other_way(trace, worst)}."
+            f"gradient: {_other_way(trace, worst)}. {asked}"
         )
         return Finding(
             "vanishing", severity, cause, evidence, where[0], where[1], ("output_open", "orthogonal_recurrent")
         )
     cause = (
         f"The {gate} gates shut: they are {mean:.2f} on average, and what they keep of the state halves every "
-        f"{half_life:.3g} steps, where the sequence has {trace.steps}."
+        f"{half_life:.3g} steps, where the sequence has {trace.steps}. {asked}"
     )
     remedies = CELLS[trace.cell].opened_by
     return Finding("forgetting", severity, cause, evidence, where[0], where[1], (*remedies, "truncation"))
+
+
+def _asked_of(trace: RecurrentTrace, change: Floats, evidence: dict[str, float]) -> tuple[str, str]:
+    """Hold what is lost against what the task asks for: the severity, and a sentence."""
+    reach, lag = max(trace.steps - _last_lost(trace, change.max(axis=0)) - 1, 0), trace.answer_lag
+    evidence["reach"] = float(reach)
+    if lag is None:
+        if trace.loss is None and trace.cotangent_at == "last":  # the way from there back is what was asked about
+            return "warning", f"Nothing that lies more than {_steps(reach)} back can be learned."
+        text = f"If the answer lies more than {_steps(reach)} back, it cannot be learned"
+        return "information", text + ("." if trace.loss is None else "; where it lies these data cannot tell.")
+    bits = _needed(trace, change)
+    evidence |= {"answer_lag": float(lag), "log2_change_at_answer": bits}
+    if bits > -limit.LOST_BITS:
+        near = f"the last {lag + 1} inputs tell" if lag else "the last input tells"
+        return "information", f"It does no harm here: {near} what is asked for."
+    text = f"What is asked for is told by inputs {_steps(lag)} back, where {factor(bits)} of the gradient is left."
+    return limit.severity_of(bits), text
+
+
+def _steps(count: int) -> str:
+    return f"{count} step{'' if count == 1 else 's'}"
+
+
+def _needed(trace: RecurrentTrace, change: Floats) -> float:
+    """Give the change where the answer lies, in the layer that inputs enter by; of products of gates in the best."""
+    if not trace.answer_lag:
+        return 0.0
+    left = middle(change[:, trace.answer_lag - 1])
+    return float(left[0] if trace.cotangent_at == "last" else left.max())
 
 
 def _gate_mean(trace: RecurrentTrace, layer: int, name: str) -> float:
@@ -248,7 +295,10 @@ def _saturation(trace: RecurrentTrace) -> Finding | None:
 
 
 def _subnormal(trace: RecurrentTrace) -> Finding | None:
-    """Find the state before which float32 has subnormals or zeros, for a loss whose gradient at the end has norm 1."""
+    """Find the state before which float32 has subnormals or zeros, for a loss whose gradient at the end has norm 1.
+
+    Where the answer lies nearer, or nobody knows where, nothing that is needed is lost by it.
+    """
     if trace.cotangent_at == "all":
         return None
     gradient = trace.log2_dh
@@ -265,5 +315,6 @@ def _subnormal(trace: RecurrentTrace) -> Finding | None:
         evidence["first_zero_state"] = float(zero[-1])
         text += f" only, and before state {int(zero[-1]) + 1} it reads exactly 0"
     layers = tuple(int(k) for k in np.flatnonzero(lost.any(axis=1)))
-    remedies = ("truncation",)
-    return Finding("subnormal", "warning", subnormal_cause(text), evidence, layers, (0, first), remedies)
+    needed = trace.loss is None or trace.steps - (trace.answer_lag or 0) <= first
+    severity = "warning" if needed else "information"
+    return Finding("subnormal", severity, subnormal_cause(text), evidence, layers, (0, first), ("truncation",))

@@ -274,6 +274,7 @@ def _all(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
 # By what the trace's class says of its field.
 _FITS: dict[str, Callable[[Any], bool]] = {
     "str": _is_text,
+    "str | None": _or_none(_is_text),
     "int": _is_int,
     "bool": _is_flag,
     "float | None": _or_none(_is_float),
@@ -332,6 +333,9 @@ def _check_recurrent(trace: Any) -> None:
         _expect(len(hidden) == trace.num_layers and len(set(hidden)) > 1, "hidden_size", "one for each layer")
     _expect(min(hidden if isinstance(hidden, tuple) else (hidden,)) >= 1, "hidden_size", "at least 1")
     _expect(trace.cotangent_at in ("last", "all"), "cotangent_at", "last or all")
+    _expect(trace.loss_name in (None, "cross_entropy", "mse"), "loss_name", "cross_entropy or mse")
+    lag = trace.answer_lag
+    _expect(lag is None or 0 <= lag < trace.steps, "answer_lag", f"0 to {trace.steps - 1}")
     _check_common(trace, trace.steps + 1)
 
 

@@ -52,6 +52,13 @@ class RecurrentTrace(Trace):
         Whether the loss, or the cotangent, stands at each sample's last step only or at every step.
     loss : float or None
         Mean over samples, or over valid steps of samples; in nats for cross entropy.
+    loss_name : {"cross_entropy", "mse"} or None
+    loss_of_guess : float or None
+        Loss of the best guess that knows the step but none of the inputs.
+    answer_lag : int or None
+        How many steps back inputs lie that are needed for half of what inputs tell of the target at all, found from
+        the data without the network; None where there is no target, or where the data cannot tell: under 16 different
+        sequences, two directions, or a target that no sum over single inputs predicts, such as a parity.
     readout : StackTrace or None
         Trace of the readout; for ``at="all"`` its samples are the valid steps, step by step.
     first_nonfinite : int or None
@@ -70,6 +77,9 @@ class RecurrentTrace(Trace):
     bounded: bool
     cotangent_at: str
     loss: float | None
+    loss_name: str | None
+    loss_of_guess: float | None
+    answer_lag: int | None
     readout: StackTrace | None
     first_nonfinite: int | None
     _figures: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)

@@ -1,0 +1,224 @@
+"""What a task asks for, from the data alone: how far back inputs lie that tell the target, and what a guess reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradtrace.quiet import quiet
+
+__all__ = ["FEWEST_SAMPLES", "answer_lag", "loss_of_guess"]
+
+Floats = npt.NDArray[np.float64]
+
+#: Different sequences below which nothing is said.
+FEWEST_SAMPLES = 16
+_MOST_SAMPLES, _MOST_ENTRIES, _MOST_STEPS = 256, 1 << 16, 8  # sequences, of them times steps, and steps with a target
+_FOLDS = 4
+_FEATURES, _OUTPUTS, _PRODUCTS = 8, 8, 3  # more inputs or classes are projected; products of so few inputs are tried
+_RIDGE = 1e-2
+_HALF = 0.5
+# Share of the variance, and standard errors over the sequences, below which nothing is told. The best of 200 lags tells
+# up to 10 over the number of sequences of a target of chance.
+_LEAST, _BY_CHANCE, _SURE = 0.1, 12.0, 4.0
+
+
+@quiet
+def answer_lag(
+    x: npt.NDArray[Any], target: npt.NDArray[Any], at: str, lengths: npt.NDArray[np.int64] | None
+) -> int | None:
+    """Tell how many steps back inputs lie that are needed for half of what inputs tell of the target at all.
+
+    The target is predicted from the input of every lag by least squares (from products, too, where inputs are few).
+    The fits are shrunk by what chance explains, added up from the last input backwards, and judged on sequences that
+    they were not made from. Two laws are tried, one for all steps with a target and one for each of them; the better
+    counts.
+
+    Parameters
+    ----------
+    x : ndarray
+        (T, B, I).
+    target : ndarray
+        (B,) or (B, n), or with ``at="all"`` (T, B) or (T, B, n).
+    at : {"last", "all"}
+    lengths : ndarray of int64, optional
+        (B,).
+
+    Returns
+    -------
+    int or None
+        None where the data cannot tell: under 16 different sequences, sequences of different lengths with a target at
+        every step, or a target that no sum over single inputs predicts, such as a parity.
+    """
+    steps = len(x)
+    if lengths is not None and (lengths != steps).any():
+        if at == "all":
+            return None
+        x = _from_the_end(x, lengths)
+    rows = _chosen(x, target, at)
+    if len(rows) < FEWEST_SAMPLES:
+        return None
+    wanted, ends = _wanted(target[None, rows] if at == "last" else target[:, rows], steps)
+    if not ends.size:
+        return None
+    inputs = _in_folds(_features(x[: ends.max() + 1, rows]))
+    best, found = max(_LEAST, _BY_CHANCE / (len(rows) * len(ends) ** 0.5)), None
+    for told, sure in _told(inputs, _in_folds(wanted), ends):
+        most = int(np.argmax(told))
+        if told[most] > best and sure[most] > _SURE:
+            best, found = float(told[most]), int(np.argmax(told >= _HALF * told[most]))
+    return found
+
+
+@quiet
+def loss_of_guess(target: npt.NDArray[Any], at: str, lengths: npt.NDArray[np.int64] | None) -> float:
+    """Give the loss of the best guess that knows the step but none of the inputs.
+
+    Parameters
+    ----------
+    target, at, lengths
+        As `answer_lag` has them; of integers the loss is cross entropy, else mean squares.
+
+    Returns
+    -------
+    float
+    """
+    rows = target[None] if at == "last" else target
+    valid = np.ones(rows.shape[:2], bool)
+    if at == "all" and lengths is not None:
+        valid = np.arange(len(rows))[:, None] < lengths
+    step = np.nonzero(valid)[0]
+    if rows.dtype.kind in "iu":
+        counts = np.unique(np.stack([step, rows[valid].astype(np.int64)]), axis=1, return_counts=True)
+        share = counts[1] / valid.sum(axis=1)[counts[0][0]]
+        return float(-(counts[1] * np.log(share)).sum() / valid.sum())
+    values = rows.astype(np.float64).reshape(*rows.shape[:2], -1)
+    mean = np.where(valid[..., None], values, 0).sum(axis=1) / np.maximum(valid.sum(axis=1), 1)[:, None]
+    return float(((values - mean[:, None])[valid] ** 2).mean())
+
+
+def _from_the_end(x: npt.NDArray[Any], lengths: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """Move sequences so that all end at the last step; before their start is 0."""
+    at = np.arange(len(x))[:, None] + (lengths - len(x))
+    return np.where((at >= 0)[:, :, None], x[np.maximum(at, 0), np.arange(x.shape[1])], 0)
+
+
+def _chosen(x: npt.NDArray[Any], target: npt.NDArray[Any], at: str) -> npt.NDArray[np.intp]:
+    """Choose different sequences, and their order, by what they hold: neither the user's order nor copies count."""
+    asked = (target if at == "last" else np.moveaxis(target, 1, 0)).reshape(x.shape[1], -1)
+    seen = np.random.default_rng(0).integers(1, 2**31, len(x) * x.shape[2] + asked.shape[1], dtype=np.int64)
+    words = x.astype(np.float32).view(np.int32).astype(np.int64)
+    digest = np.einsum("tbi,ti->b", words, seen[: len(x) * x.shape[2]].reshape(len(x), -1))
+    digest += asked.astype(np.float32).view(np.int32).astype(np.int64) @ seen[len(x) * x.shape[2] :]
+    rows = np.unique(digest, return_index=True)[1]
+    most = min(len(rows), _MOST_SAMPLES, _MOST_ENTRIES // len(x))
+    return rows[: most - most % _FOLDS]
+
+
+def _in_folds(values: Floats) -> Floats:
+    return np.ascontiguousarray(values.reshape(len(values), _FOLDS, -1, values.shape[-1]))
+
+
+def _standard(values: Floats) -> Floats:
+    """Subtract the mean over samples, the second axis from the end, and divide by the deviation."""
+    centred = values - values.mean(axis=-2, keepdims=True)
+    size = centred.std(axis=-2, keepdims=True)
+    return np.asarray(centred / np.where(size > 1e-6 * np.abs(values).max(axis=-2, keepdims=True), size, np.inf))
+
+
+def _projected(values: Floats, most: int) -> Floats:
+    if values.shape[-1] <= most:
+        return values
+    return np.asarray(values @ np.random.default_rng(1).standard_normal((values.shape[-1], most)))
+
+
+def _features(x: npt.NDArray[Any]) -> Floats:
+    """Give what a fit may use of every input: (T, N, p)."""
+    values = _standard(_projected(x.astype(np.float64), _FEATURES))
+    if values.shape[-1] > _PRODUCTS:
+        return values
+    first, second = np.triu_indices(values.shape[-1])
+    return np.concatenate([values, _standard(values[..., first] * values[..., second])], axis=-1)
+
+
+def _wanted(target: npt.NDArray[Any], steps: int) -> tuple[Floats, npt.NDArray[np.intp]]:
+    """Give the targets of some steps less their means, (S, N, c), and which steps they are."""
+    if target.dtype.kind in "iu":
+        values = (target[..., None] == np.unique(target)).astype(np.float64)
+    else:
+        values = target.astype(np.float64).reshape(*target.shape[:2], -1)
+    values = _projected(values, _OUTPUTS)
+    values = values - values.mean(axis=1, keepdims=True)
+    size = (values**2).sum(axis=(1, 2))
+    ends = np.flatnonzero(size > _HALF * size.max()) if size.max() > 0 else np.empty(0, np.intp)
+    ends = ends[np.unique(np.linspace(0, len(ends) - 1, _MOST_STEPS).astype(np.intp))] if ends.size else ends
+    return values[ends], ends if len(values) > 1 else np.array([steps - 1])[: len(ends)]
+
+
+def _told(inputs: Floats, wanted: Floats, ends: npt.NDArray[np.intp]) -> Iterator[tuple[Floats, Floats]]:
+    """Give the share of the target's variance that inputs up to each lag tell on other folds, and how sure: (T,) each.
+
+    For one law of all steps with a target, and for one law each.
+    """
+    gram = _of_others(np.swapaxes(inputs, 2, 3) @ inputs)
+    back = [slice(end, None, -1) for end in ends]  # by lag
+    cross = [_of_others(np.swapaxes(inputs[at], 2, 3) @ asked) for at, asked in zip(back, wanted, strict=True)]
+    variance = (wanted**2).sum(axis=(1, 2, 3))
+    count = (1 - 1 / _FOLDS) * wanted.shape[1] * wanted.shape[2]
+    one = _weights(*_sums([gram[at] for at in back], cross, variance, count))
+    yield _shares(inputs, wanted, back, [one[: end + 1] for end in ends])
+    if len(ends) > 1:
+        own = zip(back, cross, variance, strict=True)
+        yield _shares(
+            inputs,
+            wanted,
+            back,
+            [_weights(gram[at], c, np.full(len(c), v), np.full(len(c), count)) for at, c, v in own],
+        )
+
+
+def _of_others(sums: Floats) -> Floats:
+    return np.asarray(sums.sum(axis=1, keepdims=True) - sums)
+
+
+def _sums(grams: list[Floats], crosses: list[Floats], variance: Floats, count: float) -> tuple[Floats, ...]:
+    """Add up over the steps with a target what each has at a lag; early steps have no long ones."""
+    most = max(map(len, grams))
+    gram, cross = np.zeros((most, *grams[0].shape[1:])), np.zeros((most, *crosses[0].shape[1:]))
+    total = np.zeros((2, most))
+    for own_gram, own_cross, own_variance in zip(grams, crosses, variance, strict=True):
+        gram[: len(own_gram)] += own_gram
+        cross[: len(own_gram)] += own_cross
+        total[:, : len(own_gram)] += [[own_variance], [count]]
+    return gram, cross, total[0], total[1]
+
+
+def _weights(gram: Floats, cross: Floats, variance: Floats, count: Floats) -> Floats:
+    """Fit by least squares, shrunk by what chance explains: (T, folds, p, c)."""
+    count = count[:, None, None, None]
+    weights = np.linalg.solve(gram + _RIDGE * count * np.eye(gram.shape[-1]), cross)
+    explained = np.maximum((weights * cross).sum(axis=(2, 3), keepdims=True), 1e-300)
+    left = np.maximum((1 - 1 / _FOLDS) * variance[:, None, None, None] - explained, 0.0)
+    return np.asarray(weights * np.maximum(1 - left * gram.shape[-1] / count / explained, 0.0))
+
+
+def _shares(inputs: Floats, wanted: Floats, back: list[slice], weights: list[Floats]) -> tuple[Floats, Floats]:
+    """Give the squared correlation by lag, and the mean agreement over the sequences by its standard error."""
+    most = max(map(len, weights))
+    each, size = np.zeros((most, wanted.shape[1] * wanted.shape[2])), np.zeros(most)
+    for at, own, asked in zip(back, weights, wanted, strict=True):
+        score = np.cumsum(inputs[at] @ own, axis=0)
+        agreed, own_size = (
+            np.einsum("lfnc,fnc->lfn", score, asked).reshape(len(score), -1),
+            (score**2).sum(axis=(1, 2, 3)),
+        )
+        each[: len(score)] += agreed
+        size[: len(score)] += own_size
+        each[len(score) :] += agreed[-1]
+        size[len(score) :] += own_size[-1]
+    total = np.maximum(each.sum(axis=1), 0.0)
+    error = np.maximum(each.std(axis=1) / np.sqrt(each.shape[1] - 1), 1e-300)
+    return total**2 / np.maximum(size * (wanted**2).sum(), 1e-300), each.mean(axis=1) / error
