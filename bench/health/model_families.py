@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -185,7 +186,9 @@ def encoder_decoder(g: Generator) -> Made:
             super().__init__()
             self.embed, self.places = nn.Embedding(CLASSES, 32), nn.Embedding(length, 32)
             options = {"batch_first": True, "norm_first": first, "dropout": 0.0}
-            self.inner = nn.Transformer(32, 4, 1, 1, 64, **options)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a faster path that it will not take
+                self.inner = nn.Transformer(32, 4, 1, 1, 64, **options)
             self.head = nn.Linear(32, CLASSES)
 
         def forward(self, x: Any) -> Any:

@@ -116,7 +116,8 @@ def _followed(trace: WatchTrace) -> list[Finding]:
     outputs = last.log2_output - 0.5 * math.log2(max(last.entries, 1))
     if part.different < -limit.FOLLOWED_BITS:
         return [_lost(trace, part)]
-    if part.all - 2 * max(outputs, 0.0) > limit.HOPELESS_BITS:
+    far = part.different > limit.HELD_BITS and outputs > limit.LARGE_BITS
+    if far or part.pull.max() > limit.HELD_BITS:
         return [_too_large(trace, part)]
     return []
 
@@ -131,7 +132,7 @@ def _lost(trace: WatchTrace, part: _Followed) -> Finding:
     elif weak[0] or not alike[-1]:
         kind, where = "vanishing", weak if weak.any() else ~weak
         times = "0" if np.isneginf(part.pull[0]) else f"{factor(part.pull[0])} times that at the model's outputs"
-        cause = f"The gradient at the output of {first.name} is {times}{_culprit(trace, part.rows[1:], part.pull)}."
+        cause = f"The gradient at the output of {first.name} is {times}{_losing(trace)}."
         if alike[-1]:
             cause += f" Where the gradient is larger, samples are alike: {_share(part.apart[-1], last)}."
         elif part.size[-1] < -limit.LOST_BITS:
@@ -139,8 +140,7 @@ def _lost(trace: WatchTrace, part: _Followed) -> Finding:
             cause += f"{factor(part.size[-1])}."
     else:
         kind, where = "bias_shift", alike
-        lost = _culprit(trace, part.rows[:-1], -part.apart)
-        cause = f"Samples become alike on their way to {last.name}{lost}: {_share(part.apart[-1], last)}."
+        cause = f"Samples become alike on their way to {last.name}{_merging(trace)}: {_share(part.apart[-1], last)}."
     evidence = {
         "log2_kernel": part.different,
         "log2_first_over_outputs": float(part.pull[0]),
@@ -156,16 +156,28 @@ def _share(apart: float, one: ModuleFigures) -> str:
     return f"{share} of the square of the input of {one.name} differs from sample to sample"
 
 
-def _culprit(trace: WatchTrace, between: list[int], level: Floats) -> str:
-    """Name the one of the modules between over which most of the change falls, where there is one."""
+def _losing(trace: WatchTrace) -> str:
+    """Name the module, trained or not, that lost most of the gradient."""
+    known = [one for one in trace.modules if not math.isnan(one.log2_weight + one.log2_grad_output)]
+    return _culprit(known[1:], [one.log2_grad_output for one in known])
+
+
+def _merging(trace: WatchTrace) -> str:
+    """Name the module that made samples most alike."""
+    known = [one for one in trace.modules if one.distinct > 0]
+    return _culprit(known[:-1], [-0.5 * math.log2(one.distinct) for one in known])
+
+
+def _culprit(modules: list[ModuleFigures], level: list[float]) -> str:
+    """Name the module at which most of the change of a level falls, where there is one; it rises on its way."""
     with np.errstate(invalid="ignore"):
         steps = np.diff(level)
     if len(steps) < 2 or not np.isfinite(steps).all():
         return ""
     most = steps.max()
-    if most < max(float(level[-1] - level[0]) / 2, limit.LOST_BITS):
+    if most < max((level[-1] - level[0]) / 2, limit.LOST_BITS):
         return ""
-    return f", most of it by {trace.modules[between[int(np.argmax(steps))]].name} ({factor(-most)})"
+    return f", most of it by {modules[int(np.argmax(steps))].name} ({factor(-most)})"
 
 
 def _too_large(trace: WatchTrace, part: _Followed) -> Finding:

@@ -20,7 +20,9 @@ __all__ = [
     "FLOAT32",
     "FOLLOWED_BITS",
     "FORMATS",
+    "HELD_BITS",
     "HOPELESS_BITS",
+    "LARGE_BITS",
     "LEARNED",
     "LOSSES_DIFFER",
     "LOST_BITS",
@@ -44,6 +46,11 @@ HOPELESS_BITS = 20.0
 #: What 60 steps of rate 1 with momentum 0.9 close of the gap to the answers is 600 times the kernel of `modules`: under
 #: 2^-12 not a sixth of it.
 FOLLOWED_BITS = 12.0
+#: From a kernel of 2^18 on a step of the smallest rate that is usual, 0.01, moves the outputs by 2,600 times what is
+#: asked; where they are small that moves saturating units first, which makes the kernel smaller.
+HELD_BITS = 18.0
+#: Outputs of 16 and more: logits of classes, and standardised targets, are of the order of 1.
+LARGE_BITS = 4.0
 #: A finding needs so large a share of the samples; samples of a batch differ, and a few strays are no diagnosis.
 SAMPLES = 0.25
 #: Share of entries with a derivative under 5 % of its largest. The critical sigmoid network (weights' deviation 10.15,

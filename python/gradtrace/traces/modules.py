@@ -53,6 +53,10 @@ class ModuleFigures:
         Share of the second moment of the first input that differs from sample to sample, the rest being common to all;
         1 for inputs of mean 0. NaN for one sample. Of three axes the first or the second may be the samples: the larger
         share counts.
+    gain : float
+        log2 of what the module multiplied the gradient's norm by on its way back: of what it sent to its inputs over
+        what came to its outputs, all of each together, whole tensors over the batch. What others send to the same
+        inputs is not in it. NaN where either is missing, -inf or +inf where one is zero.
     weighs : bool
         Whether it has a matrix of weights with a gradient, and no module called within it.
     """
@@ -72,6 +76,7 @@ class ModuleFigures:
     log2_input: float = math.nan
     rows: int = 0
     distinct: float = math.nan
+    gain: float = math.nan
     weighs: bool = False
 
 

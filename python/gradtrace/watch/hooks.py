@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from gradtrace.watch.step import BackwardPass, Call, ForwardPass
 
-__all__ = ["Calls", "Ends", "Gradient", "HigherOrder", "Inputs", "PassEnd", "Starts", "WeightGradient", "is_running"]
+__all__ = [
+    "Calls",
+    "Ends",
+    "Gradient",
+    "HigherOrder",
+    "Inputs",
+    "PassEnd",
+    "Sent",
+    "Starts",
+    "WeightGradient",
+    "is_running",
+]
 
 
 class Recorder(Protocol):
@@ -28,6 +39,7 @@ class Recorder(Protocol):
     def running(self) -> BackwardPass | None: ...
     def passed(self, one: BackwardPass) -> None: ...
     def reached(self, call: Call | ForwardPass, place: int, gradient: Any) -> None: ...
+    def sent(self, call: Call, sent: list[tuple[int, Any]]) -> None: ...
     def weight_reached(self, parameter: Any, gradient: Any) -> None: ...
     def mark(self, one: BackwardPass, gradient: Any) -> None: ...
 
@@ -119,6 +131,22 @@ class Gradient(_Hook):
         recorder = self.recorder()
         if recorder is not None and gradient is not None:  # None: of an output unused beside one that is used
             recorder.reached(self.call, self.place, gradient)
+
+
+class Sent(_Hook):
+    """On a node that takes inputs of a call: what it sends back to them."""
+
+    __slots__ = ("call", "places")
+
+    def __init__(self, recorder: Recorder, call: Call, places: list[tuple[int, int]]) -> None:
+        super().__init__(recorder)
+        self.call, self.places = call, places
+
+    def __call__(self, inputs: Any, outputs: Any) -> None:  # noqa: D102
+        recorder = self.recorder()
+        if recorder is not None:
+            sent = [(number, inputs[place]) for place, number in self.places if inputs[place] is not None]
+            recorder.sent(self.call, sent)
 
 
 class WeightGradient(_Hook):

@@ -86,7 +86,10 @@ def distinct_share(values: Any) -> Any:
     axes = [axis for axis in ((0, 1) if values.ndim == 3 else (0,)) if values.shape[axis] > 1]
     apart = [measured(values - values.mean(dim=axis, keepdim=True)) for axis in axes]
     whole = measured(values)
-    return (torch.stack(apart).amax() / whole) ** 2 if apart and whole is not None else None
+    if not apart or whole is None:
+        return None
+    share = (torch.stack(apart).amax() / whole) ** 2
+    return torch.where(whole == 0, torch.zeros_like(share), share)
 
 
 def rows_of(module: Any, values: Any) -> int:

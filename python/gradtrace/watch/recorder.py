@@ -11,6 +11,7 @@ import torch
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from gradtrace.watch import hooks
+from gradtrace.watch.edges import uses_of_inputs
 from gradtrace.watch.measure import (
     dead_share,
     distinct_share,
@@ -154,7 +155,7 @@ class Recorder:
     def called(self, module: Any, given: Any, output: Any) -> None:
         """Measure an output at once, and its gradient when a backward pass comes by."""
         if _graph_task() != -1:
-            self._called_again(module, output)
+            self._called_again(module, given, output)
             return
         alone = self._forward is None
         forward = self._begin(module) if self._forward is None else self._forward
@@ -178,9 +179,10 @@ class Recorder:
                 call.distinct = distinct_share(inputs[0])
         forward.calls.append(call)
         if self._hook_outputs(call, outputs):
+            self._hook_uses(call, list(tensors(given)), outputs)
             self._count()
 
-    def _called_again(self, module: Any, output: Any) -> None:
+    def _called_again(self, module: Any, given: Any, output: Any) -> None:
         """A checkpoint computes again, in a backward pass, what had no gradients; where it had, hooks are there."""
         self.hidden |= self.step is None
         one, step = self.running(), self.step
@@ -194,6 +196,7 @@ class Recorder:
             call.recomputed_by = one.fired
             one.recomputed.append(call)
             self._hook_outputs(call, outputs)
+            self._hook_uses(call, list(tensors(given)), outputs)
 
     def _measured(self, step: Step, module: Any, values: Any) -> Call:
         size = measured(values)
@@ -211,6 +214,14 @@ class Recorder:
                 call.hook = call.hook or weakref.ref(hook)
                 self._hook_tensor(tensor, hook)
         return call.hook is not None
+
+    def _hook_uses(self, call: Call, inputs: list[Any], outputs: list[Any]) -> None:
+        places: dict[Any, list[tuple[int, int]]] = {}
+        for node, place, number in uses_of_inputs(call.module, inputs, outputs):
+            places.setdefault(node, []).append((place, number))
+            call.uses[number] = call.uses.get(number, 0) + 1
+        for node, of_node in places.items():
+            node.register_hook(hooks.Sent(self, call, of_node))
 
     def _hook_tensor(self, tensor: Any, hook: Any) -> None:
         """Hook a tensor; the hook goes with the graph, and with the step where the tensor outlives it."""
@@ -284,6 +295,15 @@ class Recorder:
             size = one.gradients[call, place] = measured(gradient)
             if size is None:
                 step.unmeasured.add(self.names[call.module])
+
+    def sent(self, call: Call, sent: list[tuple[int, Any]]) -> None:
+        """A call sent gradients back to its inputs."""
+        one, step = self.running(), self.step
+        if one is None or step is None or not one.kept or call.step != step.number:
+            return
+        for number, gradient in sent:
+            if measurable(gradient):
+                one.sent(call, number, gradient.detach())
 
     def weight_reached(self, parameter: Any, gradient: Any) -> None:
         """A gradient came to a parameter."""

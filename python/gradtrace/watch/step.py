@@ -36,6 +36,7 @@ class Call:
     given: Any = None  # norm of its inputs
     rows: int = 0
     distinct: Any = None
+    uses: dict[int, int] = field(default_factory=dict)  # how many nodes take an input, by its number
     recomputed_by: int = 0  # the run of calls within a backward pass, of one that is made there
 
     @property
@@ -70,6 +71,8 @@ class BackwardPass:
     weights: dict[int, Any] = field(default_factory=dict)  # by identity of the parameter
     ends: dict[ForwardPass, list[Any]] = field(default_factory=dict)  # norms at the outputs of the model
     parts: dict[int, Any] = field(default_factory=dict)
+    to_inputs: dict[tuple[Call, int], Any] = field(default_factory=dict)  # norms, of what a call sent back
+    halves: dict[tuple[Call, int], tuple[int, Any]] = field(default_factory=dict)  # of it, as long as more may come
     recomputed: list[Call] = field(default_factory=list)
     earlier: bool = False
     torn: set[str] = field(default_factory=set)
@@ -87,8 +90,21 @@ class BackwardPass:
         else:
             self.weights[key] = measured(gradient)
 
+    def sent(self, call: Call, number: int, gradient: Any) -> None:
+        """Take what a call sends back to an input, from one of the nodes that take it."""
+        key = (call, number)
+        came, whole = self.halves.pop(key, (0, None))
+        whole = gradient if whole is None else whole + gradient
+        if came + 1 < call.uses[number]:
+            self.halves[key] = came + 1, whole
+        else:
+            self.to_inputs[key] = measured(whole)
+
     def end(self) -> None:
         """Measure what came in parts; the pass is over."""
+        for use, (_, whole) in self.halves.items():
+            self.to_inputs[use] = measured(whole)
+        self.halves.clear()
         for key, gradient in self.parts.items():
             self.weights[key] = measured(gradient)
         self.parts.clear()
@@ -158,24 +174,27 @@ def module_figures(
     again = _claimed(step, one, names, notes)
     rows = _ordered(step, names, owned)
     reached, parts = _first_reached(one), []
+    sent, taken = _whole(one.to_inputs), _whole(one.gradients)
     for _, _, call in rows:
         if call is None:
-            parts += [None] * 6
+            parts += [None] * 8
         else:
             gradient = reached.get(again.get(call, call))
             parts += [gradient, call.output, call.dead, call.saturated, call.given, call.distinct]
+            parts += [sent.get(again.get(call, call)), taken.get(again.get(call, call))]
     parameters = {id(parameter): parameter for module in names for parameter in owned(module)}
     for key, parameter in parameters.items():
         parts += [one.weights.get(key), step.weight(parameter)]
     numbers = _read(parts)
-    of_calls, of_weights = numbers[: 6 * len(rows)].reshape(-1, 6), numbers[6 * len(rows) :].reshape(-1, 2)
+    of_calls, of_weights = numbers[: 8 * len(rows)].reshape(-1, 8), numbers[8 * len(rows) :].reshape(-1, 2)
     place = {key: place for place, key in enumerate(parameters)}
     called = {call.module for call in step.calls}
     alone = {module for module in called if all(part is module or part not in called for part in module.modules())}
     modules = []
     calls = Counter(module for _, module, call in rows if call is not None)
     seen: Counter[Any] = Counter()
-    for (name, module, call), (gradient, output, dead, saturated, given, distinct) in zip(rows, of_calls, strict=True):
+    for (name, module, call), of_call in zip(rows, of_calls, strict=True):
+        gradient, output, dead, saturated, given, distinct, back, came_in = of_call
         own = [id(parameter) for parameter in owned(module)]
         came = [of_weights[place[key], 0] for key in own if key in one.weights]
         there = [of_weights[place[key], 1] for key in own]
@@ -193,6 +212,7 @@ def module_figures(
             "log2_input": _log2(given),
             "rows": 0 if call is None else call.rows,
             "distinct": float(distinct),
+            "gain": _ratio(_log2(back), _log2(came_in)),
             "weighs": module in alone and any(p.ndim > 1 and id(p) in one.weights for p in owned(module)),
         }
         seen[module] += 1
@@ -221,6 +241,20 @@ def _read(parts: list[Any]) -> npt.NDArray[np.float64]:
 def _together(norms: list[float]) -> float:
     """Norm of all; NaN where there are none, or one of them is not known."""
     return math.hypot(*norms) if norms and not any(map(math.isnan, norms)) else math.nan
+
+
+def _whole(norms: dict[tuple[Call, int], Any]) -> dict[Call, Any]:
+    """Of every call the root of the sum of the squares of its norms; None where one of them has none."""
+    own: dict[Call, list[Any]] = {}
+    for (call, _), norm in norms.items():
+        own.setdefault(call, []).append(norm)
+    return {call: None if any(one is None for one in parts) else parts[0] if len(parts) == 1
+            else torch.linalg.vector_norm(torch.stack(parts)) for call, parts in own.items()}  # fmt: skip
+
+
+def _ratio(over: float, under: float) -> float:
+    """Difference of two logarithms; NaN of two zeros, or two that are infinite."""
+    return math.nan if math.isinf(over) and over == under else over - under
 
 
 def _log2(norm: float) -> float:

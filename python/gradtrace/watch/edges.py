@@ -1,0 +1,64 @@
+"""Where in the graph of a call its inputs are used: what goes back to an input by this module alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+__all__ = ["uses_of_inputs"]
+
+_MOST_NODES = 512  # of one call: a recurrent cell over long sequences has thousands, and is left out
+
+Uses = list[tuple[Any, int, int]]
+
+
+def uses_of_inputs(module: Any, inputs: list[Any], outputs: list[Any]) -> Uses:
+    """Find the nodes between a call's outputs and its inputs that take an input.
+
+    A tensor's own hook sees what comes from all that use it; these nodes are of this call alone.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    inputs, outputs : list of Tensor
+        Of the call.
+
+    Returns
+    -------
+    list of (node, int, int)
+        The node, the place of the input among what it sends back, and the number of the input. Empty where there are
+        too many nodes, or where an output is an input.
+    """
+    wanted: dict[tuple[Any, int], int] = {}
+    for number, tensor in enumerate(inputs):
+        if not tensor.requires_grad:
+            continue
+        if any(tensor is one for one in outputs):
+            return _in_place(module, tensor)
+        edge = torch.autograd.graph.get_gradient_edge(tensor)
+        wanted.setdefault((edge.node, edge.output_nr), number)
+    ends = {node for node, _ in wanted}
+    # Python's objects of nodes are those of before only while they are held.
+    waiting = [one.grad_fn for one in outputs if one.grad_fn is not None] if wanted else []
+    seen, found = set(waiting), []
+    while waiting:
+        node = waiting.pop()
+        for place, (after, number) in enumerate(node.next_functions):
+            if (after, number) in wanted:
+                found.append((node, place, wanted[after, number]))
+            elif after is not None and after not in seen and after not in ends:
+                seen.add(after)
+                waiting.append(after)
+        if len(seen) > _MOST_NODES:
+            return []
+    return found
+
+
+def _in_place(module: Any, tensor: Any) -> Uses:
+    """Find the use of an input that was overwritten: its node is now the call's own, if it is named as the module is.
+
+    It is another's where nothing was done, as by dropout in evaluation, or where the input was a view.
+    """
+    node, kind = tensor.grad_fn, type(module).__name__.lower()
+    return [(node, 0, 0)] if node is not None and node.name().lower().startswith(f"{kind}backward") else []
