@@ -74,7 +74,7 @@ def ends_well(name: str, names: dict, printed: str) -> None:
         assert names["remedies"].best.name in printed
     if name == "tutorial.md":
         assert names["diagnosis"][0].kind == "vanishing"
-        assert names["remedies"].best.name == "selu_lecun"
+        assert names["remedies"].best.name == "tanh_orthogonal"
         assert names["after"].diagnose().healthy
         assert names["trained"] < 0.05 < 1.0 < names["stuck"]
     if name == "interop.md":

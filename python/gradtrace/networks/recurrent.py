@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -159,18 +159,20 @@ class Recurrent(Network):
         lengths: Array | None = None,
         cotangent: Array | None = None,
         only: Sequence[str] | None = None,
-        steps: int = 50,
+        steps: int = 150,
         seed: int = 0,
+        seconds: float = 60.0,
+        progress: Callable[[doors.Progress], Any] | None = None,
+        at: str = "last",
     ) -> doors.Remedies:
         """Try every change that applies, and measure what it is worth; see `Stack.remedies`.
 
         Parameters
         ----------
         x : ndarray of the network's dtype
-            (T, B, I); the first 256 sequences are used.
+            (T, B, I); of more than 512 sequences so many are used, drawn by the seed.
         readout, target, loss, optional
-            As `trace` takes them, at the last step. Without them the networks are trained to add up all
-            inputs.
+            As `trace` takes them. Without them the networks are trained to add up all inputs.
         lengths : ndarray of int64, optional
             (B,), each sample's own number of steps.
         cotangent : ndarray, optional
@@ -178,10 +180,17 @@ class Recurrent(Network):
             one.
         only : list of str, optional
             Names to try, such as those of `Finding.remedies`; every one that applies by default.
-        steps : int, default 50
-            Of training, at most 100,000.
+        steps : int, default 150
+            Of training, at most 100,000. A task with a long lag needs more: where nothing gets better than a constant
+            guess within them, the verdict is that it cannot be told.
         seed : int, default 0
-            Of the weights that a remedy draws.
+            Of the weights that a remedy draws, and of the sequences held out.
+        seconds : float, default 60
+            The budget; what it does not reach is said in the notes. Ctrl-C ends it with what there is.
+        progress : callable, optional
+            Called up to ten times a second with how far it is: ``done``, ``elapsed``, ``remaining``, ``trial``.
+        at : {"last", "all"}, default "last"
+            Where the readout answers.
 
         Returns
         -------
@@ -194,8 +203,8 @@ class Recurrent(Network):
             If an argument does not fit; the message names it.
         """
         return doors.recurrent_remedies(
-            self, x, readout, target=target, loss=loss, lengths=lengths, cotangent=cotangent, only=only, steps=steps,
-            seed=seed,
+            self, x, readout, target=target, loss=loss, at=at, lengths=lengths, cotangent=cotangent, only=only,
+            steps=steps, seed=seed, seconds=seconds, progress=progress,
         )  # fmt: skip
 
     @property

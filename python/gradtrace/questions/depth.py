@@ -25,7 +25,8 @@ from gradtrace.questions.measure import (
     times,
 )
 from gradtrace.questions.timing import flushed_cost, subnormal_cost
-from gradtrace.remedies.training import Task, train
+from gradtrace.remedies.tasks import Task
+from gradtrace.remedies.training import train
 from gradtrace.show.looks import series
 from gradtrace.theory.criticality import critical_point
 

@@ -1,5 +1,5 @@
 """What would help: changes, tried on the network at hand."""
 
-from gradtrace.remedies.judgement import Remedies, Remedy
+from gradtrace.remedies.results import Remedies, Remedy
 
 __all__ = ["Remedies", "Remedy"]

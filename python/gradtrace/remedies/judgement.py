@@ -1,226 +1,48 @@
-"""Remedies tried on the user's own network and data, and what each was worth."""
+"""Every change tried on the user's own network and data, and judged by the loss on samples that no step saw."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gradtrace.analysis.changes import first_over_last
-from gradtrace.analysis.diagnosis import SEVERITIES, Diagnosis
+from gradtrace.analysis.diagnosis import Diagnosis
 from gradtrace.analysis.thresholds import LOSSES_DIFFER
 from gradtrace.checks import checked_names
-from gradtrace.json_ready import json_ready
 from gradtrace.networks import Recurrent
 from gradtrace.networks.stack import Stack
 from gradtrace.quiet import quiet
-from gradtrace.remedies import recurrent_changes as recurrent
 from gradtrace.remedies.distinct import distinct
+from gradtrace.remedies.recurrent_changes import RECURRENT_CHANGES
+from gradtrace.remedies.results import NAMES, Remedies, Remedy, in_order
 from gradtrace.remedies.stack_changes import STACK_CHANGES, Change
-from gradtrace.remedies.training import Task, Training, train
-from gradtrace.tables import Table
-from gradtrace.wording import decimal
+from gradtrace.remedies.tasks import Task
+from gradtrace.remedies.trials import OPTIMISERS, Budget, Contestant, Training, training_of, try_all
 
-__all__ = ["RECURRENT_REMEDIES", "STACK_REMEDIES", "Remedies", "Remedy", "names_to_try", "try_remedies"]
-
-Array = npt.NDArray[Any]
-
-_SAME = "the weights stay"
+__all__ = ["RECURRENT_REMEDIES", "STACK_REMEDIES", "names_to_try", "try_remedies"]
 
 #: By name: what is changed in a stack.
 STACK_REMEDIES: Mapping[str, Change] = STACK_CHANGES
 #: By name: what is changed in a recurrent network.
-RECURRENT_REMEDIES: Mapping[str, Change] = {
-    "chrono": Change(
-        "forget biases log U[1, T-1], input biases their negative (Tallec and Ollivier 2018)",
-        _SAME,
-        recurrent.with_chrono,
-    ),
-    "forget_bias": Change(
-        "forget biases with which half of the state is left after the sequence (Gers et al. 2000)",
-        _SAME,
-        recurrent.with_forget_bias,
-    ),
-    "update_gate": Change(
-        "update biases with which half of the state is left after the sequence", _SAME, recurrent.with_update_bias
-    ),
-    "orthogonal_recurrent": Change(
-        "orthogonal recurrent weights (Saxe et al. 2013)", "new random weights", recurrent.with_orthogonal
-    ),
-    "smaller_recurrent": Change("recurrent weights halved", _SAME, recurrent.with_smaller_weights),
-    "lstm": Change(
-        "an LSTM of as many units in the place of the RNN",
-        "four times as many weights and operations",
-        recurrent.as_lstm,
-    ),
-    "identity_relu": Change(
-        "relu, recurrent weights the identity (Le, Jaitly and Hinton 2015)",
-        "new recurrent weights; states are unbounded",
-        recurrent.as_identity_relu,
-    ),
-    "standardised_inputs": Change(
-        "inputs of mean 0 and deviation 1, folded into the first layer", _SAME, recurrent.with_standardised_inputs
-    ),
-    "gradient_clipping": replace(STACK_CHANGES["gradient_clipping"], build=recurrent.unchanged),
-    "truncation": Change(
-        "gradient followed only over the last steps that hold 99 % of it (truncated backpropagation)",
-        "nothing: fewer steps; what is lost is what had vanished",
-        recurrent.to_be_truncated,
-    ),
-}  # fmt: skip
+RECURRENT_REMEDIES: Mapping[str, Change] = RECURRENT_CHANGES
 
-
-@dataclass(frozen=True)
-class Remedy:
-    """A change, tried.
-
-    Attributes
-    ----------
-    name, what, cost : str
-        Its name, what was done, what it costs.
-    helps : bool
-    verdict : str
-        Why, in a sentence.
-    log2_change : float
-        log2 of the first layer's (or state's) gradient over the last one's, median over samples.
-    distinct : float
-        Distance of different inputs at the last hidden layer (or state) over that of the inputs, relative to their
-        norms, median over pairs: 1 keeps them as they were, 0 makes them one; NaN where the inputs are alike.
-    training : Training
-        Loss before and after the steps of training.
-    diagnosis : Diagnosis
-    network : Stack or recurrent network or None
-        With the change; None for the network as it was.
-    step_time : float
-        Time of a training step over that of the network as it is.
-    window : int or None
-        Steps of a truncation.
-    """
-
-    name: str
-    what: str
-    cost: str
-    helps: bool
-    verdict: str
-    log2_change: float
-    distinct: float
-    training: Training
-    diagnosis: Diagnosis
-    network: Any
-    step_time: float = 1.0
-    window: int | None = None
-
-    @property
-    def _loss(self) -> str:
-        """Before and after training, in words."""
-        end = self.training.end
-        return "diverges" if math.isinf(end) else f"{self.training.start:.3g} to {end:.3g}"
-
-    def __repr__(self) -> str:
-        helps = "" if not self.name else ", helps" if self.helps else ", does not help"
-        return f"Remedy({self.name or 'as it is'}{helps}, loss {self._loss})"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give all measures but the times, fit for strict JSON."""
-        names = ("name", "what", "cost", "helps", "verdict", "log2_change", "distinct", "window")
-        facts = {name: getattr(self, name) for name in names}
-        training = {"start": self.training.start, "end": self.training.end, "rate": self.training.rate}
-        ready: dict[str, Any] = json_ready({**facts, "training": training, "findings": list(self.diagnosis.kinds)})
-        return ready
-
-
-@dataclass(frozen=True)
-class Remedies(Sequence[Remedy]):
-    """All remedies that were tried, best first.
-
-    Attributes
-    ----------
-    before : Remedy
-        The network as it is.
-    tried : tuple of Remedy
-    task : str
-        What the networks were trained on.
-    steps : int
-        Of training.
-    """
-
-    before: Remedy
-    tried: tuple[Remedy, ...]
-    task: str
-    steps: int
-
-    @property
-    def best(self) -> Remedy | None:
-        """The best one that helps, or None."""
-        return next((remedy for remedy in self.tried if remedy.helps), None)
-
-    def find(self, name: str) -> Remedy:
-        """Give a remedy by name; KeyError where it was not tried."""
-        for remedy in self.tried:
-            if remedy.name == name:
-                return remedy
-        raise KeyError(f"{name}: not tried; {', '.join(remedy.name for remedy in self.tried)}")
-
-    def mapped(self, change: Callable[[Any], Any]) -> Remedies:
-        """Give the same measures with every network changed."""
-        before, *tried = (replace(one, network=change(one.network)) for one in (self.before, *self.tried))
-        return replace(self, before=before, tried=tuple(tried))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give all measures, fit for strict JSON."""
-        tried = [remedy.to_dict() for remedy in self.tried]
-        return {"task": self.task, "steps": self.steps, "before": self.before.to_dict(), "tried": tried}
-
-    def __len__(self) -> int:
-        return len(self.tried)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.tried[index]
-
-    def __iter__(self) -> Iterator[Remedy]:
-        return iter(self.tried)
-
-    def _table(self, why: bool) -> Table:
-        """Set out the measures; with why and cost as columns, or as sentences below."""
-        head = ["", "first over last", "inputs distinct", f"loss after {self.steps} steps", "step", "helps"]
-        trials = (self.before, *self.tried)
-        if why:
-            words = ([", ".join(one.diagnosis.kinds) or "none", one.verdict, one.cost] for one in trials)
-            rows = [[*_row(one), *more] for one, more in zip(trials, words, strict=True)]
-            return Table([*head, "findings", "why", "cost"], rows, f"Trained on {self.task}", words={0, 6, 7, 8})
-        notes = [f"as it is: {', '.join(self.before.diagnosis.kinds) or 'no findings'}"]
-        notes += [f"{one.name}: {one.verdict}" for one in self.tried]
-        return Table(head, [_row(one) for one in trials], f"Trained on {self.task}.", notes, words={0})
-
-    def __repr__(self) -> str:
-        best = "none helps" if self.best is None else f"best {self.best.name}"
-        return f"Remedies({len(self.tried)} tried on {self.task}, {best})"
-
-    def __str__(self) -> str:
-        return self._table(why=False).text()
-
-    def _repr_html_(self) -> str:
-        return self._table(why=True).html()
-
-
-def _row(remedy: Remedy) -> list[str]:
-    return [
-        remedy.name or "as it is",
-        decimal(remedy.log2_change),
-        "" if math.isnan(remedy.distinct) else f"{remedy.distinct:.2g}",
-        remedy._loss,
-        f"x{remedy.step_time:.1f}",
-        "" if not remedy.name else "yes" if remedy.helps else "no",
-    ]
+_AS_IT_IS = Change("nothing", "", lambda network, x, seed: network)
+_DEVIATIONS = 1.7  # of the seeds' differences: Student's t at 5 % for three of them, over the root of three
 
 
 @quiet
 def try_remedies(
-    network: Stack | Recurrent, task: Task, trace_options: dict[str, Any], only: Any, steps: int, seed: int
+    network: Stack | Recurrent,
+    task: Task,
+    trace_options: dict[str, Any],
+    only: Any,
+    steps: int,
+    seed: int,
+    budget: Budget,
 ) -> Remedies:
     """Try every remedy that applies; `Stack.remedies` documents it.
 
@@ -233,22 +55,42 @@ def try_remedies(
         What the network's trace takes beside x.
     only : list of str or None
     steps, seed : int
+    budget : Budget
 
     Returns
     -------
     Remedies
     """
+    contestants = _contestants(network, task, trace_options, only, seed)
+    notes = []
+    horizon, complete = steps, len(contestants)
+    try:
+        horizon, complete = try_all(contestants, steps, budget)
+    except KeyboardInterrupt:
+        if not contestants[0].runs:
+            raise
+        notes.append("stopped by Ctrl-C")
+    return _judged(contestants, horizon, complete, steps, trace_options, budget, notes)
+
+
+def _contestants(network: Any, task: Task, options: dict[str, Any], only: Any, seed: int) -> list[Contestant]:
     changes = _changes_of(network)
-    before = _measure("", Change("nothing", "", lambda n, x, s: n), network, task, trace_options, steps, None)
-    tried = []
+    found = [Contestant("", _AS_IT_IS, network, network, seed, task)]
     for name in names_to_try(only, network):
-        if name == "truncation" and task.lengths is not None:
-            continue  # each sequence would need a window of its own
-        changed = changes[name].build(network, task.x, seed)
-        if changed is None or (changed is not network and changed == network):
-            continue  # nothing to change, or drawn again from the same seed
-        tried.append(_measure(name, changes[name], changed, task, trace_options, steps, before))
-    return Remedies(before, tuple(sorted(tried, key=_rank)), task.name, steps)
+        change = changes[name]
+        if not change.needed(network, task):
+            continue
+        own = task
+        if change.truncated:
+            own = replace(task, window=_window(_traced(network, task, options)))
+        asked = only is not None
+        for skipped in range(2 if asked else 1):  # what is asked for by name is drawn anew
+            changed = change.build(network, task.x, (seed + skipped) % 2**64)
+            if changed is None or (changed is not network and changed == network):
+                continue  # nothing to change, or drawn again from the same seed
+            found.append(Contestant(name, change, changed, network, seed, own, asked or not change.slower, skipped))
+            break
+    return found
 
 
 def _changes_of(network: Any) -> Mapping[str, Change]:
@@ -262,44 +104,6 @@ def names_to_try(only: Any, network: Any) -> list[str]:
         return list(changes)
     return list(
         dict.fromkeys(checked_names("only", only, changes, "only=['layer_norm']", f"names of {', '.join(changes)}"))
-    )
-
-
-def _rank(remedy: Remedy) -> tuple[Any, ...]:
-    return not remedy.helps, _burden(remedy.diagnosis), remedy.training.end
-
-
-def _burden(diagnosis: Diagnosis) -> int:
-    """Weigh findings: a critical one counts more than any number of warnings among them."""
-    return sum(10 ** SEVERITIES.index(finding.severity) for finding in diagnosis if finding.severity != "information")
-
-
-def _measure(
-    name: str, change: Change, network: Any, task: Task, options: dict[str, Any], steps: int, before: Remedy | None
-) -> Remedy:
-    trace = _traced(network, task, options)
-    if name == "truncation":
-        task = replace(task, window=_window(trace))
-    training = train(network, task, steps, change.clip)
-    window = task.window
-    diagnosis = trace.diagnose()
-    helps, verdict = (False, "") if before is None else _judge(diagnosis, training, before, window, len(task.x))
-    facts: dict[str, Any] = {
-        "log2_change": first_over_last(trace),
-        "distinct": distinct(network, task),
-        "training": training,
-    }
-    return Remedy(
-        name,
-        change.what,
-        change.cost,
-        helps,
-        verdict,
-        **facts,
-        diagnosis=diagnosis,
-        network=network,
-        step_time=1.0 if before is None else training.step_seconds / before.training.step_seconds,
-        window=window,
     )
 
 
@@ -317,33 +121,124 @@ def _window(trace: Any) -> int:
     return steps
 
 
-def _judge(
-    diagnosis: Diagnosis, training: Training, before: Remedy, window: int | None, steps: int
-) -> tuple[bool, str]:
-    was, now = _burden(before.diagnosis), _burden(diagnosis)
+def _judged(
+    contestants: Sequence[Contestant],
+    horizon: int,
+    complete: int,
+    steps: int,
+    options: dict[str, Any],
+    budget: Budget,
+    notes: list[str],
+) -> Remedies:
+    """Measure those that were reached, the network as it is in any case, and put them in order."""
+    first, *others = contestants
+    reached = [one for one in others[: max(complete - 1, 0)] if one.runs]
+    before = _measured(first, None, horizon, options)
+    tried = [_measured(one, before, horizon, options) for one in reached]
+    ordered = in_order(tried, None)
+    ordered.sort(key=lambda one: one.helps is not True)
+    if left := [one.name for one in others if one.asked and one not in reached]:
+        notes.append(f"not reached in {budget.elapsed:.0f} s: {', '.join(left)}")
+    if horizon < steps:
+        notes.append(f"stopped after {horizon} of {steps} steps; more seconds= reach further")
+    if first.task.split(first.seed)[1] is None:
+        notes.append(f"{first.task.samples} samples are too few to hold some out: losses are of those trained on")
+    return Remedies(before, tuple(ordered), first.task.name, horizon, budget.elapsed, tuple(notes))
+
+
+def _measured(one: Contestant, before: Remedy | None, horizon: int, options: dict[str, Any]) -> Remedy:
+    task, change = one.task, one.change
+    if change.inputs:
+        task = task.standardised(task)
+    trace = _traced(one.network, task, options)
+    diagnosis = trace.diagnose()
+    trainings = {optimiser: training_of(one, optimiser, horizon) for optimiser in OPTIMISERS}
+    helps, verdict = (False, "") if before is None else judge(diagnosis, trainings, before, horizon, task)
+    seconds = [trainings[name].step_seconds / before.trainings[name].step_seconds for name in NAMES
+               if before and before.trainings[name].step_seconds]  # fmt: skip
+    return Remedy(
+        one.name,
+        change.what,
+        change.cost,
+        helps,
+        verdict,
+        first_over_last(trace),
+        distinct(one.network, task),
+        trainings,
+        diagnosis,
+        one.network,
+        float(np.median(seconds)) if seconds else 1.0,
+        task.window,
+    )
+
+
+def judge(
+    diagnosis: Diagnosis, trainings: Mapping[str, Training], before: Remedy, steps: int, task: Task
+) -> tuple[bool | None, str]:
+    """Say whether a change helps, and why."""
+    said = {name: lowers(trainings[name], before.trainings[name]) for name in OPTIMISERS}
+    if task.window is not None:  # what has only begun to be learned may need more steps back than have been needed yet
+        said = {name: one and _solved(trainings[name]) for name, one in said.items()}
+    helps = None if all(one is None for one in said.values()) else any(one is True for one in said.values())
     resolved = [kind for kind in before.diagnosis.kinds if kind not in diagnosis.kinds]
     came = [kind for kind in diagnosis.kinds if kind not in before.diagnosis.kinds]
-    end, old = training.end, before.training.end
-    worse = end > old * LOSSES_DIFFER if math.isfinite(old) else math.isinf(end)
-    lower = end < old / LOSSES_DIFFER if math.isfinite(end) else False
-    without = f"{old:.3g} without" if math.isfinite(old) else "diverges without"
-    loss = f"the loss reaches {end:.3g} in training, {without}" if math.isfinite(end) else "training diverges"
-    if window is not None:
-        saved = f"{window} of {steps} steps hold 99 % of the gradient; followed over these alone {loss}"
-        helps = not worse and 2 * window <= steps
-        return helps, saved if helps else f"does not help: {saved}"
-    text = "; ".join(
-        part
-        for part in (
-            f"resolves {', '.join(resolved)}" if resolved else "",
-            f"brings {', '.join(came)}" if came else "",
-            "changes no finding" if not resolved and not came and before.diagnosis else "",
-            loss,
-        )
-        if part
-    )
-    if worse:
-        return False, f"does not help: {text}"
-    if now < was or (now == was and lower):
+    parts = [
+        f"resolves {', '.join(resolved)}" if resolved else "",
+        f"brings {', '.join(came)}" if came else "",
+        "changes no finding" if not resolved and not came and before.diagnosis else "",
+        *(_loss(name, trainings[name], before.trainings[name]) for name in OPTIMISERS),
+    ]
+    text = "; ".join(part for part in parts if part)
+    if helps:
         return True, text
-    return False, f"does not help: {text}"
+    if helps is False:
+        saved = task.window is not None and any(
+            _solved(one) and one.score <= before.trainings[name].score * LOSSES_DIFFER
+            for name, one in trainings.items()
+        )
+        note = f"{task.window} of {len(task.x)} steps are enough to follow the gradient over; " if saved else ""
+        return False, f"does not help: {note}{text}"
+    if math.isnan(before.held_out):
+        return None, f"cannot tell, too few samples: {text}"
+    return (
+        None,
+        f"cannot tell in {steps} steps, nothing is better than a constant guess ({before.training.guess:.3g}): {text}",
+    )
+
+
+def _solved(training: Training) -> bool:
+    """Say whether nine tenths of what there was to learn has been learned."""
+    return training.score < training.guess / 10
+
+
+def _loss(name: str, now: Training, before: Training) -> str:
+    words = [
+        "diverges at every rate tried"
+        if one.diverged
+        else "not reached"
+        if math.isnan(one.score)
+        else f"{one.score:.3g}"
+        for one in (now, before)
+    ]
+    return f"loss with {NAMES[name]} {words[0]}, as it is {words[1]}"
+
+
+def lowers(now: Training, before: Training) -> bool | None:
+    """Say whether a loss on samples held out ends lower than another by more than its spread over the seeds.
+
+    None where neither is better than the best constant guess, or nothing was held out.
+    """
+    if not now.losses or not before.losses or not (now.learned or before.learned):
+        return None
+    if not now.learned:
+        return False
+    pairs = list(zip(now.losses, before.losses, before.guesses, strict=False))  # of the seeds that both have
+    was = [np.where(old.mean() < guess.mean(), old, guess) for _, old, guess in pairs]  # nobody need stand below it
+    gained = [float(old.mean() - new.mean()) for old, (new, _, _) in zip(was, pairs, strict=True)]
+    every = np.concatenate([old - new for old, (new, _, _) in zip(was, pairs, strict=True)])
+    noise = 2 * float(every.std()) / math.sqrt(every.size)
+    if len(gained) > 1:
+        noise = max(noise, _DEVIATIONS * float(np.std(gained, ddof=1)))
+    mean = float(np.mean(gained))
+    end = float(np.mean([new.mean() for new, _, _ in pairs]))
+    return mean > noise and end + mean > LOSSES_DIFFER * end

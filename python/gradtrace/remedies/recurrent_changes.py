@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace.networks import LSTM, RNN, Recurrent
+from gradtrace.remedies.stack_changes import TRAINING_CHANGES, Change
+from gradtrace.remedies.tasks import Task
 
-__all__ = ["half_life_bias"]
+__all__ = ["RECURRENT_CHANGES", "half_life_bias"]
 
 Array = npt.NDArray[Any]
 
@@ -111,25 +113,48 @@ def as_identity_relu(network: Recurrent, x: Array, seed: int) -> Recurrent | Non
     return network.replaced(weight_hh=eye, bias_ih=None, bias_hh=None, activation="relu")
 
 
-def with_standardised_inputs(network: Recurrent, x: Array, seed: int) -> Recurrent | None:
-    """Fold the standardisation of the inputs into the first layer."""
-    mean, std = x.mean(axis=(0, 1), dtype=np.float64), x.std(axis=(0, 1), dtype=np.float64)
-    std = np.where(std > 0, std, 1.0)
-    if np.all(np.abs(mean) < 0.5 * std) and np.all((std > 0.5) & (std < 2)):
-        return None
-    first = 2 if network.bidirectional else 1
-    weights = [(w / std).astype(network.dtype) if k < first else w for k, w in enumerate(network.weight_ih)]
-    bias_ih, bias_hh = _biases(network)
-    for k in range(first):
-        bias_ih[k] -= (weights[k].astype(np.float64) @ mean).astype(network.dtype)
-    return network.replaced(weight_ih=weights, bias_ih=bias_ih, bias_hh=bias_hh)
-
-
-def unchanged(network: Recurrent, x: Array, seed: int) -> Recurrent:
-    """Leave the network; its training changes."""
-    return network
-
-
 def to_be_truncated(network: Recurrent, x: Array, seed: int) -> Recurrent | None:
     """Leave the network; its gradient ends earlier. A backward direction has no state from outside a window."""
     return None if network.bidirectional else network
+
+
+def _of_one_length(network: Recurrent, task: Task) -> bool:
+    return task.lengths is None and not task.every  # others would need a window for each sequence, or step
+
+
+_SAME = "the weights stay"
+
+#: By name; `Finding.remedies` and ``remedies(only=...)`` use these names.
+RECURRENT_CHANGES = {
+    "chrono": Change(
+        "forget biases log U[1, T-1], input biases their negative (Tallec and Ollivier 2018)", _SAME, with_chrono
+    ),
+    "forget_bias": Change(
+        "forget biases with which half of the state is left after the sequence (Gers et al. 2000)",
+        _SAME,
+        with_forget_bias,
+    ),
+    "update_gate": Change(
+        "update biases with which half of the state is left after the sequence", _SAME, with_update_bias
+    ),
+    "orthogonal_recurrent": Change(
+        "orthogonal recurrent weights (Saxe et al. 2013)", "new random weights", with_orthogonal
+    ),
+    "smaller_recurrent": Change("recurrent weights halved", _SAME, with_smaller_weights),
+    "lstm": Change(
+        "an LSTM of as many units in the place of the RNN", "four times as many weights and operations", as_lstm
+    ),
+    "identity_relu": Change(
+        "relu, recurrent weights the identity (Le, Jaitly and Hinton 2015)",
+        "new recurrent weights; states are unbounded",
+        as_identity_relu,
+    ),
+    **TRAINING_CHANGES,
+    "truncation": Change(
+        "gradient followed only over the last steps that hold 99 % of it (truncated backpropagation)",
+        "what lies further back is not learned; fewer steps to go back",
+        to_be_truncated,
+        truncated=True,
+        needed=_of_one_length,
+    ),
+}  # fmt: skip

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradtrace.activations import facts
+from gradtrace.activations import facts, kind
 from gradtrace.networks.stack import Stack
+from gradtrace.remedies.tasks import Task, moments, target_scale
 from gradtrace.theory.criticality import critical_point
 
-__all__ = ["STACK_CHANGES", "Change"]
+__all__ = ["STACK_CHANGES", "TRAINING_CHANGES", "Change"]
 
 Array = npt.NDArray[Any]
 
@@ -32,12 +33,25 @@ class Change:
         ``build(network, x, seed)`` gives the changed network, or None where there is nothing to change.
     clip : float or None
         Largest norm of the gradient in training.
+    inputs, targets : bool
+        Whether the data are standardised before training.
+    slower : bool
+        Whether it is trained at rates below all usual ones.
+    truncated : bool
+        Whether the gradient is followed only as far back as it is worth it.
+    needed : callable
+        ``needed(network, task)`` says whether there is anything to mend.
     """
 
     what: str
     cost: str
     build: Callable[[Any, Array, int], Any]
     clip: float | None = None
+    inputs: bool = False
+    targets: bool = False
+    slower: bool = False
+    truncated: bool = False
+    needed: Callable[[Any, Task], bool] = lambda network, task: True
 
 
 def _hidden(stack: Stack, name: str) -> list[str]:
@@ -125,24 +139,72 @@ def _residual(scaled: bool, normalised: bool = False) -> Callable[[Stack, Array,
     return build
 
 
-def _standardised(stack: Stack, x: Array, seed: int) -> Stack | None:
-    """Fold the standardisation of the inputs into the first layer, so that the data stay as they are."""
-    mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
-    std = np.where(std > 0, std, 1.0)
-    if np.all(np.abs(mean) < 0.5 * std) and np.all((std > 0.5) & (std < 2)):
-        return None
-    weight = stack.weights[0] / std
-    bias = (0 if stack.biases[0] is None else stack.biases[0]) - weight @ mean
-    weights = [weight.astype(stack.dtype), *stack.weights[1:]]
-    return stack.replaced(weights=weights, biases=[bias.astype(stack.dtype), *stack.biases[1:]])
+def _far(mean: Array, std: Array | float) -> bool:
+    return not (np.all(np.abs(mean) < 0.5 * std) and np.all((np.asarray(std) > 0.5) & (np.asarray(std) < 2)))
 
 
-def _unchanged(stack: Stack, x: Array, seed: int) -> Stack:
-    return stack
+def inputs_far_from_standard(network: Any, task: Task) -> bool:
+    """Tell whether a mean is off by half a deviation or more, or a deviation by a factor of two."""
+    return _far(*moments(task.x))
+
+
+def targets_far_from_standard(network: Any, task: Task) -> bool:
+    """Tell the same of values to be learned, where the output has no bounds that they were made for."""
+    last = network if isinstance(network, Stack) else task.readout
+    free = last is not None and kind(last.activation[-1]) == "linear"
+    return task.loss == "mse" and free and _far(*target_scale(task.target))
+
+
+_RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "erf": (-1.0, 1.0), "hard_tanh": (-1.0, 1.0)}
+
+
+def _output_in_the_way(stack: Any, task: Task) -> bool:
+    """Tell whether the loss has no use for the output's activation: logits have no bounds, nor have some values."""
+    name = kind(stack.activation[-1])
+    if name == "linear":
+        return False
+    if task.loss == "cross_entropy" or name not in _RANGES:
+        return True
+    low, high = _RANGES[name]
+    return bool(task.target.min() < low or task.target.max() > high)
+
+
+def _linear_output(stack: Stack, x: Array, seed: int) -> Stack | None:
+    return stack.replaced(activation=[*stack.activation[:-1], "linear"])
+
+
+def unchanged(network: Any, x: Array, seed: int) -> Any:
+    """Leave the network; its data or its training change."""
+    return network
 
 
 _DRAWN_AGAIN = "new random weights; the outputs change"
 _SAME_WEIGHTS = "the weights stay"
+
+#: By name: what changes the data or the training, and no network.
+TRAINING_CHANGES = {
+    "standardised_inputs": Change(
+        "inputs of mean 0 and deviation 1, before training",
+        "none; every later input needs the same mean and deviation",
+        unchanged,
+        inputs=True,
+        needed=inputs_far_from_standard,
+    ),
+    "scaled_targets": Change(
+        "values to be learned of mean 0 and deviation 1, before training",
+        "none; outputs are to be scaled back",
+        unchanged,
+        targets=True,
+        needed=targets_far_from_standard,
+    ),
+    "smaller_rate": Change("learning rates of 1e-5 and below", "more steps", unchanged, slower=True),
+    "gradient_clipping": Change(
+        "gradient clipped to norm 1 in training (Pascanu, Mikolov and Bengio 2013)",
+        "the norm of all gradients at every step; the gradient's way through the network stays as it is",
+        unchanged,
+        clip=1.0,
+    ),
+}
 
 #: By name; `Finding.remedies` and ``remedies(only=...)`` use these names.
 STACK_CHANGES = {
@@ -194,13 +256,7 @@ STACK_CHANGES = {
         "two passes and an addition a layer, one more kept array",
         _residual(scaled=False, normalised=True),
     ),
-    "standardised_inputs": Change(
-        "inputs of mean 0 and deviation 1, folded into the first layer", _SAME_WEIGHTS, _standardised
-    ),
-    "gradient_clipping": Change(
-        "gradient clipped to norm 1 in training (Pascanu, Mikolov and Bengio 2013)",
-        "the norm of all gradients at every step; the gradient's way through the network stays as it is",
-        _unchanged,
-        clip=1.0,
-    ),
-}
+    "linear_output": Change("no activation behind the last layer", _SAME_WEIGHTS, _linear_output,
+                            needed=_output_in_the_way),
+    **TRAINING_CHANGES,
+}  # fmt: skip

@@ -11,7 +11,7 @@ from gradtrace.analysis.advice import advice_of
 from gradtrace.analysis.diagnosis import KINDS, Diagnosis
 from gradtrace.cells import CELLS
 from gradtrace.networks.stack import Stack
-from gradtrace.remedies.judgement import Remedies, Remedy
+from gradtrace.remedies.results import Remedies, Remedy
 from gradtrace.show.pages import templates
 from gradtrace.show.svg import draw_svg
 from gradtrace.tables import wrapped
