@@ -76,7 +76,7 @@ def decimal(log2: float, typographic: bool = False) -> str:
     """
     text = power_of_ten(log2)
     mantissa, _, exponent = text.partition("e")
-    if not exponent:
+    if not exponent or not math.isfinite(log2):
         return text
     if -3 <= int(exponent) <= 3:
         return f"{float(text):.{max(1 - int(exponent), 0)}f}"
