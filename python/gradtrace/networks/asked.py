@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ _RIDGE = 1e-2
 _HALF = 0.5
 # Share of the variance, and standard errors over the sequences, below which nothing is told. The best of 200 lags tells
 # up to 10 over the number of sequences of a target of chance.
-_LEAST, _BY_CHANCE, _SURE = 0.1, 12.0, 4.0
+_LEAST, _BY_CHANCE, _SURE = 0.1, 10.0, 4.0
 
 
 @quiet
@@ -34,8 +34,8 @@ def answer_lag(
 
     The target is predicted from the input of every lag by least squares (from products, too, where inputs are few).
     The fits are shrunk by what chance explains, added up from the last input backwards, and judged on sequences that
-    they were not made from. Two laws are tried, one for all steps with a target and one for each of them; the better
-    counts.
+    they were not made from. Three laws are tried: the same for every lag, another for each, and another for each step
+    with a target, too. The best counts.
 
     Parameters
     ----------
@@ -161,38 +161,42 @@ def _wanted(target: npt.NDArray[Any], steps: int) -> tuple[Floats, npt.NDArray[n
 def _told(inputs: Floats, wanted: Floats, ends: npt.NDArray[np.intp]) -> Iterator[tuple[Floats, Floats]]:
     """Give the share of the target's variance that inputs up to each lag tell on other folds, and how sure: (T,) each.
 
-    For one law of all steps with a target, and for one law each.
+    For one law that adds up all inputs up to the lag, for one of each lag, and for one of each lag and target's step.
     """
-    gram = _of_others(np.swapaxes(inputs, 2, 3) @ inputs)
-    back = [slice(end, None, -1) for end in ends]  # by lag
-    cross = [_of_others(np.swapaxes(inputs[at], 2, 3) @ asked) for at, asked in zip(back, wanted, strict=True)]
     variance = (wanted**2).sum(axis=(1, 2, 3))
     count = (1 - 1 / _FOLDS) * wanted.shape[1] * wanted.shape[2]
-    one = _weights(*_sums([gram[at] for at in back], cross, variance, count))
-    yield _shares(inputs, wanted, back, [one[: end + 1] for end in ends])
+    rows = [inputs[end::-1] for end in ends]  # by lag
+    sums = [np.cumsum(own, axis=0) / np.sqrt(np.arange(1, len(own) + 1))[:, None, None, None] for own in rows]
+    law = _weights(*_together([_fit(*pair) for pair in zip(sums, wanted, strict=True)], variance, count))
+    yield _shares((own @ law[: len(own)] for own in sums), wanted)
+    fits = [_fit(*pair) for pair in zip(rows, wanted, strict=True)]
+    law = _weights(*_together(fits, variance, count))
+    yield _shares((np.cumsum(own @ law[: len(own)], axis=0) for own in rows), wanted)
     if len(ends) > 1:
-        own = zip(back, cross, variance, strict=True)
-        yield _shares(
-            inputs,
-            wanted,
-            back,
-            [_weights(gram[at], c, np.full(len(c), v), np.full(len(c), count)) for at, c, v in own],
-        )
+        laws = [_weights(*_together([fit], size, count)) for fit, size in zip(fits, variance[:, None], strict=True)]
+        yield _shares((np.cumsum(own @ law, axis=0) for own, law in zip(rows, laws, strict=True)), wanted)
+
+
+def _fit(rows: Floats, asked: Floats) -> tuple[Floats, Floats]:
+    """Give the sums of squares and products of the other folds, (T, folds, p, p) and (T, folds, p, c)."""
+    turned = np.swapaxes(rows, 2, 3)
+    return _of_others(turned @ rows), _of_others(turned @ asked)
 
 
 def _of_others(sums: Floats) -> Floats:
     return np.asarray(sums.sum(axis=1, keepdims=True) - sums)
 
 
-def _sums(grams: list[Floats], crosses: list[Floats], variance: Floats, count: float) -> tuple[Floats, ...]:
+def _together(fits: list[tuple[Floats, Floats]], variance: Floats, count: float) -> tuple[Floats, ...]:
     """Add up over the steps with a target what each has at a lag; early steps have no long ones."""
-    most = max(map(len, grams))
-    gram, cross = np.zeros((most, *grams[0].shape[1:])), np.zeros((most, *crosses[0].shape[1:]))
+    most = max(len(gram) for gram, _ in fits)
+    gram, cross = (np.zeros((most, *part.shape[1:])) for part in fits[0])
     total = np.zeros((2, most))
-    for own_gram, own_cross, own_variance in zip(grams, crosses, variance, strict=True):
-        gram[: len(own_gram)] += own_gram
-        cross[: len(own_gram)] += own_cross
-        total[:, : len(own_gram)] += [[own_variance], [count]]
+    for (own_gram, own_cross), own_variance in zip(fits, variance, strict=True):
+        there = slice(len(own_gram))
+        gram[there] += own_gram
+        cross[there] += own_cross
+        total[:, there] += [[own_variance], [count]]
     return gram, cross, total[0], total[1]
 
 
@@ -205,20 +209,17 @@ def _weights(gram: Floats, cross: Floats, variance: Floats, count: Floats) -> Fl
     return np.asarray(weights * np.maximum(1 - left * gram.shape[-1] / count / explained, 0.0))
 
 
-def _shares(inputs: Floats, wanted: Floats, back: list[slice], weights: list[Floats]) -> tuple[Floats, Floats]:
+def _shares(scores: Iterable[Floats], wanted: Floats) -> tuple[Floats, Floats]:
     """Give the squared correlation by lag, and the mean agreement over the sequences by its standard error."""
-    most = max(map(len, weights))
-    each, size = np.zeros((most, wanted.shape[1] * wanted.shape[2])), np.zeros(most)
-    for at, own, asked in zip(back, weights, wanted, strict=True):
-        score = np.cumsum(inputs[at] @ own, axis=0)
-        agreed, own_size = (
-            np.einsum("lfnc,fnc->lfn", score, asked).reshape(len(score), -1),
-            (score**2).sum(axis=(1, 2, 3)),
-        )
-        each[: len(score)] += agreed
-        size[: len(score)] += own_size
-        each[len(score) :] += agreed[-1]
-        size[len(score) :] += own_size[-1]
-    total = np.maximum(each.sum(axis=1), 0.0)
+    parts = [
+        (np.einsum("lfnc,fnc->lfn", score, asked).reshape(len(score), -1), (score**2).sum(axis=(1, 2, 3)))
+        for score, asked in zip(scores, wanted, strict=True)
+    ]
+    most = max(len(size) for _, size in parts)
+    each, total = np.zeros((most, parts[0][0].shape[1])), np.zeros(most)
+    for agreed, size in parts:  # an early step is through with its inputs sooner
+        each += np.concatenate([agreed, np.repeat(agreed[-1:], most - len(agreed), axis=0)])
+        total += np.concatenate([size, np.repeat(size[-1:], most - len(size))])
     error = np.maximum(each.std(axis=1) / np.sqrt(each.shape[1] - 1), 1e-300)
-    return total**2 / np.maximum(size * (wanted**2).sum(), 1e-300), each.mean(axis=1) / error
+    agreed = np.maximum(each.sum(axis=1), 0.0)
+    return agreed**2 / np.maximum(total * (wanted**2).sum(), 1e-300), each.mean(axis=1) / error
