@@ -50,7 +50,7 @@ class _Recurrent:
     def health(drawn: Any) -> tuple[str, int | None]:
         from bench.health.training_recurrent import recurrent_health
 
-        return recurrent_health(drawn.network, drawn.readout, drawn.task)
+        return recurrent_health(drawn.network, drawn.readout, drawn.task, drawn.fresh)
 
     @staticmethod
     def trace(drawn: Any) -> Any:

@@ -8,7 +8,7 @@ Nothing here knows a rule of the diagnosis; what a network comes to is found by 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ Generator = np.random.Generator
 Network = Any  # an LSTM, a GRU or an RNN
 
 SYMBOLS = 4
+#: Sequences that no step of training sees.
+FRESH = 256
 #: Multiplications of a forward pass: so that a label takes seconds.
 MOST_WORK = 2e7
 
@@ -39,7 +41,8 @@ class RecurrentTask:
     loss : {"cross_entropy", "mse"}
     at : {"last", "all"}
     outputs : int
-    name : str
+    fixed : dict
+        What other sequences of the same task have in common with these: a lag, a number of features.
     """
 
     x: Array
@@ -47,7 +50,7 @@ class RecurrentTask:
     loss: str
     at: str
     outputs: int
-    name: str
+    fixed: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ class DrawnRecurrent:
         The task, and this network in a line.
     network : LSTM, GRU or RNN
     readout : Stack
-    task : RecurrentTask
+    task, fresh : RecurrentTask
+        Sequences to trace and to train on, and others of the same kind.
     trained : bool
         Whether it has been trained already, on this task.
     """
@@ -72,6 +76,7 @@ class DrawnRecurrent:
     network: Network
     readout: gt.Stack
     task: RecurrentTask
+    fresh: RecurrentTask
     trained: bool
 
 
@@ -88,12 +93,12 @@ def _values(g: Generator, steps: int, samples: int, features: int) -> Array:
 
 
 def _classes(x: Array, target: Array, at: str, outputs: int) -> RecurrentTask:
-    return RecurrentTask(x, np.ascontiguousarray(target, np.int64), "cross_entropy", at, outputs, "")
+    return RecurrentTask(x, np.ascontiguousarray(target, np.int64), "cross_entropy", at, outputs)
 
 
 def _numbers(x: Array, target: Array, at: str) -> RecurrentTask:
     target = np.ascontiguousarray(target, np.float32)
-    return RecurrentTask(x, target, "mse", at, target.shape[-1], "")
+    return RecurrentTask(x, target, "mse", at, target.shape[-1])
 
 
 def recall(g: Generator, steps: int, samples: int) -> RecurrentTask:
@@ -128,14 +133,14 @@ def adding(g: Generator, steps: int, samples: int) -> RecurrentTask:
     return _numbers(x, (x[first, every, 0] + x[second, every, 0])[:, None], "last")
 
 
-def echo(g: Generator, steps: int, samples: int) -> RecurrentTask:
+def echo(g: Generator, steps: int, samples: int, lag: int = 0) -> RecurrentTask:
     """Say at every step the symbol of so many steps ago."""
     x, drawn = _symbols(g, steps, samples)
-    lag = int(g.integers(1, min(steps, 21)))
+    lag = lag or int(g.integers(1, min(steps, 21)))
     target = np.zeros_like(drawn)
     target[lag:] = drawn[:-lag]
     task = _classes(x, target, "all", SYMBOLS)
-    task.name = f"lag {lag}"
+    task.fixed = {"lag": lag}
     return task
 
 
@@ -151,21 +156,23 @@ def whole_sum(g: Generator, steps: int, samples: int) -> RecurrentTask:
     return _numbers(x, x.sum(axis=0) / np.sqrt(steps), "last")
 
 
-def local(g: Generator, steps: int, samples: int) -> RecurrentTask:
+def local(g: Generator, steps: int, samples: int, features: int = 0) -> RecurrentTask:
     """At every step a question about this step's input."""
-    features = int(g.integers(3, 9))
+    features = features or int(g.integers(3, 9))
     x = _values(g, steps, samples, features)
-    return _classes(x, np.argmax(x[:, :, :3], axis=2), "all", 3)
+    task = _classes(x, np.argmax(x[:, :, :3], axis=2), "all", 3)
+    task.fixed = {"features": features}
+    return task
 
 
-def local_numbers(g: Generator, steps: int, samples: int) -> RecurrentTask:
+def local_numbers(g: Generator, steps: int, samples: int, keep: float | None = None) -> RecurrentTask:
     """At every step a number that follows from this step's input; the inputs change slowly."""
     x = _values(g, steps, samples, 3)
-    keep = float(g.choice([0.0, 0.5, 0.9]))
+    keep = float(g.choice([0.0, 0.5, 0.9])) if keep is None else keep
     for t in range(1, steps):
         x[t] = keep * x[t - 1] + np.float32(np.sqrt(1 - keep**2)) * x[t]
     task = _numbers(x, np.tanh(x[:, :, :1] - x[:, :, 1:2]), "all")
-    task.name = f"inputs keep {keep:g}"
+    task.fixed = {"keep": keep}
     return task
 
 
@@ -175,12 +182,15 @@ def last_input(g: Generator, steps: int, samples: int) -> RecurrentTask:
     return _classes(x, np.argmax(x[-1, :, :3], axis=1), "last", 3)
 
 
-def theme(g: Generator, steps: int, samples: int) -> RecurrentTask:
+def theme(g: Generator, steps: int, samples: int, centres: Array | None = None) -> RecurrentTask:
     """The class shows in every step a little, as in texts and signals."""
     target = g.integers(0, 3, samples)
-    centres = g.standard_normal((3, 4)) * float(g.choice([0.5, 1.0, 2.0]))
+    if centres is None:
+        centres = g.standard_normal((3, 4)) * float(g.choice([0.5, 1.0, 2.0]))
     x = centres[target] + g.standard_normal((steps, samples, 4))
-    return _classes(x.astype(np.float32), target, "last", 3)
+    task = _classes(x.astype(np.float32), target, "last", 3)
+    task.fixed = {"centres": centres}
+    return task
 
 
 def frequency(g: Generator, steps: int, samples: int) -> RecurrentTask:
@@ -197,7 +207,7 @@ def parity(g: Generator, steps: int, samples: int) -> RecurrentTask:
     return _classes((2 * bits - 1)[:, :, None].astype(np.float32), np.cumsum(bits, axis=0) % 2, "all", 2)
 
 
-TASKS: tuple[Callable[[Generator, int, int], RecurrentTask], ...] = (
+TASKS: tuple[Callable[..., RecurrentTask], ...] = (
     recall, recall_throughout, copy, adding, echo, running_sum, whole_sum, local, local_numbers, last_input, theme,
     frequency, parity,
 )  # fmt: skip
@@ -226,7 +236,7 @@ def _gate_bias(network: Network, cell: str, value: float) -> Network:
     return network.replaced(bias_ih=ih, bias_hh=hh)
 
 
-def _setting(g: Generator, network: Network, cell: str, task: RecurrentTask) -> tuple[Network, str]:
+def _setting(g: Generator, network: Network, cell: str, tasks: tuple[RecurrentTask, ...]) -> tuple[Network, str]:
     """Change weights, biases or inputs as accidents, or good advice, do."""
     kind = str(g.choice(SETTINGS, p=_SHARES))
     if kind == "gain":
@@ -239,7 +249,7 @@ def _setting(g: Generator, network: Network, cell: str, task: RecurrentTask) -> 
         if cell == "rnn":
             identity = [np.eye(w.shape[1], dtype="float32") for w in network.weight_hh]
             return network.replaced(weight_hh=identity), "identity"
-        longest = max(len(task.x), 4)
+        longest = max(len(tasks[0].x), 4)
         ih = [b.copy() for b in network.bias_ih]
         hh = [np.zeros_like(b) for b in network.bias_hh]
         for one, w in zip(ih, network.weight_hh, strict=True):
@@ -257,7 +267,8 @@ def _setting(g: Generator, network: Network, cell: str, task: RecurrentTask) -> 
         return _scaled(network, hh=factor, ih=factor), f"weights x {factor:.2g}"
     if kind == "inputs":
         factor, offset = float(10 ** g.uniform(-4, 3)), float(g.choice([0.0, 0.0, 10.0, 100.0]))
-        task.x = np.ascontiguousarray(task.x * factor + offset, np.float32)
+        for task in tasks:
+            task.x = np.ascontiguousarray(task.x * factor + offset, np.float32)
         return network, f"inputs x {factor:.2g} + {offset:g}"
     return network, "as drawn"
 
@@ -296,6 +307,7 @@ def drawn_recurrent(seed: int) -> DrawnRecurrent:
     make = TASKS[int(g.choice(len(TASKS), p=_WEIGHTS / _WEIGHTS.sum()))]
     steps, samples, units, layers = _sizes(g)
     task = make(g, steps, samples)
+    fresh = make(np.random.default_rng([18, seed]), steps, FRESH, **task.fixed)
     cell = str(g.choice(["lstm", "gru", "rnn"], p=[0.5, 0.25, 0.25]))
     orthogonal, number = bool(g.random() < 0.5), int(g.integers(2**31))
     options: dict[str, Any] = {"recurrent_init": "orthogonal" if orthogonal else "torch_default", "seed": number}
@@ -305,7 +317,7 @@ def drawn_recurrent(seed: int) -> DrawnRecurrent:
         options["forget_bias"] = 1.0 if orthogonal else None
     features = task.x.shape[2]
     network = CELLS[cell].random(features, units, num_layers=layers, **options)
-    network, setting = _setting(g, network, cell, task)
+    network, setting = _setting(g, network, cell, (task, fresh))
     readout = gt.Stack.random([units, task.outputs], activation="linear", init="torch_default", seed=number)
     trained = bool(setting in ("as drawn", "chrono") and g.random() < 0.3)
     if trained:
@@ -313,8 +325,9 @@ def drawn_recurrent(seed: int) -> DrawnRecurrent:
 
         network, readout = trained_pair(network, readout, task)
     kind = f"{cell}{' relu' if options.get('activation') == 'relu' else ''}"
+    said = "".join(f"{name} {value:g}, " for name, value in task.fixed.items() if name != "centres")
     what = (
-        f"{task.name + ', ' if task.name else ''}{steps} steps, {samples} samples, {layers} x {units} {kind}, "
+        f"{said}{steps} steps, {samples} samples, {layers} x {units} {kind}, "
         f"{options['recurrent_init']}, {setting}{', trained' if trained else ''}"
     )
-    return DrawnRecurrent(seed, make.__name__, what, network, readout, task, trained)
+    return DrawnRecurrent(seed, make.__name__, what, network, readout, task, fresh, trained)
