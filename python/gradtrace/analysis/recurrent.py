@@ -131,8 +131,8 @@ def _asked_of(trace: RecurrentTrace, change: Floats, evidence: dict[str, float])
     bits = _needed(trace, change)
     evidence |= {"answer_lag": float(lag), "log2_change_at_answer": bits}
     if bits > -limit.LOST_BITS:
-        near = f"the last {lag + 1} inputs tell" if lag else "the last input tells"
-        return "information", f"It does no harm here: {near} what is asked for."
+        near = f"the last {lag + 1} inputs, and the gradient reaches those" if lag else "the last input"
+        return "information", f"It does no harm here: what is asked for is told by {near}."
     text = f"What is asked for is told by inputs {_steps(lag)} back, where {factor(bits)} of the gradient is left."
     return limit.severity_of(bits), text
 
@@ -272,12 +272,17 @@ def _forward_overflow(trace: RecurrentTrace) -> Finding | None:
 
 
 def _saturation(trace: RecurrentTrace) -> Finding | None:
-    """Gates that cut the gradient off where they are flat; those that carry are meant to be open or shut."""
+    """Gates that cut the gradient off where they are flat; those that carry are meant to be open or shut.
+
+    So is an output gate that is open throughout: h has the whole gradient then.
+    """
     worst: tuple[float, int, str] | None = None
     layers: set[int] = set()
     cell = CELLS[trace.cell]
     for name in cell.cuts:
         for k, row in enumerate(trace.gate_saturated[:, :, cell.gate(name)]):
+            if name == "output" and _gate_mean(trace, k, name) >= limit.OPEN:
+                continue
             if (share := _mean(row)) >= limit.SATURATED:
                 layers.add(k)
                 worst = (share, k, name) if worst is None or share > worst[0] else worst

@@ -27,6 +27,7 @@ __all__ = [
     "LOSSES_DIFFER",
     "LOST_BITS",
     "NEARLY_ALL",
+    "OPEN",
     "SAMPLES",
     "SATURATED",
     "Format",
@@ -58,6 +59,8 @@ SAMPLES = 0.25
 SATURATED = 0.75
 #: Share that leaves too little beside it: critical.
 NEARLY_ALL = 0.95
+#: Mean of a gate that lets through what it gets: a tenth is lost at most.
+OPEN = 0.9
 #: Derivative over its largest under which an entry counts as saturated; the core counts by the same.
 FLAT = 0.05
 #: Share of a layer's units that are dead by chance; narrow layers may have more (`dead_limits`).
