@@ -359,7 +359,7 @@ def test_numbers_that_are_none_are_found():
         (model(inputs()).sum() * np.nan).backward()
         finding = watched.trace().diagnose()[0]
     assert (finding.kind, finding.severity) == ("exploding", "critical")
-    assert finding.cause == "From 2 back the gradient is infinite or undefined."
+    assert finding.cause == "From module 2 back the gradient is infinite or undefined."
     with torch.no_grad():
         model[0].weight[0, 0] = np.inf
     assert watched_step(model, inputs()).diagnose()[0].kind == "forward_overflow"

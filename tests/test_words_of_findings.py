@@ -10,6 +10,7 @@ import pytest
 import gradtrace as gt
 from gradtrace.activations import ACTIVATIONS
 from gradtrace.analysis.advice import ADVICE, torch_name
+from gradtrace.analysis.diagnosis import KINDS, MEANS
 from gradtrace.analysis.evidence import told
 from gradtrace.remedies.judgement import RECURRENT_REMEDIES, STACK_REMEDIES
 
@@ -75,7 +76,8 @@ def check(diagnosis):
         assert not finding.cause[0].islower(), text
         assert finding.cause.endswith("."), text
         assert not re.search(r"_|log2|=", finding.told), text
-        assert bool(finding.told) == bool(finding.evidence), text
+        assert bool(told(finding.evidence)) == bool(finding.evidence), text
+        assert bool(finding.means) == (finding.severity != "information" and finding.kind in MEANS), text
         assert not re.search(r"(^|\. )[a-z]", finding.told), text
         assert finding.first, text
         ast.parse(finding.code)
@@ -124,7 +126,15 @@ def test_every_finding_of_a_watched_model_can_be_read_and_done():
 def test_evidence_without_a_sentence_of_its_own_is_words():
     assert told({"log2_grad_weight_ratio": -3.0}) == "Grad weight ratio: 0.125."
     assert told({"some_bits": 2.0, "other_share": 0.5, "plain": 1e7}) == "Some: 4. Other share: 50%. Plain: 1e+07."
+    assert told({"saturated": 0.52, "input_rms": 30.0}, "52% of them, by inputs of 3.") == (
+        "The root mean square of the inputs is 30."
+    )
     assert told({}) == ""
+
+
+def test_every_kind_means_something():
+    assert not set(MEANS) - set(KINDS)
+    assert set(KINDS) - set(MEANS) <= {"data", "output_range"}  # whose causes say it themselves
 
 
 def test_every_remedy_has_advice():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["changed", "decimal", "factor", "power_of_ten", "power_of_two"]
+__all__ = ["changed", "decimal", "factor", "halves", "power_of_ten", "power_of_two"]
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -42,6 +42,21 @@ def changed(log2: float, one: bool = False) -> str:
     verb = "multipl" if log2 > 0 else "divide"
     ending = {("multipl", True): "ies", ("multipl", False): "y", ("divide", True): "s"}.get((verb, one), "")
     return f"{verb}{ending} it by {factor(abs(log2))}"
+
+
+def halves(steps: float) -> str:
+    """Say how often something halves that does so in so many steps, without the subject.
+
+    Examples
+    --------
+    >>> halves(12.5), halves(1.0), halves(0.25)
+    ('halves every 12.5 steps', 'halves at every step', 'halves 4 times a step')
+    """
+    if math.isinf(steps):
+        return "never halves"
+    if f"{steps:.2g}" == "1":
+        return "halves at every step"
+    return f"halves every {steps:.3g} steps" if steps > 1 else f"halves {1 / steps:.3g} times a step"
 
 
 def factor(log2: float) -> str:

@@ -32,6 +32,20 @@ KINDS = {
     "subnormal": "float32 loses the gradient",
 }
 
+#: What a kind of finding means for training.
+MEANS = {
+    "vanishing": "So what lies there learns far more slowly than the rest, or not at all.",
+    "exploding": "So a learning rate that suits the last layer is far too large there, and training may diverge.",
+    "saturation": "So their output hardly changes with what goes in, and they hardly learn.",
+    "dead_units": "So these units do not learn, and pass nothing on to the layers below.",
+    "bias_shift": "So different samples look alike to the layers above.",
+    "forgetting": "So the network cannot learn from what came earlier than that.",
+    "forward_underflow": "So the network computes the same for every input.",
+    "forward_overflow": "So the loss is no number, and no step of training has any use.",
+    "sensitive": "So what is learned of one sample is no help for another like it.",
+    "subnormal": "So a framework reads 0 there, or loses digits and time.",
+}
+
 _RUNS = 12  # of layers in a row that are written out
 
 
@@ -90,7 +104,7 @@ class Finding:
 
     def to_dict(self) -> dict[str, Any]:
         """Give all fields, fit for strict JSON."""
-        names = ("kind", "severity", "cause", "told", "layers", "steps", "remedies", "part", "first", "code")
+        names = ("kind", "severity", "cause", "means", "told", "layers", "steps", "remedies", "part", "first", "code")
         facts = {name: getattr(self, name) for name in names}
         ready: dict[str, Any] = json_ready({**facts, "evidence": dict(self.evidence)})
         return ready
@@ -100,8 +114,13 @@ class Finding:
 
     @property
     def told(self) -> str:
-        """The evidence in sentences, with units."""
-        return told(self.evidence)
+        """The evidence in sentences, with units, as far as the cause has not said it."""
+        return told(self.evidence, self.cause)
+
+    @property
+    def means(self) -> str:
+        """What comes of it, in a sentence for who knows no theory; of what is information nothing."""
+        return "" if self.severity == "information" else MEANS.get(self.kind, "")
 
     @property
     def head(self) -> str:
@@ -109,7 +128,8 @@ class Finding:
         return f"{self.severity}: {self.kind}" + (f" ({self.where})" if self.where else "")
 
     def __str__(self) -> str:
-        lines = [*wrapped(self.head), *wrapped(self.cause, "  "), *wrapped(self.told, "  ")]
+        texts = (self.cause, self.means, self.told)
+        lines = [*wrapped(self.head), *(line for text in texts for line in wrapped(text, "  "))]
         if self.first:
             lines += wrapped(f"First: {self.first}.", "  ")
             lines += [f"    {line}" for line in self.code.split("\n")]
@@ -123,7 +143,8 @@ class Finding:
     @property
     def html(self) -> str:
         """All but the head, for a notebook or a page."""
-        parts = [f"<p>{markup(self.cause)}</p>", f"<p><small>{markup(self.told)}</small></p>"]
+        parts = [f"<p>{markup(self.cause)} {markup(self.means)}</p>"]
+        parts += [f"<p><small>{markup(self.told)}</small></p>"] if self.told else []
         if self.first:
             parts.append(f"<p><b>First:</b> {markup(self.first)}.</p>")
             parts.append(f'<pre style="text-align:left"><code>{html.escape(self.code)}</code></pre>')

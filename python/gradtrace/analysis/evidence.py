@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 
-from gradtrace.wording import factor, power_of_ten
+from gradtrace.wording import factor, halves
 
 __all__ = ["number", "told"]
 
 Evidence = Mapping[str, float]
 
 
-def told(evidence: Evidence) -> str:
+def told(evidence: Evidence, said: str = "") -> str:
     """Write all numbers of a finding's evidence as sentences, units in words.
 
     Parameters
     ----------
     evidence : mapping of float
         By the keys of `Finding.evidence`; NaN there is none. Unknown keys are written out as words.
+    said : str
+        What was said before; a sentence all of whose numbers stand there already is left out.
 
     Returns
     -------
@@ -30,7 +33,13 @@ def told(evidence: Evidence) -> str:
             sentences.append(sentence(left))
             left = {key: value for key, value in left.items() if key not in (needed, *others)}
     sentences += [_plain(key, value) for key, value in left.items()]
-    return " ".join(sentence[0].upper() + sentence[1:] + "." for sentence in sentences if sentence)
+    before = set(_numbers(said))
+    fresh = [sentence for sentence in sentences if not said or not before.issuperset(_numbers(sentence) or [""])]
+    return " ".join(sentence[0].upper() + sentence[1:] + "." for sentence in fresh)
+
+
+def _numbers(text: str) -> list[str]:
+    return re.findall(r"\d[\d.,]*(?:e[+-]\d+)?", text)
 
 
 def number(value: float) -> str:
@@ -43,11 +52,15 @@ def number(value: float) -> str:
 
 
 def _size(log2: float) -> str:
-    return "exactly 0" if log2 == -math.inf else power_of_ten(log2) if abs(log2) >= 13 else f"{2.0**log2:.3g}"
+    if math.isinf(log2):
+        return "exactly 0" if log2 < 0 else "infinite"
+    return factor(log2)
 
 
 def _steps(count: float) -> str:
-    return f"{number(count)} step{'' if count == 1 else 's'}"
+    if count == 1:
+        return "step"
+    return f"{number(count)} steps"
 
 
 def _share(value: float) -> str:
@@ -64,23 +77,20 @@ def _each(of: str) -> Callable[[Evidence], str]:
         kinds = {"activation_bits": "activation", "norm_bits": "normalisation", "weight_bits": "weights"}
         parts = ", ".join(f"the {name} by {factor(e[key])}" for key, name in kinds.items() if key in e)
         if whole is None:
-            return f"there one {of} multiplies the gradient: {parts}"
+            return f"there {parts.replace(' by ', ' multiplies the gradient by ')}"
         return f"on the way back one {of} multiplies it by {factor(whole)}" + (f": {parts}" if parts else "")
 
     return sentence
 
 
 def _change(e: Evidence) -> str:
-    bits = e["log2_change"]
-    where = f"{_steps(e['lag'])} before the end" if "lag" in e else "where it is " + ("least" if bits < 0 else "most")
-    whole = "at the end" if "lag" in e else "at the last one"
+    bits, least = e["log2_change"], "smallest" if e["log2_change"] < 0 else "largest"
+    lag = "" if "lag" not in e else "one step" if e["lag"] == 1 else f"{number(e['lag'])} steps"
+    where = f"{lag} before the end" if lag else f"at its {least}"
+    whole = "what it is at the end" if lag else "what it is at the last layer"
     if bits == -math.inf:
-        return f"{where} nothing is left of the gradient {whole}"
-    return f"{where} the gradient is {factor(bits)} times that {whole}"
-
-
-def _halves(steps: float) -> str:
-    return f"it halves every {_steps(steps)}" if steps >= 1 else f"it halves {number(1 / steps)} times a step"
+        return f"{where} nothing is left of the gradient"
+    return f"{where} the gradient is {factor(bits)} times {whole}"
 
 
 def _shares(e: Evidence) -> str:
@@ -93,15 +103,12 @@ def _samples(e: Evidence) -> str:
     value = e["samples"]
     if "dead_units" in e or value > 1:
         return f"seen on {number(value)} sample{'' if value == 1 else 's'}"
-    return "so it is in every sample" if value == 1 else f"so it is in {_share(value)} of the samples"
+    return f"this holds for {'every sample' if value == 1 else f'{_share(value)} of the samples'}"
 
 
 def _gate(name: str) -> Callable[[Evidence], str]:
     def sentence(e: Evidence) -> str:
-        halves = e.get("half_life")
-        kept = "" if halves is None else f"; what it keeps of the state: {_halves(halves)}"
-        if halves == math.inf:
-            kept = "; what it keeps never halves"
+        kept = f"; what it keeps of the state {halves(e['half_life'])}" if "half_life" in e else ""
         return f"the {name} gate is {e[f'{name}_gate']:.2g} on average, where 1 keeps everything{kept}"
 
     return sentence
@@ -118,9 +125,10 @@ _DEAD = {"bias": "by their biases", "weights": "by their weights", "layer_below"
 
 
 def _dead(e: Evidence) -> str:
-    causes = ", ".join(f"{_share(e[f'dead_by_{key}'])} {why}" for key, why in _DEAD.items() if f"dead_by_{key}" in e)
-    return f"{_share(e['dead_units'])} of the units never change their output's slope from 0" + (
-        f": {causes}" if causes else ""
+    causes = [f"{_share(e[f'dead_by_{key}'])} {why}" for key, why in _DEAD.items() if f"dead_by_{key}" in e]
+    return (
+        ", ".join(causes).replace("% ", "% of the units are off ", 1)
+        or f"{_share(e['dead_units'])} of the units are off"
     )
 
 
@@ -138,12 +146,12 @@ _SENTENCES: tuple[tuple[str, tuple[str, ...], Callable[[Evidence], str]], ...] =
     ("log2_change", ("lag",), _change),
     ("bits_per_layer", ("factor_per_layer", "activation_bits", "norm_bits", "weight_bits"), _each("layer")),
     ("bits_per_step", ("factor_per_step", "activation_bits", "weight_bits"), _each("step")),
-    ("gradient_half_life", (), lambda e: _halves(e["gradient_half_life"])),
+    ("gradient_half_life", (), lambda e: f"it {halves(e['gradient_half_life'])}"),
     ("activation_share", ("weight_share",), _shares),
     ("forget_gate", ("half_life",), _gate("forget")),
     ("update_gate", ("half_life",), _gate("update")),
-    ("half_life", (), lambda e: f"what the gate keeps of the state: {_halves(e['half_life'])}"),
-    ("steps", (), lambda e: f"the sequence has {_steps(e['steps'])}"),
+    ("half_life", (), lambda e: f"what the gate keeps of the state {halves(e['half_life'])}"),
+    ("steps", (), lambda e: f"the sequence has {number(e['steps'])} step{'' if e['steps'] == 1 else 's'}"),
     ("reach", (), lambda e: f"more than 1/64 of it reaches {_steps(e['reach'])} back"),
     ("answer_lag", ("log2_change_at_answer",), lambda e: f"the answer lies {_steps(e['answer_lag'])} back; there is "
      f"{factor(e['log2_change_at_answer'])} of the gradient at the end"),
@@ -164,8 +172,9 @@ _SENTENCES: tuple[tuple[str, tuple[str, ...], Callable[[Evidence], str]], ...] =
     ("first_subnormal_state", ("first_zero_state",), _format("state")),
     ("first_layer", (), lambda e: f"it begins at layer {number(e['first_layer'])}"),
     ("first_state", (), lambda e: f"it begins at state {number(e['first_state'])}"),
-    ("log2_input", (), lambda e: f"the inputs have a length of {_size(e['log2_input'])}"),
-    ("log2_largest_activation", (), lambda e: f"the longest output has {_size(e['log2_largest_activation'])}"),
+    ("log2_input", (), lambda e: f"the length of the inputs is {_size(e['log2_input'])}"),
+    ("log2_largest_activation", (),
+     lambda e: f"that of the longest output of a layer is {_size(e['log2_largest_activation'])}"),
     ("log2_smallest", (), lambda e: f"the smallest is {_size(e['log2_smallest'])}"),
     ("log2_noise_growth", (), lambda e: f"what is added to the input grows {factor(e['log2_noise_growth'])} times"),
     ("log2_kernel", (), lambda e: "with a rate of 1 a step closes "

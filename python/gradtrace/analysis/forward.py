@@ -130,7 +130,7 @@ def _dead_units(trace: StackTrace, units: npt.NDArray[np.int64]) -> Finding | No
     why = _WHY_DEAD[reason]
     if reason and causes[reason] < share:
         why += f" ({causes[reason]:.0%})"
-    text = f"{share:.0%} of the units of layer {worst} have the derivative 0 for all {trace.samples:,} samples: {why}."
+    text = f"{share:.0%} of the units of layer {worst} pass no gradient for any of {trace.samples:,} samples: {why}."
     if off.any():
         text += f" For {evidence['dead_samples']:.0%} of the samples a whole layer is off, and nothing passes it."
         zeros = zero_share(trace, trace.log2_activation[0])

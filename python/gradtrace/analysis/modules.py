@@ -100,7 +100,7 @@ def _measured(trace: WatchTrace) -> _Followed | None:
     end = modules[-1].log2_grad_output if math.isnan(end) else end
     size = [0.0 if math.isnan(one.log2_input) else one.log2_input - 0.5 * math.log2(one.rows) for one in modules]
     pull = np.array([one.log2_grad_output for one in modules])
-    share = np.array([1.0 if math.isnan(one.distinct) else one.distinct for one in modules])
+    share = np.array([one.distinct if math.isfinite(one.distinct) else 1.0 for one in modules])
     if math.isinf(end) or np.isposinf(pull).any() or np.isposinf(size).any():
         return None  # no gradient at the end: there is none to lose; infinite ones have a finding of their own
     with np.errstate(divide="ignore"):
@@ -132,15 +132,16 @@ def _lost(trace: WatchTrace, part: _Followed) -> Finding:
     elif weak[0] or not alike[-1]:
         kind, where = "vanishing", weak if weak.any() else ~weak
         times = "0" if np.isneginf(part.pull[0]) else f"{factor(part.pull[0])} times that at the model's outputs"
-        cause = f"The gradient at the output of {first.name} is {times}{_losing(trace)}."
+        cause = f"The gradient at the output of {_called(first.name)} is {times}{_losing(trace)}."
         if alike[-1]:
             cause += f" Where the gradient is larger, samples are alike: {_share(part.apart[-1], last)}."
         elif part.size[-1] < -limit.LOST_BITS:
-            cause += f" Where it is larger, inputs are small: a row of that of {last.name} has the norm "
+            cause += f" Where it is larger, inputs are small: a row of that of {_called(last.name)} has the norm "
             cause += f"{factor(part.size[-1])}."
     else:
         kind, where = "bias_shift", alike
-        cause = f"Samples become alike on their way to {last.name}{_merging(trace)}: {_share(part.apart[-1], last)}."
+        merged = f"{_called(last.name)}{_merging(trace)}"
+        cause = f"Samples become alike on their way to {merged}: {_share(part.apart[-1], last)}."
     evidence = {
         "log2_kernel": part.different,
         "log2_first_over_outputs": float(part.pull[0]),
@@ -153,7 +154,7 @@ def _lost(trace: WatchTrace, part: _Followed) -> Finding:
 
 def _share(apart: float, one: ModuleFigures) -> str:
     share = "nothing" if math.isinf(apart) else f"only {factor(2 * apart)}"
-    return f"{share} of the square of the input of {one.name} differs from sample to sample"
+    return f"{share} of the square of the input of {_called(one.name)} differs from sample to sample"
 
 
 def _losing(trace: WatchTrace) -> str:
@@ -177,7 +178,7 @@ def _culprit(modules: list[ModuleFigures], level: list[float]) -> str:
     most = steps.max()
     if most < max((level[-1] - level[0]) / 2, limit.LOST_BITS):
         return ""
-    return f", most of it by {modules[int(np.argmax(steps))].name} ({factor(-most)})"
+    return f", most of it by {_called(modules[int(np.argmax(steps))].name)} ({factor(-most)})"
 
 
 def _too_large(trace: WatchTrace, part: _Followed) -> Finding:
@@ -186,7 +187,7 @@ def _too_large(trace: WatchTrace, part: _Followed) -> Finding:
     one = trace.modules[part.rows[worst]]
     cause = (
         f"A step moves the outputs by {factor(part.all)} times the rate and the gradient there, so that only "
-        f"rates below {factor(-part.all)} can hold: at the output of {one.name} the gradient is "
+        f"rates below {factor(-part.all)} can hold: at the output of {_called(one.name)} the gradient is "
         f"{factor(part.pull[worst])} times that at the model's outputs, and a row of its input has the norm "
         f"{factor(part.size[worst])}."
     )
@@ -232,7 +233,7 @@ def _shares(trace: WatchTrace, kind: str, figure: str, threshold: float, of: str
         return []
     worst = int(beyond[np.argmax(share[beyond])])
     others = f"; likewise {_listed([trace.modules[i].name for i in beyond if i != worst])}" if beyond.size > 1 else ""
-    cause = f"{share[worst]:.0%} of the {of} of {trace.modules[worst].name} {what}{others}."
+    cause = f"{share[worst]:.0%} of the {of} of {_called(trace.modules[worst].name)} {what}{others}."
     layers = tuple(map(int, beyond))
     hidden = share[:-1] if kind == "saturation" else share  # outputs may be sure of themselves
     severity = "warning" if hidden.max(initial=0.0) > limit.NEARLY_ALL else "information"
@@ -249,10 +250,17 @@ def _not_finite(trace: WatchTrace) -> list[Finding]:
     ):
         layers = tuple(map(int, np.flatnonzero(where)))
         if layers:
-            cause = f"From {trace.modules[layers[at]].name} {what} is infinite or undefined."
+            cause = f"From {_called(trace.modules[layers[at]].name)} {what} is infinite or undefined."
             return [Finding(kind, "critical", cause, {"modules": float(len(layers))}, layers, remedies=_REMEDIES[kind])]
     return []
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    return ", ".join(map(_called, names[:_NAMED])) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+
+
+def _called(name: str) -> str:
+    """Write a module's name for a sentence: a number alone, as in an nn.Sequential, would read as one."""
+    if not name:
+        return "the model"
+    return f"module {name}" if name.rpartition(".")[2].partition("#")[0].isdigit() else name

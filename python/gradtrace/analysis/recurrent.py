@@ -18,7 +18,7 @@ from gradtrace.cells import CELLS
 from gradtrace.memory import blames
 from gradtrace.quiet import quiet
 from gradtrace.traces.recurrent import RecurrentTrace
-from gradtrace.wording import changed, factor
+from gradtrace.wording import changed, factor, halves
 
 __all__ = ["diagnose_recurrent"]
 
@@ -112,8 +112,8 @@ def _falling(trace: RecurrentTrace, layers: npt.NDArray[np.intp], worst: int, ch
             "vanishing", severity, cause, evidence, where[0], where[1], ("output_open", "orthogonal_recurrent")
         )
     cause = (
-        f"The {gate} gates shut: they are {mean:.2f} on average, and what they keep of the state halves every "
-        f"{half_life:.3g} steps, where the sequence has {trace.steps}. {asked}"
+        f"The {gate} gates shut: they are {mean:.2f} on average, and what they keep of the state "
+        f"{halves(half_life)}, where the sequence has {trace.steps} steps. {asked}"
     )
     remedies = CELLS[trace.cell].opened_by
     return Finding("forgetting", severity, cause, evidence, where[0], where[1], (*remedies, "truncation"))

@@ -118,7 +118,7 @@ def _vanishing_cause(trace: StackTrace, worst: int, evidence: dict[str, float]) 
         )
     if (sup := names.facts(name).sup) < 1:
         return (
-            f"The activation derivative: {name}'s is at most 1/{1 / sup:g} and divides the gradient by "
+            f"The activation derivative: the slope of {name} is at most 1/{1 / sup:g} and divides the gradient by "
             f"{factor(-activation)} a layer; the weights {changed(weight)}.",
             ("relu_he", "tanh_orthogonal", "critical_initialisation", "residual_layer_norm"),
         )
