@@ -53,8 +53,10 @@ __all__ = [
 def __getattr__(name: str) -> _Any:
     if name == "questions":  # not at import: it takes what only the command line needs
         return _importlib.import_module("gradtrace.questions")
+    if name == "remedy":
+        return _importlib.import_module("gradtrace.remedies").remedy
     raise AttributeError(f"module 'gradtrace' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "questions"])
+    return sorted([*__all__, "questions", "remedy"])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gradtrace.analysis.advice import advice_of
 from gradtrace.analysis.changes import first_over_last
 from gradtrace.analysis.diagnosis import Diagnosis
 from gradtrace.analysis.thresholds import LOSSES_DIFFER
@@ -133,8 +134,9 @@ def _judged(
     """Measure those that were reached, the network as it is in any case, and put them in order."""
     first, *others = contestants
     reached = [one for one in others[: max(complete - 1, 0)] if one.runs]
-    before = _measured(first, None, horizon, options)
-    tried = [_measured(one, before, horizon, options) for one in reached]
+    trace = _traced(first.network, first.task, options)
+    before = _measured(first, None, horizon, trace, trace)
+    tried = [_measured(one, before, horizon, trace, _traced(one.network, one.shown, options)) for one in reached]
     ordered = in_order(tried, None)
     ordered.sort(key=lambda one: one.helps is not True)
     if left := [one.name for one in others if one.asked and one not in reached]:
@@ -146,11 +148,8 @@ def _judged(
     return Remedies(before, tuple(ordered), first.task.name, horizon, budget.elapsed, tuple(notes))
 
 
-def _measured(one: Contestant, before: Remedy | None, horizon: int, options: dict[str, Any]) -> Remedy:
-    task, change = one.task, one.change
-    if change.inputs:
-        task = task.standardised(task)
-    trace = _traced(one.network, task, options)
+def _measured(one: Contestant, before: Remedy | None, horizon: int, original: Any, trace: Any) -> Remedy:
+    task, change = one.shown, one.change
     diagnosis = trace.diagnose()
     trainings = {optimiser: training_of(one, optimiser, horizon) for optimiser in OPTIMISERS}
     helps, verdict = (False, "") if before is None else judge(diagnosis, trainings, before, horizon, task)
@@ -160,6 +159,7 @@ def _measured(one: Contestant, before: Remedy | None, horizon: int, options: dic
         one.name,
         change.what,
         change.cost,
+        advice_of(one.name, original).code if one.name else "",
         helps,
         verdict,
         first_over_last(trace),

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["NamedRemedy"]
+import numpy as np
+
+from gradtrace.analysis.advice import advice_of
+from gradtrace.checks import checked_count, wrong_name
+from gradtrace.networks.stack import Stack
+from gradtrace.remedies.modules import apply_generally, apply_network, checked_module
+from gradtrace.remedies.recurrent_changes import RECURRENT_CHANGES
+from gradtrace.remedies.stack_changes import STACK_CHANGES, TRAINING_CHANGES
+
+__all__ = ["NamedRemedy", "remedy"]
 
 
 @dataclass(frozen=True)
@@ -15,8 +25,83 @@ class NamedRemedy:
     ----------
     name, what, cost : str
         Its name, what is done, what it costs.
+    code : str
+        The lines of PyTorch that do it; ``model`` and ``optimizer`` are the user's.
     """
 
     name: str
     what: str
     cost: str
+    code: str
+
+    def apply(self, module: Any, steps: int = 100) -> Any:
+        """Change a PyTorch module as the remedy says: new weights, biases, activations, norms, skip connections.
+
+        It is changed in place; make the optimiser afterwards. What changes the data or the training alone, such as
+        ``standardised_inputs``, leaves the module as it is: its `code` says what to do.
+
+        Parameters
+        ----------
+        module : torch.nn.Module
+            Whose linear layers, activations and norms are modules of their own; of others the weights are changed.
+        steps : int, default 100
+            Of the sequences, for remedies that set a recurrent network's memory.
+
+        Returns
+        -------
+        torch.nn.Module
+            The same module.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no module, or the change cannot be made from outside; it is then as it was.
+        """
+        checked_module(module)
+        if self.name not in TRAINING_CHANGES and self.name not in ("", "truncation"):
+            self._change(module, checked_count("steps", steps))
+        return module
+
+    def _change(self, module: Any, steps: int) -> None:
+        from gradtrace.interop import from_torch
+
+        try:
+            network: Any = from_torch(module, check=False)
+        except (TypeError, ValueError):  # no stack and no recurrent network
+            apply_generally(module, self.name)
+            return
+        changes = STACK_CHANGES if isinstance(network, Stack) else RECURRENT_CHANGES
+        if self.name not in changes:
+            raise ValueError(f"module: {self.name} is none of the remedies of a {type(network).__name__}")
+        x = np.zeros((1, network.sizes[0]) if isinstance(network, Stack) else (steps, 1, network.input_size))
+        changed = changes[self.name].build(network, x, 0)
+        if changed is not None:
+            apply_network(module, changed)
+
+
+def remedy(name: str) -> NamedRemedy:
+    """Give a remedy by name, such as those of `Finding.remedies`; it was not tried on any network.
+
+    Parameters
+    ----------
+    name : str
+
+    Returns
+    -------
+    NamedRemedy
+        With ``what``, ``cost``, ``code`` and ``apply(module)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is no remedy of that name.
+
+    Examples
+    --------
+    >>> remedy("zero_bias").what
+    'biases 0'
+    """
+    changes = {**STACK_CHANGES, **RECURRENT_CHANGES}
+    if not isinstance(name, str) or name not in changes:
+        raise wrong_name("name", changes, name)
+    return NamedRemedy(name, changes[name].what, changes[name].cost, advice_of(name, None).code)

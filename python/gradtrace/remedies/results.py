@@ -13,6 +13,7 @@ import numpy.typing as npt
 from gradtrace.analysis.diagnosis import Diagnosis
 from gradtrace.checks import wrong_name
 from gradtrace.json_ready import json_ready
+from gradtrace.remedies.modules import apply_network
 from gradtrace.remedies.named import NamedRemedy
 from gradtrace.remedies.trials import OPTIMISERS, Training
 from gradtrace.tables import Table
@@ -33,8 +34,8 @@ class Remedy(NamedRemedy):
 
     Attributes
     ----------
-    name, what, cost : str
-        Its name, what was done, what it costs.
+    name, what, cost, code : str
+        Its name, what was done, what it costs, and the lines of PyTorch that do it.
     helps : bool or None
         Whether the loss on samples that no step saw ends lower than as it is, with SGD or with Adam, each at its best
         rate, by more than its spread over the seeds. None where that cannot be told.
@@ -66,6 +67,9 @@ class Remedy(NamedRemedy):
     step_time: float = field(default=1.0, compare=False)
     window: int | None = None
 
+    def _change(self, module: Any, steps: int) -> None:
+        apply_network(module, self.network)
+
     @property
     def training(self) -> Training:
         """The one of the optimiser with which the loss gets lower."""
@@ -82,7 +86,7 @@ class Remedy(NamedRemedy):
 
     def to_dict(self) -> dict[str, Any]:
         """Give all measures but the times, fit for strict JSON."""
-        names = ("name", "what", "cost", "helps", "verdict", "log2_change", "distinct", "window", "held_out")
+        names = ("name", "what", "cost", "code", "helps", "verdict", "log2_change", "distinct", "window", "held_out")
         facts = {name: getattr(self, name) for name in names}
         figures = ("optimiser", "start", "end", "rate", "held_out", "spread", "guess", "seeds", "steps", "curve")
         trainings = {
@@ -254,7 +258,9 @@ def _sortable(training: Training) -> tuple[bool, float]:
 
 
 def _ties(best: Training, other: Training) -> bool:
-    """Say whether two losses differ by no more than the spread of either over the seeds."""
+    """Say whether two losses differ by no more than the spread of either over the seeds, or are both a guess's."""
+    if not best.learned and not other.learned and math.isfinite(best.held_out) and math.isfinite(other.held_out):
+        return True
     if best.score == other.score or (math.isnan(best.score) and math.isnan(other.score)):
         return True
     spread = np.nanmax([0.0, best.spread, other.spread])

@@ -122,6 +122,11 @@ class Contestant:
         """What is tried, by optimiser."""
         return _SMALLER if self.change.slower else OPTIMISERS
 
+    @property
+    def shown(self) -> Task:
+        """What the network is traced on: all samples, with the inputs that it is trained on."""
+        return self.task.standardised(self.task) if self.change.inputs else self.task
+
     def drawn(self, number: int) -> Any:
         """Give the network with the change, drawn from a seed of its own."""
         if number == 0 or not self.name:
