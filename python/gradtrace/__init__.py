@@ -44,19 +44,43 @@ __all__ = [
     "load",
     "load_trace",
     "precision",
+    "remedy",
     "set_num_threads",
     "show_config",
     "watch",
 ]
 
 
+def remedy(name: str) -> _Any:
+    """Give a remedy by name, such as those of `Finding.remedies`; it was not tried on any network.
+
+    Parameters
+    ----------
+    name : str
+
+    Returns
+    -------
+    gradtrace.remedies.NamedRemedy
+        With ``what``, ``cost``, ``code`` and ``apply(module)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is no remedy of that name.
+
+    Examples
+    --------
+    >>> remedy("zero_bias").what
+    'biases 0'
+    """
+    return _importlib.import_module("gradtrace.remedies").remedy(name)
+
+
 def __getattr__(name: str) -> _Any:
     if name == "questions":  # not at import: it takes what only the command line needs
         return _importlib.import_module("gradtrace.questions")
-    if name == "remedy":
-        return _importlib.import_module("gradtrace.remedies").remedy
     raise AttributeError(f"module 'gradtrace' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "questions", "remedy"])
+    return sorted([*__all__, "questions"])

@@ -80,27 +80,7 @@ class NamedRemedy:
 
 
 def remedy(name: str) -> NamedRemedy:
-    """Give a remedy by name, such as those of `Finding.remedies`; it was not tried on any network.
-
-    Parameters
-    ----------
-    name : str
-
-    Returns
-    -------
-    NamedRemedy
-        With ``what``, ``cost``, ``code`` and ``apply(module)``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If there is no remedy of that name.
-
-    Examples
-    --------
-    >>> remedy("zero_bias").what
-    'biases 0'
-    """
+    """Give a remedy by name; `gradtrace.remedy` documents it."""
     changes = {**STACK_CHANGES, **RECURRENT_CHANGES}
     if not isinstance(name, str) or name not in changes:
         raise wrong_name("name", changes, name)
