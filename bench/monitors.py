@@ -21,6 +21,7 @@ import numpy as np
 
 import gradtrace as gt
 
+Judge = Callable[[Any, tuple[Any, ...], Callable[[], Any]], bool]
 FACTORS = (1.0, 1e5, 1e-9)
 #: Rules of torch-audit about numbers, gradients and activations; the others speak of code, hardware and data.
 _HEALTH_RULES = "TA10"
@@ -45,6 +46,17 @@ def main() -> None:
 
 def _monitors() -> Iterator[tuple[str, Callable[[Any, float], bool]]]:
     yield f"gradtrace {gt.__version__}", lambda case, factor: not case.trace(factor).diagnose().healthy
+    for name, judge in published_monitors():
+
+        def of_case(case: Any, factor: float, judge: Judge = judge) -> bool:
+            module, x, loss = _network(case)
+            return judge(module, (x,), lambda: loss(module(x), factor))
+
+        yield name, of_case
+
+
+def published_monitors() -> Iterator[tuple[str, Judge]]:
+    """Give those that are installed: whether one alarms at a module, its inputs, and a call that gives the loss."""
     for package, judge in (("torchdiag", _torchdiag), ("torchmortem", _torchmortem), ("torch_audit", _torch_audit)):
         try:
             module = importlib.import_module(package)
@@ -127,30 +139,29 @@ def _recurrent(network: Any) -> Any:
 # The monitors, each at its defaults ---------------------------------------------------------------------------------
 
 
-def _torchdiag(case: Any, factor: float) -> bool:
+def _torchdiag(module: Any, inputs: tuple[Any, ...], loss: Callable[[], Any]) -> bool:
     import torchdiag
 
-    module, x, loss = _network(case)
-    loss(module(x), factor).backward()
+    loss().backward()
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         torchdiag.check_gradients(module)
-        torchdiag.check_dead_neurons(module, x)
+        if len(inputs) == 1:  # it takes no more
+            torchdiag.check_dead_neurons(module, *inputs)
     return "ISSUES FOUND" in printed.getvalue() or "⚠" in printed.getvalue()
 
 
-def _torchmortem(case: Any, factor: float) -> bool:
+def _torchmortem(module: Any, inputs: tuple[Any, ...], loss: Callable[[], Any]) -> bool:
     """Ten steps of rate 0, so that it judges the network of the corpus and no other."""
     import torch
     from torchmortem import Autopsy
 
-    module, x, loss = _network(case)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
     with contextlib.redirect_stdout(io.StringIO()):
         autopsy = Autopsy(module, optimizer=optimizer)
         autopsy.attach()
         for _ in range(10):
             optimizer.zero_grad()
-            value = loss(module(x), factor)
+            value = loss()
             value.backward()
             optimizer.step()
             autopsy.step(loss=value.item())
@@ -164,16 +175,16 @@ def _torchmortem(case: Any, factor: float) -> bool:
     )
 
 
-def _torch_audit(case: Any, factor: float) -> bool:
+def _torch_audit(module: Any, inputs: tuple[Any, ...], loss: Callable[[], Any]) -> bool:
     from torch_audit import Auditor
 
-    module, x, loss = _network(case)
     with contextlib.redirect_stdout(io.StringIO()):
         auditor = Auditor(module, every_n_steps=1)
         with auditor:
             auditor.audit_static()
             auditor.audit_init()
-            auditor.backward(loss(auditor.forward(x), factor))
+            auditor.forward(*inputs)
+            auditor.backward(loss())
         findings = list(auditor.findings)
     return any(finding.severity.name != "INFO" and finding.rule_id.startswith(_HEALTH_RULES) for finding in findings)
 

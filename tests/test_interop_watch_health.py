@@ -221,6 +221,16 @@ def test_samples_that_are_equal_are_named_as_the_cause():
     assert (finding.kind, finding.layers) == ("data", (0,))
 
 
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU, nn.ELU])
+def test_a_gradient_that_grows_with_the_outputs_explodes(activation):
+    """Weights of twice and three times their size: no rate from 0.01 on halves the loss."""
+    model = plain(20, activation, lambda weight: nn.init.normal_(weight, std=3 / 32**0.5))
+    finding = watched(model, labelled(model)).diagnose()[0]
+    assert (finding.kind, finding.severity) == ("exploding", "critical")
+    model = plain(5, activation, lambda weight: nn.init.normal_(weight, std=2 / 32**0.5))
+    assert not alarms(model, labelled(model))
+
+
 def test_chaos_that_no_rate_survives_explodes():
     model = plain(50, nn.Tanh, lambda weight: nn.init.normal_(weight, std=3 / 32**0.5))
     assert ("exploding", "critical") in alarms(model, labelled(model))

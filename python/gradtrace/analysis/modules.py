@@ -117,7 +117,7 @@ def _followed(trace: WatchTrace) -> list[Finding]:
     if part.different < -limit.FOLLOWED_BITS:
         return [_lost(trace, part)]
     far = part.different > limit.HELD_BITS and outputs > limit.LARGE_BITS
-    if far or part.pull.max() > limit.HELD_BITS:
+    if far or part.pull.max() > limit.GROWN_BITS:
         return [_too_large(trace, part)]
     return []
 

@@ -20,6 +20,7 @@ __all__ = [
     "FLOAT32",
     "FOLLOWED_BITS",
     "FORMATS",
+    "GROWN_BITS",
     "HELD_BITS",
     "HOPELESS_BITS",
     "LARGE_BITS",
@@ -47,9 +48,11 @@ HOPELESS_BITS = 20.0
 #: What 60 steps of rate 1 with momentum 0.9 close of the gap to the answers is 600 times the kernel of `modules`: under
 #: 2^-12 not a sixth of it.
 FOLLOWED_BITS = 12.0
-#: From a kernel of 2^18 on a step of the smallest rate that is usual, 0.01, moves the outputs by 2,600 times what is
-#: asked; where they are small that moves saturating units first, which makes the kernel smaller.
-HELD_BITS = 18.0
+#: With a kernel beyond 2^24 only rates under 2^-23 hold, with which float32 weights of the order of 1 do not move.
+HELD_BITS = 24.0
+#: Saturating units keep the outputs small and come to rest by large steps; of those that train within 60 steps none had
+#: a gradient that grew by more than 2^15 on its way down.
+GROWN_BITS = 16.0
 #: Outputs of 16 and more: logits of classes, and standardised targets, are of the order of 1.
 LARGE_BITS = 4.0
 #: A finding needs so large a share of the samples; samples of a batch differ, and a few strays are no diagnosis.

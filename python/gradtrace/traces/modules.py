@@ -97,8 +97,8 @@ class WatchTrace:
     notes : tuple of str
         What was not recorded, and where a figure stands for more than its row.
     log2_cotangent : float
-        log2 of the norm of the gradient at the model's own outputs; NaN where none was seen. Losses, outputs of one
-        number beside others, are not among them.
+        log2 of the norm of the gradient at the model's own outputs; NaN where none was seen. Outputs of one number, as
+        losses are, are not among them. Of modules called one by one from outside the largest counts.
     """
 
     modules: tuple[ModuleFigures, ...]

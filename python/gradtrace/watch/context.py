@@ -128,7 +128,7 @@ class Watch:
         chosen = _chosen(passes, backward, order)
         modules, notes = module_figures(step, chosen, self._recorder.names, self._recorder.owned)
         notes = [*self._about_steps(step), *notes, *self._about_modules(step, chosen)]
-        place, cotangent = passes.index(chosen), log2_cotangent(step, chosen)
+        place, cotangent = passes.index(chosen), log2_cotangent(chosen)
         return WatchTrace(modules, step.number, place, len(passes), chosen.order, tuple(notes), cotangent)
 
     def _about_steps(self, step: Step) -> list[str]:

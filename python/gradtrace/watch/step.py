@@ -220,11 +220,17 @@ def module_figures(
     return tuple(modules), notes
 
 
-def log2_cotangent(step: Step, one: BackwardPass) -> float:
-    """Norm of the gradient at the outputs of the module that was called last from outside, all its calls together."""
-    reached = [forward for forward in step.forwards if forward in one.ends]
-    parts = [norm for forward in reached if forward.module is reached[-1].module for norm in one.ends[forward]]
-    return _log2(_together(_read(parts).tolist())) if parts else math.nan
+def log2_cotangent(one: BackwardPass) -> float:
+    """Norm of the gradient at the model's outputs.
+
+    Of modules that are called from outside one by one it is not known which feeds which, so the largest of theirs
+    counts: that of a second head of small weight would not do.
+    """
+    ends: dict[Any, list[Any]] = {}
+    for forward, norms in one.ends.items():
+        ends.setdefault(forward.module, []).extend(norms)
+    known = [_log2(_together(_read(norms).tolist())) for norms in ends.values()]
+    return max((norm for norm in known if not math.isnan(norm)), default=math.nan)
 
 
 def _read(parts: list[Any]) -> npt.NDArray[np.float64]:
