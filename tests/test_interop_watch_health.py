@@ -197,7 +197,7 @@ def test_deep_sigmoids_vanish_at_the_first_layers():
     finding = watched(model, labelled(model)).diagnose()[0]
     assert (finding.kind, finding.severity) == ("vanishing", "critical")
     assert finding.layers[0] == 0
-    assert "output of 0 is" in finding.cause
+    assert "output of module 0 is" in finding.cause
     assert "samples are alike" in finding.cause
 
 
@@ -207,7 +207,7 @@ def test_a_layer_that_does_it_alone_is_named():
     model[4].weight.requires_grad_(False).mul_(1e-7)
     finding = watched(model, labelled(model)).diagnose()[0]
     assert (finding.kind, finding.severity) == ("vanishing", "critical")
-    assert "most of it by 4 (" in finding.cause
+    assert "most of it by module 4 (" in finding.cause
     model = plain(6, nn.Tanh, nn.init.orthogonal_)
     with torch.no_grad():
         model[4].weight.mul_(1e-3)
