@@ -10,6 +10,7 @@ from click.testing import CliRunner
 import gradtrace as gt
 from gradtrace.cli.main import cli
 from gradtrace.report.diagnosis import headline, winner
+from gradtrace.show.loss_plots import loss_lines, plot_losses
 
 
 def rows(samples=256):
@@ -65,6 +66,48 @@ def test_every_remedy_of_the_table_is_explained_with_its_lines(broken):
     assert page.count("<summary>in PyTorch</summary>") == len(explained) > 3
     for part in re.findall(r'<div class="remedy.*?</div>', page, re.DOTALL):
         assert len(plain(part).split()) > 20
+
+
+def test_the_winner_is_marked_in_the_table(broken):
+    page, _ = broken
+    marked = re.findall(r'<tr class="best"[^>]*>(.*?)</tr>', page, re.DOTALL)
+    assert len(marked) == 1
+    cells = [plain(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", marked[0], re.DOTALL)]
+    assert cells[0] == re.search(r"; (\w+) helps most</h1>", page)[1]
+    assert cells[-1] == "most"
+
+
+def test_the_losses_of_the_trials_are_drawn(broken):
+    page, _ = broken
+    for name in ("SGD", "Adam"):
+        figure = re.search(rf'<svg [^>]*aria-label="Loss of the trials with {name}".*?</svg>', page, re.DOTALL)[0]
+        assert len(re.findall(r'id="loss-\w+-line2d', figure)) > 5
+    best = re.search(r"; (\w+) helps most</h1>", page)[1]
+    legend = [plain(item) for item in re.findall(r"<li>(.*?)</li>", page, re.DOTALL)]
+    assert legend[:2] == ["as it is", best]
+
+
+def test_curves_are_those_of_the_trials():
+    x, labels = rows()
+    tried = BROKEN.remedies(x, labels, "cross_entropy", only=["tanh_orthogonal"], steps=20)
+    curves = {
+        one.name or "as it is": [(s, held) for s, _, held in one.trainings["adam"].curve]
+        for one in (tried.before, *tried)
+    }
+    axes = plot_losses(curves)
+    lines = {line.get_label(): line.get_xydata() for line in axes.get_lines()}
+    assert set(lines) == set(curves)
+    for name, curve in curves.items():
+        np.testing.assert_array_equal(lines[name], curve)
+    assert [name for name, _, _ in loss_lines(["a", *"bcdefgh"])] == ["a", *"bcdef", "2 others"]
+    plot_losses({"as it is": [(1, 0.0), (2, -1.0)], "diverged": [], "too": [(1, float("inf"))]})
+
+
+def test_that_nothing_was_reached_is_said(tmp_path):
+    page, printed = page_of(tmp_path, BROKEN, "--seconds", "1e-9")
+    said = "No remedy was reached within the time given: not reached in 0 s: "
+    assert said in plain(page)
+    assert said in " ".join(printed.split())
 
 
 def test_findings_on_the_page_have_no_raw_keys(broken):

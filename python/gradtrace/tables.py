@@ -15,6 +15,7 @@ __all__ = ["Table", "console_width", "markup", "shown_layers", "wrapped"]
 
 _LEAST, _READABLE = 80, 96
 _LONG = 40  # letters of a cell of words that a page may break into lines
+_MARKED = '<tr class="best" style="font-weight:bold">'
 _SOFT = "\u00ad"  # where a head may be broken with a hyphen
 
 
@@ -60,6 +61,8 @@ class Table:
         So many columns at the left stand again in every block of a table that does not fit.
     blocks : set of int
         Columns before which such a table is best taken apart.
+    marked : set of int
+        Rows that stand out on a page.
     """
 
     head: Sequence[str]
@@ -69,6 +72,7 @@ class Table:
     words: Collection[int] = ()
     keys: int = 1
     blocks: Collection[int] = ()
+    marked: Collection[int] = ()
 
     def __str__(self) -> str:
         return self.text()
@@ -96,14 +100,14 @@ class Table:
         caption = f"<caption>{markup(self.title)}</caption>" if self.title else ""
         head = "".join(f"<th{self._style(i, '')}>{markup(cell)}</th>" for i, cell in enumerate(self.head))
         body = ""
-        for row in self.rows:
+        for number, row in enumerate(self.rows):
             if isinstance(row, str):
                 body += f'<tr><th colspan="{len(self.head)}" style="text-align:left">{markup(row)}</th></tr>'
             else:
                 cells = (
                     f"<td{self._style(i, cell)}>{markup(cell, '<small>{}</small>')}</td>" for i, cell in enumerate(row)
                 )
-                body += f"<tr>{''.join(cells)}</tr>"
+                body += f"{_MARKED if number in self.marked else '<tr>'}{''.join(cells)}</tr>"
         notes = "<br>".join(map(markup, self.notes))
         table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         return table + (f"<p>{notes}</p>" if notes else "")

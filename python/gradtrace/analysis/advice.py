@@ -97,7 +97,7 @@ ADVICE: Mapping[str, Advice] = {
         "add skip connections, past which the gradient cannot be lost", _IN_FORWARD + "h = h + block(h)"
     ),
     "scaled_residual": Advice(
-        "scale what is added beside the skip connections, so that the sum does not grow with depth",
+        "add skip connections, and scale what is added beside them so that the sum does not grow with depth",
         _IN_FORWARD + "h = h + {scale:.3g} * block(h)",
     ),
     "residual_layer_norm": Advice(

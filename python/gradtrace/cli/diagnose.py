@@ -45,6 +45,13 @@ __all__ = ["diagnose_command"]
     help="Give features, and values of a target, mean 0 and deviation 1 first.",
 )
 @click.option("--remedies/--no-remedies", "tried", default=True, show_default=True, help="Try what may help.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Budget of the trials; Ctrl-C ends them, too, with what there is.",
+)
 @click.option("--output", metavar="FILE", type=click.Path(dir_okay=False), help="HTML file.  [default: diagnosis.html]")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads to use.  [default: all]")
 @click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
@@ -62,6 +69,7 @@ def diagnose_command(
     seed: int,
     standardise: bool,
     tried: bool,
+    seconds: float,
     output: str | None,
     threads: int | None,
     as_json: bool,
@@ -85,8 +93,10 @@ def diagnose_command(
         with terminal.status("tracing"):
             trace = network.trace(x, **options)
             diagnosis = trace.diagnose()
-        with terminal.status("trying remedies"):
-            remedies = network.remedies(x, **options, seed=seed) if tried and not diagnosis.healthy else None
+        remedies = None
+        if tried and not diagnosis.healthy:
+            with terminal.trials() as progress:
+                remedies = network.remedies(x, **options, seed=seed, seconds=seconds, progress=progress)
     notes = [*(f"{note}." for note in network.notes), *read]
     if path is not None:
         write_page(path, render_html(Path(model).name, network, notes, trace, diagnosis, remedies, tried))
@@ -100,13 +110,10 @@ def diagnose_command(
         )
         return
     told = "\n".join(line for note in notes for line in wrapped(f"Note: {note}"))
-    terminal.print_texts(
-        told,
-        str(trace),
-        str(diagnosis),
-        *([] if remedies is None else [str(remedies)]),
-        answer(diagnosis, remedies, tried, trace),
-    )
+    terminal.print_texts(told, str(trace))
+    terminal.print_diagnosis(diagnosis)
+    terminal.print_texts(*([] if remedies is None else [str(remedies)]))
+    terminal.print_answer(answer(diagnosis, remedies, tried, trace))
     click.echo(f"Figures and text: {path}")
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from gradtrace.analysis.diagnosis import Diagnosis
 from gradtrace.analysis.summary import summarise
 from gradtrace.data.datasets import Dataset
 from gradtrace.questions import Answer
@@ -19,7 +21,17 @@ from gradtrace.show.stack_tables import stack_table
 from gradtrace.tables import Table, console_width
 from gradtrace.traces.stack import StackTrace
 
-__all__ = ["print_answers", "print_report", "print_texts", "print_trace", "status", "with_progress"]
+__all__ = [
+    "print_answer",
+    "print_answers",
+    "print_diagnosis",
+    "print_report",
+    "print_texts",
+    "print_trace",
+    "status",
+    "trials",
+    "with_progress",
+]
 
 
 def with_progress(networks: Sequence[Network]) -> Iterator[Network]:
@@ -43,6 +55,53 @@ def status(text: str) -> Iterator[None]:
         return
     with console.status(text):
         yield
+
+
+@contextmanager
+def trials() -> Iterator[Callable[[Any], None]]:
+    """Show on standard error how far trials are, and how long they will take, while somebody looks at it.
+
+    Yields
+    ------
+    callable
+        What ``remedies(progress=...)`` takes.
+    """
+    console = Console(stderr=True)
+    columns = TextColumn("trying {task.description}"), BarColumn(20), TextColumn("{task.fields[left]}")
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("remedies", total=1.0, left="")
+
+        def told(at: Any) -> None:
+            left = f"about {at.remaining:.0f} s; Ctrl-C: what there is"
+            progress.update(task, completed=at.done, description=at.trial or "as it is", left=left)
+
+        yield told
+
+
+def print_diagnosis(diagnosis: Diagnosis) -> None:
+    """Print findings, their heads in the colour of their severity and the lines of PyTorch apart from the words."""
+    console, code = _console(), {line for one in diagnosis for line in one.code.split("\n")}
+    colours = {"critical": "bold red", "warning": "bold yellow", "information": "bold"}
+    for line in str(diagnosis).split("\n"):
+        style = colours.get(line.partition(":")[0], "")
+        if line.startswith("  First:"):
+            line, style = f"  [bold]First:[/]{escape(line.removeprefix('  First:'))}", ""
+        else:
+            style = "cyan" if line.strip() and line.removeprefix("    ") in code else style
+            line = escape(line)
+        console.print(line, style=style, soft_wrap=True)
+    console.print()
+
+
+def print_answer(text: str) -> None:
+    """Print what the command comes to: its first paragraph stands out."""
+    first, _, rest = text.partition("\n\n")
+    console = _console()
+    console.print(escape(first), style="bold", soft_wrap=True)
+    if rest:
+        console.print()
+        console.print(escape(rest), soft_wrap=True)
+    console.print()
 
 
 def print_report(traced: Sequence[TracedNetwork], rows: Dataset, settings: Settings) -> None:

@@ -195,12 +195,13 @@ class Remedies(Sequence[Remedy]):
             "step",
             "helps",
         ]
-        trials = (self.before, *self.tried)
+        trials, best = (self.before, *self.tried), self.best
+        marked = {row for row, one in enumerate(trials) if one is best}
         title = f"Trained on {self.task}; loss on samples held out, after {self.steps} steps"
         if why:
             words = ([", ".join(one.diagnosis.kinds) or "none", one.verdict, one.cost] for one in trials)
             rows = [[*_row(one), *more] for one, more in zip(trials, words, strict=True)]
-            return Table([*head, "findings", "why", "cost"], rows, title, list(self.notes), words={0, 7, 8, 9})
+            return Table([*head, "findings", "why", "cost"], rows, title, list(self.notes), {0, 7, 8, 9}, marked=marked)
         notes = [f"as it is: {', '.join(self.before.diagnosis.kinds) or 'no findings'}"]
         notes += [f"{one.name}: {one.verdict}" for one in self.tried]
         return Table(head, [_row(one) for one in trials], f"{title}.", [*notes, *self.notes], words={0})

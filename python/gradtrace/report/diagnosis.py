@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from gradtrace import config
@@ -11,10 +12,11 @@ from gradtrace.analysis.advice import advice_of
 from gradtrace.analysis.diagnosis import KINDS, Diagnosis
 from gradtrace.cells import CELLS
 from gradtrace.networks.stack import Stack
-from gradtrace.remedies.results import Remedies, Remedy
+from gradtrace.remedies.results import NAMES, Remedies, Remedy
+from gradtrace.show.loss_plots import loss_lines
 from gradtrace.show.pages import templates
-from gradtrace.show.svg import draw_svg
-from gradtrace.tables import wrapped
+from gradtrace.show.svg import PANEL, draw_svg, legend
+from gradtrace.tables import Table, wrapped
 
 __all__ = ["answer", "headline", "render_html", "winner"]
 
@@ -27,7 +29,9 @@ def headline(name: str, diagnosis: Diagnosis, remedies: Remedies | None) -> str:
     if not alarms:
         return f"{name}: nothing stands in the way of training"
     others = len({finding.kind for finding in alarms} - {alarms[0].kind})
-    what = KINDS.get(alarms[0].kind, alarms[0].kind.replace("_", " ")) + (f", and {others} more" if others else "")
+    what = KINDS.get(alarms[0].kind, alarms[0].kind.replace("_", " "))
+    if others:
+        what += f", and {others} more finding{'s' if others > 1 else ''}"
     if remedies is None or not remedies.tried:
         return f"{name}: {what}"
     return f"{name}: {what}; " + (
@@ -48,6 +52,8 @@ def winner(diagnosis: Diagnosis, remedies: Remedies | None, asked: bool) -> str:
     if remedies is None or not remedies.tried:
         if diagnosis.healthy:
             return "No remedy was tried, since no finding calls for one."
+        if remedies is not None and remedies.notes:
+            return f"No remedy was reached within the time given: {'; '.join(remedies.notes)}."
         return "No remedy applies to this network." if asked else "No remedy was tried, as it was asked."
     count = "one remedy" if len(remedies) == 1 else f"{len(remedies)} remedies"
     best = remedies.best
@@ -55,7 +61,7 @@ def winner(diagnosis: Diagnosis, remedies: Remedies | None, asked: bool) -> str:
         return f"Of {count} tried {best.name} helps most: {best.what}. {_worth(best, remedies)}"
     unsure = sum(remedy.helps is None for remedy in remedies)
     if not unsure:
-        return f"Of {count} tried none helps. As it is the loss ends at {_loss(remedies.before)}."
+        return f"Of {count} tried none helps: as the network is the loss comes down to {_loss(remedies.before)}."
     return (
         f"Of {count} tried none is known to help: of {unsure} that cannot be told within {remedies.steps} steps of "
         "training."
@@ -73,16 +79,18 @@ def answer(diagnosis: Diagnosis, remedies: Remedies | None, asked: bool, trace: 
 
 def _worth(best: Remedy, remedies: Remedies) -> str:
     return (
-        f"In trials of {remedies.steps} steps the loss ends at {_loss(best)} with it, and at {_loss(remedies.before)} "
-        "as the network is."
+        f"In trials of {remedies.steps} steps of training the loss comes down to {_loss(best)} with it, and to "
+        f"{_loss(remedies.before)} as the network is{_held(remedies)}."
     )
+
+
+def _held(remedies: Remedies) -> str:
+    return ", on samples that were held out" if math.isfinite(remedies.before.held_out) else ""
 
 
 def _loss(remedy: Remedy) -> str:
     """Write what a trial ends at: on samples held out where there are any."""
-    held = getattr(remedy, "held_out", math.nan)
-    end = remedy.training.end if math.isnan(held) else held
-    return f"{end:.3g}" if math.isfinite(end) else "no number, since it diverges"
+    return f"{remedy.training.score:.3g}" if math.isfinite(remedy.training.score) else "no number, since it diverges"
 
 
 _HELPS = {True: "helps", False: "does not help", None: "cannot tell"}
@@ -103,6 +111,35 @@ def _explained(remedies: Remedies, trace: Any) -> list[dict[str, Any]]:
         }
         for one in remedies
     ]
+
+
+def _names(remedies: Remedies) -> list[str]:
+    return ["as it is", *(one.name for one in remedies)]
+
+
+def _table(remedies: Remedies) -> Table:
+    """Set out what was measured; in words it is told below."""
+    whole = remedies._table(why=False)
+    marked = {row for row, one in enumerate((remedies.before, *remedies)) if one is remedies.best}
+    rows = [[*row[:-1], "most" if number in marked else row[-1]] for number, row in enumerate(whole.rows)]
+    return replace(whole, rows=rows, notes=(), marked=marked)
+
+
+def _curves(remedies: Remedies) -> list[tuple[str, Any]]:
+    """Draw the losses of all trials, a figure for each optimiser: caption and figure."""
+    from gradtrace.show.loss_plots import plot_losses
+
+    figures = []
+    for optimiser, name in NAMES.items():
+        trials = [one.trainings[optimiser] for one in (remedies.before, *remedies)]
+        curves = [
+            [(steps, trained if math.isnan(held) else held) for steps, trained, held in trial.curve] for trial in trials
+        ]
+        drawn = dict(zip(_names(remedies), curves, strict=True))
+        if any(curves):
+            label = f"Loss of the trials with {name}"
+            figures.append((f"With {name}", draw_svg(f"loss-{optimiser}", plot_losses, drawn, PANEL, label)))
+    return figures
 
 
 def render_html(
@@ -150,7 +187,10 @@ def render_html(
             diagnosis=diagnosis,
             table=Markup(trace._repr_html_()),
             remedies=[] if remedies is None else _explained(remedies, trace),
-            remedies_table=None if remedies is None else Markup(remedies._repr_html_()),
+            remedies_table=None if remedies is None else Markup(_table(remedies).html()),
+            curves=[] if remedies is None else _curves(remedies),
+            curves_legend=[] if remedies is None else legend(loss_lines(_names(remedies))),
+            notes_of_trials=() if remedies is None else remedies.notes,
             figures=_figures(network, trace),
             made=f"gradtrace {facts['gradtrace']}, instruction set {facts['isa_active']}, NumPy {facts['numpy']}",
         )

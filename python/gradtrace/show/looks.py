@@ -24,7 +24,7 @@ __all__ = [
     "series",
 ]
 
-#: Name, colour and dashes of lines, the colour ``"ink"`` being that of text.
+#: Name, colour and dashes of lines, the colour ``"ink"`` being that of text, ``"edge"`` that of axes.
 Lines = tuple[tuple[str, str, tuple[float, ...]], ...]
 
 #: One for each network of a figure: vermilion, blue, orange, green, purple, sky blue.

@@ -77,7 +77,7 @@ def legend(lines: Lines) -> list[dict[str, str]]:
     return [
         {
             "name": name,
-            "color": _css_colors(_INK if color == "ink" else color),
+            "color": _css_colors({"ink": _INK, "edge": _EDGE}.get(color, color)),
             "dash": " ".join(str(1.7 * part) for part in dash),
         }
         for name, color, dash in lines
