@@ -7,7 +7,9 @@ import math
 
 import numpy as np
 import pytest
+import recurrent_reference as rr
 from asked import asked
+from portable_cases import Layer, Net
 from tolerances import tolerance
 
 import gradtrace as gt
@@ -80,6 +82,22 @@ def lstm(_, n, text):
     assert n["log2_change_forget_bias_6"] > -10
     assert n["states_read_as_zero"] > 200
     assert n["log2_total_over_direct_PyTorch's_own"] > 10
+
+
+@pytest.mark.parametrize("bias", [None, 1.0])
+def test_the_cell_line_of_question_4_is_the_oracle_s(bias):
+    """dL/dc_0 over its part along the cell line alone: the same network and input, in float64 step by step."""
+    seed, steps = 0, 500
+    lstm = gt.LSTM.random(8, 128, recurrent_init="torch_default", forget_bias=bias, seed=seed)
+    parts = (lstm.weight_ih, lstm.weight_hh, lstm.bias_ih, lstm.bias_hh)
+    net = Net("lstm", [Layer(*(np.asarray(part[0], float) for part in parts))], "tanh", False)
+    x = np.random.default_rng(seed + 1).standard_normal((steps, 8, 8)).astype(np.float32)
+    cotangent = np.random.default_rng(seed + 2).standard_normal((8, 128)).astype(np.float32)
+    exact = rr.trace(net, x.astype(float), rr.at_ends(net, cotangent.astype(float), steps))
+    expected = np.median(exact.log2_dc[0, 0] - exact.log2_dc_direct[0, 0])
+    name = "PyTorch's_own" if bias is None else f"forget_bias_{bias:g}"
+    measured = {one.number: one.numbers for one in asked(seed)[0]}[4][f"log2_total_over_direct_{name}"]
+    assert abs(measured - expected) < tolerance("recurrent long", "log2", "float32")
 
 
 def tanh(_, n, text):

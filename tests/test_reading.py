@@ -86,6 +86,29 @@ def test_underflow_of_a_recurrent_network():
     assert "from state" in str(lost)
 
 
+@pytest.mark.parametrize(
+    ("log2_size", "said"),
+    [
+        (
+            [[-30, -30], [-20, -20], [-20, -3], [0, 17]],
+            "subnormal from layer 2 on (38% of all); zero from layer 0 on (25% of all); infinite from layer 3 on "
+            "(12% of all); no scale of the loss keeps everything, for what lifts the smallest makes the largest "
+            "infinite.",
+        ),
+        ([[-20, -20], [1, 1]], "subnormal from layer 0 on (50% of all); a loss scaled by 2^6 would keep everything."),
+        (
+            [[-30, -1, -1]],
+            "half of the samples lose nothing anywhere; a loss scaled by 2^16 would keep everything.",
+        ),
+    ],
+)
+def test_what_is_lost_is_said_where_it_starts(log2_size, said):
+    """float16 by hand: normal from 2^-14, nothing from 2^-25 down, infinite from 2^16 on."""
+    lost = lost_in("float16", np.array(log2_size, float), "layer")
+    assert " ".join(str(lost).split()) == f"float16: {said}"
+    assert repr(lost) == f"Underflow(float16: {said[:-1]})"
+
+
 def test_overflow_is_lost_too():
     lost = lost_in("float16", np.array([[20.0], [0.0]]), "layer")
     assert (lost.first_overflow, lost.share_overflow) == (0, 0.5)

@@ -4,7 +4,8 @@
 
 A mutant is one change in one line: a sign, a factor, a bound, a comparison, `and` for `or`, the order of arguments, an
 axis. It is made in a scratch copy of the tree, built there where it is C++: `portable`, the emulated matrix unit and
-this machine's best instruction set (CMake, ccache and ninja where there are any). What does not compile is drawn again.
+this machine's best instruction set (CMake, ccache and ninja where there are any). What does not compile, or to the same
+machine code, is drawn again.
 
 All tests run once without a mutant: those that fail are left out, and the table says for each how long it takes and
 which lines of Python it runs. A mutant meets tests that run its line, near and quick ones first, for SECONDS of each
@@ -16,6 +17,7 @@ that of this Python; nothing is installed.
 from __future__ import annotations
 
 import argparse
+import filecmp
 import json
 import os
 import re
@@ -40,7 +42,7 @@ from tests_of_lines import Table
 ROOT = Path(__file__).resolve().parent.parent
 # Judges the text of the tree, not what it does.
 WITHOUT = {"test_codebase.py", "test_mutants.py"}
-STAGES = (15, 150)  # seconds of tests, as the table has them, that a mutant meets in each
+STAGES = (6, 6)  # seconds of tests, as the table has them, that a mutant meets in each
 SILENCE = 300  # seconds without a word: a test that takes longer hangs
 
 
@@ -93,6 +95,10 @@ class Scratch:
             return False
         shutil.copy2(next(build.glob("_core.*")), self.package)
         return True
+
+    def is_as_before(self) -> bool:
+        """Whether the native module is that without a mutant, byte for byte: then nothing changed."""
+        return filecmp.cmp(self.core, next(self.package.glob("_core.*")), shallow=False)
 
     @contextmanager
     def broken(self, mutants: Iterable[Mutant]) -> Iterator[bool]:
@@ -191,12 +197,17 @@ def ended(command: list[str | Path], folder: Path, silence: float, words: dict[s
 # ---- which tests a mutant meets --------------------------------------------------------------------------------------
 
 
+def file_of(test: str) -> str:
+    return test.partition("::")[0].removeprefix("tests/")
+
+
 def stages(mutant: Mutant, table: Table, tests: dict[str, str]) -> Iterator[list[str]]:
     """Tests that run the line of a mutant, near and quick ones first, as many as STAGES have time for."""
-    far = {f"tests/{name}": at for at, name in enumerate(order_of_tests(mutant, tests))}
     some = table.of_line(mutant.path, mutant.line) if mutant.path.endswith(".py") else table.seconds
-    some = [name for name in some if name.partition("::")[0] in far and name not in table.broken]
-    some.sort(key=lambda name: (table.seconds[name] + 0.05) * (1 + far[name.partition("::")[0]]))
+    some = [name for name in some if file_of(name) in tests and name not in table.broken]
+    files = {file_of(name) for name in some}
+    far = {name: at for at, name in enumerate(one for one in order_of_tests(mutant, tests) if one in files)}
+    some.sort(key=lambda name: (table.seconds[name] + 0.05) * 1.5 ** far[file_of(name)])  # each file costs time, too
     for seconds in STAGES:
         taken = bisect(list(accumulate(table.seconds[name] for name in some)), seconds)
         yield some[:taken]
@@ -208,8 +219,10 @@ def meets(scratch: Scratch, mutant: Mutant, table: Table) -> tuple[str, str]:
     with scratch.broken([mutant]) as compiles:
         if not compiles:
             return "no mutant", "does not compile"
+        if scratch.core and not mutant.path.endswith(".py") and scratch.is_as_before():
+            return "no mutant", "the same machine code"
         for tests in stages(mutant, table, scratch.tests):
-            silence = 60 + 10 * max((table.seconds[name] for name in tests), default=0)
+            silence = 120 + 10 * max((table.seconds[name] for name in tests), default=0)
             if name := scratch.who_fails(tests, silence):
                 return "died", name
     return "open", ""
