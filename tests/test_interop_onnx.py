@@ -236,6 +236,22 @@ def test_layers_of_different_widths_load_and_trace(tmp_path):
     assert network.trace(x).log2_dh.shape == (2, 8, 2)
 
 
+def test_a_scale_behind_an_embedding_goes_into_its_table(tmp_path):
+    network = gt.LSTM.random(3, 5, seed=0)
+    table, scale, shift = (R.standard_normal(shape).astype("float32") for shape in ((7, 3), 3, 3))
+    model, tokens = onnx_cell(network), R.integers(0, 7, (6, 2))
+    model.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info("x", onnx.TensorProto.INT64, ["steps", "batch"]))
+    tensors = {"table": table, "scale": scale, "shift": shift}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in tensors.items())
+    before = [node("Gather", ["table", "x"], "e"), node("Mul", ["e", "scale"], "p"), node("Add", ["p", "shift"], "in")]
+    first, *rest = [onnx.NodeProto.FromString(one.SerializeToString()) for one in model.graph.node]
+    first.input[0] = "in"
+    del model.graph.node[:]
+    model.graph.node.extend([*before, first, *rest])
+    loaded = gt.load(saved(tmp_path / "m.onnx", model))
+    assert close(loaded.forward(tokens)[0], network.forward(table[tokens] * scale + shift)[0])
+
+
 # --- weights in files beside the model --------------------------------------------------------------------------------
 
 
