@@ -111,8 +111,9 @@ def test_transposed_product_is_the_manuals_bit_by_bit(unit, precision, spread, m
 def test_columns_that_could_round_to_infinity_are_cut_off(unit, precision):
     rng = np.random.default_rng(0)
     left, right = operand(rng, (20, 140), 0) * np.float32(2.0**-40), operand(rng, (140, 32), 0)
-    right[7, 3], right[9, 30] = 3.4e38, -(2.0**127)
-    cut = np.isin(np.arange(32), (3, 30))
+    right[7, 3], right[9, 30], right[133, 17] = 3.4e38, -(2.0**127), 3.4e38
+    left[4, [7, 9, 133]] = 0  # a row that meets none of them has the bits of cut parts, not of rounded ones
+    cut = np.isin(np.arange(32), (3, 17, 30))
     expected = product(left, right, precision, cut_right=cut)
     assert np.isfinite(expected).all()
     np.testing.assert_array_equal(computed(unit, precision, left, right), expected)
