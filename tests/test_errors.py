@@ -163,6 +163,7 @@ RANDOM = [
         "output_activation: expected nothing beside a list of activations, got 'tanh'; the list's last name is the output's",
     ),
     (lambda: gt.Stack.random(5), TypeError, "sizes: expected a list of integers, got int"),
+    (lambda: gt.Stack.random(np.ones((2, 2), int)), TypeError, "sizes: expected a list of integers, got ndarray"),
     (lambda: gt.Stack.random([5]), ValueError, "sizes: expected at least two, the input's and one layer's, got 1"),
     (lambda: gt.Stack.random([5, 0]), ValueError, "sizes[1]: expected at least 1, got 0"),
     (lambda: gt.Stack.random([5, 2.5]), TypeError, "sizes[1]: expected an integer, got float"),

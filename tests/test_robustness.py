@@ -23,6 +23,11 @@ STACK = gt.Stack.random([4, 6, 3])
 X = np.ones((5, 4), f)
 
 
+def test_sizes_may_be_an_array():
+    for sizes in (np.array([4, 6, 3]), np.array([4, 6, 3], np.uint8), (4, 6, 3)):
+        assert gt.Stack.random(sizes) == STACK
+
+
 @pytest.mark.parametrize("sizes", [[10**9, 10**9], [10**30, 10], [2**31, 2**31, 2**31]])
 def test_sizes_beyond_the_machine(sizes):
     with pytest.raises(MemoryError) as caught:
