@@ -91,7 +91,7 @@ class Scratch:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         environment = os.environ | {"CCACHE_BASEDIR": str(self.tree), "CCACHE_NOHASHDIR": "1"}
         command = ["cmake", "--build", build, "--parallel", "1"]
-        if subprocess.run(command, env=environment, capture_output=True).returncode:
+        if subprocess.run(command, env=environment, capture_output=True, start_new_session=True).returncode:
             return False
         shutil.copy2(next(build.glob("_core.*")), self.package)
         return True
