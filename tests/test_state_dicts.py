@@ -284,6 +284,7 @@ RECURRENT = {
     "lstm1, lstm2": (lambda: recurrent(None, layers={"lstm1": nn.LSTM(3, 6), "lstm2": nn.LSTM(6, 4)}, head=("head", L(4, 2))), {}, SAME, SAME),
     "lstm2 written first": (lambda: rewritten(recurrent(None, layers={"lstm1": nn.LSTM(4, 4), "lstm2": nn.LSTM(4, 4)})), {}, SAME, SAME),
     "both ways, different widths": (lambda: recurrent(None, layers={"rnn1": nn.GRU(3, 6, bidirectional=True), "rnn2": nn.GRU(12, 4, bidirectional=True)}), {}, SAME, SAME),
+    "both ways, then one": (lambda: recurrent(None, layers={"rnn1": nn.GRU(3, 6, bidirectional=True), "rnn2": nn.GRU(12, 4)}), {}, "layer 'rnn2': expected as many directions as 'rnn1' has", "layer 'rnn2'"),
     "two layers and one": (lambda: recurrent(None, layers={"rnn1": nn.GRU(3, 6, 2), "rnn2": nn.GRU(6, 4)}), {}, SAME, SAME),
     "encoder and decoder": (lambda: recurrent(None, layers={"encoder": nn.LSTM(4, 4), "decoder": nn.LSTM(4, 4)}), {}, "order: expected recurrent layers", "order: "),
     "lstm and gru": (lambda: recurrent(None, layers={"rnn1": nn.LSTM(3, 4), "rnn2": nn.GRU(4, 4)}), {}, "one kind of cell", "one kind of cell"),
