@@ -103,7 +103,8 @@ def test_the_table_knows_the_tests_of_a_line(tmp_path):
         assert some.of_line("c.py", 1) == set()
 
 
-def test_stages_take_the_tests_of_a_line_near_and_quick_ones_first():
+def test_stages_take_the_tests_of_a_line_near_and_quick_ones_first(monkeypatch):
+    monkeypatch.setattr(mutants, "STAGES", (15, 150))
     table, tests = Table(), {"test_area.py": "rim", "test_other.py": ""}
     for name, seconds, runs in [
         ("area.py::slow", 14, True), ("area.py::quick", 0.1, True), ("area.py::elsewhere", 0.1, False),
