@@ -35,10 +35,10 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     print("| monitor | false alarms | missed | judged anew when the loss is scaled |")
     print("|---|---|---|---|")
-    broken = sum(case.kind is not None for case in CORPUS)
+    broken = sum(not case.healthy for case in CORPUS)
     for name, judge in _monitors():
         verdicts = np.array([[judge(case, factor) for factor in FACTORS] for case in CORPUS])
-        sick = np.array([case.kind is not None for case in CORPUS])
+        sick = np.array([not case.healthy for case in CORPUS])
         false, missed = int(verdicts[~sick, 0].sum()), int((~verdicts[sick, 0]).sum())
         moved = int((verdicts != verdicts[:, :1]).any(axis=1).sum())
         print(f"| {name} | {false} of {len(CORPUS) - broken} | {missed} of {broken} | {moved} of {len(CORPUS)} |")

@@ -22,6 +22,11 @@ class Case:
     network: Callable[[], Any]
     inputs: Callable[[], np.ndarray]
     why: str
+    trains: bool = False  # all the same: a finding that is information (bench/health says how that is found)
+
+    @property
+    def healthy(self) -> bool:
+        return self.kind is None or self.trains
 
     def trace(self, loss_factor: float | None = None):
         """With a loss; or from the gradient of that loss, as NumPy has it, times a factor."""
@@ -73,6 +78,16 @@ def one_small_layer(factor):
         return gt.Stack(weights, network.biases, network.activation)
 
     return build
+
+
+def zero_head():
+    network = stack(4, activation="relu", init="he_normal")()
+    return network.replaced(weights=[*network.weights[:-1], np.zeros_like(network.weights[-1])])
+
+
+def bounded_end():
+    network = stack(4, activation="relu", init="he_normal")()
+    return network.replaced(activation=[*network.activation[:-1], "sigmoid"])
 
 
 def lstm(forget_bias, hidden=64, **options):
@@ -130,7 +145,8 @@ CORPUS = [
     Case("relu, torch default, 12 layers", "vanishing",
          stack(12, **RELU, init="torch_default"), rows(), "0.408 a layer"),
     Case("gelu, Glorot, 30 layers", "vanishing", stack(30, activation="gelu", **GLOROT), rows(), "0.5 a layer"),
-    Case("one layer of weights times 1e-4", "vanishing", one_small_layer(1e-4), rows(), "a step of 13 bits"),
+    Case("one layer of weights times 1e-4", "vanishing", one_small_layer(1e-4), rows(), "13 bits, which one layer makes up", trains=True),
+    Case("a head of zeros", "vanishing", zero_head, rows(), "exactly 0 below it, for one step", trains=True),
     Case("linear, gain 0.5, 20 layers", "vanishing",
          stack(20, activation="linear", init="normal", gain=0.5), rows(), "0.5 a layer"),
     Case("tanh, orthogonal times 0.6", "vanishing",
@@ -153,9 +169,12 @@ CORPUS = [
     Case("tanh, inputs of 0 to 255", "saturation", stack(3, activation="tanh", **GLOROT), rows(73, 128), "not scaled"),
     Case("sigmoid, gain 100, 5 layers", "saturation",
          stack(5, activation="sigmoid", init="normal", gain=100.0), rows(), "|z| near 70"),
-    Case("hard tanh, gain 30", "saturation", stack(3, activation="hard_tanh", init="normal", gain=30.0), rows(), "clipped"),
+    Case("hard tanh, gain 30", "saturation", stack(5, activation="hard_tanh", init="normal", gain=30.0), rows(), "clipped"),
+    Case("tanh, inputs times 30", "saturation", stack(2, activation="tanh", **GLOROT), rows(30.0), "the first layer alone", trains=True),
     Case("relu, biases -10", "dead_units", with_biases(6, -10.0, 1.0), rows(), "all off"),
-    Case("relu, 40 % of the biases -100", "dead_units", with_biases(6, -100.0, 0.4, width=128), rows(), "0.4 off"),
+    Case("relu, 40 % of the biases -100", "dead_units", with_biases(6, -100.0, 0.4, width=128), rows(), "77 units are left", trains=True),
+    Case("relu, 95 % of the biases -100", "dead_units", with_biases(6, -100.0, 0.95, width=128), rows(), "6 units are left, six times"),
+    Case("sigmoid at the output", "output_range", bounded_end, rows(), "cross entropy of 1.46 at best"),
     Case("relu, 4 units, 30 layers", "dead_units", stack(30, 4, **RELU, **HE), rows(), "2^-4 a layer and sample"),
     Case("sigmoid, Glorot, 4 layers", "bias_shift", stack(4, activation="sigmoid", **GLOROT), rows(), "0.94 constant"),
     # --- the ends of the format

@@ -230,7 +230,7 @@ def test_special_figures_survive(tmp_path):
 def test_files_of_others_get_one_clear_line(tmp_path):
     deep_sigmoid(3).save(tmp_path / "good")
     good = (tmp_path / "good").read_bytes()
-    facts = '{"format": "gradtrace trace 1", "kind": "%s", "kept": {}}'
+    facts = '{"format": "gradtrace trace 2", "kind": "%s", "kept": {}}'
     bad = {
         "empty": b"", "text": b"hello", "cut": good[: len(good) // 2], "zip": _zip({"a.txt": b"x"}),
         "other npz": _npz(a=np.ones(3)), "pickle": _npz(facts=np.array([{}], dtype=object)),

@@ -142,7 +142,19 @@ def test_every_fact_must_be_there_and_fit(tmp_path, name):
                 assert message.startswith("path: expected a trace that save() wrote")
                 assert "\n" not in message
             else:
-                assert name in ("loss", "first_nonfinite", "bounded", "bidirectional", "residual", "quantiles"), wrong
+                assert name in (
+                    "loss",
+                    "loss_name",
+                    "loss_of_guess",
+                    "answer_lag",
+                    "least_loss",
+                    "feature_share",
+                    "first_nonfinite",
+                    "bounded",
+                    "bidirectional",
+                    "residual",
+                    "quantiles",
+                ), wrong
                 str(again), again.diagnose()
     assert refused > 10 * len(facts)
 
@@ -152,12 +164,12 @@ def test_every_fact_must_be_there_and_fit(tmp_path, name):
     [
         ("[" * 100_000, r"facts.json: expected the facts of these figures, got more"),
         (f"[{'1,' * 10_000}1]", r"facts.json: expected the facts of these figures, got more"),
-        ("{}", "it is not 'gradtrace trace 1'"),
+        ("{}", "it is not 'gradtrace trace 2'"),
         ("[1]", r"facts.json: expected names and facts"),
         ("no JSON", ""),
-        ('{"format": "gradtrace trace 1"}', "kind: expected StackTrace or RecurrentTrace"),
-        ('{"format": "gradtrace trace 1", "kind": ["StackTrace"]}', "kind: expected StackTrace or RecurrentTrace"),
-        ('{"format": "gradtrace trace 1", "kind": "StackTrace"}', "activation: expected"),
+        ('{"format": "gradtrace trace 2"}', "kind: expected StackTrace or RecurrentTrace"),
+        ('{"format": "gradtrace trace 2", "kind": ["StackTrace"]}', "kind: expected StackTrace or RecurrentTrace"),
+        ('{"format": "gradtrace trace 2", "kind": "StackTrace"}', "activation: expected"),
     ],
 )
 def test_facts_that_are_none(tmp_path, text, message):
@@ -224,7 +236,7 @@ def test_the_table_has_every_figure():
     stack = gt.Stack.random([3, 4, 2], layer_norm=True)
     tracer = stack._core.tracer(kept_names(None), True)
     made = tracer.add(np.ones((5, 3), "float32"), None, "", None, 0, "") | tracer.finish()
-    facts = {"loss", "gradient_factor", "samples", "first_nonfinite"}
+    facts = {"loss", "feature_share", "gradient_factor", "samples", "first_nonfinite"}
     assert made.keys() == {figure.name for figure in figures.STACK} | {*kept_names(None)} | facts
     assert [*stack.trace(np.ones((5, 3), "float32")).figures] == [figure.name for figure in figures.STACK]
     for cell in (gt.LSTM, gt.GRU, gt.RNN):

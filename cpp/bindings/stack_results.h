@@ -1,6 +1,8 @@
 // What a stack's trace says of all its samples, for Python.
 #pragma once
 
+#include <cmath>
+
 #include "bindings/array_check.h"
 #include "bindings/result_figures.h"
 #include "ops/stack_tracer.h"
@@ -17,6 +19,8 @@ template <class T>
 void put_results(const StackTracer<T>& tracer, ResultFigures<T>& figures) {
     if (!tracer.results(figures)) fail_overflow("keep", "exponents within int64", "one beyond");
     figures.dict["loss"] = tracer.loss();
+    const double share = tracer.feature_share();
+    figures.dict["feature_share"] = std::isnan(share) ? py::object(py::none()) : py::object(py::float_(share));
     figures.dict["gradient_factor"] = tracer.mean().gradient;
     figures.dict["samples"] = tracer.samples();
     figures.dict["first_nonfinite"] =

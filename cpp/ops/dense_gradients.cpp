@@ -157,7 +157,7 @@ class LayerSums {
 
 template <class T>
 GradientScratch<T>::GradientScratch(std::size_t columns, std::size_t blocks, std::size_t max_units)
-    : left(columns * kMaxColumns) {
+    : left(columns * kMaxColumns), row(max_units) {
     const std::size_t widest = round_up(max_units, kColumnMultiple);
     right = AlignedBuffer<T>(std::max(columns * kMaxColumns, checked_multiply(blocks * columns, widest)));
     strip = AlignedBuffer<T>(kGradientStripRows * widest);

@@ -24,6 +24,7 @@ struct GradientScratch {
     GradientScratch(std::size_t columns, std::size_t blocks, std::size_t max_units);
 
     AlignedBuffer<T> left, right, strip;
+    AlignedBuffer<double> row;  // an entry for each unit
     ScaledTerms weight, bias;
     void* product = nullptr;  // scratch of products; the trace's
 };

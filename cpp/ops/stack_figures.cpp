@@ -70,6 +70,7 @@ bool StackTracer<T>::results(Figures<T>& figures) const {
     column("derivative_mean", [&](std::size_t l) {
         return statistics_[l].derivative / statistics_[l].count / network_.layer(l).info.derivative_sup;
     });
+    column("similarity", [&](std::size_t l) { return directions_.similarity(l); });
     std::vector<double> dead, by_bias;
     count_dead(&dead, &by_bias);
     column("dead_units", [&](std::size_t l) { return dead[l]; });

@@ -96,6 +96,7 @@ StackTracer<T>::StackTracer(const IsaKernels& isa, std::vector<DenseLayer<T>> la
       options_(std::move(options)),
       gradients_(network_.depth()),
       statistics_(network_.depth()),
+      directions_(network_),
       alive_(network_.total_units(), 0),
       nonfinite_(network_.depth()) {}
 
@@ -247,6 +248,8 @@ void StackTracer<T>::gradients_of(Chunk& chunk, std::size_t l, std::size_t worke
     const std::size_t at = l * samples.stride + chunk.blocks[0].first;
     layer_gradient(isa_.get<T>(), network_, l, chunk.blocks, chunk.block_count, samples.log2_delta + at,
                    samples.log2_activation + at, chunk.gradient_scratch[worker], gradients_[l]);
+    directions_.add(isa_.get<T>(), l, chunk.blocks, chunk.block_count, samples.log2_activation + at,
+                    chunk.gradient_scratch[worker].row.data());
 }
 
 // In the samples' order, so that the sums do not depend on who computed what when.

@@ -6,6 +6,7 @@
 
 #include "ops/dense_gradients.h"
 #include "ops/dense_stack.h"
+#include "ops/directions.h"
 #include "ops/figures.h"
 #include "ops/parallel.h"
 #include "ops/scaled_rows.h"
@@ -39,7 +40,8 @@ class StackTracer {
     CountedFigures<T> memory(std::size_t batch) const;                     // that they take, gradients included
     bool results(Figures<T>& figures) const;  // of all samples; false where a kept exponent is beyond int64
     MeanFactors mean() const { return mean_factors(kind_, samples_, network_.units(network_.depth())); }
-    double loss() const { return loss_ * mean().value; }        // the mean
+    double loss() const { return loss_ * mean().value; }  // the mean
+    double feature_share() const { return directions_.feature_share(); }
     std::size_t first_nonfinite() const { return nonfinite_; }  // depth where there is none
     std::size_t samples() const { return samples_; }
     std::size_t depth() const { return network_.depth(); }
@@ -65,6 +67,7 @@ class StackTracer {
     bool prepared_ = false;
     std::vector<LayerGradient<T>> gradients_;
     std::vector<LayerStatistics> statistics_;
+    Directions<T> directions_;
     std::vector<std::uint8_t> alive_;
     CotangentKind kind_ = CotangentKind::given;
     double loss_ = 0;

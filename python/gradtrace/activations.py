@@ -9,7 +9,7 @@ from typing import Any
 
 from gradtrace import _core
 
-__all__ = ["ACTIVATIONS", "Activation", "at_best", "facts", "kind", "parameter"]
+__all__ = ["ACTIVATIONS", "Activation", "at_best", "bounds", "facts", "kind", "parameter"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Activation:
         What it takes from the gradient at best, in bits a layer: its root mean square derivative near 0.
     relu_like : bool
         Grows like z above 0 and less below: the law of He et al. is meant for it.
+    low, high : float
+        Infimum and supremum of phi; of an elu with alpha 1.
     kinks : tuple of float
         Where phi' jumps.
     torch : str
@@ -57,6 +59,8 @@ class Activation:
     minus_parameter_at: float = math.nan
     at_best: float = 0.0
     relu_like: bool = False
+    low: float = -math.inf
+    high: float = math.inf
     kinks: tuple[float, ...] = ()
     torch: str = ""
     torch_parameter: str | None = None
@@ -70,27 +74,31 @@ class Activation:
 
 # What the core does not know; an activation without a row has none of it.
 _ROWS: dict[str, dict[str, Any]] = {
-    "sigmoid": {"at_best": -2.0, "torch": "Sigmoid sigmoid sigmoid_ logistic_sigmoid"},
-    "tanh": {"torch": "Tanh tanh tanh_"},
-    "relu": {"at_best": -0.5, "relu_like": True, "kinks": (0.0,), "torch": "ReLU relu relu_"},
+    "sigmoid": {"at_best": -2.0, "low": 0.0, "high": 1.0, "torch": "Sigmoid sigmoid sigmoid_ logistic_sigmoid"},
+    "tanh": {"low": -1.0, "high": 1.0, "torch": "Tanh tanh tanh_"},
+    "relu": {"at_best": -0.5, "relu_like": True, "low": 0.0, "kinks": (0.0,), "torch": "ReLU relu relu_"},
     "leaky_relu": {
         "minus_parameter_at": -1.0, "relu_like": True, "kinks": (0.0,),
         "torch": "LeakyReLU leaky_relu", "torch_parameter": "negative_slope",
     },
     "elu": {
-        "minus_parameter_at": -40.0, "relu_like": True, "kinks": (0.0,),
+        "minus_parameter_at": -40.0, "relu_like": True, "low": -1.0, "kinks": (0.0,),
         "torch": "ELU elu", "torch_parameter": "alpha",
     },
-    "selu": {"relu_like": True, "kinks": (0.0,), "torch": "SELU selu"},
+    "selu": {"relu_like": True, "low": -1.7580993408473766, "kinks": (0.0,), "torch": "SELU selu"},
     "softplus": {
-        "at_best": -1.0, "relu_like": True, "torch": "Softplus softplus",
+        "at_best": -1.0, "relu_like": True, "low": 0.0, "torch": "Softplus softplus",
         "torch_others": {"beta": 1.0, "threshold": 20.0},
     },
-    "gelu": {"at_best": -0.6, "relu_like": True, "torch": "GELU gelu", "torch_others": {"approximate": "none"}},
-    "silu": {"at_best": -0.6, "relu_like": True, "torch": "SiLU silu"},
-    "erf": {"torch": "erf"},
+    "gelu": {
+        "at_best": -0.6, "relu_like": True, "low": -0.16997120747990369,
+        "torch": "GELU gelu", "torch_others": {"approximate": "none"},
+    },
+    "silu": {"at_best": -0.6, "relu_like": True, "low": -0.27846454276107379, "torch": "SiLU silu"},
+    "erf": {"low": -1.0, "high": 1.0, "torch": "erf"},
     "hard_tanh": {
-        "kinks": (-1.0, 1.0), "torch": "Hardtanh hardtanh", "torch_others": {"min_val": -1.0, "max_val": 1.0},
+        "low": -1.0, "high": 1.0, "kinks": (-1.0, 1.0),
+        "torch": "Hardtanh hardtanh", "torch_others": {"min_val": -1.0, "max_val": 1.0},
     },
 }  # fmt: skip
 
@@ -120,3 +128,9 @@ def at_best(name: str) -> float:
     """Give what an activation takes from the gradient at best, in bits a layer, its parameter regarded."""
     slope = parameter(name)
     return facts(name).at_best if slope is None else 0.5 * math.log2((1 + slope * slope) / 2)
+
+
+def bounds(name: str) -> tuple[float, float]:
+    """Give infimum and supremum of phi, its parameter regarded."""
+    row, slope = facts(name), parameter(name)
+    return row.low if slope is None else row.low * slope, row.high

@@ -15,6 +15,7 @@ __all__ = [
     "by_lag",
     "difference",
     "fallen",
+    "falls",
     "first_over_last",
     "memory",
     "over_last_layer",
@@ -61,6 +62,16 @@ def over_last_layer(trace: StackTrace) -> tuple[Floats, npt.NDArray[np.bool_]]:
         followed &= np.isfinite(level).all(axis=0)
     change = level[:-1] - last
     return change if followed.all() else change[:, followed], followed
+
+
+@quiet
+def falls(profile: Floats) -> Floats:
+    """Give how many bits each step down takes, (L-1,), of log2 norms over the last layer's; entry l from l+1 to l.
+
+    What is zero above loses nothing more below.
+    """
+    fall: Floats = np.diff(profile, append=0.0)
+    return np.nan_to_num(fall, nan=0.0, posinf=np.inf, neginf=-np.inf)
 
 
 @quiet

@@ -19,12 +19,13 @@ SEVERITIES = ("information", "warning", "critical")
 
 #: What a finding may be, and what it says in a few words.
 KINDS = {
-    "data": "the data leave nothing to follow",
+    "data": "the data leave nothing to follow, or are far from standardised",
+    "output_range": "the outputs cannot be what the loss asks for",
     "vanishing": "the gradient vanishes",
     "exploding": "the gradient explodes",
     "saturation": "units are saturated",
     "dead_units": "units are dead",
-    "bias_shift": "activations are mostly a constant",
+    "bias_shift": "samples look alike: activations are mostly one constant",
     "forgetting": "the gates forget",
     "forward_underflow": "the forward signal underflows",
     "forward_overflow": "the forward signal overflows",

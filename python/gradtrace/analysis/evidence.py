@@ -163,7 +163,12 @@ _SENTENCES: tuple[tuple[str, tuple[str, ...], Callable[[Evidence], str]], ...] =
     ("samples", (), _samples),
     ("activation_bits", ("norm_bits", "weight_bits"), _each("layer")),
     ("input_rms", (), lambda e: f"the root mean square of the inputs is {number(e['input_rms'])}"),
-    ("mean_share", (), lambda e: f"{_share(e['mean_share'])} of their squared size is the constant"),
+    ("share", (), lambda e: f"{_share(e['share'])} of their squared size is one direction"),
+    ("similarity", ("left_to_tell_apart",), lambda e: f"the mean cosine between two samples is {e['similarity']:.6g}"),
+    ("worst_layer", ("worst_layer_bits",), lambda e: f"layer {number(e['worst_layer'])} alone takes "
+     f"{factor(-e['worst_layer_bits'])} of it"),
+    ("log2_open_paths", (), lambda e: "of the paths through all these layers "
+     f"{_size(e['log2_open_paths'])} leads through units that still move"),
     ("activation_mean", ("activation_std",), lambda e: f"outputs have the mean {number(e['activation_mean'])}"
      + (f" and the deviation {number(e['activation_std'])}" if "activation_std" in e else "")),
     ("zero_inputs", (), lambda e: f"{_share(e['zero_inputs'])} of the samples have inputs of 0 only"),
@@ -186,7 +191,7 @@ _SENTENCES: tuple[tuple[str, tuple[str, ...], Callable[[Evidence], str]], ...] =
      + (f", of the last one's {_size(2 * e['log2_apart_last'])}" if "log2_apart_last" in e else "")),
     ("modules", (), lambda e: f"{number(e['modules'])} module{'' if e['modules'] == 1 else 's'} concerned"),
     ("least_loss", (), lambda e: f"the loss cannot fall below {number(e['least_loss'])}"),
-    ("guess_loss", (), lambda e: f"the best constant guess has the loss {number(e['guess_loss'])}"),
+    ("loss_of_guess", (), lambda e: f"the best constant guess has the loss {number(e['loss_of_guess'])}"),
 )  # fmt: skip
 
 

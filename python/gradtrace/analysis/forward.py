@@ -1,4 +1,4 @@
-"""The diagnosis of a stack's data and forward pass. Thresholds: `gradtrace.analysis.thresholds`."""
+"""The diagnosis of a stack's forward pass. Thresholds: `gradtrace.analysis.thresholds`."""
 
 from __future__ import annotations
 
@@ -7,44 +7,21 @@ import numpy.typing as npt
 
 from gradtrace import activations as names
 from gradtrace.analysis import thresholds as limit
+from gradtrace.analysis.data import alike_bits
 from gradtrace.analysis.diagnosis import Finding
 from gradtrace.analysis.statistics import median, middle, zero_share
 from gradtrace.traces.stack import StackTrace, dead_causes
 from gradtrace.wording import factor
 
-__all__ = ["data_findings", "forward_findings"]
+__all__ = ["bias_shift", "forward_findings"]
 
 Floats = npt.NDArray[np.float64]
-
-
-def data_findings(trace: StackTrace, inputs: str) -> list[Finding]:
-    """Find data that leave nothing to follow: inputs that are 0, outputs at which there is no gradient."""
-    found = []
-    share = zero_share(trace, trace.log2_activation[0])
-    if share >= limit.SAMPLES:
-        every = share == 1.0
-        whose = "every sample" if every else f"{share:.0%} of the samples"
-        cause = f"The {inputs} are all 0 in {whose}: the weights of the first layer get no gradient from them" + (
-            ", and what the network computes depends on biases alone."
-            if every
-            else ", and what the network computes of them depends on biases alone."
-        )
-        severity = "critical" if every else "information"
-        found.append(Finding("data", severity, cause, {"zero_inputs": share}, (0,)))
-    share = zero_share(trace, trace.log2_cotangent)
-    if share >= limit.SAMPLES:
-        whose = "every sample" if share == 1.0 else f"{share:.0%} of the samples"
-        why = "the outputs are what the loss asks for" if trace.loss is not None else "so it was given"
-        cause = f"The gradient at the output is exactly 0 for {whose}: {why}. There is nothing to follow."
-        where = (trace.depth - 1,)
-        found.append(Finding("data", "information", cause, {"zero_cotangents": share}, where))
-    return found
 
 
 def forward_findings(trace: StackTrace, units: npt.NDArray[np.int64]) -> list[Finding]:
     """Say what is wrong with the forward pass; `units` are the trace's `sizes`."""
     found = [_forward_overflow(trace), _forward_underflow(trace), _dead_units(trace, units[1:])]
-    return [finding for finding in (*found, _saturation(trace), _bias_shift(trace)) if finding is not None]
+    return [finding for finding in (*found, _saturation(trace)) if finding is not None]
 
 
 def _forward_overflow(trace: StackTrace) -> Finding | None:
@@ -119,7 +96,11 @@ def _dead_units(trace: StackTrace, units: npt.NDArray[np.int64]) -> Finding | No
     limits = limit.dead_limits(units)
     by_bias = (trace.dead_by_bias >= limit.DEAD_BY_BIAS) & _biases_lean(trace, units)
     off = trace.dead_samples >= limit.SAMPLES
-    layers = np.flatnonzero(by_bias | (trace.dead_units > limits) | off)
+    if not off.any() and zero_share(trace, trace.log2_delta[0]) >= limit.SAMPLES:
+        off = trace.dead_samples > 0  # here one, there another
+    few = trace.samples < limit.FEW_SAMPLES  # each of which switches half of the units off
+    beyond = off if few else by_bias | (trace.dead_units > limits) | off
+    layers = np.flatnonzero(beyond)
     if layers.size == 0:
         return None
     worst = int(layers[np.argmax(trace.dead_units[layers])])
@@ -136,9 +117,32 @@ def _dead_units(trace: StackTrace, units: npt.NDArray[np.int64]) -> Finding | No
         zeros = zero_share(trace, trace.log2_activation[0])
         if 0 < zeros < 1:
             text += f" In {zeros:.0%} of the samples the inputs are all 0."
-    severity = "critical" if share > limits[worst] or off.any() else "warning"
+    if few:
+        text += f" Whether they are dead for good takes {limit.FEW_SAMPLES} samples to tell."
+    severity = _severity_of_dead(trace, units, layers, limits)
     remedies = () if reason == "inputs" else ("zero_bias", "leaky_relu", "he_initialisation", "layer_norm")
     return Finding("dead_units", severity, text, evidence, tuple(layers.tolist()), remedies=remedies)
+
+
+def _severity_of_dead(
+    trace: StackTrace, units: npt.NDArray[np.int64], layers: npt.NDArray[np.int64], limits: Floats
+) -> str:
+    """Weigh dead units by what is left: training passes through any live ones, as long as there are some.
+
+    Critical where nothing passes; a warning where a layer has hardly a unit left, where most samples find a layer off,
+    or where of the paths through all layers with more dead units than by chance one in a thousand is open.
+    """
+    dead, off = trace.dead_units[layers], float(trace.dead_samples[layers].max())
+    if trace.samples < limit.FEW_SAMPLES:  # 2^-16 by chance, as for a unit that is off for 16 samples
+        by_chance = units[layers] * trace.samples < limit.FEW_SAMPLES
+        return "critical" if np.any((dead == 1.0) & ~by_chance) else "information"
+    if dead.max() == 1.0 or off >= limit.NEARLY_ALL:
+        return "critical"
+    many = dead > limits[layers]
+    left = np.where(many, units[layers] * (1.0 - dead), np.inf)
+    closed = float(-np.log2(1.0 - dead[many]).sum())
+    few = left.min() < limit.FEW_UNITS or off >= limit.SATURATED or closed >= limit.ALARM_BITS
+    return "warning" if few else "information"
 
 
 def _biases_lean(trace: StackTrace, units: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
@@ -158,6 +162,8 @@ def _saturation(trace: StackTrace) -> Finding | None:
     layers: list[int] = np.flatnonzero(trace.saturated >= limit.SATURATED).tolist() if bent else []
     if bent != kinds:
         layers = [layer for layer in layers if trace.activation[layer] in bent]
+    if trace.loss is not None and trace.loss_of_guess is not None and trace.loss <= trace.loss_of_guess:
+        layers = [layer for layer in layers if layer < trace.depth - 1]  # outputs at their ends are what it learned
     if not layers:
         return None
     worst = layers[int(np.argmax(trace.saturated[layers]))]
@@ -165,6 +171,8 @@ def _saturation(trace: StackTrace) -> Finding | None:
     mean = float(trace.preactivation_mean[worst])
     evidence = {"saturated": share, "preactivation_std": spread, "preactivation_mean": mean}
     evidence["activation_bits"] = float(middle(median(trace, "activation_gain")[layers]))
+    with np.errstate(divide="ignore"):
+        evidence["log2_open_paths"] = float(np.log2(1.0 - trace.saturated[layers]).sum())
     input_size = float(np.exp2(median(trace, "log2_activation")[0] - 0.5 * np.log2(trace.sizes[0])))
     name = trace.activation[worst]
     remedies: tuple[str, ...] = ("critical_initialisation", "layer_norm", "relu_he")
@@ -180,29 +188,37 @@ def _saturation(trace: StackTrace) -> Finding | None:
         size = median(trace, "log2_preactivation")[worst] - 0.5 * np.log2(trace.sizes[worst + 1])
         why = f"the weights are too large: the root mean square of their input is {factor(float(size))}"
     cause = f"{share:.0%} of the {name} units of layer {worst} are in the flat part of their curve: {why}."
-    severity = "critical" if share >= limit.NEARLY_ALL else "warning"
+    severity = "warning" if evidence["log2_open_paths"] <= -limit.HOPELESS_BITS else "information"
     return Finding("saturation", severity, cause, evidence, tuple(layers), remedies=remedies)
 
 
-def _bias_shift(trace: StackTrace) -> Finding | None:
-    """Find hidden layers whose output is mostly one constant for all units and samples."""
-    # Over the larger one: neither square leaves the format.
-    mean, spread = np.abs(trace.activation_mean[:-1]), trace.activation_std[:-1]
-    share = 1.0 / (1.0 + (spread / mean) ** 2)
-    # A skip connection carries the samples' own part past the constant, which only adds up beside it.
-    shifted = share >= limit.BIAS_SHIFT
-    if any(scale is not None for scale in set(trace.residual)):
-        shifted &= np.array([scale is None for scale in trace.residual[:-1]], dtype=bool)
-    layers = np.flatnonzero(shifted)
-    if len(layers) < limit.BIAS_SHIFT_LAYERS:
+def bias_shift(trace: StackTrace, units: npt.NDArray[np.int64]) -> Finding | None:
+    """Find hidden layers behind which all samples look alike: they point the same way, and little tells them apart.
+
+    Inputs that are alike already are theirs (`gradtrace.analysis.data`). In one dimension there is one way to point.
+    """
+    bits = alike_bits(trace)
+    if not bits[0] < limit.ALIKE_BITS:
         return None
-    worst = int(layers[np.argmax(share[layers])])
-    evidence = {"mean_share": float(share[worst]), "activation_mean": float(trace.activation_mean[worst])}
-    evidence["activation_std"] = float(trace.activation_std[worst])
-    cause = (
-        f"The outputs of {trace.activation[worst]} have the mean {evidence['activation_mean']:.3g}: in layer {worst} a "
-        f"constant, the same for every unit and sample, is {share[worst]:.0%} of their squared size, and the next "
-        "layer sees little else."
+    bits = np.where(units[:-1] > 1, bits, 0.0)[1:]
+    layers = np.flatnonzero(bits >= limit.ALIKE_BITS)
+    if layers.size == 0:
+        return None
+    worst = int(layers[np.argmax(bits[layers])])
+    mean, spread = float(trace.activation_mean[worst]), float(trace.activation_std[worst])
+    evidence = {"similarity": float(trace.similarity[worst + 1]), "left_to_tell_apart": float(np.exp2(-bits[worst]))}
+    evidence |= {"activation_mean": mean, "activation_std": spread}
+    name = trace.activation[worst]
+    left = "less than float32 can tell from rounding" if bits[worst] >= limit.SAME_BITS else factor(-float(bits[worst]))
+    why = (
+        f"the outputs of {name} have the mean {mean:.3g} beside a deviation of {spread:.3g}, and every layer adds to it"
+        if abs(mean) > spread
+        else f"every layer of {name} turns them towards one another"
     )
-    remedies = ("tanh_orthogonal", "layer_norm", "selu_lecun")
-    return Finding("bias_shift", "warning", cause, evidence, tuple(layers.tolist()), remedies=remedies)
+    cause = (
+        f"Behind layer {worst} all samples point the same way: of their second moment {left} is left to tell them "
+        f"apart, the rest is common to all. {why[0].upper()}{why[1:]}; the gradient first learns what is common."
+    )
+    severity = "critical" if bits[worst] >= limit.SAME_BITS else "warning"
+    remedies = ("tanh_orthogonal", "layer_norm", "selu_lecun", "residual")
+    return Finding("bias_shift", severity, cause, evidence, tuple(layers.tolist()), remedies=remedies)

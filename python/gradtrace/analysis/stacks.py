@@ -8,9 +8,10 @@ import numpy.typing as npt
 from gradtrace import activations as names
 from gradtrace.analysis import thresholds as limit
 from gradtrace.analysis.advice import advised
-from gradtrace.analysis.changes import over_last_layer, split
+from gradtrace.analysis.changes import falls, over_last_layer, split
+from gradtrace.analysis.data import data_findings
 from gradtrace.analysis.diagnosis import Diagnosis, Finding, ranked
-from gradtrace.analysis.forward import data_findings, forward_findings
+from gradtrace.analysis.forward import bias_shift, forward_findings
 from gradtrace.analysis.statistics import median, middle
 from gradtrace.analysis.underflow import subnormal_cause
 from gradtrace.memory import blames
@@ -38,7 +39,8 @@ def stack_findings(trace: StackTrace, inputs: str = "inputs") -> list[Finding]:
     """Collect what is wrong with a stack, in no order; `inputs` says in words what the network reads."""
     units = units_of(trace)  # once: it takes a while for many
     found = [*data_findings(trace, inputs), *forward_findings(trace, units), *gradient_findings(trace, units)]
-    return [*found, *(finding for finding in (_sensitive(trace, units), _subnormal(trace)) if finding is not None)]
+    others = (bias_shift(trace, units), _sensitive(trace, units), _subnormal(trace))
+    return [*found, *(finding for finding in others if finding is not None)]
 
 
 # The gradient -------------------------------------------------------------------------------------------------------
@@ -57,7 +59,7 @@ def gradient_findings(trace: StackTrace, units: Counts) -> list[Finding]:
     lost, gained = limit.width_allowances(units[-2:0:-1])
     found: list[Finding] = []
     for kind, sign, chance in (("vanishing", -1.0, lost), ("exploding", 1.0, gained)):
-        allowed = limit.LOST_BITS + chance[::-1]
+        allowed = np.minimum(limit.LOST_BITS + chance[::-1], limit.ALARM_BITS)
         if not (change.max() if sign > 0 else -change.min()) >= allowed.min():
             continue
         beyond = change <= -allowed[:, None] if sign < 0 else change >= allowed[:, None]
@@ -65,18 +67,77 @@ def gradient_findings(trace: StackTrace, units: Counts) -> list[Finding]:
         if layers.size == 0:
             continue
         share = float(beyond.any(axis=0).mean())
-        typical = sign * middle(change[layers])
-        bits = float(typical.max())
-        # Where it is zero from some layer down, the uppermost of them is where it became so.
-        worst = int(layers[np.flatnonzero(typical == bits)[-1]] if np.isinf(bits) else layers[np.argmax(typical)])
-        if not bits >= limit.LOST_BITS:  # a minority of the samples: theirs
-            bits = float(middle((sign * change[worst])[beyond[worst]]))
-        severity = limit.severity_of(bits)
+        profile = middle(change)
+        worst = _worst(sign * profile[layers], layers)
+        if not sign * profile[worst] >= limit.LOST_BITS:  # a minority of the samples: theirs
+            profile = middle(change[:, beyond[worst]])
+        bits = float(sign * profile[worst])
         evidence = {"log2_change": sign * bits} | _evidence(trace, worst, followed)
         evidence["samples"] = share * float(followed.mean())
-        cause, remedies = _CAUSES[kind](trace, worst, evidence)
+        fall = falls(profile)
+        cause: str | None = None
+        if kind == "vanishing":
+            cause, remedies = _one_layer(trace, worst, fall, evidence)
+        severity = _severity(trace, kind, fall[worst:])
+        if cause is None:
+            cause, remedies = _CAUSES[kind](trace, worst, evidence)
         found.append(Finding(kind, severity, cause, evidence, tuple(layers.tolist()), remedies=remedies))
     return found
+
+
+def _severity(trace: StackTrace, kind: str, fall: Floats) -> str:
+    """Weigh what was lost or gained on the way, (L-1-worst,) bits a layer, the last layer's weights left out.
+
+    These multiply all gradients below alike, as a loss's scale does; their own is whole, and soon they are not small
+    any more. So it is with any one layer: what it takes counts for `LOST_BITS` at most.
+    """
+    inner = fall[:-1]
+    if kind == "exploding":
+        return limit.alarm_of(float(inner.sum()))
+    if np.count_nonzero(np.isneginf(trace.log2_weight)) > 1:
+        return "critical"  # two layers of zeros keep each other's gradient at zero
+    return limit.alarm_of(max(float(np.minimum(inner, limit.LOST_BITS).sum()), 0.0))
+
+
+def _worst(bits: Floats, layers: Counts) -> int:
+    """Give the layer with the most bits; where it is zero from some layer down, the uppermost, where it became so."""
+    most = float(bits.max())
+    return int(layers[np.flatnonzero(bits == most)[-1]] if np.isinf(most) else layers[np.argmax(bits)])
+
+
+def _one_layer(
+    trace: StackTrace, worst: int, fall: Floats, evidence: dict[str, float]
+) -> tuple[str | None, tuple[str, ...]]:
+    """Name the layer that took most of what is lost, where one did."""
+    layer = worst + int(np.argmax(fall[worst:]))
+    alone = float(fall[layer])
+    if alone < limit.LOST_BITS or np.isinf(alone):
+        return None, ()
+    rest = float(fall[worst:].sum()) - alone
+    if abs(rest) > 0.5 * alone:
+        return None, ()
+    weight, activation = (float(median(trace, f"{name}_gain")[k]) for name, k in
+                          (("weight", layer + 1), ("activation", layer)))  # fmt: skip
+    evidence |= {"worst_layer": float(layer + (weight < activation)), "worst_layer_bits": alone}
+    others = f"all other layers down to layer {worst} together by {factor(-rest)}"
+    if weight < activation:
+        balance = f" {factor(alone)} times as large they would balance." if _homogeneous(trace, worst) else ""
+        return (
+            f"One layer does it: the weights of layer {layer + 1} multiply the gradient by {factor(weight)}, {others}. "
+            f"They are too small;{balance or ' initialised like their neighbours they would not lose it.'}",
+            ("critical_initialisation", "he_initialisation", "layer_norm"),
+        )
+    name = trace.activation[layer]
+    return (
+        f"One layer does it: the derivative of {name} in layer {layer} multiplies the gradient by "
+        f"{factor(activation)}, {others}; {trace.saturated[layer]:.0%} of its units are saturated.",
+        ("critical_initialisation", "layer_norm", "zero_bias"),
+    )
+
+
+def _homogeneous(trace: StackTrace, lowest: int) -> bool:
+    """Tell whether weights multiplied by a factor multiply the gradient by just that, from a layer up."""
+    return all(names.facts(name).homogeneous for name in set(trace.activation[lowest:-1]))
 
 
 def _evidence(trace: StackTrace, worst: int, samples: npt.NDArray[np.bool_]) -> dict[str, float]:
@@ -124,14 +185,16 @@ def _vanishing_cause(trace: StackTrace, worst: int, evidence: dict[str, float]) 
         )
     why = "half of its units are off" if names.facts(name).off_at_zero else "its derivative is well under 1 on one side"
     if activation < weight and at_best < 0 and weight > -_CLEARLY / 4:
+        would = f" Weights {balance} times as large would." if _homogeneous(trace, worst) else ""
         return (
             f"The weights do not make up for what {name} takes: it divides the gradient by {factor(-activation)} a "
-            f"layer, because {why}. Weights {balance} times as large would.",
+            f"layer, because {why}.{would}",
             ("he_initialisation", "critical_initialisation", "layer_norm", "residual"),
         )
+    would = f" Weights {balance} times as large would balance." if _homogeneous(trace, worst) else ""
     return (
         f"The weights are too small: they multiply the gradient by {factor(weight)} a layer, the activation "
-        f"derivative by {factor(activation)}. Weights {balance} times as large would balance.",
+        f"derivative by {factor(activation)}.{would}",
         ("critical_initialisation", "he_initialisation", "layer_norm", "residual"),
     )
 
@@ -144,9 +207,10 @@ def _exploding_cause(trace: StackTrace, worst: int, evidence: dict[str, float]) 
             "Scaling them by 1/sqrt(depth) or normalising them keeps the sum.",
             ("scaled_residual", "layer_norm", "gradient_clipping"),
         )
+    would = f" Weights {factor(-bits)} times as large would balance." if _homogeneous(trace, worst) else ""
     return (
         f"The weights are too large: they multiply the gradient by {factor(weight)} a layer, the activation "
-        f"derivative by {factor(activation)}. Weights {factor(-bits)} times as large would balance.",
+        f"derivative by {factor(activation)}.{would}",
         ("critical_initialisation", "orthogonal", "layer_norm", "gradient_clipping"),
     )
 
@@ -190,7 +254,7 @@ def _sensitive(trace: StackTrace, units: Counts) -> Finding | None:
     if trace.quantiles is not None:
         growth = growth[np.array(trace.quantiles) == 0.5]
     growth = growth[np.isfinite(growth)]
-    allowed = limit.LOST_BITS + limit.width_spread(units[1:-1])
+    allowed = min(limit.LOST_BITS + limit.width_spread(units[1:-1]), limit.ALARM_BITS)
     if growth.size == 0 or not (bits := float(middle(growth))) >= allowed:
         return None
     evidence = {"log2_noise_growth": bits, "bits_per_layer": bits / trace.depth}
@@ -198,6 +262,6 @@ def _sensitive(trace: StackTrace, units: Counts) -> Finding | None:
         f"A small change of the input grows {factor(bits)} times as much as the signal on its way to the output: "
         "two inputs that are nearly the same end anywhere (the chaotic phase)."
     )
-    severity = limit.severity_of(bits)
+    severity = limit.alarm_of(bits)
     remedies = ("critical_initialisation", "orthogonal", "residual")
     return Finding("sensitive", severity, cause, evidence, tuple(range(trace.depth)), remedies=remedies)

@@ -36,8 +36,8 @@ class TraceSummary:
     Attributes
     ----------
     verdict : {"arrives", "vanishes", "explodes", "dies", "overflows", "undefined"}
-        vanishes, explodes: the diagnosis has that finding, the worse one where it has both; dies: exactly zero at the
-        first layer for so many samples that a finding needs; overflows: a forward value is inf or NaN.
+        vanishes, explodes: the diagnosis warns of that, or worse, and of the worse one where it has both; dies: exactly
+        zero at the first layer for so many samples that a finding needs; overflows: a forward value is inf or NaN.
     log2_last, log2_first : float
         log2 of the norm of dL/dz at the last and the first layer; -inf where it is exactly zero.
     log2_change : float
@@ -143,7 +143,9 @@ def _verdict(trace: StackTrace, change: float, lost: float) -> str:
     if math.isnan(change):
         return "undefined"
     worst = next(iter(ranked(gradient_findings(trace, units_of(trace)))), None)
-    return "arrives" if worst is None else {"vanishing": "vanishes", "exploding": "explodes"}[worst.kind]
+    if worst is None or worst.severity == "information":
+        return "arrives"
+    return {"vanishing": "vanishes", "exploding": "explodes"}[worst.kind]
 
 
 def _float32_zero_layer(trace: StackTrace) -> int | None:

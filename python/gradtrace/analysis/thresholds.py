@@ -11,11 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
-    "BIAS_SHIFT",
-    "BIAS_SHIFT_LAYERS",
+    "ALARM_BITS",
+    "ALIKE_BITS",
+    "CONFINED",
+    "COPIES_BITS",
     "DEAD_BY_BIAS",
     "DEAD_BY_CHANCE",
     "DEVIATIONS",
+    "FEW_SAMPLES",
+    "FEW_UNITS",
     "FLAT",
     "FLOAT32",
     "FOLLOWED_BITS",
@@ -25,13 +29,18 @@ __all__ = [
     "HOPELESS_BITS",
     "LARGE_BITS",
     "LEARNED",
+    "LOPSIDED",
     "LOSSES_DIFFER",
     "LOST_BITS",
     "NEARLY_ALL",
     "OPEN",
+    "OVERSTEPS",
+    "SAME_BITS",
     "SAMPLES",
     "SATURATED",
+    "TRAINED_NATS",
     "Format",
+    "alarm_of",
     "dead_limits",
     "log_square_moments",
     "severity_of",
@@ -43,6 +52,10 @@ Floats = npt.NDArray[np.float64]
 
 #: A factor of 64 between two layers' gradients: with one learning rate one needs 64 steps for each of the other.
 LOST_BITS = 6.0
+#: A factor of a thousand: training confirms that stacks with less lost or gained on the way learn all the same, and
+#: that those with more do not (docs/diagnosis.md); below it a finding is information. A single layer that is too small
+#: counts for `LOST_BITS` at most: its own gradient is whole, so it grows by itself, and only what lies below waits.
+ALARM_BITS = 10.0
 #: A factor of a million: beside the one layer's steps the other's end in the rounding of float32 weights.
 HOPELESS_BITS = 20.0
 #: What 60 steps of rate 1 with momentum 0.9 close of the gap to the answers is 600 times the kernel of `modules`: under
@@ -73,11 +86,26 @@ DEAD_BY_CHANCE = 0.5
 DEAD_BY_BIAS = 0.1
 #: Standard deviations within which dead units, and the mean preactivation of a layer, are chance.
 DEVIATIONS = 3.0
-#: Share of the squared mean in the second moment of a layer's output: 1/pi for relu, 0.56 for the critical sigmoid
-#: network, 0.94 for sigmoid with weights of variance 1/n.
-BIAS_SHIFT = 0.75
-#: One such layer is a constant that the next bias takes up; it is their number that makes samples alike.
-BIAS_SHIFT_LAYERS = 3
+#: Bits of 1 - the mean cosine between samples: a thousandth of their second moment is left to tell them apart, and
+#: gradient descent needs a thousand steps for it where it needs one for what is common.
+ALIKE_BITS = 10.0
+#: Where float32 cannot tell them apart: critical.
+SAME_BITS = 20.0
+#: Samples closer than this are copies: no data in float32 come near.
+COPIES_BITS = 44.0
+#: Share of the inputs' second moment in one direction, a shared offset or one feature, from which on they are lopsided.
+LOPSIDED = 0.5
+#: Second moment of the inputs in that direction, from which on a rate of 0.001 with momentum 0.9 oversteps:
+#: 2 (1 + 0.9) / 0.001, for a network whose outputs follow its inputs one to one.
+OVERSTEPS = 3800.0
+#: Samples that verdicts about units need: a unit is off for all of 16 by chance once in 65,536.
+FEW_SAMPLES = 16
+#: Units that a layer whose others are dead must have left: two points on a line are all that fewer could tell.
+FEW_UNITS = 3
+#: Cross entropy, in nats, under which a stack counts as trained.
+TRAINED_NATS = 0.5
+#: Share of what the best constant guess leaves, from which on a loss that bounded outputs cannot pass is worth a word.
+CONFINED = 0.1
 
 #: Share of the loss of a guess that knows the step but not the inputs; with less a network has learned what is asked.
 LEARNED = {"cross_entropy": 0.5, "mse": 0.25}
@@ -123,6 +151,11 @@ _WIDE = 512  # units from which on the limits of wide layers are right to a thou
 def severity_of(bits: float) -> str:
     """Give the severity of what is lost or gained, in bits of either sign."""
     return "critical" if abs(bits) >= HOPELESS_BITS else "warning"
+
+
+def alarm_of(bits: float) -> str:
+    """Give the severity of what a stack loses or gains on its way, in bits of either sign."""
+    return "information" if abs(bits) < ALARM_BITS else severity_of(bits)
 
 
 @lru_cache(maxsize=256)

@@ -296,7 +296,10 @@ class Recurrent(Network):
             x, h0, c0, lengths, behind, target, loss or "", at == "all", cotangent, cotangent_c, seed, names,
             bool(input_gradient),
         )  # fmt: skip
-        readout_trace = None if readout is None else build_readout(read, readout._facts, loss or "")
+        readout_trace = None
+        if readout is not None and target is not None:  # past a sample's end no target counts
+            counts = ... if lengths is None or at == "last" else np.arange(x.shape[0])[:, None] < lengths
+            readout_trace = build_readout(read, readout._facts, loss or "", target[counts])
         facts = {
             "cell": self._cell.name,
             "dtype": str(self.dtype),

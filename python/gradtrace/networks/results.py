@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace import _core
+from gradtrace.networks.losses import TargetSums
 from gradtrace.quiet import quiet
 from gradtrace.traces.figures import STACK, STACK_KEPT, Kept, kept_arrays, recurrent_figures
 from gradtrace.traces.quantiles import EXACT_SAMPLES, PROBABILITIES, StreamingQuantiles
@@ -54,7 +55,9 @@ class TraceBuilder:
         self._batches = []
 
     @quiet
-    def finish(self, totals: dict[str, Any], facts: dict[str, Any], loss: str | None) -> StackTrace:
+    def finish(
+        self, totals: dict[str, Any], facts: dict[str, Any], loss: str | None, targets: TargetSums | None = None
+    ) -> StackTrace:
         """Make the trace from the sums over all samples, and the facts of its network."""
         factor = totals["gradient_factor"]
         kept = {row.name: self._kept(row, totals, factor) for row in STACK_KEPT if self._has(row.name, totals)}
@@ -68,6 +71,10 @@ class TraceBuilder:
             samples=totals["samples"],
             quantiles=None if self._per_sample else PROBABILITIES,
             loss=None if loss is None else totals["loss"],
+            loss_name=loss,
+            loss_of_guess=None if targets is None else targets.guess,
+            least_loss=None if targets is None else targets.least,
+            feature_share=totals["feature_share"],
             first_nonfinite=totals["first_nonfinite"],
             _figures={figure.name: given[figure.name] for figure in STACK},
             _kept=kept,
@@ -102,11 +109,17 @@ class TraceBuilder:
         return [(np.concatenate([m for m, _ in layer]), np.concatenate([e for _, e in layer])) for layer in layers]
 
 
-def build_readout(arrays: dict[str, Any], facts: dict[str, Any], loss: str) -> StackTrace:
-    """Make the trace of a readout from what the core returned at once."""
+def build_readout(
+    arrays: dict[str, Any], facts: dict[str, Any], loss: str, target: npt.NDArray[Any] | None = None
+) -> StackTrace:
+    """Make the trace of a readout from what the core returned at once; `target`: those that count."""
     builder = TraceBuilder(True)
     builder.add(arrays)
-    return builder.finish(arrays, facts, loss)
+    targets = None
+    if target is not None:
+        targets = TargetSums(facts, loss)
+        targets.add(target)
+    return builder.finish(arrays, facts, loss, targets)
 
 
 def build_trace(facts: dict[str, Any], given: dict[str, Any]) -> RecurrentTrace:

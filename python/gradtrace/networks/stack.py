@@ -12,6 +12,7 @@ from gradtrace import _core, doors
 from gradtrace.memory import blames
 from gradtrace.networks.batches import batches, slices
 from gradtrace.networks.initialisation import random_parameters
+from gradtrace.networks.losses import TargetSums
 from gradtrace.networks.network import UNCHANGED, Network
 from gradtrace.networks.results import TraceBuilder, build_readout
 from gradtrace.networks.stack_arguments import check_options, check_quantiles, checked_keep
@@ -325,13 +326,15 @@ class Stack(Network):
             one_call = False
             parts = batches(x, target, cotangent, loss)
         tracer = self._core.tracer(names, one_call)
-        builder = TraceBuilder(per_sample)
+        builder, targets = TraceBuilder(per_sample), None if loss is None else TargetSums(self._facts, loss)
         for label, batch, batch_target, batch_cotangent in parts:
             self._check_memory(tracer, batch, per_sample)
             builder.add(tracer.add(batch, batch_target, loss or "", batch_cotangent, cotangent_seed, label))
+            if targets is not None:
+                targets.add(batch_target)
         if builder.empty:
             raise ValueError("x: expected at least one batch, got none")
-        return builder.finish(tracer.finish(), self._facts, loss)
+        return builder.finish(tracer.finish(), self._facts, loss, targets)
 
     @blames("x", "use fewer samples at a time")
     def remedies(
@@ -410,7 +413,7 @@ class Stack(Network):
         arrays = tracer.add(x, target, loss, None, 0, "")
         rows = ScaledArray(*arrays.pop("grad_input"))
         results = arrays | tracer.finish()
-        return build_readout(results, self._facts, loss), rows.times(results["gradient_factor"])
+        return build_readout(results, self._facts, loss, target), rows.times(results["gradient_factor"])
 
     def _check_memory(self, tracer: _core.StackTracer, x: Any, per_sample: bool) -> None:
         """Refuse what this machine could not even hold, before anything is computed."""

@@ -144,6 +144,11 @@ STACK: tuple[Figure, ...] = (
     _figure("dead_units", "layer", "share", "share of units whose derivative is 0 for every sample"),
     _figure("dead_by_bias", "layer", "share", "share of units dead with their bias that would not be without it"),
     _figure("dead_samples", "layer", "share", "share of samples for which the whole layer is off"),
+    _figure(
+        "similarity", "layer", "value",
+        "mean cosine between two samples of what the layer reads, a_{l-1}, uncentred: 1 where all point the same way; "
+        "NaN where there are not two",
+    ),
 )  # fmt: skip
 
 RECURRENT: tuple[Figure, ...] = (

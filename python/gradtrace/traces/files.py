@@ -31,7 +31,7 @@ __all__ = ["load_trace", "save_trace"]
 Trace = Any  # a StackTrace or a RecurrentTrace
 Array = npt.NDArray[Any]
 
-_FORMAT = "gradtrace trace 1"
+_FORMAT = "gradtrace trace 2"
 _FACTS, _READOUT, _KEPT = "facts.json", "readout", "kept"
 # Of norms and gains: log2 of a derivative reaches -z^2, and z what float64 can hold the square of.
 _MOST_BITS = 1e308
@@ -321,6 +321,9 @@ def _check_stack(trace: Any) -> None:
     for name in ("residual", "layer_norm"):
         _expect(len(getattr(trace, name)) == depth, name, f"{depth} of them")
     _expect(trace.quantiles in (None, PROBABILITIES), "quantiles", f"None or {PROBABILITIES}")
+    _expect(
+        trace.loss_name in (("cross_entropy", "mse") if trace.loss is not None else (None,)), "loss_name", "the loss's"
+    )
     _check_common(trace, depth)
 
 

@@ -50,6 +50,13 @@ class StackTrace(Trace):
         None: per-sample arrays hold samples.
     loss : float or None
         Mean over the set, in nats for cross entropy.
+    loss_name : {"cross_entropy", "mse"} or None
+    loss_of_guess : float or None
+        Loss of the best constant guess: entropy of the labels, or variance of all values.
+    least_loss : float or None
+        Least loss that outputs in the range of the last activation can have; 0 where it can have any value.
+    feature_share : float or None
+        Largest share that one input has of the squared norm of x, mean over samples; None where all are 0.
     first_nonfinite : int or None
         First layer with an infinite or NaN value in the forward pass. The gradient of its samples reads NaN from there
         down; their figures above are of what the activation makes of it.
@@ -63,6 +70,10 @@ class StackTrace(Trace):
     samples: int
     quantiles: tuple[float, ...] | None
     loss: float | None
+    loss_name: str | None
+    loss_of_guess: float | None
+    least_loss: float | None
+    feature_share: float | None
     first_nonfinite: int | None
     _figures: dict[str, Floats] = field(default_factory=dict)
     _kept: dict[str, list[ScaledArray]] = field(default_factory=dict)
