@@ -57,6 +57,16 @@ class _Recurrent:
         task = drawn.task
         return drawn.network.trace(task.x, readout=drawn.readout, target=task.target, loss=task.loss, at=task.at)
 
+    @staticmethod
+    def trivial(trace: Any) -> dict[str, bool]:
+        import numpy as np
+
+        first, last = trace.log2_dh[0, 0], trace.log2_dh[0, trace.lengths, np.arange(trace.samples)]
+        return {
+            "|dL/dh_0| under 1e-3 |dL/dh_T|": bool(np.median(first - last) < np.log2(1e-3)),
+            "a gradient over 1e3": bool(np.nanmax(trace.log2_dh) > np.log2(1e3)),
+        }
+
 
 class _Models:
     """The kind ``models``: of PyTorch, watched."""
@@ -129,14 +139,18 @@ def judge(kind: Any, labels: dict[str, Any], half: str, every: bool) -> None:
         if half not in (name, "both"):
             continue
         table: Counter[tuple[str, bool]] = Counter()
+        others: Counter[tuple[str, str, bool]] = Counter()
         wrong = []
         for key, (verdict, steps) in labels.items():
             if int(key) % 2 != odd or verdict in ("slow", "capacity"):
                 table[verdict, False] += int(key) % 2 == odd
                 continue
             drawn = kind.drawn(int(key))
-            found = alarms(kind.trace(drawn))
+            trace = kind.trace(drawn)
+            found = alarms(trace)
             table[verdict, bool(found)] += 1
+            if hasattr(kind, "trivial"):
+                others.update((rule, verdict, said) for rule, said in kind.trivial(trace).items())
             if bool(found) != (verdict == "broken"):
                 wrong.append(f"  {verdict:8} {key:>5} {drawn.family:12} {steps} {found} {drawn.what}")
         healthy, broken = (table[v, False] + table[v, True] for v in ("healthy", "broken"))
@@ -145,6 +159,11 @@ def judge(kind: Any, labels: dict[str, Any], half: str, every: bool) -> None:
             f"missed {table['broken', False]} of {broken} broken; no verdict demanded of {table['slow', False]} slow, "
             f"{table['capacity', False]} of too little capacity"
         )
+        for rule in sorted({rule for rule, _, _ in others}):
+            print(
+                f"  {rule}: alarmed {others[rule, 'healthy', True]} of {healthy}, "
+                f"missed {others[rule, 'broken', False]} of {broken}"
+            )
         if every:
             print("\n".join(sorted(wrong)))
 

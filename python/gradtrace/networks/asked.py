@@ -21,9 +21,9 @@ _FOLDS = 4
 _FEATURES, _OUTPUTS, _PRODUCTS = 8, 8, 3  # more inputs or classes are projected; products of so few inputs are tried
 _RIDGE = 1e-2
 _HALF = 0.5
-# Share of the variance, and standard errors over the sequences, below which nothing is told. The best of 200 lags tells
-# up to 10 over the number of sequences of a target of chance.
-_LEAST, _BY_CHANCE, _SURE = 0.1, 10.0, 4.0
+# Share of the variance below which nothing is told. Of a target of chance the best of 200 lags tells up to 10 over the
+# number of sequences.
+_LEAST, _BY_CHANCE = 0.1, 12.0
 
 
 @quiet
@@ -65,11 +65,10 @@ def answer_lag(
     if not ends.size:
         return None
     inputs = _in_folds(_features(x[: ends.max() + 1, rows]))
-    best, found = max(_LEAST, _BY_CHANCE / (len(rows) * len(ends) ** 0.5)), None
-    for told, sure in _told(inputs, _in_folds(wanted), ends):
-        most = int(np.argmax(told))
-        if told[most] > best and sure[most] > _SURE:
-            best, found = float(told[most]), int(np.argmax(told >= _HALF * told[most]))
+    best, found = max(_LEAST, _BY_CHANCE / len(rows) / _different(wanted) ** 0.5), None
+    for told in _told(inputs, _in_folds(wanted), ends):
+        if told.max() > best:
+            best, found = float(told.max()), int(np.argmax(told >= _HALF * told.max()))
     return found
 
 
@@ -158,8 +157,15 @@ def _wanted(target: npt.NDArray[Any], steps: int) -> tuple[Floats, npt.NDArray[n
     return values[ends], ends if len(values) > 1 else np.array([steps - 1])[: len(ends)]
 
 
-def _told(inputs: Floats, wanted: Floats, ends: npt.NDArray[np.intp]) -> Iterator[tuple[Floats, Floats]]:
-    """Give the share of the target's variance that inputs up to each lag tell on other folds, and how sure: (T,) each.
+def _different(wanted: Floats) -> float:
+    """Give how many of the steps with a target ask for something else; 1 where all ask for the same."""
+    rows = wanted.reshape(len(wanted), -1)
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return float(len(rows) ** 2 / ((rows @ rows.T) ** 2).sum())
+
+
+def _told(inputs: Floats, wanted: Floats, ends: npt.NDArray[np.intp]) -> Iterator[Floats]:
+    """Give the share of the target's variance that inputs up to each lag tell on other folds: (T,) each.
 
     For one law that adds up all inputs up to the lag, for one of each lag, and for one of each lag and target's step.
     """
@@ -209,17 +215,15 @@ def _weights(gram: Floats, cross: Floats, variance: Floats, count: Floats) -> Fl
     return np.asarray(weights * np.maximum(1 - left * gram.shape[-1] / count / explained, 0.0))
 
 
-def _shares(scores: Iterable[Floats], wanted: Floats) -> tuple[Floats, Floats]:
-    """Give the squared correlation by lag, and the mean agreement over the sequences by its standard error."""
+def _shares(scores: Iterable[Floats], wanted: Floats) -> Floats:
+    """Give the squared correlation by lag."""
     parts = [
-        (np.einsum("lfnc,fnc->lfn", score, asked).reshape(len(score), -1), (score**2).sum(axis=(1, 2, 3)))
+        (np.einsum("lfnc,fnc->l", score, asked), (score**2).sum(axis=(1, 2, 3)))
         for score, asked in zip(scores, wanted, strict=True)
     ]
     most = max(len(size) for _, size in parts)
-    each, total = np.zeros((most, parts[0][0].shape[1])), np.zeros(most)
-    for agreed, size in parts:  # an early step is through with its inputs sooner
-        each += np.concatenate([agreed, np.repeat(agreed[-1:], most - len(agreed), axis=0)])
-        total += np.concatenate([size, np.repeat(size[-1:], most - len(size))])
-    error = np.maximum(each.std(axis=1) / np.sqrt(each.shape[1] - 1), 1e-300)
-    agreed = np.maximum(each.sum(axis=1), 0.0)
-    return agreed**2 / np.maximum(total * (wanted**2).sum(), 1e-300), each.mean(axis=1) / error
+    agreed, size = np.zeros((2, most))
+    for own in parts:  # an early step is through with its inputs sooner
+        agreed += np.pad(own[0], (0, most - len(own[0])), mode="edge")
+        size += np.pad(own[1], (0, most - len(own[1])), mode="edge")
+    return np.asarray(np.maximum(agreed, 0.0) ** 2 / np.maximum(size * (wanted**2).sum(), 1e-300))
