@@ -104,8 +104,9 @@ def test_a_function_that_is_none_of_ours_is_refused_with_its_distance(tmp_path):
         }
         tensors = {key: value for key, value in tensors.items() if key == "w" or key in used}
         model = graph([node("MatMul", ["x", "w"], "z"), *nodes], tensors)
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match=words) as caught:
             gt.load(saved(tmp_path / "m.onnx", model))
+        assert str(caught.value).count("layer 'y'") == 1, "the activation's name, not that of the product before it"
 
 
 def test_units_scaled_apart_go_into_the_weights_on_both_sides(tmp_path):

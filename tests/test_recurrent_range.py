@@ -223,6 +223,19 @@ def test_huge_weights_of_saturating_cells(cell, dtype, isa):
     assert np.all(np.isfinite(y))
 
 
+@pytest.mark.parametrize("cell", ["rnn", "relu"])
+def test_a_state_below_every_float_is_plain_again_with_the_next_input(cell, dtype, isa):
+    """Forty steps without an input take 2^-30 each; then every unit has its own z, not that at the state's exponent."""
+    net, x, u, h0, *rest = case(cell, dtype, T=45, gain=1e-9, bias=None)
+    net.layers[0].weight_ih[:] *= np.dtype(dtype).type(1e9)
+    x[:40] = 0
+    got, exact = traced(net, x, u, h0, *rest), oracle(net, x, u, h0, *rest, exactly=to_mpmath)
+    assert_recurrent(got, exact, dtype)
+    y = build_net(net).forward(x, h0=h0)[0]
+    assert_close(y[40:], exact.y[40:].astype(float), tolerance("recurrent", "entries", dtype))
+    assert abs(exact.y[40:]).astype(float).max(axis=(1, 2)).min() > 0.1
+
+
 def test_all_weights_zero(dtype, isa):
     for cell in (*CELLS, "relu"):
         net, *given = case(cell, dtype)
