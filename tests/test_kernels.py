@@ -51,6 +51,19 @@ def test_matrix_product_keeps_nan_in_its_column(isa, dtype):
     np.testing.assert_array_equal(np.delete(out, 7, axis=1), 5)
 
 
+@pytest.mark.parametrize("m", [1, 2, 7, 64])
+@pytest.mark.parametrize("n", [16, 48, 64])
+def test_pair_sums_are_weighted_in_float64(isa, dtype, m, n):
+    """A wrong one goes unseen in a trace: what looks cancelled is formed instead, in many times as long."""
+    rng = np.random.default_rng(m + n)
+    p, q = rng.standard_normal((2, m, n)).astype(dtype)
+    rows, columns = rng.standard_normal((2, m)), rng.standard_normal((2, n))
+    got = kernels.pair_sums(p, q, rows, columns)
+    for value, terms, row, column in zip(got, (p.astype(float) * q, p.astype(float)), rows, columns, strict=True):
+        weighted = terms * np.outer(row, column)
+        assert abs(value - weighted.sum()) <= tolerance("recomputed", "a few roundings") * m * n * abs(weighted).max()
+
+
 def uniform(count: int, seed: int = 0, stream: int = 0, kind: int = 0) -> np.ndarray:
     out = np.empty(count)
     _core.fill_random(out, "uniform", seed, stream, kind, 1.0)

@@ -319,6 +319,8 @@ def test_figures_show_the_trace(traced):
     np.testing.assert_array_equal(ax.get_lines()[0].get_ydata(), np.median(trace.log2_delta, axis=1))
     labels = [text.get_text() for text in ax.texts]
     assert any("float32 reads 0" in label for label in labels)
+    ax.figure.draw_without_rendering()
+    assert all(text.get_window_extent().x1 <= ax.bbox.x1 for text in ax.texts), "what is written ends inside"
     ax = plot.plot_gain_split(trace)
     lines = {line.get_label(): line.get_ydata() for line in ax.get_lines()}
     np.testing.assert_allclose(

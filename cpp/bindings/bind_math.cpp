@@ -90,6 +90,31 @@ void matrix_product(const py::array& a, const py::array& b, const py::array& out
     });
 }
 
+// The weighted sums of two matrices' products and of the first alone, as weight gradients take them.
+py::tuple pair_sums(const py::array& p, const py::array& q, const py::array& rows, const py::array& columns) {
+    return with_dtype(p, "p", [&](auto zero) {
+        using T = decltype(zero);
+        const py::array left = checked_array<T>(p, "p", ""), right = checked_array<T>(q, "q", "");
+        require_shape(left, "p", {-1, -1}, "(m, n)");
+        const py::ssize_t m = left.shape(0), n = left.shape(1);
+        require_shape(right, "q", {m, n}, "(m, n)");
+        if (n % static_cast<py::ssize_t>(kColumnMultiple) != 0)
+            fail_value("p", "columns in multiples of 16", shape_text(left));
+        const py::array down = checked_array<double>(rows, "rows", ""),
+                        across = checked_array<double>(columns, "columns", "");
+        require_shape(down, "rows", {2, m}, "(2, m)");
+        require_shape(across, "columns", {2, n}, "(2, n)");
+        const auto *by_row = static_cast<const double*>(down.data()),
+                   *by_column = static_cast<const double*>(across.data());
+        double sums[2];
+        active_isa().get<T>().reduce->pair_sums(static_cast<std::size_t>(m), static_cast<std::size_t>(n),
+                                                static_cast<std::size_t>(n), static_cast<const T*>(left.data()),
+                                                static_cast<const T*>(right.data()), by_row, by_column, by_row + m,
+                                                by_column + n, sums);
+        return py::make_tuple(sums[0], sums[1]);
+    });
+}
+
 // Operations done: multiply-adds in registers, nothing else.
 double multiply_add(const std::string& dtype, std::size_t rounds) {
     if (dtype != "float32" && dtype != "float64")
@@ -125,6 +150,7 @@ void bind_math(py::module_& module) {
     kernels.def("log_value", &log_value, py::arg("name"), py::arg("z"));
     kernels.def("matrix_product", &matrix_product, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("transposed"),
                 py::arg("add"));
+    kernels.def("pair_sums", &pair_sums, py::arg("p"), py::arg("q"), py::arg("rows"), py::arg("columns"));
     kernels.def("multiply_add", &multiply_add, py::arg("dtype"), py::arg("rounds"));
     kernels.def("read", &read_array, py::arg("x"), py::arg("times"));
 }
