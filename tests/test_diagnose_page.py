@@ -133,7 +133,7 @@ def test_that_nothing_helps_is_said(tmp_path):
     trace = BROKEN.trace(x, target=labels, loss="cross_entropy")
     tried = BROKEN.remedies(x, labels, "cross_entropy", only=["zero_bias", "gradient_clipping"], steps=2)
     assert tried.best is None
-    assert headline("m", trace.diagnose(), tried).endswith("; no remedy tried helps")
+    assert re.search(r"; no remedy tried (helps|is known to help)$", headline("m", trace.diagnose(), tried))
     assert re.match(
         r"Of (one remedy|\d remedies) tried none (helps|is known to help)", winner(trace.diagnose(), tried, True)
     )

@@ -134,7 +134,7 @@ def test_evidence_without_a_sentence_of_its_own_is_words():
 
 def test_every_kind_means_something():
     assert not set(MEANS) - set(KINDS)
-    assert set(KINDS) - set(MEANS) <= {"data", "output_range"}  # whose causes say it themselves
+    assert set(KINDS) - set(MEANS) <= {"data", "forgetting", "output_range"}  # whose causes say it themselves
 
 
 def test_every_remedy_has_advice():

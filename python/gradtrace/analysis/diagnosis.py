@@ -40,7 +40,6 @@ MEANS = {
     "saturation": "So their output hardly changes with what goes in, and they hardly learn.",
     "dead_units": "So these units do not learn, and pass nothing on to the layers below.",
     "bias_shift": "So different samples look alike to the layers above.",
-    "forgetting": "So the network cannot learn from what came earlier than that.",
     "forward_underflow": "So the network computes the same for every input.",
     "forward_overflow": "So the loss is no number, and no step of training has any use.",
     "sensitive": "So what is learned of one sample is no help for another like it.",

@@ -98,10 +98,11 @@ def print_answer(text: str) -> None:
     first, _, rest = text.partition("\n\n")
     console = _console()
     console.print(escape(first), style="bold", soft_wrap=True)
+    console.print()
+    for line in rest.split("\n") if rest else []:
+        console.print(escape(line), style="cyan" if line.startswith("  ") else "", soft_wrap=True)
     if rest:
         console.print()
-        console.print(escape(rest), soft_wrap=True)
-    console.print()
 
 
 def print_report(traced: Sequence[TracedNetwork], rows: Dataset, settings: Settings) -> None:

@@ -142,7 +142,7 @@ def _judged(
     if left := [one.name for one in others if one.asked and one not in reached]:
         notes.append(f"not reached in {budget.elapsed:.0f} s: {', '.join(left)}")
     if horizon < steps:
-        notes.append(f"stopped after {horizon} of {steps} steps; more seconds= reach further")
+        notes.append(f"stopped after {horizon} of {steps} steps; more seconds reach further")
     if first.task.split(first.seed)[1] is None:
         notes.append(f"{first.task.samples} samples are too few to hold some out: losses are of those trained on")
     return Remedies(before, tuple(ordered), first.task.name, horizon, budget.elapsed, tuple(notes))

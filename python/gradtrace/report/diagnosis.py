@@ -59,13 +59,19 @@ def winner(diagnosis: Diagnosis, remedies: Remedies | None, asked: bool) -> str:
     best = remedies.best
     if best is not None:
         return f"Of {count} tried {best.name} helps most: {best.what}. {_worth(best, remedies)}"
-    unsure = sum(remedy.helps is None for remedy in remedies)
-    if not unsure:
+    if not (unsure := _unsure(remedies)):
         return f"Of {count} tried none helps: as the network is the loss comes down to {_loss(remedies.before)}."
-    return (
-        f"Of {count} tried none is known to help: of {unsure} that cannot be told within {remedies.steps} steps of "
-        "training."
+    reasons = {remedy.verdict.partition(":")[0] for remedy in unsure}
+    text = f"Of {count} tried none is known to help ({'; '.join(sorted(reasons))})."
+    asked_for = next((name for finding in diagnosis for name in finding.remedies[:1]), None)
+    return text + (
+        "" if asked_for is None else f" The best guess is then {asked_for}, which the worst finding asks for."
     )
+
+
+def _unsure(remedies: Remedies) -> list[Remedy]:
+    """Those of which it cannot be told whether they help."""
+    return [remedy for remedy in remedies if remedy.helps is None]
 
 
 def answer(diagnosis: Diagnosis, remedies: Remedies | None, asked: bool, trace: Any) -> str:

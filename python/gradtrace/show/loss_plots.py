@@ -18,6 +18,7 @@ Curve = Sequence[tuple[int, float]]
 
 _NAMED = 5  # beside the first, of which each has a colour; the rest is thin
 _HEADROOM = 3.0  # times what the first curve begins with: what is above is cut off
+_FLAT = 4.0  # losses within such a factor have a plain axis
 
 
 def loss_lines(names: Sequence[str]) -> Lines:
@@ -42,8 +43,8 @@ def plot_losses(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
     Returns
     -------
     matplotlib Axes
-        The first curve in ink, the next five in colours, the others thin; the loss on a logarithmic axis where it is
-        positive.
+        The first curve in ink, the next five in colours, the others thin; the loss on a logarithmic axis where
+        it falls far.
     """
     from matplotlib import rcParams
 
@@ -65,13 +66,15 @@ def plot_losses(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
             label=name,
         )
     losses = [loss for curve in drawn.values() for _, loss in curve]
-    if losses and min(losses) > 0:
+    first = next((curve[0][1] for curve in drawn.values() if curve), 0.0)
+    low, high = (min(losses), min(max(losses), _HEADROOM * first)) if losses else (0.0, 0.0)
+    if high > _FLAT * low > 0:
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.yaxis.set_minor_formatter(NullFormatter())
-        first = next((curve[0][1] for curve in drawn.values() if curve), losses[0])
-        low, high = min(losses), min(max(losses), _HEADROOM * first)
-        ax.set_ylim(0.8 * low, 1.25 * max(high, low))
+        ax.set_ylim(0.8 * low, 1.25 * high)
+    elif high > low:
+        ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     return framed(ax, "step of training", "loss")
