@@ -141,6 +141,17 @@ def test_every_remedy_has_advice():
     assert not (set(STACK_REMEDIES) | set(RECURRENT_REMEDIES)) - set(ADVICE)
 
 
+def test_states_that_grow_are_the_recurrences_doing_and_not_the_readouts():
+    x = np.random.default_rng(0).standard_normal((80, 6, 4)).astype("float32")
+    rnn = gt.RNN.random(4, 8, activation="relu", gain=30.0, seed=0)
+    readout = gt.Stack.random([8, 3], activation="linear", seed=0)
+    labels = np.zeros(6, "int64")
+    finding = rnn.trace(x, readout=readout, target=labels, loss="cross_entropy").diagnose().find("forward_overflow")
+    assert finding.part == ""
+    assert "weight_hh" in finding.cause
+    assert finding.remedies[0] == "orthogonal_recurrent"
+
+
 # The lines, run ----------------------------------------------------------------------------------------------------
 
 

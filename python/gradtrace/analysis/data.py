@@ -69,13 +69,14 @@ def _lopsided(trace: StackTrace, inputs: str) -> Finding | None:
     root = factor(size - 0.5 * np.log2(trace.sizes[0]))
     evidence = {"share": share, "input_rms": float(np.exp2(size)) / trace.sizes[0] ** 0.5}
     what = (
-        f"{share:.1%} of their second moment is common to all samples, an offset"
+        f"{share:.1%} of their squared size is common to all samples, an offset"
         if shared
         else f"one feature holds {share:.1%} of their squared size"
     )
     cause = (
-        f"The {inputs} are far from standardised: their root mean square is {root}, and {what}. A learning rate that "
-        "this direction stands is too small for all others; subtract each feature's mean and divide by its deviation."
+        f"The {inputs} are far from standardised: their root mean square is {root}, and {what}. A learning rate "
+        "that is small enough for this is too small for all else; subtract each feature's mean and divide by its "
+        "deviation."
     )
     return Finding("data", "warning", cause, evidence, (0,), remedies=("standardised_inputs", "layer_norm"))
 

@@ -39,7 +39,7 @@ MEANS = {
     "exploding": "So a learning rate that suits the last layer is far too large there, and training may diverge.",
     "saturation": "So their output hardly changes with what goes in, and they hardly learn.",
     "dead_units": "So these units do not learn, and pass nothing on to the layers below.",
-    "bias_shift": "So different samples look alike to the layers above.",
+    "bias_shift": "So the layers above can hardly tell one sample from another.",
     "forward_underflow": "So the network computes the same for every input.",
     "forward_overflow": "So the loss is no number, and no step of training has any use.",
     "sensitive": "So what is learned of one sample is no help for another like it.",

@@ -209,15 +209,19 @@ def bias_shift(trace: StackTrace, units: npt.NDArray[np.int64]) -> Finding | Non
     evidence = {"similarity": float(trace.similarity[worst + 1]), "left_to_tell_apart": float(np.exp2(-bits[worst]))}
     evidence |= {"activation_mean": mean, "activation_std": spread}
     name = trace.activation[worst]
-    left = "less than float32 can tell from rounding" if bits[worst] >= limit.SAME_BITS else factor(-float(bits[worst]))
+    left = (
+        "what tells them apart is lost in float32's rounding"
+        if bits[worst] >= limit.SAME_BITS
+        else f"only {factor(-float(bits[worst]))} of their squared size tells them apart"
+    )
     why = (
         f"the outputs of {name} have the mean {mean:.3g} beside a deviation of {spread:.3g}, and every layer adds to it"
         if abs(mean) > spread
         else f"every layer of {name} turns them towards one another"
     )
     cause = (
-        f"Behind layer {worst} all samples point the same way: of their second moment {left} is left to tell them "
-        f"apart, the rest is common to all. {why[0].upper()}{why[1:]}; the gradient first learns what is common."
+        f"Behind layer {worst} all samples look alike: {left}, the rest is common to all. {why[0].upper()}{why[1:]}; "
+        "the gradient first learns what is common."
     )
     severity = "critical" if bits[worst] >= limit.SAME_BITS else "warning"
     remedies = ("tanh_orthogonal", "layer_norm", "selu_lecun", "residual")

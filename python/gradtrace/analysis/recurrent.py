@@ -12,12 +12,13 @@ from gradtrace.analysis.advice import advised
 from gradtrace.analysis.changes import fallen, memory, risen
 from gradtrace.analysis.diagnosis import Diagnosis, Finding, ranked
 from gradtrace.analysis.stacks import stack_findings
-from gradtrace.analysis.statistics import middle
+from gradtrace.analysis.statistics import median, middle
 from gradtrace.analysis.underflow import subnormal_cause
 from gradtrace.cells import CELLS
 from gradtrace.memory import blames
 from gradtrace.quiet import quiet
 from gradtrace.traces.recurrent import RecurrentTrace
+from gradtrace.traces.stack import StackTrace
 from gradtrace.wording import changed, factor, halves
 
 __all__ = ["diagnose_recurrent"]
@@ -36,7 +37,11 @@ def diagnose_recurrent(trace: RecurrentTrace) -> Diagnosis:
     found = [*_data(trace), _forward_overflow(trace), *found]
     if trace.readout is not None:
         inputs = "states that the readout reads"
-        found += [replace(finding, part="readout") for finding in stack_findings(trace.readout, inputs)]
+        behind = stack_findings(trace.readout, inputs)
+        if beyond := _states_beyond(trace.readout):  # what the readout cannot hold is the recurrence's doing
+            found += [beyond]
+            behind = [finding for finding in behind if finding.kind != "forward_overflow"]
+        found += [replace(finding, part="readout") for finding in behind]
     subject = f"{trace.cell}, {trace.hidden_size} units, {trace.steps} steps, {trace.samples} samples"
     return Diagnosis(advised(ranked([finding for finding in found if finding is not None]), trace), subject)
 
@@ -269,6 +274,19 @@ def _forward_overflow(trace: RecurrentTrace) -> Finding | None:
     remedies = ("orthogonal_recurrent", "smaller_recurrent")
     evidence, steps = {"first_state": float(first)}, (first, trace.steps)
     return Finding("forward_overflow", "critical", cause, evidence, (), steps, remedies)
+
+
+def _states_beyond(readout: StackTrace) -> Finding | None:
+    """Find states that a readout gets beyond float32, carried by exponents of their own up to there."""
+    level = float(median(readout, "log2_activation")[0])
+    if not level >= limit.FLOAT32.overflow:
+        return None
+    cause = (
+        "The states that the readout reads are beyond float32, whose largest number is 2^128: the recurrent weights "
+        "(weight_hh) make them grow at every step."
+    )
+    remedies = ("orthogonal_recurrent", "smaller_recurrent")
+    return Finding("forward_overflow", "critical", cause, {}, remedies=remedies)
 
 
 def _saturation(trace: RecurrentTrace) -> Finding | None:
