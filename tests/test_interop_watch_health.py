@@ -231,6 +231,17 @@ def test_a_gradient_that_grows_with_the_outputs_explodes(activation):
     assert not alarms(model, labelled(model))
 
 
+def test_a_quadratic_loss_bears_less_than_one_that_saturates():
+    model = plain(5, nn.ReLU, nn.init.kaiming_normal_)
+    with torch.no_grad():
+        model[6].weight.mul_(40.0)
+    assert not alarms(model, labelled(model))
+    x, y = torch.randn(64, 32), torch.randn(64, 10)
+    trace = watched(model, lambda: F.mse_loss(model(x), y))
+    assert trace.along_outputs > 0.95
+    assert trace.diagnose()[0].kind == "exploding"
+
+
 def test_chaos_that_no_rate_survives_explodes():
     model = plain(50, nn.Tanh, lambda weight: nn.init.normal_(weight, std=3 / 32**0.5))
     assert ("exploding", "critical") in alarms(model, labelled(model))
@@ -264,6 +275,10 @@ def test_figures_of_the_inputs_are_what_numpy_says():
     y = model(x)
     (gradient,) = torch.autograd.grad(y.square().mean(), y)
     assert trace.log2_cotangent == pytest.approx(gradient.double().norm().log2().item(), abs=BITS)
+    assert trace.along_outputs == pytest.approx(1.0, abs=BITS)  # 2 y / n
+    turned = watched(model, lambda: (model(x) * gradient.flip(0)).sum())
+    cosine = F.cosine_similarity(y.detach().flatten(), gradient.flip(0).flatten(), dim=0).item()
+    assert turned.along_outputs == pytest.approx(cosine, abs=BITS)
 
 
 def gains(model, loss):

@@ -116,7 +116,9 @@ def _followed(trace: WatchTrace) -> list[Finding]:
     outputs = last.log2_output - 0.5 * math.log2(max(last.entries, 1))
     if part.different < -limit.FOLLOWED_BITS:
         return [_lost(trace, part)]
-    far = part.different > limit.HELD_BITS and outputs > limit.LARGE_BITS
+    quadratic = trace.along_outputs > limit.QUADRATIC
+    held = limit.HELD_QUADRATIC_BITS if quadratic else limit.HELD_BITS
+    far = part.different > held and outputs > limit.LARGE_BITS
     if far or part.pull.max() > limit.GROWN_BITS:
         return [_too_large(trace, part)]
     return []

@@ -15,7 +15,7 @@ from gradtrace.json_ready import json_ready
 __all__ = ["ModuleFigures", "WatchTrace"]
 
 Floats = npt.NDArray[np.float64]
-_FACTS = ("step", "backward", "backwards", "order", "notes", "log2_cotangent")
+_FACTS = ("step", "backward", "backwards", "order", "notes", "log2_cotangent", "along_outputs")
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,8 @@ class WatchTrace:
     log2_cotangent : float
         log2 of the norm of the gradient at the model's own outputs; NaN where none was seen. Outputs of one number, as
         losses are, are not among them. Of modules called one by one from outside the largest counts.
+    along_outputs : float
+        Cosine of that gradient with those outputs: near 1 where a quadratic loss is far above its targets.
     """
 
     modules: tuple[ModuleFigures, ...]
@@ -108,6 +110,7 @@ class WatchTrace:
     order: int = 1
     notes: tuple[str, ...] = ()
     log2_cotangent: float = math.nan
+    along_outputs: float = math.nan
 
     @property
     def names(self) -> tuple[str, ...]:

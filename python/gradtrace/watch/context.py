@@ -114,7 +114,7 @@ class Watch:
         ValueError
             If the step had no such backward pass.
         """
-        from gradtrace.watch.step import log2_cotangent, module_figures
+        from gradtrace.watch.step import at_outputs, module_figures
 
         step = self._recorder.last
         if step is None:
@@ -128,8 +128,8 @@ class Watch:
         chosen = _chosen(passes, backward, order)
         modules, notes = module_figures(step, chosen, self._recorder.names, self._recorder.owned)
         notes = [*self._about_steps(step), *notes, *self._about_modules(step, chosen)]
-        place, cotangent = passes.index(chosen), log2_cotangent(chosen)
-        return WatchTrace(modules, step.number, place, len(passes), chosen.order, tuple(notes), cotangent)
+        place, ends = passes.index(chosen), at_outputs(chosen)
+        return WatchTrace(modules, step.number, place, len(passes), chosen.order, tuple(notes), *ends)
 
     def _about_steps(self, step: Step) -> list[str]:
         now = self._recorder.step

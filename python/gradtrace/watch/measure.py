@@ -14,6 +14,7 @@ import torch
 from gradtrace.analysis.thresholds import FLAT
 
 __all__ = [
+    "along",
     "dead_share",
     "distinct_share",
     "measurable",
@@ -90,6 +91,14 @@ def distinct_share(values: Any) -> Any:
         return None
     share = (torch.stack(apart).amax() / whole) ** 2
     return torch.where(whole == 0, torch.zeros_like(share), share)
+
+
+def along(gradient: Any, output: Any) -> tuple[Any, Any]:
+    """Product of an output and its gradient, and the norm of the output; None where there is no such number."""
+    size = None if output is None else measured(output)
+    if size is None or not measurable(gradient) or gradient.is_sparse or gradient.is_complex():
+        return None, None
+    return torch.sum(gradient.detach() * output, dtype=torch.float64), size
 
 
 def rows_of(module: Any, values: Any) -> int:

@@ -13,6 +13,7 @@ from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-def
 from gradtrace.watch import hooks
 from gradtrace.watch.edges import uses_of_inputs
 from gradtrace.watch.measure import (
+    along,
     dead_share,
     distinct_share,
     measurable,
@@ -120,7 +121,9 @@ class Recorder:
             if tensor.requires_grad:
                 self._count()
                 if self._forward is not None:
-                    self._hook_tensor(tensor, hooks.Gradient(self, self._forward))
+                    place = len(self._forward.outputs)
+                    self._forward.outputs.append(tensor.detach() if measurable(tensor) else None)
+                    self._hook_tensor(tensor, hooks.Gradient(self, self._forward, place))
         forward, step, self._forward, self._coming = self._forward, self._coming, None, None
         if forward is None or step is None or not forward.counts:
             return
@@ -283,8 +286,9 @@ class Recorder:
         if not one.kept:
             return
         if isinstance(call, ForwardPass):
+            output, call.outputs[place] = call.outputs[place], None  # it need not outlive the first backward pass
             if gradient.numel() > 1:
-                one.ends.setdefault(call, []).append(measured(gradient))
+                one.ends.setdefault(call, []).append((measured(gradient), *along(gradient, output)))
             return
         if call.step != step.number:
             one.earlier = True

@@ -16,7 +16,7 @@ import torch
 from gradtrace.traces.modules import ModuleFigures
 from gradtrace.watch.measure import measured
 
-__all__ = ["BackwardPass", "Call", "ForwardPass", "Step", "log2_cotangent", "module_figures"]
+__all__ = ["BackwardPass", "Call", "ForwardPass", "Step", "at_outputs", "module_figures"]
 
 _SAME = 1e-6  # relative; what a checkpoint computes again has the same norm, to another order of summation
 
@@ -52,6 +52,7 @@ class ForwardPass:
     with_gradients: bool
     calls: list[Call] = field(default_factory=list)
     module: Any = None  # the outermost
+    outputs: list[Any] = field(default_factory=list)  # until their gradients come
     counts: bool = False  # as part of a step: a backward pass may reach it
 
 
@@ -69,7 +70,8 @@ class BackwardPass:
     fired: int = 0
     gradients: dict[tuple[Call, int], Any] = field(default_factory=dict)  # by call and place among its outputs
     weights: dict[int, Any] = field(default_factory=dict)  # by identity of the parameter
-    ends: dict[ForwardPass, list[Any]] = field(default_factory=dict)  # norms at the outputs of the model
+    # At the outputs of the model: the gradient's norm, its product with the output, and the output's norm.
+    ends: dict[ForwardPass, list[tuple[Any, Any, Any]]] = field(default_factory=dict)
     parts: dict[int, Any] = field(default_factory=dict)
     to_inputs: dict[tuple[Call, int], Any] = field(default_factory=dict)  # norms, of what a call sent back
     halves: dict[tuple[Call, int], tuple[int, Any]] = field(default_factory=dict)  # of it, as long as more may come
@@ -220,17 +222,23 @@ def module_figures(
     return tuple(modules), notes
 
 
-def log2_cotangent(one: BackwardPass) -> float:
-    """Norm of the gradient at the model's outputs.
+def at_outputs(one: BackwardPass) -> tuple[float, float]:
+    """Give log2 of the norm of the gradient at the model's outputs, and its cosine with them; NaN where not known.
 
     Of modules that are called from outside one by one it is not known which feeds which, so the largest of theirs
     counts: that of a second head of small weight would not do.
     """
-    ends: dict[Any, list[Any]] = {}
-    for forward, norms in one.ends.items():
-        ends.setdefault(forward.module, []).extend(norms)
-    known = [_log2(_together(_read(norms).tolist())) for norms in ends.values()]
-    return max((norm for norm in known if not math.isnan(norm)), default=math.nan)
+    ends: dict[Any, list[tuple[Any, Any, Any]]] = {}
+    for forward, of_outputs in one.ends.items():
+        ends.setdefault(forward.module, []).extend(of_outputs)
+    largest, cosine = math.nan, math.nan
+    for of_module in ends.values():
+        gradient, product, size = _read([number for end in of_module for number in end]).reshape(-1, 3).T
+        norm = _together(gradient.tolist())
+        if math.isnan(largest) or norm > largest:
+            below = norm * _together(size.tolist())
+            largest, cosine = norm, float(product.sum()) / below if 0 < below < math.inf else math.nan
+    return _log2(largest), cosine
 
 
 def _read(parts: list[Any]) -> npt.NDArray[np.float64]:
