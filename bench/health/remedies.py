@@ -2,7 +2,7 @@
 
 Broken networks of `drawn_stacks` (their labels say which) are given remedies; each remedy's network, and the network as
 it is, is then trained by a loop of its own: mini-batches, a third of all samples held out, both optimisers, three seeds
-of split and order, the best of its rates. Printed are the rank correlations (Spearman, ties within the spread of the
+of split and order, the best of its rates. Printed are the rank correlations (Spearman, ties within the spread over the
 seeds) of each order with its optimiser's, of the common one with the mean of both, and of the optimisers among
 themselves; whether the first one beats the network as it is; and how often "helps" was right.
 """
@@ -26,7 +26,7 @@ __all__ = ["judged", "spearman", "trained"]
 
 RATES = {"sgd": (1.0, 0.1, 0.01, 1e-3), "adam": (1e-2, 1e-3)}
 STEPS, BATCH, SEEDS = 150, 64, 3
-MOST_WORK = 6e7  # multiplications of a forward pass
+MOST_WORK = 1.5e7  # multiplications of a forward pass
 
 
 def _data(name: str, x: np.ndarray, target: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
@@ -78,17 +78,21 @@ def losses_of(name: str, stack: gt.Stack, drawn: Any, optimiser: str) -> list[fl
 
 
 def places(losses: dict[str, list[float]]) -> dict[str, float]:
-    """Give places, 1 the lowest mean; losses within the spread of the seeds share theirs."""
+    """Give places, 1 the lowest mean; losses whose differences are within their spread over the seeds share theirs."""
     mean = {name: float(np.mean(values)) for name, values in losses.items()}
-    spread = {name: max(values) - min(values) if max(values) < math.inf else 0.0 for name, values in losses.items()}
+
+    def tied(best: str, other: str) -> bool:
+        if mean[best] == mean[other] or math.isinf(mean[other]):
+            return mean[best] == mean[other]
+        apart = np.subtract(losses[other], losses[best])
+        return bool(apart.mean() <= 1.7 * apart.std(ddof=1))
+
     order = sorted(mean, key=lambda name: mean[name])
     found: dict[str, float] = {}
     at = 0
     while at < len(order):
         first, end = order[at], at + 1
-        while end < len(order) and (
-            mean[order[end]] == mean[first] or mean[order[end]] - mean[first] <= max(spread[first], spread[order[end]])
-        ):
+        while end < len(order) and tied(first, order[end]):
             end += 1
         found |= dict.fromkeys(order[at:end], (at + 1 + end) / 2)
         at = end

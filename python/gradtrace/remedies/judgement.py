@@ -22,7 +22,7 @@ from gradtrace.remedies.recurrent_changes import RECURRENT_CHANGES
 from gradtrace.remedies.results import NAMES, Remedies, Remedy, in_order
 from gradtrace.remedies.stack_changes import STACK_CHANGES, Change
 from gradtrace.remedies.tasks import Task
-from gradtrace.remedies.trials import OPTIMISERS, Budget, Contestant, Training, training_of, try_all
+from gradtrace.remedies.trials import OPTIMISERS, Budget, Contestant, Training, noise_of, training_of, try_all
 
 __all__ = ["RECURRENT_REMEDIES", "STACK_REMEDIES", "names_to_try", "try_remedies"]
 
@@ -32,7 +32,6 @@ STACK_REMEDIES: Mapping[str, Change] = STACK_CHANGES
 RECURRENT_REMEDIES: Mapping[str, Change] = RECURRENT_CHANGES
 
 _AS_IT_IS = Change("nothing", "", lambda network, x, seed: network)
-_DEVIATIONS = 1.7  # of the seeds' differences: Student's t at 5 % for three of them, over the root of three
 
 
 @quiet
@@ -63,15 +62,8 @@ def try_remedies(
     Remedies
     """
     contestants = _contestants(network, task, trace_options, only, seed)
-    notes = []
-    horizon, complete = steps, len(contestants)
-    try:
-        horizon, complete = try_all(contestants, steps, budget)
-    except KeyboardInterrupt:
-        if not contestants[0].runs:
-            raise
-        notes.append("stopped by Ctrl-C")
-    return _judged(contestants, horizon, complete, steps, trace_options, budget, notes)
+    horizon, complete = try_all(contestants, steps, budget)
+    return _judged(contestants, horizon, complete, steps, trace_options, budget)
 
 
 def _contestants(network: Any, task: Task, options: dict[str, Any], only: Any, seed: int) -> list[Contestant]:
@@ -129,7 +121,6 @@ def _judged(
     steps: int,
     options: dict[str, Any],
     budget: Budget,
-    notes: list[str],
 ) -> Remedies:
     """Measure those that were reached, the network as it is in any case, and put them in order."""
     first, *others = contestants
@@ -139,13 +130,14 @@ def _judged(
     tried = [_measured(one, before, horizon, trace, _traced(one.network, one.shown, options)) for one in reached]
     ordered = in_order(tried, None)
     ordered.sort(key=lambda one: one.helps is not True)
+    notes = ["stopped by Ctrl-C"] if budget.stopped else []
     if left := [one.name for one in others if one.asked and one not in reached]:
-        notes.append(f"not reached in {budget.elapsed:.0f} s: {', '.join(left)}")
+        notes.append(f"not reached in {budget.elapsed:.2g} s: {', '.join(left)}")
     if horizon < steps:
         notes.append(f"stopped after {horizon} of {steps} steps; more seconds reach further")
     if first.task.split(first.seed)[1] is None:
         notes.append(f"{first.task.samples} samples are too few to hold some out: losses are of those trained on")
-    return Remedies(before, tuple(ordered), first.task.name, horizon, budget.elapsed, tuple(notes))
+    return Remedies(before, tuple(ordered), first.task.name, horizon, budget.elapsed, tuple(notes), budget.stopped)
 
 
 def _measured(one: Contestant, before: Remedy | None, horizon: int, original: Any, trace: Any) -> Remedy:
@@ -234,11 +226,7 @@ def lowers(now: Training, before: Training) -> bool | None:
         return False
     pairs = list(zip(now.losses, before.losses, before.guesses, strict=False))  # of the seeds that both have
     was = [np.where(old.mean() < guess.mean(), old, guess) for _, old, guess in pairs]  # nobody need stand below it
-    gained = [float(old.mean() - new.mean()) for old, (new, _, _) in zip(was, pairs, strict=True)]
-    every = np.concatenate([old - new for old, (new, _, _) in zip(was, pairs, strict=True)])
-    noise = 2 * float(every.std()) / math.sqrt(every.size)
-    if len(gained) > 1:
-        noise = max(noise, _DEVIATIONS * float(np.std(gained, ddof=1)))
-    mean = float(np.mean(gained))
+    gained = [old - new for old, (new, _, _) in zip(was, pairs, strict=True)]
+    mean = float(np.mean([each.mean() for each in gained]))
     end = float(np.mean([new.mean() for new, _, _ in pairs]))
-    return mean > noise and end + mean > LOSSES_DIFFER * end
+    return mean > noise_of(gained) and end + mean > LOSSES_DIFFER * end

@@ -15,7 +15,7 @@ from gradtrace.checks import wrong_name
 from gradtrace.json_ready import json_ready
 from gradtrace.remedies.modules import apply_network
 from gradtrace.remedies.named import NamedRemedy
-from gradtrace.remedies.trials import OPTIMISERS, Training
+from gradtrace.remedies.trials import OPTIMISERS, Training, noise_of
 from gradtrace.tables import Table
 from gradtrace.wording import decimal
 
@@ -125,6 +125,8 @@ class Remedies(Sequence[Remedy]):
         That it took.
     notes : tuple of str
         What the budget did not reach, and the like.
+    stopped : bool
+        Whether Ctrl-C ended it.
     """
 
     before: Remedy
@@ -133,6 +135,7 @@ class Remedies(Sequence[Remedy]):
     steps: int
     seconds: float = field(default=math.nan, compare=False)
     notes: tuple[str, ...] = ()
+    stopped: bool = False
 
     @property
     def best(self) -> Remedy | None:
@@ -259,10 +262,17 @@ def _sortable(training: Training) -> tuple[bool, float]:
 
 
 def _ties(best: Training, other: Training) -> bool:
-    """Say whether two losses differ by no more than the spread of either over the seeds, or are both a guess's."""
-    if not best.learned and not other.learned and math.isfinite(best.held_out) and math.isfinite(other.held_out):
-        return True
+    """Say whether two losses differ by no more than noise, or are both no better than a guess."""
     if best.score == other.score or (math.isnan(best.score) and math.isnan(other.score)):
         return True
-    spread = np.nanmax([0.0, best.spread, other.spread])
-    return bool(other.score - best.score <= spread)
+    if not math.isfinite(other.score):
+        return False
+    return (not best.learned and not other.learned) if not best.losses else not worse(other, best)
+
+
+def worse(one: Training, other: Training) -> bool:
+    """Say whether a loss on samples held out is higher than another by more than noise, over the seeds both have."""
+    if not one.learned and not other.learned:
+        return False
+    apart = [a - b for a, b in zip(one.losses, other.losses, strict=False)]
+    return float(np.mean([each.mean() for each in apart])) > noise_of(apart)

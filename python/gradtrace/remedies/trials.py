@@ -16,7 +16,7 @@ from gradtrace.remedies.stack_changes import Change
 from gradtrace.remedies.tasks import Task, guess_losses
 from gradtrace.remedies.training import Mark, OutOfTime, Run
 
-__all__ = ["OPTIMISERS", "SEEDS", "Budget", "Contestant", "Progress", "Training", "training_of", "try_all"]
+__all__ = ["OPTIMISERS", "SEEDS", "Budget", "Contestant", "Progress", "Training", "noise_of", "training_of", "try_all"]
 
 Array = npt.NDArray[Any]
 
@@ -25,6 +25,7 @@ OPTIMISERS: dict[str, tuple[float, ...]] = {"sgd": (1.0, 0.1, 0.01, 1e-3, 1e-4),
 _SMALLER = {"sgd": (1e-5, 1e-6, 1e-7, 1e-8), "adam": (1e-5, 1e-6)}
 #: Of the samples held out and of the weights a change draws.
 SEEDS = 3
+_DEVIATIONS = 1.7  # of the seeds' differences: Student's t at 5 % for three of them, over the root of three
 _KEPT = (3, 2)  # rates that go on after each of the first two rounds
 _STATES = 2**29  # bytes that runs may keep so as to go on; without them they begin anew
 _PARTS = (10, 3, 1)  # of all steps, that each round's runs have
@@ -58,6 +59,7 @@ class Budget:
         self._last = -math.inf
         self.work = self.done = 0.0
         self.states = 1
+        self.stopped = False
         self.trial = ""
 
     @property
@@ -146,14 +148,15 @@ class Contestant:
         return trained, held
 
     def score(self, optimiser: str, rate: float, number: int, horizon: int) -> float:
-        """Give the loss by which a run is judged: the lowest on the way, as one that stops in time has it."""
+        """Give the loss by which a run is judged: that on the samples held out, at its end or as far as it went."""
         run = self.runs.get((optimiser, rate, number))
-        mark = None if run is None else lowest(run, horizon)
+        mark = None if run is None else reached(run, horizon)
         return math.inf if mark is None else _loss(mark)
 
     def best_rates(self, optimiser: str, count: int, horizon: int, number: int = 0) -> list[float]:
         """Give the best rates so far, best first; those that diverged last, as they were tried."""
-        tried = [rate for rate in self.rates[optimiser] if (optimiser, rate, number) in self.runs]
+        runs = {rate: self.runs.get((optimiser, rate, number)) for rate in self.rates[optimiser]}
+        tried = [rate for rate, run in runs.items() if run is not None and (run.diverged or run.marks)]
         return sorted(tried, key=lambda rate: self.score(optimiser, rate, number, horizon))[:count]
 
 
@@ -161,10 +164,10 @@ def _loss(mark: Mark) -> float:
     return float(mark.held.mean()) if mark.held.size else mark.trained
 
 
-def lowest(run: Run, horizon: int) -> Mark | None:
-    """Give the best mark up to a step; None where the run diverged before: it has no end to stand by."""
-    reached = [mark for mark in run.marks if mark.steps <= horizon]
-    return None if not reached or (run.diverged and run.steps <= horizon) else min(reached, key=_loss)
+def reached(run: Run, horizon: int) -> Mark | None:
+    """Give the last mark up to a step; None where the run diverged before: it has no end to stand by."""
+    marks = [mark for mark in run.marks if mark.steps <= horizon]
+    return None if not marks or (run.diverged and run.steps <= horizon) else marks[-1]
 
 
 @dataclass(frozen=True)
@@ -178,10 +181,10 @@ class Training:
     start, end : float
         Loss on the samples trained on, before and after; inf where every learning rate diverges.
     rate : float
-        Learning rate of the best run.
+        Learning rate of the best run, by the loss on samples held out.
     held_out : float
-        Lowest loss on the way on samples that no step saw, mean over seeds; inf where every rate diverges, NaN where
-        the samples are too few to hold some out.
+        Loss after the steps on samples that no step saw, mean over seeds; inf where every rate diverges, NaN where the
+        samples are too few to hold some out.
     spread : float
         Largest less smallest of the seeds' losses; NaN with one seed.
     seeds : int
@@ -226,8 +229,8 @@ class Training:
 
     @property
     def learned(self) -> bool:
-        """Whether it is better than the best constant guess by more than three standard errors."""
-        return self.beats_guess(3)
+        """Whether it is better than the best constant guess by more than three standard errors, and two hundredths."""
+        return self.beats_guess(3) and self.held_out < 0.98 * self.guess
 
     def beats_guess(self, errors: float) -> bool:
         """Say whether it is better than the best constant guess by more than so many standard errors."""
@@ -235,6 +238,18 @@ class Training:
             return False
         gained = np.concatenate([guess - loss for guess, loss in zip(self.guesses, self.losses, strict=True)])
         return bool(gained.mean() > errors * gained.std() / math.sqrt(gained.size))
+
+
+def noise_of(apart: Sequence[Array]) -> float:
+    """Give the noise of the mean of differences, sample by sample, an array a seed.
+
+    It is the larger of their spread over the seeds and of twice their standard error over the samples.
+    """
+    every = np.concatenate(apart)
+    noise = 2 * float(every.std()) / math.sqrt(every.size)
+    if len(apart) > 1:
+        noise = max(noise, _DEVIATIONS * float(np.std([each.mean() for each in apart], ddof=1)))
+    return noise
 
 
 @quiet
@@ -246,9 +261,9 @@ def training_of(one: Contestant, optimiser: str, horizon: int) -> Training:
     rates = [one.best_rates(optimiser, 1, horizon, number) for number in range(SEEDS)]
     found = [(number, one.runs[optimiser, few[0], number]) for number, few in enumerate(rates) if few]
     numbers, runs = zip(*((k, run) for k, run in found if k == 0 or run.diverged or run.steps >= horizon), strict=True)
-    marks = [lowest(run, horizon) for run in runs]
+    marks = [reached(run, horizon) for run in runs]
     ends = [mark for mark in marks if mark is not None]
-    end = _end(runs[0], horizon) if marks[0] is not None else math.inf
+    end = math.inf if marks[0] is None else marks[0].trained
     held = one.guesses and all(mark.held.size for mark in ends)
     means = [math.inf if mark is None else float(mark.held.mean()) for mark in marks] if held else []
     return Training(
@@ -270,10 +285,6 @@ def training_of(one: Contestant, optimiser: str, horizon: int) -> Training:
         else (),
         tuple(one.guesses[k] for k in numbers) if held else (),
     )
-
-
-def _end(run: Run, horizon: int) -> float:
-    return [mark.trained for mark in run.marks if mark.steps <= horizon][-1]
 
 
 def try_all(contestants: Sequence[Contestant], steps: int, budget: Budget) -> tuple[int, int]:
@@ -310,7 +321,10 @@ def try_all(contestants: Sequence[Contestant], steps: int, budget: Budget) -> tu
                 for optimiser in one.rates:
                     if one.runs and _worth_it(one, optimiser, horizon):
                         _another_seed(one, optimiser, number, marks, budget)
-    except OutOfTime:
+    except (OutOfTime, KeyboardInterrupt) as stop:
+        budget.stopped = isinstance(stop, KeyboardInterrupt)
+        if budget.stopped and complete == 0:
+            raise
         horizon = horizon or rungs[0]
     return horizon, complete
 
