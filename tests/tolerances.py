@@ -144,6 +144,8 @@ TABLE = {
     ("found", "layer that reads 0"): (1, 1, "layers; where the line crosses the format's end"),
     ("found", "bits of a healthy network"): (3, 3, "the issue: the gradient arrives to within 2^3"),
     ("remedies", "bits a layer"): (0.05, 0.05, "of a critical network, 20 layers"),
+    ("remedies", "smoothed guess"): (0.01, 0.01, "relative; one is added to each of three counts of some 50"),
+    ("remedies", "angle on a ray"): (1e-12, 1e-12, "share of the inputs' angles; float64 rounding, squared"),
     ("remedies", "finite step"): (1e-4, None, "relative; a step of 1e-7 along the gradient, second order and rounding"),
     ("remedies", "outputs"): (1e-4, 1e-4, "float32; inputs standardised by their own mean and deviation"),
     ("remedies", "orthogonal"): (1e-5, 1e-5, "largest entry of W W^T - 1 in float32, 32 units"),
