@@ -132,7 +132,7 @@ def _judged(
     ordered.sort(key=lambda one: one.helps is not True)
     notes = ["stopped by Ctrl-C"] if budget.stopped else []
     if left := [one.name for one in others if one.asked and one not in reached]:
-        notes.append(f"not reached in {budget.elapsed:.2g} s: {', '.join(left)}")
+        notes.append(f"not reached in {budget.elapsed:.0f} s: {', '.join(left)}")
     if horizon < steps:
         notes.append(f"stopped after {horizon} of {steps} steps; more seconds reach further")
     if first.task.split(first.seed)[1] is None:
