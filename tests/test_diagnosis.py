@@ -255,6 +255,10 @@ def test_networks_that_hold_no_numbers_are_reported(value):
     diagnosis = gt.Stack(weights, None, network.activation).trace(rows()()).diagnose()
     assert diagnosis[0].kind == "forward_overflow"
     assert diagnosis[0].evidence["first_layer"] == 2
+    assert "From layer 2 on the forward pass is infinite or undefined" in diagnosis[0].cause
+    large = gt.Stack([np.full((4, INPUTS), 1e30), np.full((3, 4), 1e30)], None, "linear")
+    beyond = large.trace(np.ones((5, INPUTS))).diagnose().find("forward_overflow")
+    assert "From layer 1 on the forward pass is beyond float32" in beyond.cause
 
 
 @pytest.mark.parametrize(

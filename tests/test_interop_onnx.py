@@ -45,9 +45,10 @@ def test_products_with_alpha_beta_and_biases_that_broadcast(tmp_path):
 def test_constants_behind_changes_of_shape(tmp_path):
     """A weight that is transposed, cut, joined and cast before it is used."""
     w, x = R.standard_normal((3, 4)).astype("float32"), R.standard_normal((5, 4)).astype("float32")
-    tensors = {"w": w, "b": np.zeros((1, 3), "float32"), "flat": np.array([12]), "shape": np.array([3, 4])}
+    tensors = {"w": w, "b": np.zeros((1, 3), "float32"), "flats": np.array([25]), "shape": np.array([3, 4])}
     tensors |= {"zero": np.array([0]), "two": np.array([2]), "three": np.array([3]), "axis": np.array([0])}
     nodes = [
+        node("Div", ["flats", "two"], "flat"),  # of integers: 12
         node("Identity", ["w"], "w1"), node("Reshape", ["w1", "flat"], "w2"), node("Unsqueeze", ["w2", "axis"], "w3"),
         node("Squeeze", ["w3", "axis"], "w4"), node("Cast", ["w4"], "w5", to=11), node("Cast", ["w5"], "w6", to=1),
         node("Reshape", ["w6", "shape"], "w7"), node("Slice", ["w7", "zero", "two", "axis"], "top"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 from reference import activate
-from tolerances import tolerance
+from tolerances import assert_close, tolerance
 
 import gradtrace as gt
 from gradtrace.analysis.summary import summarise
@@ -146,6 +146,17 @@ def test_tiny_rows_keep_their_exponent():
         atol=tolerance("blocks", "row far below epsilon"),
     )
     assert np.isfinite(t.log2_delta).all()
+
+
+def test_tiny_rows_leave_the_bias_of_the_normalisation(isa, dtype):
+    """Far below the root of epsilon nothing of z is left beside what is added to it."""
+    r = np.random.default_rng(0)
+    weights = [r.standard_normal(shape).astype(dtype) for shape in ((12, 7), (3, 12))]
+    bias = r.standard_normal(12).astype(dtype)
+    stack = gt.Stack(weights, None, ["tanh", "linear"], layer_norm=[(None, bias), None])
+    x = (2.0**-80 * r.standard_normal((5, 7))).astype(dtype)
+    wanted = np.broadcast_to(np.tanh(bias.astype(float)) @ weights[1].astype(float).T, (5, 3))
+    assert_close(stack.forward(x), wanted, tolerance("recomputed", "sums", dtype) * abs(wanted).max())
 
 
 def test_skip_connections_around_branches_of_gain_1_double_the_squares():
