@@ -125,6 +125,16 @@ def test_an_unknown_instruction_set_is_bad_input():
     assert "mmx" in result.stderr
 
 
+@pytest.mark.parametrize("fault", ['RuntimeError("its own")', 'ImportError("its own", name="half")'])
+def test_a_library_that_breaks_while_it_is_imported_keeps_its_traceback(tmp_path, fault):
+    (tmp_path / "click.py").write_text(f"raise {fault}\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    result = shell("info", env={**os.environ, "PYTHONPATH": path})
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("Traceback")
+    assert result.stderr.endswith(f"{fault.partition('(')[0]}: its own\n")
+
+
 def test_importing_the_package_changes_no_handlers():
     code = (
         "import signal, sys; state = lambda: (signal.getsignal(signal.SIGINT), sys.excepthook, sys.unraisablehook); "
