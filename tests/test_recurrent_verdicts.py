@@ -183,3 +183,31 @@ def test_the_scale_of_a_loss_changes_no_verdict(factor, step):
     assert np.sign(np.log(other.loss / plain.loss)) == np.sign(np.log(factor))
     assert verdicts(other) == verdicts(plain)
     assert ("forgetting" in alarms(plain)) == (step == 0)
+
+
+@pytest.mark.parametrize("cell", [gt.LSTM, gt.GRU, gt.RNN])
+@pytest.mark.parametrize(("scale", "offset", "found"), [(1.0, 0.0, False), (1e-3, 0.0, True), (1.0, 300.0, True)])
+def test_inputs_that_nothing_learns_from_are_found(cell, scale, offset, found):
+    """Each step adds to the weights on the inputs what it adds to the biases, times the input."""
+    x = np.random.default_rng(2).standard_normal((20, 64, 5)).astype("float32")
+    target = np.argmax(x[:, :, :SYMBOLS], axis=2)
+    diagnosis = traced(cell.random(5, 24, seed=1), scale * x + np.float32(offset), target, "all").diagnose()
+    assert (diagnosis.find("data") is not None and diagnosis.find("data").severity in ALARMS) == found
+
+
+def test_many_inputs_are_not_large_and_one_of_many_is_not_small():
+    g = np.random.default_rng(3)
+    wide, drawn = g.standard_normal((8, 64, 5000)).astype("float32"), g.integers(0, 5000, (8, 64))
+    network = gt.GRU.random(5000, 8, seed=1)
+    assert "data" not in alarms(traced(network, wide, drawn[-1] % SYMBOLS))
+    one_hot = np.zeros_like(wide)
+    one_hot[np.arange(8)[:, None], np.arange(64), drawn] = 1
+    assert "data" not in alarms(traced(network, one_hot, drawn[-1] % SYMBOLS))
+
+
+def test_plain_states_where_the_curve_is_flat_are_saturated():
+    x, drawn = symbols(12)
+    network = gt.RNN.random(SYMBOLS, 24, seed=1)
+    shifted = network.replaced(bias_ih=[network.bias_ih[0] - 5])
+    assert "saturation" in alarms(traced(shifted, x, drawn, "all"))
+    assert not alarms(traced(network, x, drawn, "all"))

@@ -31,7 +31,7 @@ Where = tuple[tuple[int, ...], tuple[int, int]]  # layers, and first and last st
 @quiet
 def diagnose_recurrent(trace: RecurrentTrace) -> Diagnosis:
     """Say what is wrong with a recurrent network, and why; worst finding first, those of a readout marked."""
-    found = [*_over_time(trace), _saturation(trace), _subnormal(trace)]
+    found = [*_over_time(trace), _input_size(trace), _saturation(trace), _flat(trace), _subnormal(trace)]
     if _learned(trace):
         found = [finding and _harmless(trace, finding) for finding in found]
     found = [*_data(trace), _forward_overflow(trace), *found]
@@ -70,6 +70,8 @@ def _over_time(trace: RecurrentTrace) -> list[Finding | None]:
         if not rises and CELLS[trace.cell].carry is not None:  # what the gates lose is no chance
             shut = lags / memory(trace)[:, None] >= limit.LOST_BITS
             enough = np.where(shut, limit.LOST_BITS, enough)
+        if not rises and trace.answer_lag:  # nor may it be lost there
+            enough = np.where(lags == trace.answer_lag, limit.ANSWER_BITS, enough)
         beyond = sign * change >= enough[:, :, None]  # (K, lag, B); NaN past a sample's end
         share = beyond.any(axis=1).mean(axis=1)
         layers = np.flatnonzero(share >= limit.SAMPLES)
@@ -135,7 +137,7 @@ def _asked_of(trace: RecurrentTrace, change: Floats, evidence: dict[str, float])
         return "information", text + ("." if trace.loss is None else "; where it lies these data cannot tell.")
     bits = _needed(trace, change)
     evidence |= {"answer_lag": float(lag), "log2_change_at_answer": bits}
-    if bits > -limit.LOST_BITS:
+    if bits > -limit.ANSWER_BITS:
         near = f"the last {lag + 1} inputs, and the gradient reaches those" if lag else "the last input"
         return "information", f"It does no harm here: what is asked for is told by {near}."
     text = f"What is asked for is told by inputs {_steps(lag)} back, where {factor(bits)} of the gradient is left."
@@ -261,6 +263,46 @@ def _data(trace: RecurrentTrace) -> list[Finding | None]:
         cause = f"The gradient that sets out is exactly 0 for every sample: {zero}. There is nothing to follow."
         found.append(Finding("data", "information", cause, {"zero_cotangents": 1.0}))
     return found
+
+
+def _input_size(trace: RecurrentTrace) -> Finding | None:
+    """Find inputs whose weights learn far slower, or faster, than the biases: each step adds dgates x and dgates.
+
+    A step of training moves what goes into a gate by the squared length of x, through weight_ih, where the bias moves
+    it by 1. Many inputs are longer than one, and a single one of many is not small; so it is their length that is held
+    against the lower bound, and their root mean square against the upper.
+    """
+    first = slice(0, 2 if trace.bidirectional else 1)
+    steps = [trace.log2_grad_weight_ih_step, getattr(trace, f"log2_{CELLS[trace.cell].bias_gradients[0]}_step")]
+    weights, biases = (np.nanmax(values[first], initial=-np.inf) for values in steps)
+    length = float(weights - biases) if np.isfinite(weights) and np.isfinite(biases) else 0.0
+    size = length - 0.5 * float(np.log2(trace.input_size))
+    if length > -limit.LOST_BITS and size < limit.LOST_BITS:
+        return None
+    small = length < 0
+    what = "small: the biases learn" if small else "large or lie so far from 0: weight_ih learns"
+    bits = -2 * length if small else 2 * size
+    cause = f"The inputs are so {what} {factor(bits)} times as fast as {'weight_ih' if small else 'the biases'}."
+    evidence = {"input_rms": float(np.exp2(np.clip(size, -1000, 1000)))}
+    return Finding("data", limit.severity_of(bits), cause, evidence, (0,), remedies=("standardised_inputs",))
+
+
+def _flat(trace: RecurrentTrace) -> Finding | None:
+    """Find plain networks whose states lie where the activation's curve is flat, step for step."""
+    if CELLS[trace.cell].carry is not None:
+        return None
+    gains = np.array([_mean(row) for row in trace.activation_gain])
+    flat = np.flatnonzero(gains <= np.log2(limit.FLAT))
+    if flat.size == 0:
+        return None
+    worst = float(gains[flat].min())
+    cause = (
+        f"The activation's derivative leaves {factor(worst)} of the gradient at a step: inputs, weights or biases are "
+        "too large, and the states where its curve is flat."
+    )
+    remedies = ("standardised_inputs", "smaller_recurrent")
+    evidence = {"activation_bits": worst}
+    return Finding("saturation", limit.severity_of(worst), cause, evidence, tuple(map(int, flat)), remedies=remedies)
 
 
 def _forward_overflow(trace: RecurrentTrace) -> Finding | None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 __all__ = [
     "ALARM_BITS",
     "ALIKE_BITS",
+    "ANSWER_BITS",
     "CONFINED",
     "COPIES_BITS",
     "DEAD_BY_BIAS",
@@ -76,6 +77,9 @@ QUADRATIC = 0.95
 GROWN_BITS = 16.0
 #: Outputs of 16 and more: logits of classes, and standardised targets, are of the order of 1.
 LARGE_BITS = 4.0
+#: Bits that the gradient may lose on its way to where the answer lies: 1/256 of the squared one at the end is left.
+#: Nearly all of bench.health's recurrent networks, even seeds, that lose more train late or never.
+ANSWER_BITS = 4.0
 #: A finding needs so large a share of the samples; samples of a batch differ, and a few strays are no diagnosis.
 SAMPLES = 0.25
 #: Share of entries with a derivative under 5 % of its largest. The critical sigmoid network (weights' deviation 10.15,

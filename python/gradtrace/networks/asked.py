@@ -15,12 +15,12 @@ __all__ = ["FEWEST_SAMPLES", "answer_lag", "loss_of_guess"]
 Floats = npt.NDArray[np.float64]
 
 #: Different sequences below which nothing is said.
-FEWEST_SAMPLES = 16
+FEWEST_SAMPLES = 12
 _MOST_SAMPLES, _MOST_ENTRIES, _MOST_STEPS = 256, 1 << 16, 8  # sequences, of them times steps, and steps with a target
 _FOLDS = 4
 _FEATURES, _OUTPUTS, _PRODUCTS = 8, 8, 3  # more inputs or classes are projected; products of so few inputs are tried
 _RIDGE = 1e-2
-_HALF = 0.5
+_BEGINNING = 0.25  # share of what inputs tell: with it training has something to begin with
 # Share of the variance below which nothing is told. Of a target of chance the best of 200 lags tells up to 10 over the
 # number of sequences.
 _LEAST, _BY_CHANCE = 0.1, 12.0
@@ -30,7 +30,7 @@ _LEAST, _BY_CHANCE = 0.1, 12.0
 def answer_lag(
     x: npt.NDArray[Any], target: npt.NDArray[Any], at: str, lengths: npt.NDArray[np.int64] | None
 ) -> int | None:
-    """Tell how many steps back inputs lie that are needed for half of what inputs tell of the target at all.
+    """Tell how many steps back inputs lie that are needed for a quarter of what inputs tell of the target at all.
 
     The target is predicted from the input of every lag by least squares (from products, too, where inputs are few).
     The fits are shrunk by what chance explains, added up from the last input backwards, and judged on sequences that
@@ -50,7 +50,7 @@ def answer_lag(
     Returns
     -------
     int or None
-        None where the data cannot tell: under 16 different sequences, sequences of different lengths with a target at
+        None where the data cannot tell: under 12 different sequences, sequences of different lengths with a target at
         every step, or a target that no sum over single inputs predicts, such as a parity.
     """
     steps = len(x)
@@ -68,7 +68,7 @@ def answer_lag(
     best, found = max(_LEAST, _BY_CHANCE / len(rows) / _different(wanted) ** 0.5), None
     for told in _told(inputs, _in_folds(wanted), ends):
         if told.max() > best:
-            best, found = float(told.max()), int(np.argmax(told >= _HALF * told.max()))
+            best, found = float(told.max()), int(np.argmax(told >= _BEGINNING * told.max()))
     return found
 
 
@@ -152,7 +152,7 @@ def _wanted(target: npt.NDArray[Any], steps: int) -> tuple[Floats, npt.NDArray[n
     values = _projected(values, _OUTPUTS)
     values = values - values.mean(axis=1, keepdims=True)
     size = (values**2).sum(axis=(1, 2))
-    ends = np.flatnonzero(size > _HALF * size.max()) if size.max() > 0 else np.empty(0, np.intp)
+    ends = np.flatnonzero(size > size.max() / 2) if size.max() > 0 else np.empty(0, np.intp)
     ends = ends[np.unique(np.linspace(0, len(ends) - 1, _MOST_STEPS).astype(np.intp))] if ends.size else ends
     return values[ends], ends if len(values) > 1 else np.array([steps - 1])[: len(ends)]
 
@@ -174,13 +174,21 @@ def _told(inputs: Floats, wanted: Floats, ends: npt.NDArray[np.intp]) -> Iterato
     rows = [inputs[end::-1] for end in ends]  # by lag
     sums = [np.cumsum(own, axis=0) / np.sqrt(np.arange(1, len(own) + 1))[:, None, None, None] for own in rows]
     law = _weights(*_together([_fit(*pair) for pair in zip(sums, wanted, strict=True)], variance, count))
-    yield _shares((own @ law[: len(own)] for own in sums), wanted)
+    told = _shares((own @ law[: len(own)] for own in sums), wanted)
+    yield np.maximum(told, told.max() * _built_up(sums[-1], law, int(told.argmax())))
     fits = [_fit(*pair) for pair in zip(rows, wanted, strict=True)]
     law = _weights(*_together(fits, variance, count))
     yield _shares((np.cumsum(own @ law[: len(own)], axis=0) for own in rows), wanted)
     if len(ends) > 1:
         laws = [_weights(*_together([fit], size, count)) for fit, size in zip(fits, variance[:, None], strict=True)]
         yield _shares((np.cumsum(own @ law, axis=0) for own, law in zip(rows, laws, strict=True)), wanted)
+
+
+def _built_up(sums: Floats, law: Floats, most: int) -> Floats:
+    """Give the share of a sum's variance that its inputs up to each lag have: few sequences show that better."""
+    parts = (sums * np.sqrt(np.arange(1, len(sums) + 1))[:, None, None, None]) @ law[most]
+    size = (parts**2).sum(axis=(1, 2, 3))
+    return np.where(np.arange(len(sums)) <= most, np.minimum(size / max(float(size[most]), 1e-300), 1.0), 0.0)
 
 
 def _fit(rows: Floats, asked: Floats) -> tuple[Floats, Floats]:

@@ -56,8 +56,8 @@ class RecurrentTrace(Trace):
     loss_of_guess : float or None
         Loss of the best guess that knows the step but none of the inputs.
     answer_lag : int or None
-        How many steps back inputs lie that are needed for half of what inputs tell of the target at all, found from
-        the data without the network; None where there is no target, or where the data cannot tell: under 16 different
+        How many steps back inputs lie that are needed for a quarter of what inputs tell of the target at all, from the
+        data without the network; None where there is no target, or where the data cannot tell: under 12 different
         sequences, two directions, or a target that no sum over single inputs predicts, such as a parity.
     readout : StackTrace or None
         Trace of the readout; for ``at="all"`` its samples are the valid steps, step by step.
