@@ -159,11 +159,11 @@ def torch_stack(stack):
     """Make the module of a stack, whose activation is a module of PyTorch's."""
     torch = pytest.importorskip("torch")
     parts = []
-    for weight, activation in zip(stack.weights, stack.activation, strict=True):
+    for weight, bias, activation in zip(stack.weights, stack.biases, stack.activation, strict=True):
         linear = torch.nn.Linear(weight.shape[1], weight.shape[0])
         with torch.no_grad():
             linear.weight.copy_(torch.tensor(weight))
-            linear.bias.zero_()
+            linear.bias.copy_(torch.zeros(len(weight)) if bias is None else torch.tensor(bias))
         parts += [linear] + ([eval(torch_name(activation), {"nn": torch.nn})] if activation != "linear" else [])
     return torch.nn.Sequential(*parts)
 
@@ -223,3 +223,42 @@ def test_the_lines_for_a_recurrent_network_do_away_with_the_finding(cell, option
     done(finding, **{cell.lower(): module})
     after = gt.from_torch(module).trace(x).diagnose()
     assert kind not in after.kinds, (finding.code, str(after))
+
+
+def broken(name):
+    """Data that can be learned, and a network that hardly learns them."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200, 16)).astype("float32")
+    labels = (x[:, 0] * x[:, 1] > 0) + 2 * (x[:, 2] > 0).astype("int64")
+    if name == "offset":
+        x = x * np.float32(30) + np.float32(500)
+    deep = name == "sigmoid"
+    law = ("sigmoid", "torch_default") if deep else ("relu", "he_normal")
+    stack = gt.Stack.random([16, *[32] * (8 if deep else 4), 4], law[0], init=law[1], seed=0)
+    if name == "dead":
+        stack = stack.replaced(biases=[np.full(n, -3, "float32") for n in stack.sizes[1:]])
+    return stack, x, labels
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "dead", "offset"])
+def test_who_does_what_the_first_finding_says_trains_better(name):
+    torch = pytest.importorskip("torch")
+    stack, x, labels = broken(name)
+
+    def trained(model, inputs):
+        optimiser, target = torch.optim.Adam(model.parameters(), 1e-3), torch.tensor(labels)
+        for _ in range(150):
+            optimiser.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(inputs), target)
+            loss.backward()
+            optimiser.step()
+        return loss.item()
+
+    finding = stack.trace(x, target=labels, loss="cross_entropy").diagnose()[0]
+    assert finding.severity != "information", finding
+    torch.manual_seed(0)
+    before = trained(torch_stack(stack), torch.tensor(x))
+    other = {"relu_he": "relu", "tanh_orthogonal": "tanh", "selu_lecun": "selu"}.get(finding.remedies[0])
+    changed = stack if other is None else stack.replaced(activation=[*[other] * (stack.depth - 1), "linear"])
+    space = done(finding, model=torch_stack(changed), x=torch.tensor(x))
+    assert trained(space["model"], space["x"]) < 0.7 * before, str(finding)

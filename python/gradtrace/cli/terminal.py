@@ -116,6 +116,7 @@ def print_report(traced: Sequence[TracedNetwork], rows: Dataset, settings: Setti
     console.print()
     console.print(f"{sentences.headline([one.summary for one in traced])}.", style="bold")
     console.print("Gradient: norm of dL/dz, median over samples. One bit is a factor of two.", style="dim")
+    console.print(*map(escape, rows.notes), style="dim", sep="\n")
 
 
 def print_trace(trace: StackTrace, rows: Dataset, all_layers: bool) -> None:
@@ -128,7 +129,7 @@ def print_trace(trace: StackTrace, rows: Dataset, all_layers: bool) -> None:
     _print_table(replace(table, title="", notes=()))
     console.print()
     console.print(sentences.split(summarise(trace)))
-    console.print(*table.notes, style="dim", sep="\n")
+    console.print(*table.notes, *map(escape, rows.notes), style="dim", sep="\n")
 
 
 def print_answers(answers: Sequence[Answer]) -> None:

@@ -198,16 +198,17 @@ class Remedies(Sequence[Remedy]):
             "step",
             "helps",
         ]
-        trials, best = (self.before, *self.tried), self.best
-        marked = {row for row, one in enumerate(trials) if one is best}
+        trials = (self.before, *self.tried)
+        marked = {row for row, one in enumerate(trials) if one is self.best}
+        figures = [_row(one, one is self.best) for one in trials]
         title = f"Trained on {self.task}; loss on samples held out, after {self.steps} steps"
         if why:
             words = ([", ".join(one.diagnosis.kinds) or "none", one.verdict, one.cost] for one in trials)
-            rows = [[*_row(one), *more] for one, more in zip(trials, words, strict=True)]
+            rows = [[*row, *more] for row, more in zip(figures, words, strict=True)]
             return Table([*head, "findings", "why", "cost"], rows, title, list(self.notes), {0, 7, 8, 9}, marked=marked)
         notes = [f"as it is: {', '.join(self.before.diagnosis.kinds) or 'no findings'}"]
         notes += [f"{one.name}: {one.verdict}" for one in self.tried]
-        return Table(head, [_row(one) for one in trials], f"{title}.", [*notes, *self.notes], words={0})
+        return Table(head, figures, f"{title}.", [*notes, *self.notes], words={0}, marked=marked)
 
     def __repr__(self) -> str:
         best = "none helps" if self.best is None else f"best {self.best.name}"
@@ -220,14 +221,14 @@ class Remedies(Sequence[Remedy]):
         return self._table(why=True).html()
 
 
-def _row(remedy: Remedy) -> list[str]:
+def _row(remedy: Remedy, best: bool) -> list[str]:
     return [
         remedy.name or "as it is",
         decimal(remedy.log2_change),
         "" if math.isnan(remedy.distinct) else f"{remedy.distinct:.2g}",
         *(_told(remedy.trainings[optimiser]) for optimiser in NAMES),
         f"x{remedy.step_time:.1f}",
-        _HELPS[remedy.helps] if remedy.name else "",
+        "most" if best else _HELPS[remedy.helps] if remedy.name else "",
     ]
 
 

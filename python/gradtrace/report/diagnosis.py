@@ -125,10 +125,7 @@ def _names(remedies: Remedies) -> list[str]:
 
 def _table(remedies: Remedies) -> Table:
     """Set out what was measured; in words it is told below."""
-    whole = remedies._table(why=False)
-    marked = {row for row, one in enumerate((remedies.before, *remedies)) if one is remedies.best}
-    rows = [[*row[:-1], "most" if number in marked else row[-1]] for number, row in enumerate(whole.rows)]
-    return replace(whole, rows=rows, notes=(), marked=marked)
+    return replace(remedies._table(why=False), notes=())
 
 
 def _curves(remedies: Remedies) -> list[tuple[str, Any]]:
