@@ -344,6 +344,7 @@ def test_thresholds_are_the_ones_of_the_docs(request):
         "COPIES_BITS",
         "LOPSIDED",
         "OVERSTEPS",
+        "SHARED",
         "FEW_SAMPLES",
         "FEW_UNITS",
         "TRAINED_NATS",

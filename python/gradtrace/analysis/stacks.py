@@ -39,7 +39,7 @@ def stack_findings(trace: StackTrace, inputs: str = "inputs") -> list[Finding]:
     """Collect what is wrong with a stack, in no order; `inputs` says in words what the network reads."""
     units = units_of(trace)  # once: it takes a while for many
     found = [*data_findings(trace, inputs), *forward_findings(trace, units), *gradient_findings(trace, units)]
-    others = (bias_shift(trace, units), _sensitive(trace, units), _subnormal(trace))
+    others = (_overstepping(trace), bias_shift(trace, units), _sensitive(trace, units), _subnormal(trace))
     return [*found, *(finding for finding in others if finding is not None)]
 
 
@@ -216,6 +216,34 @@ def _exploding_cause(trace: StackTrace, worst: int, evidence: dict[str, float]) 
 
 
 _CAUSES = {"vanishing": _vanishing_cause, "exploding": _exploding_cause}
+
+
+def _overstepping(trace: StackTrace) -> Finding | None:
+    """Find a squared loss that is so curved that even the rate 0.001 oversteps.
+
+    A step of rate r moves the outputs of a sample by r times the sum over the layers of |a|^2 |dy/dz|^2 times the
+    loss's gradient, 2 (y - t) / n_L (the diagonal of the neural tangent kernel); it comes back larger where that is
+    beyond 2 (1 + momentum). Samples share a sixteenth of it at least, or there are enough rates below. Cross entropy
+    saturates instead, and such networks train.
+    """
+    if trace.loss_name != "mse" or trace.quantiles is not None:
+        return None
+    size = trace.log2_delta - trace.log2_cotangent
+    moved = np.exp2(2.0 * (trace.log2_activation[:-1] + size)) + np.exp2(2.0 * size)
+    kernel = middle(moved.sum(axis=0)[None])[0] * 2.0 / trace.sizes[-1]
+    if not kernel >= limit.OVERSTEPS * limit.SHARED:
+        return None
+    typical = middle(moved)
+    layer = int(np.argmax(typical))
+    bits = float(np.log2(kernel))
+    cause = (
+        f"A step of gradient descent moves the outputs {factor(bits)} times as far as its rate says, mostly through "
+        f"layer {layer}: even the rate 0.001 oversteps. What multiplies the gradient on its way there, the weights "
+        "above, or the inputs of that layer are too large."
+    )
+    evidence = {"log2_kernel": bits, "worst_layer": float(layer)}
+    remedies = ("smaller_rate", "critical_initialisation", "layer_norm", "gradient_clipping")
+    return Finding("exploding", "warning", cause, evidence, (layer,), remedies=remedies)
 
 
 def _subnormal(trace: StackTrace) -> Finding | None:

@@ -41,6 +41,7 @@ __all__ = [
     "SAME_BITS",
     "SAMPLES",
     "SATURATED",
+    "SHARED",
     "TRAINED_NATS",
     "Format",
     "alarm_of",
@@ -110,6 +111,8 @@ LOPSIDED = 0.5
 #: Second moment of the inputs in that direction, from which on a rate of 0.001 with momentum 0.9 oversteps:
 #: 2 (1 + 0.9) / 0.001, for a network whose outputs follow its inputs one to one.
 OVERSTEPS = 3800.0
+#: Samples of one batch are at least so alike, one part in sixteen, that their steps add up.
+SHARED = 16.0
 #: Samples that verdicts about units need: a unit is off for all of 16 by chance once in 65,536.
 FEW_SAMPLES = 16
 #: Units that a layer whose others are dead must have left: two points on a line are all that fewer could tell.
