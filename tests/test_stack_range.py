@@ -328,6 +328,21 @@ def test_only_the_samples_that_overflow_are_spoiled(isa):
     )
 
 
+@pytest.mark.parametrize("samples", [3, 40])
+@pytest.mark.parametrize("infinite", [slice(1, 2), slice(None)], ids=["one", "all"])
+def test_a_sum_over_infinite_samples_is_no_number(isa, samples, infinite):
+    """Above the overflow each sample still has a gradient; that of the weight is a sum of infinite terms, NaN."""
+    sizes = (1e30, (6, 4)), (3e37, (6, 6)), (1e-10, (3, 6))
+    layers = named([np.full(shape, size, "float32") for size, shape in sizes], None, ["softplus", "softplus", "linear"])
+    x = np.zeros((samples, 4), "float32")
+    x[infinite] = 1
+    got = build(layers).trace(x, cotangent=np.ones((samples, 3), "float32"))
+    assert got.first_nonfinite == 1
+    assert np.all(np.isfinite(got.log2_delta[2]))
+    assert np.array_equal(np.isinf(got.log2_activation[2]), x[:, 0] == 1)
+    assert np.all(np.isnan(got.log2_grad_weight))
+
+
 def test_nonfinite_weights_leave_the_network_and_the_next_trace_alone(dtype, isa):
     layers, x, cotangent = random_case(5, [6, 70, 4], "gelu", dtype, bias=0.2)
     stack, good = build(layers), layers[0][0].copy()
