@@ -8,8 +8,8 @@ this machine's best instruction set (CMake, ccache and ninja where there are any
 machine code, is drawn again.
 
 All tests run once without a mutant: those that fail are left out, and the table says for each how long it takes and
-which lines of Python it runs. A mutant meets tests that run its line, near and quick ones first, for SECONDS of each
-stage. Those that live are put into one tree, which meets all tests, and each of them alone what failed there. A test
+which lines of Python it runs. A mutant meets tests that run its line, near and quick ones first, for the seconds of
+STAGES. Those that live are put into one tree, which meets all tests, and each of them alone what failed there. A test
 that fails is asked again, alone. With the same --table and --output a run goes on where it ended. The environment is
 that of this Python; nothing is installed.
 """
@@ -81,7 +81,9 @@ class Scratch:
             folder = subprocess.run(
                 [sys.executable, "-m", "pybind11", "--cmakedir"], capture_output=True, text=True, check=True
             )
-            options = {"CMAKE_BUILD_TYPE": "Release", "SKBUILD_PROJECT_VERSION": version[1],
+            # A vector read beyond its end ends the process there, and not by chance.
+            checks = "-D_GLIBCXX_ASSERTIONS"
+            options = {"CMAKE_BUILD_TYPE": "Release", "CMAKE_CXX_FLAGS": checks, "SKBUILD_PROJECT_VERSION": version[1],
                        "GT_ISAS": ";".join(instruction_sets()), "pybind11_DIR": folder.stdout.strip(),
                        "Python_EXECUTABLE": sys.executable}  # fmt: skip
             options |= {"CMAKE_CXX_COMPILER_LAUNCHER": "ccache"} if shutil.which("ccache") else {}
