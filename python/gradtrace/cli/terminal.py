@@ -67,12 +67,12 @@ def trials() -> Iterator[Callable[[Any], None]]:
         What ``remedies(progress=...)`` takes.
     """
     console = Console(stderr=True)
-    columns = TextColumn("trying {task.description}"), BarColumn(20), TextColumn("{task.fields[left]}")
+    columns = TextColumn("trying {task.description}"), BarColumn(16), TextColumn("{task.fields[left]}")
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("remedies", total=1.0, left="")
 
         def told(at: Any) -> None:
-            left = f"about {at.remaining:.0f} s; Ctrl-C: what there is"
+            left = f"{at.remaining:.0f} s left"
             progress.update(task, completed=at.done, description=at.trial or "as it is", left=left)
 
         yield told
