@@ -7,9 +7,9 @@ import pytest
 from tolerances import tolerance
 
 import gradtrace as gt
+from gradtrace.remedies.contestants import OPTIMISERS
 from gradtrace.remedies.tasks import Task, guess_losses, sample_losses
 from gradtrace.remedies.training import Run
-from gradtrace.remedies.trials import OPTIMISERS
 
 RNG = np.random.default_rng
 X = RNG(0).standard_normal((160, 8)).astype("float32")

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from gradtrace.analysis.stacks import diagnose_stack as diagnose_stack
     from gradtrace.analysis.underflow import Underflow as Underflow
     from gradtrace.analysis.underflow import lost_in as lost_in
+    from gradtrace.remedies.contestants import Progress as Progress
     from gradtrace.remedies.of_networks import recurrent_remedies as recurrent_remedies
     from gradtrace.remedies.of_networks import stack_remedies as stack_remedies
     from gradtrace.remedies.results import Remedies as Remedies
-    from gradtrace.remedies.trials import Progress as Progress
     from gradtrace.show.module_tables import module_table as module_table
     from gradtrace.show.recurrent_tables import recurrent_table as recurrent_table
     from gradtrace.show.stack_tables import stack_table as stack_table
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "Comparison": "analysis.comparison",
     "Diagnosis": "analysis.diagnosis",
-    "Progress": "remedies.trials",
+    "Progress": "remedies.contestants",
     "Remedies": "remedies.results",
     "Underflow": "analysis.underflow",
     "compare": "analysis.comparison",

@@ -159,7 +159,7 @@ class Recurrent(Network):
         lengths: Array | None = None,
         cotangent: Array | None = None,
         only: Sequence[str] | None = None,
-        steps: int = 150,
+        steps: int | None = None,
         seed: int = 0,
         seconds: float = 60.0,
         progress: Callable[[doors.Progress], Any] | None = None,
@@ -180,9 +180,10 @@ class Recurrent(Network):
             one.
         only : list of str, optional
             Names to try, such as those of `Finding.remedies`; every one that applies by default.
-        steps : int, default 150
-            Of training, at most 100,000. A task with a long lag needs more: where nothing gets better than a constant
-            guess within them, the verdict is that it cannot be told.
+        steps : int, optional
+            Of training, at most 100,000; by default 150 and, while nothing gets better than a constant guess, twice as
+            many again and again, to 2,400, as far as the budget goes: a long lag takes long to learn. Where nothing
+            does within them, the verdict is that it cannot be told.
         seed : int, default 0
             Of the weights that a remedy draws, and of the sequences held out.
         seconds : float, default 60

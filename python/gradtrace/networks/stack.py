@@ -344,7 +344,7 @@ class Stack(Network):
         loss: LossName | None = None,
         cotangent: Array | None = None,
         only: Sequence[str] | None = None,
-        steps: int = 150,
+        steps: int | None = None,
         seed: int = 0,
         seconds: float = 60.0,
         progress: Callable[[doors.Progress], Any] | None = None,
@@ -367,8 +367,8 @@ class Stack(Network):
             dL/dy (B, n_L) that the traces start from instead of a loss; without either a random one.
         only : list of str, optional
             Names to try, such as those of `Finding.remedies`; every one that applies by default.
-        steps : int, default 150
-            Of training, at most 100,000.
+        steps : int, optional
+            Of training, at most 100,000; 150 by default.
         seed : int, default 0
             Of the weights that a remedy draws, and of the samples held out.
         seconds : float, default 60

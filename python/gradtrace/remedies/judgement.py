@@ -17,12 +17,14 @@ from gradtrace.checks import checked_names
 from gradtrace.networks import Recurrent
 from gradtrace.networks.stack import Stack
 from gradtrace.quiet import quiet
+from gradtrace.remedies.contestants import OPTIMISERS, Budget, Contestant
 from gradtrace.remedies.distinct import distinct
+from gradtrace.remedies.outcomes import Training, noise_of, training_of
 from gradtrace.remedies.recurrent_changes import RECURRENT_CHANGES
 from gradtrace.remedies.results import NAMES, Remedies, Remedy, in_order
 from gradtrace.remedies.stack_changes import STACK_CHANGES, Change
 from gradtrace.remedies.tasks import Task
-from gradtrace.remedies.trials import OPTIMISERS, Budget, Contestant, Training, noise_of, training_of, try_all
+from gradtrace.remedies.trials import USUAL_STEPS, try_all
 
 __all__ = ["RECURRENT_REMEDIES", "STACK_REMEDIES", "names_to_try", "try_remedies"]
 
@@ -40,7 +42,7 @@ def try_remedies(
     task: Task,
     trace_options: dict[str, Any],
     only: Any,
-    steps: int,
+    steps: int | None,
     seed: int,
     budget: Budget,
 ) -> Remedies:
@@ -54,7 +56,9 @@ def try_remedies(
     trace_options : dict
         What the network's trace takes beside x.
     only : list of str or None
-    steps, seed : int
+    steps : int or None
+        None for the usual number, and more for a recurrent network where nothing gets better than a guess within it.
+    seed : int
     budget : Budget
 
     Returns
@@ -62,8 +66,9 @@ def try_remedies(
     Remedies
     """
     contestants = _contestants(network, task, trace_options, only, seed)
-    horizon, complete = try_all(contestants, steps, budget)
-    return _judged(contestants, horizon, complete, steps, trace_options, budget)
+    longer = steps is None and task.readout is not None
+    horizon = try_all(contestants, steps or USUAL_STEPS, budget, longer)
+    return _judged(contestants, horizon, steps or USUAL_STEPS, trace_options, budget)
 
 
 def _contestants(network: Any, task: Task, options: dict[str, Any], only: Any, seed: int) -> list[Contestant]:
@@ -117,14 +122,13 @@ def _window(trace: Any) -> int:
 def _judged(
     contestants: Sequence[Contestant],
     horizon: int,
-    complete: int,
     steps: int,
     options: dict[str, Any],
     budget: Budget,
 ) -> Remedies:
     """Measure those that were reached, the network as it is in any case, and put them in order."""
     first, *others = contestants
-    reached = [one for one in others[: max(complete - 1, 0)] if one.runs]
+    reached = [one for one in others if one.entered]
     trace = _traced(first.network, first.task, options)
     before = _measured(first, None, horizon, trace, trace)
     tried = [_measured(one, before, horizon, trace, _traced(one.network, one.shown, options)) for one in reached]

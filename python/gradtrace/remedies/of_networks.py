@@ -12,11 +12,11 @@ from gradtrace.checks import checked_count, checked_seed, first_samples, shown
 from gradtrace.networks import Recurrent, Stack
 from gradtrace.networks.recurrent_arguments import check_loss
 from gradtrace.networks.stack import LossName
+from gradtrace.remedies.contestants import Budget, Progress
 from gradtrace.remedies.judgement import names_to_try, try_remedies
 from gradtrace.remedies.results import Remedies
 from gradtrace.remedies.tasks import SAMPLES, chosen_rows, recurrent_task, stack_task
 from gradtrace.remedies.training import MOST_STEPS
-from gradtrace.remedies.trials import Budget, Progress
 
 __all__ = ["recurrent_remedies", "stack_remedies"]
 
@@ -30,14 +30,14 @@ def stack_remedies(
     loss: LossName | None,
     cotangent: Array | None,
     only: Sequence[str] | None,
-    steps: int,
+    steps: int | None,
     seed: int,
     seconds: float,
     progress: Callable[[Progress], Any] | None,
 ) -> Remedies:
     """Try what helps a stack; `Stack.remedies` documents it."""
     names_to_try(only, network)
-    count, seed = checked_count("steps", steps, MOST_STEPS), checked_seed("seed", seed)
+    count, seed = _checked_steps(steps), checked_seed("seed", seed)
     budget = _budget(seconds, progress)
     task = stack_task(network, x, target, loss, cotangent, seed)
     options: dict[str, Any] = {"target": task.target, "loss": task.loss} if loss is not None else {}
@@ -45,6 +45,10 @@ def stack_remedies(
         chosen = chosen_rows(len(x), seed)
         options["cotangent"] = cotangent if chosen is None else cotangent[chosen]
     return try_remedies(network, task, options, only, count, seed, budget)
+
+
+def _checked_steps(steps: Any) -> int | None:
+    return None if steps is None else checked_count("steps", steps, MOST_STEPS)
 
 
 def _budget(seconds: Any, progress: Any) -> Budget:
@@ -67,14 +71,14 @@ def recurrent_remedies(
     lengths: Array | None,
     cotangent: Array | None,
     only: Sequence[str] | None,
-    steps: int,
+    steps: int | None,
     seed: int,
     seconds: float,
     progress: Callable[[Progress], Any] | None,
 ) -> Remedies:
     """Try what helps a recurrent network; `Recurrent.remedies` documents it."""
     names_to_try(only, network)
-    count, seed = checked_count("steps", steps, MOST_STEPS), checked_seed("seed", seed)
+    count, seed = _checked_steps(steps), checked_seed("seed", seed)
     budget = _budget(seconds, progress)
     if readout is None and not (target is None and loss is None):
         readout = network.readout

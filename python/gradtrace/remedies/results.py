@@ -13,9 +13,10 @@ import numpy.typing as npt
 from gradtrace.analysis.diagnosis import Diagnosis
 from gradtrace.checks import wrong_name
 from gradtrace.json_ready import json_ready
+from gradtrace.remedies.contestants import OPTIMISERS
 from gradtrace.remedies.modules import apply_network
 from gradtrace.remedies.named import NamedRemedy
-from gradtrace.remedies.trials import OPTIMISERS, Training, noise_of
+from gradtrace.remedies.outcomes import Training, noise_of
 from gradtrace.tables import Table
 from gradtrace.wording import decimal
 
