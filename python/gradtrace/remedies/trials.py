@@ -73,7 +73,7 @@ def _rounds(contestants: Sequence[Contestant], steps: int, budget: Budget, longe
     for number in range(1, SEEDS):
         for one in trying:
             for optimiser in one.rates:
-                if _worth_it(one, optimiser, horizon):
+                if not one.name or _worth_it(one, optimiser, horizon):
                     _another_seed(one, optimiser, number, marks, budget)
 
 
@@ -114,13 +114,18 @@ def _all_blind(contestants: Sequence[Contestant], horizon: int) -> bool:
 
 
 def _another_seed(one: Contestant, optimiser: str, number: int, marks: Sequence[int], budget: Budget) -> None:
-    """Run the rate that was best, and the next smaller ones for as long as it diverges."""
-    best = one.best_rates(optimiser, 1, marks[-1])[0]
+    """Run the rate that was best, and smaller ones for as long as it diverges; of the network as it is the best two.
+
+    What one seed's luck makes of the network as it is must not be what remedies are praised for.
+    """
+    best = one.best_rates(optimiser, 1 if one.name else 2, marks[-1])
+    for rate in best:
+        _run(one, optimiser, rate, number, marks, budget)
     for rate in one.rates[optimiser]:
-        if rate <= best:
+        if math.isfinite(min(one.score(optimiser, tried, number, marks[-1]) for tried in one.rates[optimiser])):
+            break
+        if rate < min(best):
             _run(one, optimiser, rate, number, marks, budget)
-            if math.isfinite(one.score(optimiser, rate, number, marks[-1])):
-                break
 
 
 def _too_fast(as_it_is: Contestant, rung: int) -> bool:
