@@ -1,5 +1,8 @@
 """How far back the answer lies, from the data alone: tasks whose answer's place is known, and targets of chance."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -109,3 +112,23 @@ def test_a_saved_trace_keeps_it(tmp_path):
     assert trace.answer_lag == 16
     trace.save(tmp_path / "t.npz")
     assert gt.load_trace(tmp_path / "t.npz").answer_lag == 16
+
+
+def test_it_is_found_when_it_is_asked_for_of_the_arrays_traced():
+    """Saved, pickled and compared it is the same; of arrays written to in the meantime nothing is known."""
+    draw = np.random.default_rng(0)
+    x = draw.standard_normal((20, 96, 3)).astype("float32")
+    target = x[12, :, :1].copy()
+    lstm, readout = gt.LSTM.random(3, 8, seed=0), gt.Stack.random([8, 1], activation="linear", seed=0)
+
+    def trace():
+        return lstm.trace(x, readout=readout, target=target, loss="mse")
+
+    assert trace().answer_lag == 7
+    assert pickle.loads(pickle.dumps(trace())) == trace()
+    assert copy.copy(trace()).answer_lag == 7
+    before, kept = trace(), x.copy()
+    x[:] = draw.standard_normal(x.shape)
+    assert before.answer_lag is None
+    x[:] = kept
+    assert trace().answer_lag == 7

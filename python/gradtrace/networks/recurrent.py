@@ -12,7 +12,7 @@ from gradtrace import _core, doors
 from gradtrace.cells import Cell
 from gradtrace.checks import checked_flag, checked_seed, shown
 from gradtrace.memory import blames
-from gradtrace.networks.asked import answer_lag, loss_of_guess
+from gradtrace.networks.asked import AskedLater, loss_of_guess
 from gradtrace.networks.carried import Carried
 from gradtrace.networks.network import UNCHANGED, Network
 from gradtrace.networks.recurrent_arguments import check_loss, checked_keep
@@ -316,7 +316,7 @@ class Recurrent(Network):
             "loss": None if readout_trace is None else readout_trace.loss,
             "loss_name": loss,
             "loss_of_guess": None if target is None else loss_of_guess(target, at, lengths),
-            "answer_lag": None if target is None or self.bidirectional else answer_lag(x, target, at, lengths),
+            "answer_lag": None if target is None or self.bidirectional else AskedLater(x, target, at, lengths),
             "readout": readout_trace,
         }
         return build_trace(facts, figures)

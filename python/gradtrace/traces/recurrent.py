@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,25 @@ from gradtrace.traces.scaled import ScaledArray
 from gradtrace.traces.stack import StackTrace
 
 __all__ = ["RecurrentTrace"]
+
+
+class _Asked:
+    """A fact that is found out when it is first asked for: given as what it is, or as what finds it."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = f"_{name}"
+
+    def __get__(self, trace: Any, kind: Any = None) -> int | None:
+        if trace is None:
+            raise AttributeError(self._name)  # so that the dataclass sees no default
+        value: Any = trace.__dict__[self._name]
+        if callable(value):
+            value = trace.__dict__[self._name] = value()
+        found: int | None = value
+        return found
+
+    def __set__(self, trace: Any, value: Any) -> None:
+        trace.__dict__[self._name] = value
 
 
 @documented(RECURRENT, RECURRENT_KEPT)
@@ -58,7 +78,9 @@ class RecurrentTrace(Trace):
     answer_lag : int or None
         How many steps back inputs lie that are needed for a quarter of what inputs tell of the target at all, from the
         data without the network; None where there is no target, or where the data cannot tell: under 12 different
-        sequences, two directions, or a target that no sum over single inputs predicts, such as a parity.
+        sequences, two directions, or a target that no sum over single inputs predicts, such as a parity. Found when it
+        is first asked for, by a diagnosis say, or when the trace is saved or pickled; until then the trace refers to x
+        and target. None, too, where they were written to in the meantime.
     readout : StackTrace or None
         Trace of the readout; for ``at="all"`` its samples are the valid steps, step by step.
     first_nonfinite : int or None
@@ -79,11 +101,18 @@ class RecurrentTrace(Trace):
     loss: float | None
     loss_name: str | None
     loss_of_guess: float | None
-    answer_lag: int | None
+    if TYPE_CHECKING:
+        answer_lag: int | None
+    else:
+        answer_lag: int | None = _Asked()
     readout: StackTrace | None
     first_nonfinite: int | None
     _figures: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     _kept: dict[str, ScaledArray | list[ScaledArray]] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give what is pickled: facts, not what would find them out."""
+        return self.__dict__ | {"_answer_lag": self.answer_lag}
 
     @property
     def hidden_sizes(self) -> tuple[int, ...]:
