@@ -180,6 +180,8 @@ struct ReduceKernels {
                       const double* both_columns, const double* p_rows, const double* p_columns, double* pair);
     // out[i] = log2(squares[i]) / 2, any count; out may be squares.
     void (*log2_norms)(std::size_t count, const double* squares, double* out);
+    // out[i] = 2^log2[i], 0 for -inf, to some roundings; any count, out may be log2.
+    void (*powers)(std::size_t count, const double* log2, double* out);
 };
 
 // Element i of stream (seed, stream, kind) is a pure function of these four, the same bits on every ISA.

@@ -179,6 +179,13 @@ void log2_norms(std::size_t count, const double* squares, double* out) {
     });
 }
 
+void powers(std::size_t count, const double* log2, double* out) {
+    constexpr double kLn2 = 0.6931471805599453;
+    for_each_vector(count, log2, 0.0, [&](VecF64 v, std::size_t first) GT_INLINE_LAMBDA {
+        store_vector(count, out, exp(v * kLn2), first);
+    });
+}
+
 template <class T>
 constexpr ReduceKernels<T> table{.column_moments = column_moments<T>,
                                  .column_max = column_max<T>,
@@ -188,7 +195,8 @@ constexpr ReduceKernels<T> table{.column_moments = column_moments<T>,
                                  .all_finite = all_finite<T>,
                                  .transpose = transpose<T>,
                                  .pair_sums = pair_sums<T>,
-                                 .log2_norms = log2_norms};
+                                 .log2_norms = log2_norms,
+                                 .powers = powers};
 
 }  // namespace
 

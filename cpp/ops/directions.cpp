@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 namespace gt {
 
@@ -18,13 +19,15 @@ void Directions<T>::add(const KernelTable<T>& kernels, std::size_t l, const std:
     double* to = sum_.data() + first_[l];
     for (std::size_t i = 0; i < block_count; ++i) {
         const StackBlock<T>& block = blocks[i];
-        double factor[kMaxColumns] = {};  // of padding, and of samples of zeros, 0
+        double factor[kMaxColumns];  // of padding, and of samples of zeros, 0
+        std::fill_n(factor, block.columns, kNegativeInfinity);
         for (std::size_t b = 0; b < block.samples; ++b) {
             const double norm = log2_activation[i * block.columns + b];
             if (norm == kNegativeInfinity) continue;
-            factor[b] = std::exp2(block.exponent_of_a(l)[b] - norm);
+            factor[b] = block.exponent_of_a(l)[b] - norm;
             count_[l] += 1;
         }
+        kernels.reduce->powers(block.columns, factor, factor);
         kernels.reduce->row_dot(units(l), block.columns, block.columns, block.a(l), factor, row);
         for (std::size_t u = 0; u < units(l); ++u) to[u] += row[u];
         if (l == 0) add_shares(block, factor);
@@ -49,12 +52,17 @@ double Directions<T>::similarity(std::size_t l) const {
     const double* sum = sum_.data() + first_[l];
     double squares = 0;
     for (std::size_t u = 0; u < units(l); ++u) squares += sum[u] * sum[u];
-    return count_[l] < 2 ? kNaN : (squares - count_[l]) / (count_[l] * (count_[l] - 1));
+    if (count_[l] < 2) return kNaN;
+    // Norms are rounded to T; the input's are taken again, so that copies of one sample are alike in all digits.
+    const double own = l == 0 ? std::accumulate(share_.begin(), share_.end(), 0.0) : count_[l];
+    return (squares - own) / (own * (count_[l] - 1));
 }
 
 template <class T>
 double Directions<T>::feature_share() const {
-    return count_[0] == 0 ? kNaN : *std::max_element(share_.begin(), share_.end()) / count_[0];
+    return count_[0] == 0
+               ? kNaN
+               : *std::max_element(share_.begin(), share_.end()) / std::accumulate(share_.begin(), share_.end(), 0.0);
 }
 
 template class Directions<float>;

@@ -248,8 +248,10 @@ void StackTracer<T>::gradients_of(Chunk& chunk, std::size_t l, std::size_t worke
     const std::size_t at = l * samples.stride + chunk.blocks[0].first;
     layer_gradient(isa_.get<T>(), network_, l, chunk.blocks, chunk.block_count, samples.log2_delta + at,
                    samples.log2_activation + at, chunk.gradient_scratch[worker], gradients_[l]);
-    directions_.add(isa_.get<T>(), l, chunk.blocks, chunk.block_count, samples.log2_activation + at,
-                    chunk.gradient_scratch[worker].row.data());
+    // One sample alone is like nobody; only its features' shares are asked for.
+    if (l == 0 || !options_.one_call || chunk.block_count > 1 || chunk.blocks[0].samples > 1)
+        directions_.add(isa_.get<T>(), l, chunk.blocks, chunk.block_count, samples.log2_activation + at,
+                        chunk.gradient_scratch[worker].row.data());
 }
 
 // In the samples' order, so that the sums do not depend on who computed what when.
