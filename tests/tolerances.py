@@ -84,6 +84,7 @@ TABLE = {
     ("statistics", "relative"): (1e-11, 2e-5, "of |mean| + std; the entries carry the forward rounding"),
     ("statistics", "exact input"): (1e-9, 1e-6, "relative; the entries are exact, so only the sums can err"),
     ("directions", "of kept rows"): (1e-13, 4e-7, "absolute, cosines; norms of rows are summed in the network's dtype"),
+    ("directions", "copies"): (1e-15, 1e-15, "absolute, a cosine of 1: equal rows, roundings of float64 alone"),
     ("losses", "of targets"): (1e-12, 1e-12, "relative, of losses summed in float64"),
     ("statistics", "share"): (0.0, 0.0, "a count; no entry of these cases lies within rounding of a threshold"),
     ("quantiles", "step"): (1.001 / 256, 1.001 / 256, "bits; numbers are counted in steps of 1/256"),
