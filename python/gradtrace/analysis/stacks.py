@@ -241,7 +241,7 @@ def _overstepping(trace: StackTrace) -> Finding | None:
         f"layer {layer}: even the rate 0.001 oversteps. What multiplies the gradient on its way there, the weights "
         "above, or the inputs of that layer are too large."
     )
-    evidence = {"log2_kernel": bits, "worst_layer": float(layer)}
+    evidence = {"log2_kernel": bits}
     remedies = ("smaller_rate", "critical_initialisation", "layer_norm", "gradient_clipping")
     return Finding("exploding", "warning", cause, evidence, (layer,), remedies=remedies)
 

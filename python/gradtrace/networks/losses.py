@@ -38,7 +38,8 @@ class TargetSums:
     def add(self, target: npt.NDArray[Any]) -> None:
         """Take the targets of a batch, which the core has accepted."""
         if self._labels:
-            self._counts += np.bincount(target.ravel(), minlength=len(self._counts))
+            labels = np.clip(target.ravel(), 0, len(self._counts) - 1)  # a copy: another thread may write to them
+            self._counts += np.bincount(labels, minlength=len(self._counts))
             return
         mean, before = float(target.mean(dtype=np.float64)), self._values
         distance = mean - self._mean
