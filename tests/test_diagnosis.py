@@ -402,3 +402,12 @@ def test_local_answers_at_every_step_need_no_memory(forget_bias):
     diagnosis = network.trace(x, readout=readout, target=target, loss="cross_entropy", at="all").diagnose()
     assert diagnosis.healthy
     assert diagnosis.find("forgetting").severity == "information"
+
+
+def test_inputs_too_small_beside_the_biases_are_the_data_s_fault():
+    stack = gt.Stack.random([INPUTS, 64, 64, 10], "tanh", bias_std=0.2, seed=0)
+    assert stack.trace(rows()()).diagnose().healthy
+    diagnosis = stack.trace(rows(1e-4)()).diagnose()
+    assert diagnosis.kinds[0] == "data"
+    assert "standardised_inputs" in diagnosis[0].remedies
+    assert "bias_shift" not in diagnosis

@@ -96,6 +96,8 @@ def test_a_squared_loss_too_curved_for_any_usual_rate():
     finding = large.trace(x, target=target, loss="mse").diagnose().find("exploding")
     assert finding.severity == "warning"
     assert "oversteps" in finding.cause
+    deep = gt.Stack.random([16] + [16] * 300 + [2], "linear", gain=8.0, seed=0).trace(x, target=target, loss="mse")
+    assert "inf times" not in str(deep.diagnose())
     model = torch.nn.Sequential(
         *(layer for w in large.weights for layer in (torch.nn.Linear(*w.shape[::-1]), torch.nn.ReLU()))
     )[:-1]

@@ -172,14 +172,8 @@ _LOOK: Mapping[str, Advice] = {
         "compare outputs and targets, and see whether the loss really depends on the outputs",
         "print((model(x) - target).abs().max())",
     ),
-    "output_range": Advice(
-        "leave the activation behind the last layer out, so that every output can be reached",
-        "model = model[:-1]  # of an nn.Sequential that ends in its activation",
-    ),
-    "data": Advice("look at what the network is given, feature by feature", "print(x.min(0), x.max(0), x.std(0))"),
-    "dead_units": Advice(
-        "look at what the network is given, feature by feature", "print(x.min(0), x.max(0), x.std(0))"
-    ),
+    "data": _FEATURES,
+    "dead_units": _FEATURES,
 }
 _ELSE = Advice(
     "look for the first module whose output is not what you expect",

@@ -204,6 +204,9 @@ def bias_shift(trace: StackTrace, units: npt.NDArray[np.int64]) -> Finding | Non
     layers = np.flatnonzero(bits >= limit.ALIKE_BITS)
     if layers.size == 0:
         return None
+    size = float(median(trace, "log2_activation")[0] - 0.5 * np.log2(trace.sizes[0]))
+    if layers[0] == 0 and size < -limit.LOST_BITS:
+        return _small_inputs(trace, size, float(bits[0]))
     worst = int(layers[np.argmax(bits[layers])])
     mean, spread = float(trace.activation_mean[worst]), float(trace.activation_std[worst])
     evidence = {"similarity": float(trace.similarity[worst + 1]), "left_to_tell_apart": float(np.exp2(-bits[worst]))}
@@ -226,3 +229,13 @@ def bias_shift(trace: StackTrace, units: npt.NDArray[np.int64]) -> Finding | Non
     severity = "critical" if bits[worst] >= limit.SAME_BITS else "warning"
     remedies = ("tanh_orthogonal", "layer_norm", "selu_lecun", "residual")
     return Finding("bias_shift", severity, cause, evidence, tuple(layers.tolist()), remedies=remedies)
+
+
+def _small_inputs(trace: StackTrace, size: float, bits: float) -> Finding:
+    cause = (
+        f"The inputs are too small beside the biases: their root mean square is {factor(size)}, and behind layer 0 all "
+        f"samples look alike. Subtract each feature's mean and divide by its deviation."
+    )
+    evidence = {"input_rms": float(np.exp2(size)), "similarity": float(trace.similarity[1])}
+    severity = "critical" if bits >= limit.SAME_BITS else "warning"
+    return Finding("data", severity, cause, evidence, (0,), remedies=("standardised_inputs", "zero_bias"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -50,7 +51,7 @@ def _learned(trace: RecurrentTrace) -> bool:
     """Whether the loss says that what is asked for is done already, by the standard of health by training."""
     if trace.loss is None or trace.loss_of_guess is None or trace.loss_name is None:
         return False
-    return trace.loss <= limit.LEARNED[trace.loss_name] * trace.loss_of_guess
+    return math.isfinite(trace.loss) and trace.loss <= limit.LEARNED[trace.loss_name] * trace.loss_of_guess
 
 
 def _harmless(trace: RecurrentTrace, finding: Finding) -> Finding:

@@ -226,16 +226,17 @@ def _overstepping(trace: StackTrace) -> Finding | None:
     beyond 2 (1 + momentum). Samples share a sixteenth of it at least, or there are enough rates below. Cross entropy
     saturates instead, and such networks train.
     """
-    if trace.loss_name != "mse" or trace.quantiles is not None:
+    if trace.loss_name != "mse":
         return None
-    size = trace.log2_delta - trace.log2_cotangent
-    moved = np.exp2(2.0 * (trace.log2_activation[:-1] + size)) + np.exp2(2.0 * size)
-    kernel = middle(moved.sum(axis=0)[None])[0] * 2.0 / trace.sizes[-1]
-    if not kernel >= limit.OVERSTEPS * limit.SHARED:
+    size, reads = trace.log2_delta - trace.log2_cotangent, trace.log2_activation[:-1]
+    if trace.quantiles is not None:  # medians of the parts, where samples are not at hand
+        half = np.array(trace.quantiles) == 0.5
+        size, reads = size[:, half], reads[:, half]
+    moved = 2.0 * (size + np.maximum(reads, 0.0))  # of weights and biases together, to a factor of 2
+    bits = float(middle(np.logaddexp2.reduce(moved, axis=0))) + 1.0 - np.log2(trace.sizes[-1])
+    if not bits >= np.log2(limit.OVERSTEPS * limit.SHARED) or np.isinf(bits):
         return None
-    typical = middle(moved)
-    layer = int(np.argmax(typical))
-    bits = float(np.log2(kernel))
+    layer = int(np.argmax(middle(moved)))
     cause = (
         f"A step of gradient descent moves the outputs {factor(bits)} times as far as its rate says, mostly through "
         f"layer {layer}: even the rate 0.001 oversteps. What multiplies the gradient on its way there, the weights "

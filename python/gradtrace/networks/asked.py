@@ -177,7 +177,7 @@ def _wanted(target: npt.NDArray[Any], steps: int) -> tuple[Floats, npt.NDArray[n
         values = (target[..., None] == np.unique(target)).astype(np.float64)
     else:
         values = target.astype(np.float64).reshape(*target.shape[:2], -1)
-    values = _projected(values, _OUTPUTS)
+    values = _projected(values / max(float(np.abs(values).max(initial=0.0)), 1e-300), _OUTPUTS)
     values = values - values.mean(axis=1, keepdims=True)
     size = (values**2).sum(axis=(1, 2))
     ends = np.flatnonzero(size > size.max() / 2) if size.max() > 0 else np.empty(0, np.intp)

@@ -32,7 +32,8 @@ class TargetSums:
         skipped = facts["residual"][-1] is not None
         self._low, self._high = (-math.inf, math.inf) if skipped else activations.bounds(facts["activation"][-1])
         self._counts = np.zeros(facts["sizes"][-1] if self._labels else 0, np.int64)
-        self._values, self._mean, self._squares, self._beyond = 0, 0.0, 0.0, 0.0
+        self._mean, self._squares = np.zeros((2, facts["sizes"][-1]))  # of each output
+        self._rows, self._beyond = 0, 0.0
 
     @quiet
     def add(self, target: npt.NDArray[Any]) -> None:
@@ -41,21 +42,21 @@ class TargetSums:
             labels = np.clip(target.ravel(), 0, len(self._counts) - 1)  # a copy: another thread may write to them
             self._counts += np.bincount(labels, minlength=len(self._counts))
             return
-        mean, before = float(target.mean(dtype=np.float64)), self._values
-        distance = mean - self._mean
-        self._values += target.size
-        self._squares += target.size * float(target.var(dtype=np.float64))
-        self._squares += distance * distance * target.size * before / self._values
-        self._mean += distance * target.size / self._values
+        rows = target.reshape(-1, target.shape[-1])
+        distance, before = rows.mean(axis=0, dtype=np.float64) - self._mean, self._rows
+        self._rows += len(rows)
+        self._squares += len(rows) * rows.var(axis=0, dtype=np.float64)
+        self._squares += distance * distance * len(rows) * before / self._rows
+        self._mean += distance * len(rows) / self._rows
         if not self._low == -self._high == -math.inf:
             missed = target - np.clip(target, self._low, self._high)
             self._beyond += float(np.square(missed, dtype=np.float64).sum())
 
     @property
     def guess(self) -> float:
-        """Loss of the best constant guess: entropy of the labels in nats, variance of all values."""
+        """Loss of the best constant guess: entropy of the labels in nats, mean variance of the outputs' values."""
         if not self._labels:
-            return self._squares / self._values
+            return float(self._squares.mean()) / self._rows
         shares = self._counts[self._counts > 0] / self._counts.sum()
         return -float(shares @ np.log(shares)) + 0.0
 
@@ -63,5 +64,5 @@ class TargetSums:
     def least(self) -> float:
         """Least loss within the range: all labels met at its ends, all values at their nearest."""
         if not self._labels:
-            return self._beyond / self._values
+            return self._beyond / (self._rows * len(self._mean))
         return math.log1p((len(self._counts) - 1) * math.exp(self._low - self._high))

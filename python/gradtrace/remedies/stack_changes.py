@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradtrace.activations import facts, kind
+from gradtrace.activations import bounds, facts, kind
 from gradtrace.networks.stack import Stack
 from gradtrace.remedies.tasks import Task, moments, target_scale
 from gradtrace.theory.criticality import critical_point
@@ -155,17 +155,14 @@ def targets_far_from_standard(network: Any, task: Task) -> bool:
     return task.loss == "mse" and free and _far(*target_scale(task.target))
 
 
-_RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "erf": (-1.0, 1.0), "hard_tanh": (-1.0, 1.0)}
-
-
 def _output_in_the_way(stack: Any, task: Task) -> bool:
     """Tell whether the loss has no use for the output's activation: logits have no bounds, nor have some values."""
     name = kind(stack.activation[-1])
     if name == "linear":
         return False
-    if task.loss == "cross_entropy" or name not in _RANGES:
+    if task.loss == "cross_entropy":
         return True
-    low, high = _RANGES[name]
+    low, high = bounds(stack.activation[-1])
     return bool(task.target.min() < low or task.target.max() > high)
 
 

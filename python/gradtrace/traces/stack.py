@@ -52,7 +52,7 @@ class StackTrace(Trace):
         Mean over the set, in nats for cross entropy.
     loss_name : {"cross_entropy", "mse"} or None
     loss_of_guess : float or None
-        Loss of the best constant guess: entropy of the labels, or variance of all values.
+        Loss of the best constant guess: entropy of the labels, or mean of the outputs' variances.
     least_loss : float or None
         Least loss that outputs in the range of the last activation can have; 0 where it can have any value.
     feature_share : float or None
