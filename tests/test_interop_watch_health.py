@@ -336,3 +336,11 @@ def test_gains_of_a_chain_add_up_to_what_became_of_the_gradient(drawn_model):
     assert sum(between) == pytest.approx(
         modules[0].log2_grad_output - modules[-1].log2_grad_output, abs=BITS * len(modules)
     )
+
+
+def test_modules_without_rows_are_not_followed():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    with gt.watch(model) as watcher:
+        model(torch.zeros(0, 3)).sum().backward()
+    assert watcher.trace().modules[0].rows == 0
+    assert isinstance(watcher.trace().diagnose().findings, tuple)

@@ -268,3 +268,30 @@ def random_loop(seed):
 @pytest.mark.parametrize("seed", range(20))
 def test_random_models_and_loops(seed):
     agrees(lambda: Random(seed), random_loop(seed))
+
+
+def kept_outputs(watcher):
+    steps = (watcher._recorder.step, watcher._recorder.last)
+    return [one for step in steps if step for forward in step.forwards for one in forward.outputs if one is not None]
+
+
+def test_outputs_are_let_go_with_the_backward_pass_and_with_the_watch():
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 4), nn.Linear(3, 5)
+
+        def forward(self, x):
+            return self.first(x), self.second(x)
+
+    model, x = Heads(), torch.ones(2, 3)
+    with gt.watch(model) as watcher:
+        outputs = model(x)
+        assert len(kept_outputs(watcher)) == 2
+        outputs[0].sum().backward()
+        assert not kept_outputs(watcher)
+        outputs[1].sum().backward()
+        abandoned = model(x)
+        assert len(kept_outputs(watcher)) == 2
+    assert not kept_outputs(watcher)
+    assert len(abandoned) == 2

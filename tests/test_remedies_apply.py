@@ -94,6 +94,113 @@ def test_what_cannot_be_changed_from_outside_is_refused_and_stays():
         tried.find("relu_he").apply([model])
 
 
+def state_of(module):
+    names = [*module.named_parameters(remove_duplicate=False), *module.named_buffers()]
+    parts = [(name, id(part), part.training) for name, part in module.named_modules()]
+    return parts, {name: (id(value), value.detach().clone()) for name, value in names}
+
+
+def assert_untouched(module, before):
+    parts, values = state_of(module)
+    assert parts == before[0]
+    assert values.keys() == before[1].keys()
+    for name, (identity, value) in values.items():
+        assert identity == before[1][name][0], name
+        assert torch.equal(value, before[1][name][1]), name
+
+
+def test_after_a_refusal_an_optimiser_still_trains_the_module():
+    model = Functional()
+    model.above.eval()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    tried = gt.from_torch(model).remedies(X, LABELS, "cross_entropy", only=["relu_he"], steps=1)
+    before = state_of(model)
+    with pytest.raises(ValueError, match=r"module: its forward\(\)"):
+        tried.find("relu_he").apply(model)
+    assert_untouched(model, before)
+    gradients(model)
+    optimizer.step()
+    assert not torch.equal(model.above.weight, before[1]["above.weight"][1])
+
+
+def test_parts_keep_their_own_mode():
+    model = chain()
+    model[2].eval()
+    modes = [part.training for part in model]
+    gt.remedy("layer_norm").apply(model)
+    assert [part.training for part in model] == modes
+    assert not model[2][0].training
+
+
+class Head(nn.Module):
+    """Reads the last state of a plain RNN, or its outputs."""
+
+    def __init__(self, read, inputs=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.cell, self.head = nn.RNN(3, 5), nn.Linear(5, 2)
+        self.read, self.inputs = read, inputs or (lambda x: x)
+
+    def forward(self, x):
+        return self.head(self.read(*self.cell(self.inputs(x))))
+
+
+def test_another_kind_of_cell_must_fit_the_forward_around_it():
+    tried = gt.from_torch(Head(None).cell).remedies(STEPS, only=["lstm"], steps=1).find("lstm")
+    fits = tried.apply(Head(lambda out, state: out[-1]))
+    assert isinstance(fits.cell, nn.LSTM)
+    assert fits(torch.tensor(STEPS)).shape == (16, 2)
+    cases = [
+        (Head(lambda out, state: state[-1]), r"forward\(\) gives outputs of other shapes"),
+        (Head(lambda out, state: state.squeeze(0)), r"forward\(\) gives outputs of other shapes"),
+        (Head(lambda out, state: out[-1], lambda x: x["steps"]), r"forward\(\) takes other inputs"),
+    ]
+    for model, reason in cases:
+        before = state_of(model)
+        with pytest.raises(ValueError, match=f"module: its {reason}"):
+            tried.apply(model)
+        assert_untouched(model, before)
+        assert all(one is getattr(model.cell, name) for name, one in model.cell.named_parameters())
+
+
+class Broken(nn.Module):
+    """Two convolutions of which the second cannot be followed by a norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 1, 1)
+        del self.second.out_channels
+
+
+def test_a_block_used_twice_is_changed_once_and_a_failure_changes_nothing():
+    block = nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU())
+    model = nn.Sequential(block, block, nn.Flatten(), nn.Linear(18, 2))
+    gt.remedy("layer_norm").apply(model)
+    assert [type(part) for part in block[0]] == [nn.Conv2d, nn.GroupNorm]
+    assert gt.remedy("leaky_relu").apply(model)(torch.randn(4, 2, 3, 3)).shape == (4, 2)
+    broken = Broken()
+    before = state_of(broken)
+    with pytest.raises(AttributeError, match="out_channels"):
+        gt.remedy("layer_norm").apply(broken)
+    assert_untouched(broken, before)
+
+
+@pytest.mark.parametrize("name", ["leaky_relu", "zero_bias", "he_initialisation", "layer_norm"])
+def test_nothing_to_change_is_refused(name):
+    model = nn.Sequential(nn.Flatten(), nn.Tanh())
+    if name != "he_initialisation":
+        model.append(nn.Conv1d(1, 1, 1))
+        nn.init.zeros_(model[2].bias)
+    with pytest.raises(ValueError, match=f"module: expected one that {name} changes"):
+        gt.remedy(name).apply(model)
+
+
+def test_nothing_to_change_in_a_network_is_refused():
+    for name, model in [("leaky_relu", chain()), ("chrono", nn.GRU(3, 4)), ("tanh_orthogonal", chain(nn.Tanh))]:
+        with pytest.raises(ValueError, match=f"module: expected one that {name} changes"):
+            gt.remedy(name).apply(model)
+
+
 def test_remedies_by_name_for_modules_of_any_kind():
     convolutional = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)

@@ -86,7 +86,7 @@ class _Followed:
 
 
 def _follows(one: ModuleFigures) -> bool:
-    known = not math.isnan(one.log2_input) or one.kind.startswith("Embedding")
+    known = one.kind.startswith("Embedding") if math.isnan(one.log2_input) else one.rows > 0
     return one.weighs and known and not math.isnan(one.log2_grad_output)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,8 +40,8 @@ class _Place:
         return self.owner._modules[self.key]
 
     def put(self, module: Any) -> None:
-        """Put another one there, in the mode of the owner."""
-        self.owner._modules[self.key] = module.train(self.owner.training)
+        """Put another one there, in the mode of the one before it."""
+        self.owner._modules[self.key] = module.train(self.module.training)
 
 
 def _leaves(module: Any) -> list[_Place]:
@@ -52,6 +52,50 @@ def _leaves(module: Any) -> list[_Place]:
             continue
         found += _leaves(child) if child._modules else [_Place(module, key)]
     return found
+
+
+@contextmanager
+def _or_as_it_was(module: Any) -> Iterator[None]:
+    """Put a module back after an exception: the same parts and parameters, which an optimiser may hold, by value."""
+    import torch
+    from torch.nn.parameter import is_lazy
+
+    parts = list(module.modules())
+    attributes = [dict(part.__dict__) for part in parts]
+    tables = [(value, value.copy()) for own in attributes for value in own.values() if type(value) in (dict, list)]
+    tensors = [one for one in (*module.parameters(), *module.buffers()) if not is_lazy(one) and not one.is_inference()]
+    values = [one.detach().clone() for one in tensors]
+    modes = [part.training for part in parts]
+    try:
+        yield
+    except BaseException:
+        for part, own in zip(parts, attributes, strict=True):
+            part.__dict__.clear()
+            part.__dict__.update(own)
+        for table, before in tables:
+            table.clear()
+            table.extend(before) if isinstance(table, list) else table.update(before)
+        with torch.no_grad():
+            for one, value in zip(tensors, values, strict=True):
+                one.copy_(value)
+        raise
+    for part, training in zip(parts, modes, strict=True):
+        part.training = training
+
+
+@contextmanager
+def _evaluated(module: Any) -> Iterator[None]:
+    """Run a module in eval mode and without gradients; every part has its own mode again afterwards."""
+    import torch
+
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        with torch.no_grad():
+            module.eval()
+            yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def _is_activation(module: Any) -> bool:
@@ -83,16 +127,17 @@ def apply_network(module: Any, network: Any) -> None:
         With the change.
     """
     nn = checked_module(module)
-    before = copy.deepcopy(module)
-    try:
+    with _or_as_it_was(module):
         if isinstance(network, Stack):
             _apply_stack(nn, module, network)
             _check(module, network)
         else:
+            replaced = any(type(part).__name__ in _CELLS.keys() - {_cell(network)} for part in module.modules())
+            checked = replaced and type(module).forward is not nn.Module.forward  # nn.ModuleDict has none
+            shapes = _shapes(module, network) if checked else None
             _apply_recurrent(nn, module, network)
-    except Exception:
-        module.__dict__.update(before.__dict__)
-        raise
+            if checked:
+                _check_shapes(module, network, shapes)
 
 
 def _check(module: Any, network: Stack) -> None:
@@ -100,18 +145,51 @@ def _check(module: Any, network: Stack) -> None:
     import torch
 
     x = np.random.default_rng(0).standard_normal((4, network.sizes[0])).astype(network.dtype)
-    training, first = module.training, next(module.parameters())
+    first = next(module.parameters())
     try:
-        with torch.no_grad():
-            got = module.eval()(torch.as_tensor(x).to(first)).double().cpu().numpy()
+        with _evaluated(module):
+            got = module(torch.as_tensor(x).to(first)).double().cpu().numpy()
     except Exception:
         raise ValueError(f"module: expected one that takes inputs of shape (batch, {network.sizes[0]})") from None
-    finally:
-        module.train(training)
     wanted = network.forward(x)
     near = np.abs(got - wanted) <= 1e-3 * np.abs(wanted).max() if got.shape == wanted.shape else np.False_
     if not np.all(near | ~np.isfinite(wanted)):
         raise ValueError("module: its forward() does what cannot be changed from outside; see the remedy's code")
+
+
+def _shapes(module: Any, network: Any) -> Any:
+    """Give the shapes of a module's outputs, of values or of indices that go in; None where it takes neither."""
+    import torch
+
+    first = next(module.parameters())
+    for x in (first.new_zeros(7, 3, network.input_size), first.new_zeros(7, 3, dtype=torch.long)):
+        try:
+            with _evaluated(module):
+                return _nested(module(x))
+        except Exception:  # of any kind: what a forward() raises is its own affair
+            continue
+    return None
+
+
+def _nested(output: Any) -> Any:
+    if isinstance(output, dict):
+        return {key: _nested(one) for key, one in output.items()}
+    if isinstance(output, (tuple, list)):
+        return [_nested(one) for one in output]
+    return getattr(output, "shape", None)
+
+
+def _check_shapes(module: Any, network: Any, before: Any) -> None:
+    """Refuse where a forward() takes the state of another kind of cell for that of its own, or cannot be run."""
+    if before is None:
+        raise ValueError(
+            "module: its forward() takes other inputs than a sequence, so that it cannot be checked with another "
+            "kind of cell; see the remedy's code"
+        )
+    if _shapes(module, network) != before:
+        raise ValueError(
+            "module: its forward() gives outputs of other shapes with another kind of cell; see the remedy's code"
+        )
 
 
 def _write(layer: Any, name: str, values: Any) -> None:
@@ -172,8 +250,7 @@ def _apply_recurrent(nn: Any, module: Any, network: Any) -> None:
     own = [_Place(_Owner(module), "module")] if type(module).__name__ in _CELLS else []
     places = own + [leaf for leaf in _leaves(module) if type(leaf.module).__name__ in _CELLS]
     directions = 2 if network.bidirectional else 1
-    rows, at = len(network.weight_hh), 0
-    cell = next(name for name, key in _CELLS.items() if key == type(network).__name__.lower())
+    rows, at, cell = len(network.weight_hh), 0, _cell(network)
     for place in places:
         if type(place.module).__name__ != cell:
             if own:
@@ -197,11 +274,15 @@ def _apply_recurrent(nn: Any, module: Any, network: Any) -> None:
         raise ValueError(f"module: expected {rows} recurrent layers and directions, got {at}")
 
 
+def _cell(network: Any) -> str:
+    return next(name for name, key in _CELLS.items() if key == type(network).__name__.lower())
+
+
 class _Owner:
     """What a module that is changed itself hangs on."""
 
     def __init__(self, module: Any) -> None:
-        self._modules, self.training = {"module": module}, module.training
+        self._modules = {"module": module}
 
 
 def _same_sizes(nn: Any, cell: str, old: Any) -> Any:
@@ -215,25 +296,37 @@ def _same_sizes(nn: Any, cell: str, old: Any) -> Any:
 
 
 def apply_generally(module: Any, name: str) -> None:
-    """Change a module of any kind by a remedy's name; ValueError where that takes a change of its forward()."""
+    """Change a module of any kind by a remedy's name; ValueError, and the module as it was, where it cannot."""
     nn = checked_module(module)
+    with _or_as_it_was(module):
+        if not _changed(nn, module, name):
+            raise ValueError(f"module: expected one that {name} changes; it has nothing of the kind")
+
+
+def _changed(nn: Any, module: Any, name: str) -> bool:
+    """Tell whether there was anything to change."""
     weighted = [m for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))]
+    leaves = list({(id(leaf.owner), leaf.key): leaf for leaf in _leaves(module)}.values())  # a block may be used twice
     if name == "he_initialisation":
         for m in weighted:
             nn.init.kaiming_normal_(m.weight, nonlinearity="relu")
-    elif name == "zero_bias":
-        for m in weighted:
-            if m.bias is not None:
-                nn.init.zeros_(m.bias)
-    elif name == "leaky_relu":
-        for leaf in _leaves(module):
-            if isinstance(leaf.module, nn.ReLU):
-                leaf.put(nn.LeakyReLU(0.01))
-    elif name == "layer_norm":
-        for leaf in [leaf for leaf in _leaves(module) if leaf.module in weighted][:-1]:
+        return bool(weighted)
+    if name == "zero_bias":
+        biased = [m for m in weighted if m.bias is not None and bool(m.bias.any())]
+        for m in biased:
+            nn.init.zeros_(m.bias)
+        return bool(biased)
+    if name == "leaky_relu":
+        places = [leaf for leaf in leaves if isinstance(leaf.module, nn.ReLU)]
+        for leaf in places:
+            leaf.put(nn.LeakyReLU(0.01))
+        return bool(places)
+    if name == "layer_norm":
+        places = [leaf for leaf in leaves if leaf.module in weighted][:-1]
+        for leaf in places:
             leaf.put(nn.Sequential(leaf.module, _norm_behind(nn, leaf.module)))
-    else:
-        raise ValueError(f"module: {name} takes a change of its forward(); see the remedy's code")
+        return bool(places)
+    raise ValueError(f"module: {name} takes a change of its forward(); see the remedy's code")
 
 
 def _norm_behind(nn: Any, layer: Any) -> Any:

@@ -55,7 +55,8 @@ class NamedRemedy:
         Raises
         ------
         TypeError, ValueError
-            If it is no module, or the change cannot be made from outside; it is then as it was.
+            If it is no module, there is nothing to change, or it cannot be changed from outside; it is then as it
+            was, its parameters the same objects.
         """
         checked_module(module)
         if self.name not in TRAINING_CHANGES and self.name not in ("", "truncation"):
@@ -75,8 +76,9 @@ class NamedRemedy:
             raise ValueError(f"module: {self.name} is none of the remedies of a {type(network).__name__}")
         x = np.zeros((1, network.sizes[0]) if isinstance(network, Stack) else (steps, 1, network.input_size))
         changed = changes[self.name].build(network, x, 0)
-        if changed is not None:
-            apply_network(module, changed)
+        if changed is None:
+            raise ValueError(f"module: expected one that {self.name} changes; it has nothing of the kind")
+        apply_network(module, changed)
 
 
 def remedy(name: str) -> NamedRemedy:

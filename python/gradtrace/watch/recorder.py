@@ -73,6 +73,9 @@ class Recorder:
     def close(self) -> None:
         """Take the hooks on tensors away; what was recorded stays."""
         self.is_open = False
+        for step in (self.step, self.last):
+            for forward in () if step is None else step.forwards:
+                forward.forget()
         for handle in (*self._leaves, *(handle for _, handle in self._parameters.values())):
             handle.remove()
         self._leaves, self._parameters, self._outer = [], {}, []
@@ -122,7 +125,8 @@ class Recorder:
                 self._count()
                 if self._forward is not None:
                     place = len(self._forward.outputs)
-                    self._forward.outputs.append(tensor.detach() if measurable(tensor) else None)
+                    kept = measurable(tensor) and self._coming is not None and self._coming.recorded
+                    self._forward.outputs.append(tensor.detach() if kept else None)
                     self._hook_tensor(tensor, hooks.Gradient(self, self._forward, place))
         forward, step, self._forward, self._coming = self._forward, self._coming, None, None
         if forward is None or step is None or not forward.counts:
@@ -283,6 +287,8 @@ class Recorder:
             return
         one.fired += 1
         self.mark(one, gradient)
+        if isinstance(call, ForwardPass):
+            one.forwards.add(call)
         if not one.kept:
             return
         if isinstance(call, ForwardPass):

@@ -55,6 +55,10 @@ class ForwardPass:
     outputs: list[Any] = field(default_factory=list)  # until their gradients come
     counts: bool = False  # as part of a step: a backward pass may reach it
 
+    def forget(self) -> None:
+        """Let go of the outputs; a gradient that comes later is measured without them."""
+        self.outputs = [None] * len(self.outputs)
+
 
 @dataclass(eq=False)
 class BackwardPass:
@@ -77,6 +81,7 @@ class BackwardPass:
     halves: dict[tuple[Call, int], tuple[int, Any]] = field(default_factory=dict)  # of it, as long as more may come
     recomputed: list[Call] = field(default_factory=list)
     earlier: bool = False
+    forwards: set[ForwardPass] = field(default_factory=set)  # whose outputs it came by
     torn: set[str] = field(default_factory=set)
 
     def arrived(self, parameter: Any, gradient: Any, more: bool) -> None:
@@ -110,6 +115,9 @@ class BackwardPass:
         for key, gradient in self.parts.items():
             self.weights[key] = measured(gradient)
         self.parts.clear()
+        for forward in self.forwards:
+            forward.forget()
+        self.forwards.clear()
         self.complete = True
 
 
