@@ -185,6 +185,17 @@ def test_a_block_used_twice_is_changed_once_and_a_failure_changes_nothing():
     assert_untouched(broken, before)
 
 
+@pytest.mark.parametrize("name", ["layer_norm", "residual"])
+def test_a_layer_used_twice_gets_no_norm_or_skip_connection_of_each_use(name):
+    block = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    model = nn.Sequential(block, block, nn.Linear(4, 2))
+    before = state_of(model)
+    with pytest.raises(ValueError, match="module: expected a block for each layer, got one that is used twice"):
+        gt.remedy(name).apply(model)
+    assert_untouched(model, before)
+    assert isinstance(gt.remedy("leaky_relu").apply(model)[0][1], nn.LeakyReLU)
+
+
 @pytest.mark.parametrize("name", ["leaky_relu", "zero_bias", "he_initialisation", "layer_norm"])
 def test_nothing_to_change_is_refused(name):
     model = nn.Sequential(nn.Flatten(), nn.Tanh())

@@ -214,6 +214,10 @@ def _apply_stack(nn: Any, module: Any, network: Stack) -> None:
     if shapes != wanted:
         raise ValueError(f"module: expected linear layers of shapes {str(wanted)[:80]}, got {str(shapes)[:80]}")
     for layer, (first, end) in enumerate(zip(at, [*at[1:], len(leaves)], strict=True)):
+        if not isinstance(leaves[first].module, nn.Linear):  # changed with an earlier layer
+            raise ValueError(
+                "module: expected a block for each layer, got one that is used twice; see the remedy's code"
+            )
         _write(leaves[first].module, "weight", network.weights[layer])
         _write(leaves[first].module, "bias", network.biases[layer])
         _shape_layer(nn, leaves[first:end], network, layer)
