@@ -21,6 +21,10 @@ def plain(outputs=3, end="linear", depth=2):
     return gt.Stack.random([8, *[24] * depth, outputs], "tanh", end, seed=1)
 
 
+def one_line(told):
+    return " ".join(str(told).split())
+
+
 # Each kind where it is needed ----------------------------------------------------------------------------------------
 
 
@@ -99,6 +103,92 @@ def test_answers_at_every_step():
     assert "truncation" not in {remedy.name for remedy in tried}
     assert tried.before.held_out < 0.5
     assert tried.before.training.learned
+
+
+# Behind the ends of sequences ----------------------------------------------------------------------------------------
+
+
+STEPS = RNG(5).standard_normal((10, 40, 2)).astype("float32")
+LENGTHS = RNG(6).integers(3, 11, 40)
+ENDED = np.arange(10)[:, None] >= LENGTHS
+AT_EVERY_STEP = {
+    "cross_entropy": (STEPS[:, :, 0] > 0).astype("int64"),
+    "mse": (50 + 20 * STEPS).astype("float32"),
+}
+
+
+def behind(values, padding):
+    """The same values, other padding."""
+    padded = values.copy()
+    padded[ENDED] = padding
+    return padded
+
+
+@pytest.mark.parametrize(("loss", "paddings"), [("cross_entropy", (0, 5, -100)), ("mse", (0, 5, -100, math.nan, 1e38))])
+def test_padding_changes_no_figure_of_remedies(loss, paddings):
+    gru, readout = gt.GRU.random(2, 5, seed=0), gt.Stack.random([5, 2], "linear", None, seed=0)
+    names = ["scaled_targets", "standardised_inputs", "gradient_clipping"]
+
+    def table(x, padding, names=names):
+        target = behind(AT_EVERY_STEP[loss], padding)
+        return gru.remedies(x, readout, target, loss, at="all", lengths=LENGTHS, only=names, steps=10).to_dict()
+
+    plain_table = table(behind(STEPS, 0), 0)
+    tried = {one["name"] for one in plain_table["tried"]}
+    assert tried == ({"scaled_targets", "gradient_clipping"} if loss == "mse" else {"gradient_clipping"})
+    for padding in paddings[1:]:
+        assert table(behind(STEPS, 7), padding) == plain_table
+    far = STEPS + np.float32(20)
+    tables = [table(behind(far, padding), 0, ["standardised_inputs"]) for padding in (0, 1e38)]
+    assert tables[0] == tables[1]
+    assert len(tables[0]["tried"]) == 1
+
+
+def test_guesses_and_scales_are_those_of_the_steps_that_count():
+    valid = ~ENDED
+    labels, values = AT_EVERY_STEP["cross_entropy"], AT_EVERY_STEP["mse"]
+    readout = gt.Stack.random([5, 2], "linear", None, seed=0)
+    own = {"readout": readout, "lengths": LENGTHS, "every": True}
+    task = Task(behind(STEPS, 9), behind(labels, -100), "cross_entropy", **own)
+    counts = np.bincount(labels[valid], minlength=2) + 1.0
+    each = -np.log(counts / counts.sum())[labels]
+    wanted = [each[: LENGTHS[k], k].mean() for k in range(40)]
+    np.testing.assert_allclose(guess_losses(task, task), wanted, rtol=tolerance("recomputed", "sums"))
+    task = Task(behind(STEPS, 9), behind(values, math.nan), "mse", **own)
+    wide = values.astype("float64")
+    mean = wide[valid].mean(axis=0)
+    wanted = [((wide[: LENGTHS[k], k] - mean) ** 2).mean() for k in range(40)]
+    np.testing.assert_allclose(guess_losses(task, task), wanted, rtol=tolerance("recomputed", "sums"))
+    scaled = task.scaled(task)
+    assert math.isclose(scaled.unit, (wide[valid] - mean).std(), rel_tol=tolerance("recomputed", "sums"))
+    assert np.isfinite(scaled.target).all()
+    given = task.standardised(task).x[valid]
+    np.testing.assert_allclose(given.mean(axis=0), 0, atol=tolerance("losses", "relative", "float32"))
+    np.testing.assert_allclose(given.std(axis=0), 1, rtol=tolerance("losses", "relative", "float32"))
+
+
+def test_the_lines_for_targets_do_what_the_trial_does():
+    torch = pytest.importorskip("torch")
+    far = np.float32([1000, -300]) + np.float32([100, 3]) * VALUES
+    task = Task(X, far, "mse")
+    lines = gt.remedy("scaled_targets").code
+    scope = {"target": torch.tensor(far, dtype=torch.float64)}
+    exec(lines, scope)
+    shrunk = math.sqrt(1 - 1 / far.size)  # PyTorch divides by one less
+    wanted = task.scaled(task).target
+    np.testing.assert_allclose(scope["target"] / shrunk, wanted, atol=tolerance("losses", "relative", "float32"))
+    gru, readout = gt.GRU.random(2, 5, seed=0), gt.Stack.random([5, 2], "linear", None, seed=0)
+    for at, target, axes in (("all", AT_EVERY_STEP["mse"], "(0, 1)"), ("last", AT_EVERY_STEP["mse"][-1], "0")):
+        tried = gru.remedies(STEPS, readout, target, "mse", at=at, only=["scaled_targets"], steps=1)
+        assert f"target.mean({axes})" in tried[0].code
+
+
+def test_one_step_is_no_steps():
+    tried = plain().remedies(X, CLASSES, "cross_entropy", only=["gradient_clipping"], steps=1)
+    assert "after 1 step." in one_line(tried)
+    blind = gt.Stack.random([8, *[16] * 12, 3], "sigmoid", seed=0)
+    tried = blind.remedies(X, CLASSES, "cross_entropy", only=["zero_bias", "gradient_clipping"], steps=1)
+    assert tried[0].verdict.startswith("cannot tell in 1 step, nothing")
 
 
 # What is not known ---------------------------------------------------------------------------------------------------
@@ -228,10 +318,14 @@ def test_a_budget_is_kept_and_what_it_did_not_reach_is_said():
     tried = deep.remedies(X, CLASSES, "cross_entropy", steps=3000, seconds=1.5)
     assert 1.5 <= tried.seconds < 4  # of a machine that has other work, too
     assert tried.steps < 3000
-    assert f"stopped after {tried.steps} of 3000 steps" in str(tried)
+    known = f"stopped after {tried.steps} of 3000 steps" if tried.steps else "no round of the trials was finished"
+    assert f"{known}; more seconds reach further" in one_line(tried)
     none = deep.remedies(X, CLASSES, "cross_entropy", seconds=1e-6)
     assert not none.tried
     assert "not reached" in str(none)
+    assert none.steps == 0
+    assert "160 samples; no round of the trials was finished." in one_line(none)
+    assert "after" not in one_line(none)
     assert math.isnan(none.before.training.end)
     assert none.to_dict()["before"]["training"]["end"] is None
 
@@ -256,6 +350,7 @@ def test_interrupted_trials_give_the_best_so_far():
     )
     assert tried.stopped
     assert "stopped by Ctrl-C" in str(tried)
+    assert "stopped after 30 of 300 steps; more seconds reach further" in one_line(tried)
     assert [remedy.name for remedy in tried] == ["relu_he"]
 
     def at_once(progress):

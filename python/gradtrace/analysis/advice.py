@@ -116,8 +116,9 @@ ADVICE: Mapping[str, Advice] = {
         "train with a smaller learning rate", 'optimizer.param_groups[0]["lr"] *= 0.1  # before training'
     ),
     "scaled_targets": Advice(
-        "standardise the targets: mean 0 and deviation 1 for every output, by the figures of the training set",
-        "target = (target - target.mean(0)) / target.std(0).clamp_min(1e-6)",
+        "standardise the targets: mean 0 for every output and deviation 1 over all outputs together, by the figures "
+        "of the training set",
+        "target = target - target.mean({target_axes})\ntarget = target / target.std().clamp_min(1e-6)",
     ),
     "linear_output": Advice(
         "leave the activation behind the last layer out, so that every output can be reached",
@@ -218,7 +219,7 @@ def _filled(trace: Any, finding: Finding, name: str) -> dict[str, Any]:
         "inputs": "n_in",
         "hidden": "n",
     }
-    plain |= {"rows": ":", "bias": 0.0}
+    plain |= {"rows": ":", "bias": 0.0, "target_axes": "0"}
     if isinstance(trace, RecurrentTrace) and finding.part != "readout":
         return plain | _of_recurrent(trace, name)
     stack = trace.readout if isinstance(trace, RecurrentTrace) else trace
@@ -246,6 +247,7 @@ def _of_recurrent(trace: RecurrentTrace, name: str) -> dict[str, Any]:
     kept = 0.5 ** (1 / trace.steps)
     return {
         "axes": "(0, 1)",
+        "target_axes": "(0, 1)" if trace.cotangent_at == "all" else "0",
         "cell": trace.cell,
         "steps": max(trace.steps, 3),
         "inputs": trace.input_size,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from gradtrace.networks.recurrent import last_output
 from gradtrace.networks.stack import Stack
 from gradtrace.quiet import quiet
-from gradtrace.remedies.tasks import Task
+from gradtrace.remedies.tasks import Task, within
 
 __all__ = ["distinct"]
 
@@ -35,7 +35,7 @@ def distinct(network: Any, task: Task) -> float:
             return math.nan
         outputs = kept[-2 if network.depth > 1 else -1].mantissa  # a row's own exponent does not turn it
     else:
-        x = task.x[:, :_SAMPLES].astype(np.float64)
+        x = within(task.x, task.inside)[:, :_SAMPLES].astype(np.float64)
         lengths = None if task.lengths is None else task.lengths[:_SAMPLES]
         outputs = last_output(network.astype(np.float64), x, lengths)
         inputs = x.transpose(1, 0, 2).reshape(x.shape[1], -1)

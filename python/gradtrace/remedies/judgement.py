@@ -21,7 +21,7 @@ from gradtrace.remedies.contestants import OPTIMISERS, Budget, Contestant
 from gradtrace.remedies.distinct import distinct
 from gradtrace.remedies.outcomes import Training, noise_of, training_of
 from gradtrace.remedies.recurrent_changes import RECURRENT_CHANGES
-from gradtrace.remedies.results import NAMES, Remedies, Remedy, in_order
+from gradtrace.remedies.results import NAMES, Remedies, Remedy, in_order, steps_told
 from gradtrace.remedies.stack_changes import STACK_CHANGES, Change
 from gradtrace.remedies.tasks import Task
 from gradtrace.remedies.trials import USUAL_STEPS, try_all
@@ -134,11 +134,13 @@ def _judged(
     tried = [_measured(one, before, horizon, trace, _traced(one.network, one.shown, options)) for one in reached]
     ordered = in_order(tried, None)
     ordered.sort(key=lambda one: one.helps is not True)
+    horizon = horizon if first.entered else 0  # what is told below was cut off within the first round
     notes = ["stopped by Ctrl-C"] if budget.stopped else []
     if left := [one.name for one in others if one.asked and one not in reached]:
         notes.append(f"not reached in {budget.elapsed:.0f} s: {', '.join(left)}")
     if horizon < steps:
-        notes.append(f"stopped after {horizon} of {steps} steps; more seconds reach further")
+        told = f"stopped after {horizon} of {steps_told(steps)}" if horizon else "no round of the trials was finished"
+        notes.append(f"{told}; more seconds reach further")
     if first.task.split(first.seed)[1] is None:
         notes.append(f"{first.task.samples} samples are too few to hold some out: losses are of those trained on")
     return Remedies(before, tuple(ordered), first.task.name, horizon, budget.elapsed, tuple(notes), budget.stopped)
@@ -196,10 +198,8 @@ def judge(
         return False, f"does not help: {note}{text}"
     if math.isnan(before.held_out):
         return None, f"cannot tell, too few samples: {text}"
-    return (
-        None,
-        f"cannot tell in {steps} steps, nothing is better than a constant guess ({before.training.guess:.3g}): {text}",
-    )
+    blind = f"nothing is better than a constant guess ({before.training.guess:.3g})"
+    return None, f"cannot tell in {steps_told(steps)}, {blind}: {text}"
 
 
 def _solved(training: Training) -> bool:

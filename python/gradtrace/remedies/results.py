@@ -20,7 +20,7 @@ from gradtrace.remedies.outcomes import Training, noise_of
 from gradtrace.tables import Table
 from gradtrace.wording import decimal
 
-__all__ = ["NAMES", "Remedies", "Remedy"]
+__all__ = ["NAMES", "Remedies", "Remedy", "steps_told"]
 
 Array = npt.NDArray[Any]
 
@@ -121,7 +121,7 @@ class Remedies(Sequence[Remedy]):
     task : str
         What the networks were trained on.
     steps : int
-        Of training.
+        Of training; 0 where no round of the trials was finished.
     seconds : float
         That it took.
     notes : tuple of str
@@ -202,7 +202,8 @@ class Remedies(Sequence[Remedy]):
         trials = (self.before, *self.tried)
         marked = {row for row, one in enumerate(trials) if one is self.best}
         figures = [_row(one, one is self.best) for one in trials]
-        title = f"Trained on {self.task}; loss on samples held out, after {self.steps} steps"
+        after = f"loss on samples held out, after {steps_told(self.steps)}"
+        title = f"Trained on {self.task}; {after if self.steps else 'no round of the trials was finished'}"
         if why:
             words = ([", ".join(one.diagnosis.kinds) or "none", one.verdict, one.cost] for one in trials)
             rows = [[*row, *more] for row, more in zip(figures, words, strict=True)]
@@ -220,6 +221,11 @@ class Remedies(Sequence[Remedy]):
 
     def _repr_html_(self) -> str:
         return self._table(why=True).html()
+
+
+def steps_told(steps: int) -> str:
+    """Write ``1 step``, ``150 steps``."""
+    return "1 step" if steps == 1 else f"{steps} steps"
 
 
 def _row(remedy: Remedy, best: bool) -> list[str]:

@@ -145,14 +145,14 @@ def _far(mean: Array, std: Array | float) -> bool:
 
 def inputs_far_from_standard(network: Any, task: Task) -> bool:
     """Tell whether a mean is off by half a deviation or more, or a deviation by a factor of two."""
-    return _far(*moments(task.x))
+    return _far(*moments(task.x[task.inside]))
 
 
 def targets_far_from_standard(network: Any, task: Task) -> bool:
     """Tell the same of values to be learned, where the output has no bounds that they were made for."""
     last = network if isinstance(network, Stack) else task.readout
     free = last is not None and kind(last.activation[-1]) == "linear"
-    return task.loss == "mse" and free and _far(*target_scale(task.target))
+    return task.loss == "mse" and free and _far(*target_scale(task.target[task.answered]))
 
 
 def _output_in_the_way(stack: Any, task: Task) -> bool:
@@ -188,7 +188,7 @@ TRAINING_CHANGES = {
         needed=inputs_far_from_standard,
     ),
     "scaled_targets": Change(
-        "values to be learned of mean 0 and deviation 1, before training",
+        "values to be learned of mean 0, and of deviation 1 over all outputs together, before training",
         "none; outputs are to be scaled back",
         unchanged,
         targets=True,

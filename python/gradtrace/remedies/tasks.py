@@ -24,6 +24,7 @@ __all__ = [
     "sample_losses",
     "stack_task",
     "sum_of_inputs",
+    "within",
 ]
 
 Array = npt.NDArray[Any]
@@ -82,6 +83,16 @@ class Task:
         """What a loss in the task's own unit is multiplied by."""
         return self.unit**2 if self.loss == "mse" else 1.0
 
+    @property
+    def inside(self) -> Any:
+        """Where a sequence of x has not ended yet, (T, B); everywhere (...) without `lengths`."""
+        return ... if self.lengths is None else np.arange(len(self.x))[:, None] < self.lengths
+
+    @property
+    def answered(self) -> Any:
+        """Where the target counts: `inside` where there is an answer at every step, else everywhere."""
+        return self.inside if self.every else ...
+
     def rows(self, index: Array) -> Task:
         """Give the task of some of the samples."""
         x = self.x[index] if self.readout is None else np.ascontiguousarray(self.x[:, index])
@@ -99,13 +110,21 @@ class Task:
 
     def standardised(self, of: Task) -> Task:
         """Give inputs the mean 0 and deviation 1 that those of a task, the one trained on, get by it."""
-        mean, std = moments(of.x)
-        return replace(self, x=((self.x - mean) / std).astype(self.x.dtype))
+        mean, std = moments(of.x[of.inside])
+        return replace(self, x=((within(self.x, self.inside) - mean) / std).astype(self.x.dtype))
 
     def scaled(self, of: Task) -> Task:
         """Give values of mean 0 and deviation 1 likewise; one unit for all outputs, as the loss has one."""
-        mean, unit = target_scale(of.target)
-        return replace(self, target=((self.target - mean) / unit).astype(self.target.dtype), unit=unit)
+        mean, unit = target_scale(of.target[of.answered])
+        values = (within(self.target, self.answered) - mean) / unit
+        return replace(self, target=values.astype(self.target.dtype), unit=unit)
+
+
+def within(values: Array, inside: Any) -> Array:
+    """Give values with 0 behind the ends of the sequences, where users may have put anything."""
+    if inside is ...:
+        return values
+    return np.asarray(np.where(inside[..., None] if values.ndim > inside.ndim else inside, values, 0))
 
 
 def moments(x: Array) -> tuple[Array, Array]:
@@ -142,23 +161,24 @@ def sample_losses(network: Any, task: Task, readout: Stack | None) -> Array:
 
 def guess_losses(trained: Task, held: Task) -> Array:
     """Give the loss of each sample held out for the constant that fits those trained on best."""
-    target = trained.target.astype(np.float64)
+    fitted, asked = trained.target[trained.answered], held.target[held.answered]
     if trained.loss == "mse":
-        constant = np.broadcast_to(target.mean(axis=tuple(range(target.ndim - 1))), held.target.shape)
+        constant = np.broadcast_to(target_scale(fitted)[0], held.target.shape)
         return _over_steps(_entry_losses(constant, held), held)
-    classes = int(max(trained.target.max(), held.target.max())) + 1
-    counts = np.bincount(trained.target.ravel(), minlength=classes) + 1.0  # a class that was not met is not impossible
+    classes = int(max(fitted.max(), asked.max())) + 1
+    counts = np.bincount(fitted.ravel(), minlength=classes) + 1.0  # a class that was not met is not impossible
     logits = np.broadcast_to(np.log(counts), (*held.target.shape, classes))
     return _over_steps(_entry_losses(logits, held), held)
 
 
 def _entry_losses(outputs: Array, task: Task) -> Array:
+    target = within(task.target, task.answered)
     if task.loss == "mse":
-        losses = task.factor * np.mean((outputs - task.target) ** 2, axis=-1)
+        losses = task.factor * np.mean((outputs - target) ** 2, axis=-1)
     else:
         top = outputs.max(axis=-1, keepdims=True)
         total = np.log(np.exp(outputs - top).sum(axis=-1)) + top[..., 0]
-        losses = total - np.take_along_axis(outputs, task.target[..., None], axis=-1)[..., 0]
+        losses = total - np.take_along_axis(outputs, target[..., None], axis=-1)[..., 0]
     return np.where(np.isfinite(losses), losses, math.inf)
 
 
@@ -168,8 +188,7 @@ def _over_steps(losses: Array, task: Task) -> Array:
         return losses
     if task.lengths is None:
         return np.asarray(losses.mean(axis=0))
-    inside = np.arange(len(losses))[:, None] < task.lengths
-    return np.asarray(np.where(inside, losses, 0).sum(axis=0) / task.lengths)
+    return np.asarray(np.where(task.inside, losses, 0).sum(axis=0) / task.lengths)
 
 
 def sum_of_inputs(x: Array, lengths: Array | None) -> Array:

@@ -12,7 +12,7 @@ from gradtrace.analysis.advice import advice_of
 from gradtrace.analysis.diagnosis import KINDS, Diagnosis
 from gradtrace.cells import CELLS
 from gradtrace.networks.stack import Stack
-from gradtrace.remedies.results import NAMES, Remedies, Remedy
+from gradtrace.remedies.results import NAMES, Remedies, Remedy, steps_told
 from gradtrace.show.loss_plots import loss_lines
 from gradtrace.show.pages import templates
 from gradtrace.show.svg import PANEL, draw_svg, legend
@@ -85,7 +85,7 @@ def answer(diagnosis: Diagnosis, remedies: Remedies | None, asked: bool, trace: 
 
 def _worth(best: Remedy, remedies: Remedies) -> str:
     return (
-        f"In trials of {remedies.steps} steps of training the loss comes down to {_loss(best)} with it, and to "
+        f"In trials of {steps_told(remedies.steps)} of training the loss comes down to {_loss(best)} with it, and to "
         f"{_loss(remedies.before)} as the network is{_held(remedies)}."
     )
 
