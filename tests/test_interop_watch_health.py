@@ -2,10 +2,12 @@
 
 import copy
 import json
+import math
 import sys
 from pathlib import Path
 
 import pytest
+from test_interop_watch_models import inputs
 from tolerances import tolerance
 
 import gradtrace as gt
@@ -344,3 +346,26 @@ def test_modules_without_rows_are_not_followed():
         model(torch.zeros(0, 3)).sum().backward()
     assert watcher.trace().modules[0].rows == 0
     assert isinstance(watcher.trace().diagnose().findings, tuple)
+
+
+def test_the_diagnosis_takes_the_calls_of_a_module_together():
+    """A cell that forgets, in a loop: what is judged is the module, not its first call."""
+    torch.manual_seed(0)
+    enter, cell, head = nn.Linear(4, 4), nn.LSTMCell(4, 8), nn.Linear(8, 2)
+    with gt.watch(nn.ModuleList([enter, cell, head])) as watched:
+        state = None
+        for t in range(30):
+            state = cell(enter(inputs(4, seed=t).float()), state)
+        head(state[0]).square().mean().backward()
+    trace = watched.trace()
+    assert [(one.name, one.call, one.calls) for one in trace.modules[:2]] == [("0#0", 0, 30), ("1#0", 0, 30)]
+    assert trace.modules[-1].log2_grad_output - trace.modules[1].log2_grad_output > 15
+    lost = [finding.evidence["log2_change"] for finding in trace.diagnose() if finding.kind == "vanishing"]
+    assert all(change > -10 for change in lost)  # of the module as a whole; its first call alone lost 21 bits
+    assert "#" not in str(trace.diagnose())
+    with torch.no_grad():
+        enter.weight[0, 0] = math.nan
+    with gt.watch(nn.ModuleList([enter, head])) as watched:
+        head(torch.cat([enter(inputs().float()), enter(inputs().float())], dim=1)).sum().backward()
+    (finding,) = watched.trace().diagnose()
+    assert (finding.kind, finding.layers) == ("forward_overflow", (0, 2))

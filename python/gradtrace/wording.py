@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["changed", "decimal", "factor", "halves", "power_of_ten", "power_of_two"]
+__all__ = ["changed", "decimal", "factor", "halves", "power_of_ten", "power_of_two", "repeats"]
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -96,3 +98,14 @@ def decimal(log2: float, typographic: bool = False) -> str:
     if -3 <= int(exponent) <= 3:
         return f"{float(text):.{max(1 - int(exponent), 0)}f}"
     return f"{mantissa}\u00a0×\u00a010{str(int(exponent)).translate(_SUPERSCRIPT)}" if typographic else text
+
+
+def repeats(values: Sequence[Any], times: str) -> str:
+    """Write ``[784, 256x50, 10]``: equal neighbours once, with their number."""
+    runs: list[list[Any]] = []
+    for value in values:
+        if runs and runs[-1][0] == value:
+            runs[-1][1] += 1
+        else:
+            runs.append([value, 1])
+    return "[" + ", ".join(f"{value}{times}{count}" if count > 1 else f"{value}" for value, count in runs) + "]"

@@ -18,6 +18,7 @@ from gradtrace.networks.results import TraceBuilder, build_readout
 from gradtrace.networks.stack_arguments import check_options, check_quantiles, checked_keep
 from gradtrace.traces.scaled import ScaledArray
 from gradtrace.traces.stack import StackTrace
+from gradtrace.wording import repeats
 
 __all__ = ["Stack"]
 
@@ -426,19 +427,8 @@ class Stack(Network):
     def __repr__(self) -> str:
         blocks = ""
         if any(scale is not None for scale in self.residual):
-            blocks += f", residual={_runs(self.residual, ' x ')}"
+            blocks += f", residual={repeats(self.residual, ' x ')}"
         if any(self._facts["layer_norm"]):
-            blocks += f", layer_norm={_runs(self._facts['layer_norm'], ' x ')}"
-        names = _runs(self.activation, " x ")
-        return f"Stack({_runs(self.sizes, 'x')}, activation={names}{blocks}, dtype={self.dtype})" + self._told()
-
-
-def _runs(values: Sequence[Any], times: str) -> str:
-    """``[784, 256x50, 10]``: equal neighbours once, with their number."""
-    runs: list[list[Any]] = []
-    for value in values:
-        if runs and runs[-1][0] == value:
-            runs[-1][1] += 1
-        else:
-            runs.append([value, 1])
-    return "[" + ", ".join(f"{value}{times}{count}" if count > 1 else f"{value}" for value, count in runs) + "]"
+            blocks += f", layer_norm={repeats(self._facts['layer_norm'], ' x ')}"
+        names = repeats(self.activation, " x ")
+        return f"Stack({repeats(self.sizes, 'x')}, activation={names}{blocks}, dtype={self.dtype})" + self._told()
