@@ -295,3 +295,24 @@ def test_outputs_are_let_go_with_the_backward_pass_and_with_the_watch():
         assert len(kept_outputs(watcher)) == 2
     assert not kept_outputs(watcher)
     assert len(abandoned) == 2
+
+
+def test_a_step_is_told_once_it_is_over():
+    model, told = mlp(), []
+
+    def listener(step):
+        told.append((step.number, step.recorded, len(step.complete)))
+        model(data()).sum().backward()  # of no step
+
+    watched = gt.watch(model, every=2)
+    for contexts in range(2):
+        with watched:
+            watched._recorder.listeners.append(listener)
+            for number in range(3):
+                for part in (1, 2):
+                    model(data()[:part])
+                model(data()).sum().backward()
+                assert len(told) == 3 * contexts + number
+            with torch.no_grad():
+                model(data())
+    assert told == [(number, number % 2 == 0, 1) for number in range(6)]

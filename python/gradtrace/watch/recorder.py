@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +50,8 @@ class Recorder:
         The newest recorded one with a backward pass.
     hidden : bool
         Whether modules were called within a backward pass before any forward pass was seen.
+    listeners : list of callable
+        Given each step once it is over, recorded or not: when the next one begins, or the watch ends. Until then.
     """
 
     every: int
@@ -59,7 +62,9 @@ class Recorder:
     step: Step | None = None
     last: Step | None = None
     hidden: bool = False
+    listeners: list[Callable[[Step], None]] = field(default_factory=list)
     running_pass: BackwardPass | None = None
+    _told: Step | None = None  # as over
     _pass_end: weakref.ref[hooks.PassEnd] | None = None
     _task: int = -1  # number of that pass
     _leaves: list[Any] = field(default_factory=list)  # hooks on tensors that outlive the step
@@ -80,8 +85,24 @@ class Recorder:
             handle.remove()
         self._leaves, self._parameters, self._outer = [], {}, []
         self._forward = self._coming = self.running_pass = self._pass_end = None
+        try:
+            self._tell()
+        finally:
+            self.listeners.clear()
         if self.step is not None and not self.step.complete:
             self.step = Step(self.step.number, False, passes=[BackwardPass()])  # what comes later is another step
+
+    def _tell(self) -> None:
+        """The newest step is over; what its listeners run of the model is not recorded."""
+        if self.step is None or self.step is self._told:
+            return
+        self._told = self.step
+        heard, self.is_open = self.is_open, False
+        try:
+            for listener in tuple(self.listeners):
+                listener(self.step)
+        finally:
+            self.is_open = heard
 
     # Forward passes ---------------------------------------------------------------------------------------------------
 
@@ -152,6 +173,7 @@ class Recorder:
         if step is self.step:
             step.prune()
         else:
+            self._tell()
             for handle in self._leaves:
                 handle.remove()
             self._leaves, self.step = [], step
