@@ -16,7 +16,10 @@ import torch
 from gradtrace.traces.modules import ModuleFigures
 from gradtrace.watch.measure import measured
 
-__all__ = ["BackwardPass", "Call", "ForwardPass", "Step", "at_outputs", "module_figures"]
+__all__ = [
+    "BackwardPass", "Call", "ForwardPass", "Step", "at_outputs", "claimed", "labelled", "module_figures", "norms_read",
+    "version",
+]  # fmt: skip
 
 _SAME = 1e-6  # relative; what a checkpoint computes again has the same norm, to another order of summation
 
@@ -79,6 +82,7 @@ class BackwardPass:
     parts: dict[int, Any] = field(default_factory=dict)
     to_inputs: dict[tuple[Call, int], Any] = field(default_factory=dict)  # norms, of what a call sent back
     halves: dict[tuple[Call, int], tuple[int, Any]] = field(default_factory=dict)  # of it, as long as more may come
+    at_outputs: dict[tuple[Call, int], Any] = field(default_factory=dict)  # gradients kept for the inside
     recomputed: list[Call] = field(default_factory=list)
     earlier: bool = False
     forwards: set[ForwardPass] = field(default_factory=set)  # whose outputs it came by
@@ -137,6 +141,7 @@ class Step:
     versions: dict[int, int] = field(default_factory=dict)
     in_parts: set[int] = field(default_factory=set)  # parameters that a checkpoint may use
     unmeasured: set[str] = field(default_factory=set)
+    kept: KeptOfStep | None = None  # for the inside
 
     @property
     def complete(self) -> list[BackwardPass]:
@@ -181,7 +186,7 @@ def module_figures(
         Gives the parameters that a module answers for.
     """
     notes: list[str] = []
-    again = _claimed(step, one, names, notes)
+    again = claimed(step, one, names, notes)
     rows = _ordered(step, names, owned)
     reached, parts = _first_reached(one), []
     sent, taken = _whole(one.to_inputs), _whole(one.gradients)
@@ -195,7 +200,7 @@ def module_figures(
     parameters = {id(parameter): parameter for module in names for parameter in owned(module)}
     for key, parameter in parameters.items():
         parts += [one.weights.get(key), step.weight(parameter)]
-    numbers = _read(parts)
+    numbers = norms_read(parts)
     of_calls, of_weights = numbers[: 8 * len(rows)].reshape(-1, 8), numbers[8 * len(rows) :].reshape(-1, 2)
     place = {key: place for place, key in enumerate(parameters)}
     called = {call.module for call in step.calls}
@@ -241,7 +246,7 @@ def at_outputs(one: BackwardPass) -> tuple[float, float]:
         ends.setdefault(forward.module, []).extend(of_outputs)
     largest, cosine = math.nan, math.nan
     for of_module in ends.values():
-        gradient, product, size = _read([number for end in of_module for number in end]).reshape(-1, 3).T
+        gradient, product, size = norms_read([number for end in of_module for number in end]).reshape(-1, 3).T
         norm = _together(gradient.tolist())
         if math.isnan(largest) or norm > largest:
             below = norm * _together(size.tolist())
@@ -249,7 +254,7 @@ def at_outputs(one: BackwardPass) -> tuple[float, float]:
     return _log2(largest), cosine
 
 
-def _read(parts: list[Any]) -> npt.NDArray[np.float64]:
+def norms_read(parts: list[Any]) -> npt.NDArray[np.float64]:
     """Fetch all numbers at once, for on another device each waits for the queue; None gives NaN, and NaN infinity."""
     device = next((part.device for part in parts if part is not None), torch.device("cpu"))
     missing = torch.full((), math.nan, dtype=torch.float64, device=device)
@@ -288,6 +293,20 @@ def _first_reached(one: BackwardPass) -> dict[Call, Any]:
     return {call: gradient for (call, _), gradient in sorted(one.gradients.items(), key=lambda item: -item[0][1])}
 
 
+def _labels(name: str, places: Sequence[Any]) -> list[str]:
+    """Name the calls of a module: ``name#0`` and so on where there are several."""
+    return [name] if len(places) == 1 else [f"{name}#{number}" for number in range(len(places))]
+
+
+def labelled(step: Step, names: dict[Any, str]) -> dict[Call, str]:
+    """Name every call of a step."""
+    by_module: dict[Any, list[Call]] = {}
+    for call in step.calls:
+        by_module.setdefault(call.module, []).append(call)
+    pairs = (zip(calls, _labels(names[module], calls), strict=True) for module, calls in by_module.items())
+    return dict(pair for own in pairs for pair in own)
+
+
 def _ordered(
     step: Step, names: dict[Any, str], owned: Callable[[Any], list[Any]]
 ) -> list[tuple[str, Any, Call | None]]:
@@ -302,14 +321,13 @@ def _ordered(
         own = places.get(module, [])
         if own:
             at = float(own[-1])
-            labels = [name] if len(own) == 1 else [f"{name}#{number}" for number in range(len(own))]
-            rows += [(place, label, module, calls[place]) for place, label in zip(own, labels, strict=True)]
+            rows += [(place, label, module, calls[place]) for place, label in zip(own, _labels(name, own), strict=True)]
         elif owned(module):
             rows.append((at + 0.5, name, module, None))
     return [(name, module, call) for _, name, module, call in sorted(rows, key=lambda row: row[0])]
 
 
-def _claimed(step: Step, one: BackwardPass, names: dict[Any, str], notes: list[str]) -> dict[Call, Call]:
+def claimed(step: Step, one: BackwardPass, names: dict[Any, str], notes: list[str]) -> dict[Call, Call]:
     """Find the call that each one within the backward pass repeats: of a checkpoint, whose own had no gradients.
 
     Segments are computed again from the last to the first, so the last call of the module that is left and has the same

@@ -1,0 +1,145 @@
+"""What a watched step keeps for the inside of modules: inputs as they were, gradients at outputs, weights about to go.
+
+Nothing is copied while the step runs but weights that an optimiser is about to change; the rest are references to what
+autograd holds too. All of a step together is bounded; what does not fit is left out, and said.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradtrace.watch.chains import Chain
+from gradtrace.watch.measure import measurable
+from gradtrace.watch.step import BackwardPass, Call, version
+
+__all__ = ["Held", "KeptOfStep", "RecurrentCall"]
+
+
+@dataclass(eq=False)
+class Held:
+    """A tensor, detached, and how often it had been changed in place."""
+
+    tensor: Any
+    version: int
+
+    @property
+    def intact(self) -> bool:
+        """Whether it is what it was."""
+        return version(self.tensor) == self.version
+
+
+@dataclass(eq=False)
+class RecurrentCall:
+    """What one call of a recurrent module was given.
+
+    Attributes
+    ----------
+    x : Held
+    states : tuple of Held
+        Initial ones; none where they were zero.
+    packed : PackedSequence or None
+        As `x` was in; only its lengths and order are read.
+    training : bool
+    dtype : torch.dtype
+        Of the outputs.
+    """
+
+    x: Held
+    states: tuple[Held, ...]
+    packed: Any
+    training: bool
+    dtype: Any
+
+
+@dataclass(eq=False)
+class KeptOfStep:
+    """All that a step keeps.
+
+    Attributes
+    ----------
+    most_bytes : int
+    recurrent : dict
+        By call.
+    chains : list of Chain
+    inputs : dict
+        By chain.
+    weights : dict
+        Copies of parameters by identity, made before an optimiser changed them.
+    left_out : set of str
+        Names of modules for which there was no room.
+    """
+
+    most_bytes: int
+    recurrent: dict[Call, RecurrentCall] = field(default_factory=dict)
+    chains: list[Chain] = field(default_factory=list)
+    inputs: dict[Chain, Held] = field(default_factory=dict)
+    weights: dict[int, Any] = field(default_factory=dict)
+    left_out: set[str] = field(default_factory=set)
+    _ends: set[Call] = field(default_factory=set)
+    _bytes: int = 0
+
+    def hold(self, tensor: Any) -> Held | None:
+        """Keep a tensor; None where there is no room, or where it has no numbers to keep."""
+        size = tensor.numel() * tensor.element_size()
+        if self._bytes + size > self.most_bytes or not measurable(tensor):
+            return None
+        self._bytes += size
+        return Held(tensor.detach(), version(tensor))
+
+    # Forward
+
+    def recurrent_call(self, call: Call, name: str, given: Any, dtype: Any) -> None:
+        """Keep what a recurrent module was given."""
+        arguments, keywords = given
+        x = arguments[0] if arguments else keywords.get("input")
+        states = arguments[1] if len(arguments) > 1 else keywords.get("hx")
+        packed = x if hasattr(x, "batch_sizes") else None
+        parts = [] if states is None else [*states] if isinstance(states, (tuple, list)) else [states]
+        held = [self.hold(part) for part in (x.data if packed is not None else x, *parts)]
+        if None in held:
+            self.left_out.add(name)
+            return
+        there = [one for one in held if one is not None]
+        self.recurrent[call] = RecurrentCall(there[0], tuple(there[1:]), packed, call.module.training, dtype)
+        self._ends.add(call)
+
+    def chains_over(self, chains: list[Chain], names: dict[Any, str]) -> None:
+        """Keep the chains of a forward pass."""
+        for chain in chains:
+            first = chain.links[0]
+            held = self.hold(first.x)
+            if held is None:
+                self.left_out.add(names[chain.calls[0].module])
+                continue
+            self.inputs[chain] = Held(held.tensor, first.version)
+            self.chains.append(chain)
+            self._ends.add(chain.calls[-1])
+
+    # Backward
+
+    def reached(self, one: BackwardPass, call: Call, place: int, gradient: Any) -> None:
+        """Keep the gradient at an output of a module that is looked into."""
+        if call not in self._ends:
+            return
+        if (call, place) in one.at_outputs:
+            one.at_outputs[call, place] = None  # it came in parts
+            return
+        one.at_outputs[call, place] = self.hold(gradient)
+
+    @property
+    def modules(self) -> list[Any]:
+        """Modules that are looked into."""
+        chained = [call.module for chain in self.chains for call in chain.calls]
+        return list(dict.fromkeys([*(call.module for call in self.recurrent), *chained]))
+
+    def before_change(self, parameters: set[int], versions: dict[int, int]) -> None:
+        """Copy those of the parameters that modules looked into have, unless they moved since the step used them."""
+        for module in self.modules:
+            for parameter in module.parameters():
+                key = id(parameter)
+                if key not in parameters or key in self.weights or versions.get(key) != version(parameter):
+                    continue
+                held = self.hold(parameter)
+                if held is not None:
+                    self.weights[key] = held.tensor.clone()
