@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from gradtrace import doors
 from gradtrace.json_ready import json_ready
+from gradtrace.traces.inside import Inside
 
 __all__ = ["ModuleFigures", "WatchTrace"]
 
@@ -101,6 +102,11 @@ class WatchTrace:
         losses are, are not among them. Of modules called one by one from outside the largest counts.
     along_outputs : float
         Cosine of that gradient with those outputs: near 1 where a quadratic loss is far above its targets.
+    inside : Inside
+        A `RecurrentTrace` for every recurrent module and a `StackTrace` for every chain of layers, by name: our own
+        backward pass from what the hooks saw, per sample, gradients as the loss gave them (its mean over samples
+        included). Of a chain whose inputs have more axes than two every row is a sample. Where autograd gave the same
+        norms they are equal, or the inside is left out and the notes say why.
     """
 
     modules: tuple[ModuleFigures, ...]
@@ -111,6 +117,7 @@ class WatchTrace:
     notes: tuple[str, ...] = ()
     log2_cotangent: float = math.nan
     along_outputs: float = math.nan
+    inside: Inside = field(default_factory=Inside)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -16,8 +16,8 @@ import torch
 
 from gradtrace.interop.builder import RefusedError
 from gradtrace.interop.torch_layers import PASSES, activation_of_function, activation_of_module, kind_of
+from gradtrace.watch.calls import Call, version
 from gradtrace.watch.measure import tensors
-from gradtrace.watch.step import Call, version
 
 __all__ = ["Chain", "Chains", "Link", "Role", "role_of"]
 
@@ -137,8 +137,9 @@ class Chains:
             return
         for value in values:
             node = value.grad_fn
-            around = [] if node is None else [node, *(after for after, _ in node.next_functions)]
-            for one in around:
+            if node is None:
+                continue
+            for one in [node] if node in self._points else [after for after, _ in node.next_functions]:
                 chain, at = self._points.get(one, (None, 0))
                 if chain is not None:
                     chain.cuts.add(at)

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from gradtrace.checks import checked_count, checked_index, checked_names, shown
+from gradtrace.checks import checked_count, checked_flag, checked_index, checked_names, shown
+from gradtrace.traces.inside import Inside
 from gradtrace.traces.modules import WatchTrace
 from gradtrace.watch import hooks
-from gradtrace.watch.modules import is_wanted, reachable, takes_hooks
+from gradtrace.watch.modules import is_recurrent, is_wanted, reachable, takes_hooks
 
 if TYPE_CHECKING:
     from gradtrace.watch.recorder import Recorder
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Watch", "watch"]
 
+MOST_BYTES = 2**28
 _MOST_PASSES = 256  # backward passes of one step whose figures are kept: a loop over all outputs has thousands
 
 
@@ -35,18 +37,24 @@ class Watch:
         Which steps are recorded: every so many.
     only : tuple of str or None
         Names of the modules that are recorded, as `watch` takes them.
+    inside : bool
+        Whether what the inside of modules needs is kept.
+    most_bytes : int
+        Of a step, so much of it at most.
     """
 
     model: Any = field(repr=False)
     every: int = 1
     only: tuple[str, ...] | None = None
+    inside: bool = True
+    most_bytes: int = MOST_BYTES
     _handles: list[Any] = field(default_factory=list, init=False, repr=False)
     _recorder: Recorder = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         from gradtrace.watch.recorder import Recorder
 
-        self._recorder = Recorder(self.every, _MOST_PASSES)
+        self._recorder = Recorder(self.every, _MOST_PASSES, self.most_bytes if self.inside else 0)
 
     def __enter__(self) -> Watch:
         """Hook every module; the model's numbers stay as they are."""
@@ -58,6 +66,10 @@ class Watch:
         try:
             for name, module, closed in reachable(self.model):
                 self._hook(name, module, closed)
+            if self.inside:
+                from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+                self._handles.append(register_optimizer_step_pre_hook(hooks.BeforeOptimiser(recorder)))
         except BaseException:
             self.__exit__()
             raise
@@ -80,6 +92,9 @@ class Watch:
         if closed and not takes_hooks(module):
             return
         outer = not closed and next(module.children(), None) is not None
+        if wanted and not closed and is_recurrent(module):
+            apart = hooks.Apart(recorder, module)
+            self._handles.append(module.register_forward_pre_hook(apart, with_kwargs=True))
         if outer:
             start = hooks.Starts(recorder, module)
             self._handles.append(module.register_forward_pre_hook(start, with_kwargs=True))
@@ -90,7 +105,7 @@ class Watch:
             end = hooks.Ends(recorder, module)
             self._handles.append(module.register_forward_hook(end, with_kwargs=True, always_call=True))
 
-    def trace(self, backward: int = 0, order: int | None = None) -> WatchTrace:
+    def trace(self, backward: int = 0, order: int | None = None, inside: bool = True) -> WatchTrace:
         """Give the figures of one backward pass of the last recorded step, whenever it is called.
 
         Parameters
@@ -101,6 +116,9 @@ class Watch:
         order : int, optional
             Count only the passes of this order: 1 for gradients of what the forward passes gave, n + 1 for a pass that
             runs through the gradients of one of order n, made with ``create_graph=True``. All, by default.
+        inside : bool, default True
+            Also trace the inside of every recurrent module and of every chain of layers, by a backward pass of our own
+            from what the hooks saw, at the time and in the memory that such a trace takes. False: leave it empty.
 
         Returns
         -------
@@ -114,6 +132,7 @@ class Watch:
         ValueError
             If the step had no such backward pass.
         """
+        from gradtrace.watch.inside import look_inside
         from gradtrace.watch.step import at_outputs, module_figures
 
         step = self._recorder.last
@@ -127,9 +146,13 @@ class Watch:
         passes = step.complete
         chosen = _chosen(passes, backward, order)
         modules, notes = module_figures(step, chosen, self._recorder.names, self._recorder.owned)
-        notes = [*self._about_steps(step), *notes, *self._about_modules(step, chosen)]
+        insides: Inside = Inside()
+        left_out: list[str] = []
+        if checked_flag("inside", inside):
+            insides, left_out = look_inside(step, chosen, self._recorder.names)
+        notes = [*self._about_steps(step), *notes, *self._about_modules(step, chosen), *left_out]
         place, ends = passes.index(chosen), at_outputs(chosen)
-        return WatchTrace(modules, step.number, place, len(passes), chosen.order, tuple(notes), *ends)
+        return WatchTrace(modules, step.number, place, len(passes), chosen.order, tuple(notes), *ends, inside=insides)
 
     def _about_steps(self, step: Step) -> list[str]:
         now = self._recorder.step
@@ -167,7 +190,13 @@ class Watch:
         return [*notes, *sorted(one.torn)]
 
 
-def watch(model: Any, every: int = 1, only: Iterable[str] | None = None) -> Watch:
+def watch(
+    model: Any,
+    every: int = 1,
+    only: Iterable[str] | None = None,
+    inside: bool = True,
+    most_bytes: int = MOST_BYTES,
+) -> Watch:
     """Record the gradients of any PyTorch model: transformers, convolutions, whatever has modules.
 
     Parameters
@@ -179,6 +208,11 @@ def watch(model: Any, every: int = 1, only: Iterable[str] | None = None) -> Watc
     only : list of str, optional
         Names of modules, or beginnings of names up to a dot; all modules without children, and those with parameters of
         their own, by default.
+    inside : bool, default True
+        Keep what the traces of the inside of modules need (`WatchTrace.inside`): references to inputs, gradients at
+        outputs, and copies of weights that an optimiser is about to change.
+    most_bytes : int, default 256 MiB
+        Of every step so much of that at most; what does not fit is left out, and the trace's notes say so.
 
     Returns
     -------
@@ -206,7 +240,8 @@ def watch(model: Any, every: int = 1, only: Iterable[str] | None = None) -> Watc
     if only is not None:
         known = [name for name, _, _ in found]
         only = tuple(checked_names("only", only, known, f"only={known[-1:]}", "names of the model's modules"))
-    return Watch(model, checked_count("every", every), only)
+    flag, most = checked_flag("inside", inside), checked_count("most_bytes", most_bytes)
+    return Watch(model, checked_count("every", every), only, flag, most)
 
 
 def _chosen(passes: list[BackwardPass], backward: object, order: object) -> BackwardPass:

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from gradtrace.watch.modules import is_recurrent
+
 __all__ = ["uses_of_inputs"]
 
 _MOST_NODES = 512  # of one call: a recurrent cell over long sequences has thousands, and is left out
@@ -30,6 +32,8 @@ def uses_of_inputs(module: Any, inputs: list[Any], outputs: list[Any]) -> Uses:
         The node, the place of the input among what it sends back, and the number of the input. Empty where there are
         too many nodes, or where an output is an input.
     """
+    if is_recurrent(module):  # whose inputs have nodes of their own
+        return [(one.grad_fn, 0, number) for number, one in enumerate(inputs) if one.grad_fn is not None]
     wanted: dict[tuple[Any, int], int] = {}
     for number, tensor in enumerate(inputs):
         if not tensor.requires_grad:

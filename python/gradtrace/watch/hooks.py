@@ -11,9 +11,12 @@ import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from gradtrace.watch.step import BackwardPass, Call, ForwardPass
+    from gradtrace.watch.calls import Call
+    from gradtrace.watch.step import BackwardPass, ForwardPass
 
 __all__ = [
+    "Apart",
+    "BeforeOptimiser",
     "Calls",
     "Ends",
     "Gradient",
@@ -34,6 +37,8 @@ class Recorder(Protocol):
 
     def start(self, module: Any, handled: BaseException | None) -> None: ...
     def end(self, module: Any, given: Any, output: Any, handled: BaseException | None) -> None: ...
+    def apart(self, values: Any) -> Any: ...
+    def before_change(self, parameters: Any) -> None: ...
     def called(self, module: Any, given: Any, output: Any) -> None: ...
     def begun(self) -> BackwardPass | None: ...
     def running(self) -> BackwardPass | None: ...
@@ -113,6 +118,27 @@ class Calls(_ModuleHook):
         module = None if recorder is None else self.of(called)
         if recorder is not None and module is not None:
             recorder.called(module, (arguments, keywords), output)
+
+
+class Apart(_ModuleHook):
+    """Before a recurrent module, whose thousands of nodes are not walked: what it sends back comes by nodes of ours."""
+
+    def __call__(self, called: Any, arguments: Any, keywords: Any) -> Any:  # noqa: D102
+        recorder = self.recorder()
+        if recorder is None or self.of(called) is None:
+            return None
+        return recorder.apart(arguments), {name: recorder.apart(value) for name, value in keywords.items()}
+
+
+class BeforeOptimiser(_Hook):
+    """Before any optimiser takes a step."""
+
+    __slots__ = ()
+
+    def __call__(self, optimiser: Any, arguments: Any, keywords: Any) -> None:  # noqa: D102
+        recorder = self.recorder()
+        if recorder is not None:
+            recorder.before_change([one for group in optimiser.param_groups for one in group["params"]])
 
 
 # Of tensors ----------------------------------------------------------------------------------------------------------

@@ -17,9 +17,11 @@ from gradtrace.networks.stack import Stack
 from gradtrace.traces.inside import Inside
 from gradtrace.traces.recurrent import RecurrentTrace
 from gradtrace.traces.stack import StackTrace
+from gradtrace.watch.calls import Call, version
 from gradtrace.watch.chains import Chain
 from gradtrace.watch.kept import Held, KeptOfStep, RecurrentCall
-from gradtrace.watch.step import BackwardPass, Call, Step, claimed, labelled, norms_read, version
+from gradtrace.watch.measure import measured
+from gradtrace.watch.step import BackwardPass, Step, claimed, labelled, norms_read
 
 __all__ = ["look_inside"]
 
@@ -48,7 +50,7 @@ def look_inside(step: Step, one: BackwardPass, names: dict[Any, str]) -> tuple[I
             jobs.append((labels[call], (labels[call],), _Recurrent(step, one, kept, own, labels[call])))
     for chain in kept.chains:
         parts = tuple(labels[call] for call in chain.calls)
-        jobs.append((_named(parts, labels, chain, step, names), parts, _Chained(step, one, kept, chain, parts)))
+        jobs.append((_named(parts, labels, chain, step), parts, _Chained(step, one, kept, chain, parts)))
     for name, parts, job in jobs:
         try:
             if one.order > 1:
@@ -101,7 +103,7 @@ class _Job:
         if kept is None:
             seen, now = self.step.weights.get(id(parameter)), None
             if self.step.versions.get(id(parameter), -1) == version(parameter):
-                now = norms_read([seen, self.step.measured_now(parameter)]) if seen is not None else None
+                now = norms_read([seen, measured(parameter)]) if seen is not None else None
             else:
                 raise _LeftOut(_MOVED)
             if now is not None and not math.isclose(*now, rel_tol=1e-12):
@@ -121,9 +123,7 @@ class _Job:
             )
 
 
-_MOVED = (
-    "its weights changed after the step, not by an optimiser of torch.optim; call trace() before they change"
-)
+_MOVED = "its weights changed after the step, not by an optimiser of torch.optim; call trace() before they change"
 
 
 @dataclass(frozen=True)
@@ -146,10 +146,10 @@ class _Recurrent(_Job):
         states = [layout.state(_intact(held, "its initial state")) for held in seen.states]
         dy = None if gradients[0] is None else layout.sequence(gradients[0])[0]
         keywords: dict[str, Any] = {"cotangent": None if dy is None else _at_end(dy, lengths, module.bidirectional)}
-        keywords["cotangent_h"] = None if gradients[1] is None else layout.state(gradients[1])
         keywords |= dict(zip(("h0", "c0"), states, strict=False))
-        if gradients[2] is not None:
-            keywords["cotangent_c"] = layout.state(gradients[2])
+        for name, gradient in zip(("cotangent_h", "cotangent_c"), gradients[1:], strict=True):
+            if gradient is not None:
+                keywords[name] = layout.state(gradient)
         trace = network.trace(x, lengths=lengths, **keywords)
         self._check(trace, module, seen)
         return trace, _precision(seen.dtype, network.dtype)
@@ -298,12 +298,12 @@ def _precision(ran: Any, ours: Any) -> list[str]:
     return [f"it ran in {str(ran).removeprefix('torch.')}, its inside is {ours}"]
 
 
-def _named(parts: Sequence[str], labels: dict[Call, str], chain: Chain, step: Step, names: dict[Any, str]) -> str:
+def _named(parts: Sequence[str], labels: dict[Call, str], chain: Chain, step: Step) -> str:
     """Give the name of the smallest module that holds the chain and nothing else; ``first..last`` where none does."""
-    inside, others = set(chain.calls), [labels[call] for call in step.calls if call not in set(chain.calls)]
+    others = [labels[call] for call in step.calls if call not in chain.calls]
     prefix = parts[0].split(".")[:-1]
     while not all(part.split(".")[: len(prefix)] == prefix for part in parts):
         prefix.pop()
-    if inside and prefix and not any(other.split(".")[: len(prefix)] == prefix for other in others):
-        return ".".join(prefix)
-    return f"{parts[0]}..{parts[-1]}"
+    if any(other.split(".")[: len(prefix)] == prefix for other in others):
+        return f"{parts[0]}..{parts[-1]}"
+    return ".".join(prefix) or type(step.forwards[0].module).__name__

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from gradtrace.watch.calls import Call, version
 from gradtrace.watch.chains import Chain
 from gradtrace.watch.measure import measurable
-from gradtrace.watch.step import BackwardPass, Call, version
 
 __all__ = ["Held", "KeptOfStep", "RecurrentCall"]
 
@@ -27,6 +27,11 @@ class Held:
     def intact(self) -> bool:
         """Whether it is what it was."""
         return version(self.tensor) == self.version
+
+    @property
+    def bytes(self) -> int:
+        """What it takes, if nobody else holds it."""
+        return int(self.tensor.numel() * self.tensor.element_size())
 
 
 @dataclass(eq=False)
@@ -50,6 +55,11 @@ class RecurrentCall:
     packed: Any
     training: bool
     dtype: Any
+
+    @property
+    def all(self) -> tuple[Held, ...]:
+        """All that is held."""
+        return (self.x, *self.states)
 
 
 @dataclass(eq=False)
@@ -81,11 +91,11 @@ class KeptOfStep:
 
     def hold(self, tensor: Any) -> Held | None:
         """Keep a tensor; None where there is no room, or where it has no numbers to keep."""
-        size = tensor.numel() * tensor.element_size()
-        if self._bytes + size > self.most_bytes or not measurable(tensor):
+        held = Held(tensor.detach(), version(tensor)) if measurable(tensor) else None
+        if held is None or self._bytes + held.bytes > self.most_bytes:
             return None
-        self._bytes += size
-        return Held(tensor.detach(), version(tensor))
+        self._bytes += held.bytes
+        return held
 
     # Forward
 
@@ -116,16 +126,28 @@ class KeptOfStep:
             self.chains.append(chain)
             self._ends.add(chain.calls[-1])
 
+    def forget_all_but(self, calls: set[Call]) -> None:
+        """Let go of forward passes that no backward pass can reach any more."""
+        gone = [call for call in self.recurrent if call not in calls]
+        dropped = [held for call in gone for held in self.recurrent[call].all]
+        chains = [chain for chain in self.chains if chain.calls[0] not in calls]
+        dropped += [self.inputs.pop(chain) for chain in chains]
+        for call in gone:
+            del self.recurrent[call]
+        self.chains = [chain for chain in self.chains if chain in self.inputs]
+        self._bytes -= sum(held.bytes for held in dropped)
+        self._ends &= calls
+
     # Backward
 
-    def reached(self, one: BackwardPass, call: Call, place: int, gradient: Any) -> None:
-        """Keep the gradient at an output of a module that is looked into."""
-        if call not in self._ends:
+    def reached(self, arrived: dict[tuple[Call, int], Any], call: Call, place: int, gradient: Any) -> None:
+        """Keep the gradient at an output of a module that is looked into, beside what arrived in that pass."""
+        if call not in self._ends or not measurable(gradient):
             return
-        if (call, place) in one.at_outputs:
-            one.at_outputs[call, place] = None  # it came in parts
+        if (call, place) in arrived:
+            arrived[call, place] = None  # it came in parts
             return
-        one.at_outputs[call, place] = self.hold(gradient)
+        arrived[call, place] = self.hold(gradient)
 
     @property
     def modules(self) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["is_wanted", "reachable", "takes_hooks"]
+__all__ = ["is_recurrent", "is_wanted", "reachable", "takes_hooks"]
 
 
 def reachable(model: Any) -> Iterator[tuple[str, Any, bool]]:
@@ -38,6 +38,13 @@ def takes_hooks(module: Any) -> bool:
     if type(module).__name__ == "OptimizedModule" or not _is_closed(module):
         return True
     return isinstance(module, torch.jit.TopLevelTracedModule)  # type: ignore[attr-defined]
+
+
+def is_recurrent(module: Any) -> bool:
+    """Whether a module runs over time by itself."""
+    import torch
+
+    return isinstance(module, torch.nn.RNNBase)
 
 
 def is_wanted(name: str, module: Any, closed: bool, only: tuple[str, ...] | None) -> bool:

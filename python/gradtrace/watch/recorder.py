@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,10 @@ import torch
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from gradtrace.watch import hooks
+from gradtrace.watch.calls import Call, version
+from gradtrace.watch.chains import Chains, Role, role_of
 from gradtrace.watch.edges import uses_of_inputs
+from gradtrace.watch.kept import KeptOfStep
 from gradtrace.watch.measure import (
     along,
     dead_share,
@@ -23,7 +26,7 @@ from gradtrace.watch.measure import (
     saturated_share,
     tensors,
 )
-from gradtrace.watch.step import BackwardPass, Call, ForwardPass, Step, version
+from gradtrace.watch.step import BackwardPass, ForwardPass, Step
 
 __all__ = ["Recorder"]
 
@@ -38,6 +41,8 @@ class Recorder:
         Which steps are recorded: every so many.
     most_passes : int
         Of each step so many backward passes are kept.
+    kept_bytes : int
+        As much of a step may be kept for the inside of modules; 0: nothing.
     names : dict
         Of the modules that are recorded, in the model's order.
     closed : dict
@@ -56,6 +61,7 @@ class Recorder:
 
     every: int
     most_passes: int
+    kept_bytes: int = 0
     names: dict[Any, str] = field(default_factory=dict)
     closed: dict[Any, str] = field(default_factory=dict)
     is_open: bool = False
@@ -73,6 +79,8 @@ class Recorder:
     # Modules with children that run, and the exception that was being handled when they began.
     _outer: list[tuple[Any, Any]] = field(default_factory=list)
     _forward: ForwardPass | None = None
+    _roles: dict[Any, Role | None] = field(default_factory=dict)
+    _chains: Chains | None = None  # of the forward pass that runs
     _coming: Step | None = None  # the step that the forward pass belongs to if a backward pass can come by
 
     def close(self) -> None:
@@ -136,7 +144,10 @@ class Recorder:
         if step is None or step.passes:
             number = 0 if step is None else step.number + 1
             step = Step(number, number % self.every == 0)
+            if step.recorded and self.kept_bytes:
+                step.kept = KeptOfStep(self.kept_bytes)
         self._coming, self._forward = step, ForwardPass(torch.is_grad_enabled(), module=module)
+        self._chains = None if step.kept is None else Chains()
         return self._forward
 
     def _finish(self, given: Any, output: Any) -> None:
@@ -150,8 +161,11 @@ class Recorder:
                     self._forward.outputs.append(tensor.detach() if kept else None)
                     self._hook_tensor(tensor, hooks.Gradient(self, self._forward, place))
         forward, step, self._forward, self._coming = self._forward, self._coming, None, None
+        chains, self._chains = self._chains, None
         if forward is None or step is None or not forward.counts:
             return
+        if chains is not None and step.kept is not None:
+            step.kept.chains_over(chains.finish(tensors(output)), self.names)
         for tensor in tensors(given):
             if tensor.requires_grad and not isinstance(tensor, torch.nn.Parameter):
                 self._hook_tensor(tensor, hooks.Inputs(self))
@@ -210,6 +224,20 @@ class Recorder:
         if self._hook_outputs(call, outputs):
             self._hook_uses(call, list(tensors(given)), outputs)
             self._count()
+        self._keep(step, call, given, output)
+
+    def _keep(self, step: Step, call: Call, given: Any, output: Any) -> None:
+        """Keep for the inside what a call was given, if it is of a kind that is looked into."""
+        if step.kept is None:
+            return
+        module = call.module
+        if module not in self._roles:
+            self._roles[module] = role_of(self.names[module], module)
+        role = self._roles[module]
+        if role is not None and role.kind == "recurrent" and call.hook is not None:
+            step.kept.recurrent_call(call, self.names[module], given, next(tensors(output)).dtype)
+        if self._chains is not None:
+            self._chains.called(call, role, given, output)
 
     def _called_again(self, module: Any, given: Any, output: Any) -> None:
         """A checkpoint computes again, in a backward pass, what had no gradients; where it had, hooks are there."""
@@ -226,6 +254,7 @@ class Recorder:
             one.recomputed.append(call)
             self._hook_outputs(call, outputs)
             self._hook_uses(call, list(tensors(given)), outputs)
+            self._keep(step, call, given, output)
 
     def _measured(self, step: Step, module: Any, values: Any) -> Call:
         size = measured(values)
@@ -277,6 +306,24 @@ class Recorder:
         self._lazy |= len(there) < len(parameters)
         return there
 
+    def apart(self, values: Any) -> Any:
+        """Give tensors of the same numbers with nodes of their own, through which nothing else's gradient comes."""
+        if isinstance(values, torch.Tensor):
+            return values.view_as(values) if values.requires_grad and torch.is_grad_enabled() else values
+        if hasattr(values, "batch_sizes"):
+            return values._replace(data=self.apart(values.data))
+        if isinstance(values, (tuple, list)):
+            return tuple(map(self.apart, values))
+        return values
+
+    def before_change(self, parameters: Iterable[Any]) -> None:
+        """An optimiser is about to change parameters."""
+        keys = None
+        for step in {self.last, self.step} - {None}:
+            if step is not None and step.kept is not None and step.passes:
+                keys = keys or {id(parameter) for parameter in parameters}
+                step.kept.before_change(keys, step.versions)
+
     # Backward passes --------------------------------------------------------------------------------------------------
 
     def running(self) -> BackwardPass | None:
@@ -318,6 +365,8 @@ class Recorder:
             if gradient.numel() > 1:
                 one.ends.setdefault(call, []).append((measured(gradient), *along(gradient, output)))
             return
+        if call.step == step.number and step.kept is not None:
+            step.kept.reached(one.at_outputs, call, place, gradient)
         if call.step != step.number:
             one.earlier = True
         elif (call, place) in one.gradients:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,38 +13,15 @@ import numpy.typing as npt
 import torch
 
 from gradtrace.traces.modules import ModuleFigures
+from gradtrace.watch.calls import Call, version
+from gradtrace.watch.kept import KeptOfStep
 from gradtrace.watch.measure import measured
 
 __all__ = [
-    "BackwardPass", "Call", "ForwardPass", "Step", "at_outputs", "claimed", "labelled", "module_figures", "norms_read",
-    "version",
+    "BackwardPass", "ForwardPass", "Step", "at_outputs", "claimed", "labelled", "module_figures", "norms_read",
 ]  # fmt: skip
 
 _SAME = 1e-6  # relative; what a checkpoint computes again has the same norm, to another order of summation
-
-
-@dataclass(eq=False)
-class Call:
-    """One call of one module; tensors of one number each, so that nothing waits."""
-
-    step: int
-    module: Any
-    entries: int
-    output: Any = None
-    dead: Any = None
-    saturated: Any = None
-    hook: weakref.ref[Any] | None = None  # of its first output; it lives as long as the graph
-    units: int = 0  # of an output of two axes
-    given: Any = None  # norm of its inputs
-    rows: int = 0
-    distinct: Any = None
-    uses: dict[int, int] = field(default_factory=dict)  # how many nodes take an input, by its number
-    recomputed_by: int = 0  # the run of calls within a backward pass, of one that is made there
-
-    @property
-    def alive(self) -> bool:
-        """Whether a backward pass can still come by."""
-        return self.hook is not None and self.hook() is not None
 
 
 @dataclass(eq=False)
@@ -156,6 +132,8 @@ class Step:
     def prune(self) -> None:
         """Drop forward passes that no backward pass can reach any more, as evaluations with gradients leave them."""
         self.forwards = [one for one in self.forwards if not one.calls or any(call.alive for call in one.calls)]
+        if self.kept is not None:
+            self.kept.forget_all_but(set(self.calls))
 
     def weight(self, parameter: Any) -> Any:
         """Norm of a parameter as the step used it; None where it has changed since."""
@@ -163,11 +141,6 @@ class Step:
         if key not in self.weights and self.versions.get(key, -1) == version(parameter):
             self.weights[key] = measured(parameter)
         return self.weights.get(key)
-
-
-def version(parameter: Any) -> int:
-    """How often a tensor was changed in place; -2 where that is not counted."""
-    return -2 if parameter.is_inference() else int(parameter._version)
 
 
 def module_figures(
