@@ -50,6 +50,8 @@ __all__ = [
     "watch",
 ]
 
+_LATER = ("integrations", "questions")  # not at import: they take what not everybody needs
+
 
 def remedy(name: str) -> _Any:
     """Give a remedy by name, such as those of `Finding.remedies`; it was not tried on any network.
@@ -77,10 +79,10 @@ def remedy(name: str) -> _Any:
 
 
 def __getattr__(name: str) -> _Any:
-    if name == "questions":  # not at import: it takes what only the command line needs
-        return _importlib.import_module("gradtrace.questions")
+    if name in _LATER:
+        return _importlib.import_module(f"gradtrace.{name}")
     raise AttributeError(f"module 'gradtrace' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "questions"])
+    return sorted([*__all__, *_LATER])

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from gradtrace.analysis.stacks import diagnose_stack as diagnose_stack
     from gradtrace.analysis.underflow import Underflow as Underflow
     from gradtrace.analysis.underflow import lost_in as lost_in
+    from gradtrace.integrations.logs import Log as Log
+    from gradtrace.integrations.logs import log_to as log_to
     from gradtrace.remedies.contestants import Progress as Progress
     from gradtrace.remedies.of_networks import recurrent_remedies as recurrent_remedies
     from gradtrace.remedies.of_networks import stack_remedies as stack_remedies
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "Comparison": "analysis.comparison",
     "Diagnosis": "analysis.diagnosis",
+    "Log": "integrations.logs",
     "Progress": "remedies.contestants",
     "Remedies": "remedies.results",
     "Underflow": "analysis.underflow",
@@ -45,6 +48,7 @@ _ROOMS = {
     "diagnose_recurrent": "analysis.recurrent",
     "diagnose_stack": "analysis.stacks",
     "gradient_horizon": "analysis.horizon",
+    "log_to": "integrations.logs",
     "lost_in": "analysis.underflow",
     "module_table": "show.module_tables",
     "recurrent_table": "show.recurrent_tables",

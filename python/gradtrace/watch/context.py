@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from gradtrace import doors
 from gradtrace.checks import checked_count, checked_flag, checked_index, checked_names, shown
 from gradtrace.traces.inside import Inside
 from gradtrace.traces.modules import WatchTrace
@@ -50,6 +51,7 @@ class Watch:
     most_bytes: int = MOST_BYTES
     _handles: list[Any] = field(default_factory=list, init=False, repr=False)
     _recorder: Recorder = field(init=False, repr=False)
+    _logs: list[doors.Log] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         from gradtrace.watch.recorder import Recorder
@@ -80,7 +82,11 @@ class Watch:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._recorder.close()
+        try:
+            self._recorder.close()
+        finally:
+            for log in self._logs:
+                log.release()
 
     def _hook(self, name: str, module: Any, closed: bool) -> None:
         recorder = self._recorder
@@ -153,6 +159,60 @@ class Watch:
         notes = [*self._about_steps(step), *notes, *self._about_modules(step, chosen), *left_out]
         place, ends = passes.index(chosen), at_outputs(chosen)
         return WatchTrace(modules, step.number, place, len(passes), chosen.order, tuple(notes), *ends, inside=insides)
+
+    def log_to(
+        self,
+        writer: Any,
+        prefix: str = "gradtrace",
+        modules: int | Iterable[str] | None = None,
+        figures: Iterable[str] | None = None,
+        backward: int | None = None,
+        start: int | None = None,
+    ) -> None:
+        """Log a dozen figures of each recorded step where the training's other curves are.
+
+        The newest step that a backward pass followed is written at once, each later one when it is over: when the next
+        forward pass begins, at another call of this, or when the context ends. A writer gets no step twice, so one call
+        before the loop, one behind every backward pass, or both, give the same.
+
+        Parameters
+        ----------
+        writer : object
+            TensorBoard's `SummaryWriter`, of tensorboardX too; ``wandb`` or a run of it; ``mlflow`` or a pair of an
+            `MlflowClient` and a run or its id; a logger of Lightning's; or a function of a dict, str to float, and the
+            number of the step.
+        prefix : str, default "gradtrace"
+            Keys are ``prefix/module/figure``, of the whole model ``prefix/log2_cotangent`` and ``prefix/zeros``, the
+            number of modules whose gradient reads 0.
+        modules : int or list of str, default 5
+            How many modules with matrices of weights: the first, the last, and of the most frequent kind those between,
+            the same at every step; or the names of modules. Of one that is called several times in a step its first
+            call is meant, ``"name#3"`` is its fourth.
+        figures : list of str, default ["log2_grad_output", "log2_grad_weight"]
+            Figures of `ModuleFigures` that are floats.
+        backward : int, default 0
+            Which of a step's backward passes; a step that has no such pass is left out.
+        start : int, default 0
+            Number of the watch's first step for the writer, for training that goes on.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not as above; a run of W&B has to be open.
+        RuntimeError
+            If the watch is not open and has recorded nothing.
+
+        Notes
+        -----
+        Every number that is written is finite. What is not there is left out; log2 of a norm of 0 is written as -150,
+        of one that is infinite or NaN as 150, where the model computes in float64 as -1075 and 1075: one bit beyond
+        what the format holds. What a writer raises within this call is raised; what it raises later is a
+        `RuntimeWarning`, once, and training goes on. The watch lets go of the writer at the end of its context.
+
+        W&B's own step is left alone: figures go into the row that the next ``run.log`` of the caller's ends, and are
+        drawn over ``prefix/step``. Of several steps before that the last one stays.
+        """
+        doors.log_to(self, self._recorder, self._logs, writer, prefix, modules, figures, backward, start)
 
     def _about_steps(self, step: Step) -> list[str]:
         now = self._recorder.step

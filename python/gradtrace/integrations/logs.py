@@ -1,0 +1,167 @@
+"""Steps of a watch, each given once to every writer that asked for them."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import FunctionType, MethodType
+from typing import Any
+
+from gradtrace.checks import checked_index, one_line, shown
+from gradtrace.integrations.keys import FIGURES, MODULES, checked_figures, checked_modules, flat, spread
+from gradtrace.integrations.writers import Write, writing
+
+__all__ = ["Log", "log_to"]
+
+
+@dataclass(eq=False)
+class Log:
+    """What a writer gets of a watch, and has got; it knows the watch weakly, and the writer until the watch ends."""
+
+    watch: weakref.ref[Any]
+    recorder: weakref.ref[Any]
+    writer: Any
+    write: Write | None
+    prefix: str
+    modules: int | tuple[str, ...] = MODULES
+    figures: tuple[str, ...] = FIGURES
+    backward: int = 0
+    start: int = 0
+    last: int = -1  # number of the newest step that it has got
+    warned: bool = False
+    names: tuple[str, ...] = ()  # of the modules, once a step was there
+    gone: Callable[[], Any] | None = None  # the writer, weakly, behind the end of the watch
+
+    def is_of(self, writer: Any, prefix: str) -> bool:
+        """Tell whether this is the log of a writer, or of another function of the same lines and variables."""
+        own = self.writer if self.gone is None else self.gone()
+        return self.prefix == prefix and _same(own, writer)
+
+    def give(self) -> None:
+        """Write the newest recorded step with a backward pass, unless the writer has got it."""
+        watch, recorder = self.watch(), self.recorder()
+        if watch is None or recorder is None or self.write is None:
+            return
+        step = recorder.last
+        if step is None or step.number <= self.last:
+            return
+        passes = step.complete
+        if not -len(passes) <= self.backward < len(passes) or not passes[self.backward].kept:
+            return
+        self.last = step.number  # also where it fails: what has gone wrong is not tried again
+        if not self.names:
+            of = recorder.names
+            self.names = self.modules if isinstance(self.modules, tuple) else spread(of, recorder.owned, self.modules)
+        trace = watch.trace(self.backward, inside=False)
+        self.write(flat(trace, self.prefix, self.names, self.figures, _double(watch.model)), self.start + step.number)
+
+    def over(self, step: Any = None) -> None:
+        """Write a step that is over; training goes on where that fails."""
+        try:
+            self.give()
+        except Exception as error:
+            if self.warned:
+                return
+            self.warned = True
+            why = f"{type(error).__name__}: {one_line(str(error))}"
+            warnings.warn(
+                f"log_to: {type(self.writer).__name__} failed at step {self.last}, {why}; "
+                "training goes on without what was not written, and further failures are not told",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def release(self) -> None:
+        """Let go of the writer, the watch having ended; which steps it has got is known as long as it lives."""
+        if self.write is not None:
+            self.gone = weakly(self.writer)
+            self.writer = self.write = None
+
+
+def weakly(writer: Any) -> Callable[[], Any]:
+    """Refer to a writer without keeping it; what cannot be referred to so is forgotten."""
+    try:
+        return weakref.WeakMethod(writer) if isinstance(writer, MethodType) else weakref.ref(writer)
+    except TypeError:
+        return lambda: None
+
+
+def log_to(
+    watch: Any,
+    recorder: Any,
+    logs: list[Log],
+    writer: Any,
+    prefix: str,
+    modules: int | Iterable[str] | None,
+    figures: Iterable[str] | None,
+    backward: int | None,
+    start: int | None,
+) -> Log:
+    """Give a writer the newest step, and those to come while the watch is open.
+
+    Parameters
+    ----------
+    watch : Watch
+    recorder : Recorder
+        Its own.
+    logs : list of Log
+        Of all its writers; a new one is added.
+    writer, prefix, modules, figures, backward, start
+        As `gradtrace.watch.Watch.log_to` takes them; None where they stay as they are.
+    """
+    if not recorder.is_open and recorder.last is None:
+        raise RuntimeError("log_to: expected a watch that is open, or has recorded a step; call it within the context")
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix: expected a string, got {type(prefix).__name__}")
+    if not prefix.strip("/"):
+        raise ValueError(f"prefix: expected a name, got {shown(prefix)}")
+    prefix = prefix.strip("/")
+    log = next((one for one in logs if one.is_of(writer, prefix)), None)
+    if log is None:
+        log = Log(weakref.ref(watch), weakref.ref(recorder), writer, writing(writer, prefix), prefix)
+    elif log.write is None:  # the context in which it was one has ended
+        log.writer, log.write, log.gone = writer, writing(writer, prefix), None
+    if modules is not None:
+        log.modules, log.names = checked_modules(modules, recorder.names), ()
+    if figures is not None:
+        log.figures = checked_figures(figures)
+    if backward is not None:
+        log.backward = checked_index("backward", backward, 256)
+    if start is not None:
+        log.start = checked_index("start", start, 2**62)
+    if all(one is not log for one in logs):
+        logs.append(log)
+    if recorder.is_open and log.over not in recorder.listeners:
+        recorder.listeners.append(log.over)
+    try:
+        log.give()
+    finally:
+        if not recorder.is_open:
+            log.release()
+    return log
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Tell whether two writers are one: a method, pair or function is made anew where it stands in a loop."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, MethodType):
+        return bool(one == other)
+    if isinstance(one, tuple):
+        return one[0] is other[0] and bool(one[1] == other[1])
+    if not isinstance(one, FunctionType):
+        return False
+    mine, theirs = ((f.__code__, *(f.__closure__ or ()), *(f.__defaults__ or ())) for f in (one, other))
+    return len(mine) == len(theirs) and all(map(operator.is_, mine, theirs))
+
+
+def _double(model: Any) -> bool:
+    """Whether a model computes in float64."""
+    import torch
+
+    return any(parameter.dtype in (torch.float64, torch.complex128) for parameter in model.parameters())

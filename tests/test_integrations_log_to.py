@@ -1,0 +1,450 @@
+"""Steps of a watch given to writers: each once, under keys that stay, as numbers that a chart can show."""
+
+import contextlib
+import gc
+import math
+import subprocess
+import sys
+import weakref
+
+import numpy as np
+import pytest
+from tolerances import tolerance
+
+import gradtrace as gt
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+BITS = tolerance("torch", "log2")
+
+
+class Recorder:
+    """A function that keeps what it was given."""
+
+    def __init__(self):
+        self.rows = []
+
+    def __call__(self, figures, step):
+        assert all(type(value) is float and math.isfinite(value) for value in figures.values())
+        assert torch._C._current_graph_task_id() == -1  # never within a backward pass
+        self.rows.append((step, figures))
+
+    @property
+    def steps(self):
+        return [step for step, _ in self.rows]
+
+
+def layers(depth=12, width=8):
+    torch.manual_seed(0)
+    hidden = [part for _ in range(depth) for part in (nn.Linear(width, width), nn.Tanh())]
+    return nn.Sequential(*hidden, nn.Linear(width, 1))
+
+
+def train(model, steps, behind=lambda: None, x=None):
+    x = torch.randn(16, 8, dtype=next(model.parameters()).dtype) if x is None else x
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        behind()
+        optimizer.step()
+
+
+# When, and how often ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("behind", [True, False])
+@pytest.mark.parametrize("every", [1, 3])
+def test_every_recorded_step_is_given_once_however_it_was_asked_for(before, behind, every):
+    model, writer = layers(), Recorder()
+    with gt.watch(model, every=every) as watched:
+        if before:
+            watched.log_to(writer)
+            assert writer.rows == []
+        train(model, 7, (lambda: watched.log_to(writer)) if behind else lambda: None)
+        with torch.no_grad():
+            model(torch.randn(2, 8))  # an evaluation begins no step
+        if not (before or behind):
+            watched.log_to(writer)
+    expected = list(range(0, 7, every)) if before or behind else [6]
+    assert writer.steps == expected
+    watched.log_to(writer)
+    assert writer.steps == expected
+    other = Recorder()
+    watched.log_to(other)
+    watched.log_to(other)
+    assert other.steps == [6]
+
+
+def test_a_step_is_over_when_the_next_forward_pass_begins_or_the_context_ends():
+    model, writer = layers(), Recorder()
+    x = torch.randn(3, 8)
+    with gt.watch(model) as watched:
+        watched.log_to(writer)
+        for count in (1, 2):
+            model(x[:1])  # of the same step: no backward pass since
+            model(x).sum().backward()
+            assert writer.steps == list(range(count - 1))
+        model(x)
+        assert writer.steps == [0, 1]
+    assert writer.steps == [0, 1]
+    with contextlib.suppress(ZeroDivisionError), gt.watch(model) as watched:
+        watched.log_to(writer)
+        model(x).sum().backward()
+        raise ZeroDivisionError
+    assert writer.steps == [0, 1, 0]
+
+
+def test_the_first_of_several_backward_passes_counts_unless_another_is_asked_for():
+    model, writers = layers(), {None: Recorder(), 0: Recorder(), 1: Recorder(), -1: Recorder(), 2: Recorder()}
+    x, expected = torch.randn(5, 8), []
+    with gt.watch(model) as watched:
+        for backward, writer in writers.items():
+            watched.log_to(writer, backward=backward, figures=["log2_grad_output"], modules=["24"])
+        for number in range(3):
+            y = model(x)
+            for scale in (1.0, 8.0, 64.0)[: number + 1]:
+                (scale * y.sum()).backward(retain_graph=True)
+                watched.log_to(writers[0])
+            expected.append(watched.trace().modules[-1].log2_grad_output)
+
+    def logged(backward):
+        return [(step, figures["gradtrace/24/log2_grad_output"]) for step, figures in writers[backward].rows]
+
+    assert logged(None) == logged(0) == list(enumerate(expected))
+    assert logged(1) == [(step, pytest.approx(expected[step] + 3, abs=BITS)) for step in (1, 2)]
+    assert logged(2) == [(2, pytest.approx(expected[2] + 6, abs=BITS))]
+    assert logged(-1) == [(step, pytest.approx(expected[step] + 3 * step, abs=BITS)) for step in range(3)]
+
+
+def test_writers_made_anew_in_a_loop_are_one_and_two_of_one_maker_are_two():
+    model, steps, kept = layers(), [], Recorder()
+
+    def maker(rows):
+        return lambda figures, step: rows.append(step)
+
+    first, second = [], []
+    with gt.watch(model) as watched:
+        watched.log_to(maker(first))
+        watched.log_to(maker(second))
+
+        def behind():
+            watched.log_to(lambda figures, step: steps.append(step))
+            watched.log_to(kept.__call__)
+
+        train(model, 4, behind)
+    assert steps == kept.steps == first == second == [0, 1, 2, 3]
+    watched.log_to(kept.__call__)
+    assert kept.steps == [0, 1, 2, 3]
+
+
+def test_options_stay_until_others_are_given_and_prefixes_are_logs_of_their_own():
+    model, writer = layers(), Recorder()
+    with gt.watch(model) as watched:
+        watched.log_to(writer, "a/", modules=["4"], figures=["gain"], start=100)
+        watched.log_to(writer, "b", modules=1)
+        train(model, 1, lambda: watched.log_to(writer, "a"))
+        watched.log_to(writer, "a", modules=["2"])
+        train(model, 1)
+    whole = {"log2_cotangent", "zeros"}
+    assert [step for step, figures in writer.rows if "a/zeros" in figures] == [100, 101]
+    keys = [set(figures) for _, figures in writer.rows]
+    assert keys[0] == {f"a/{name}" for name in whole | {"4/gain"}}
+    assert {f"a/{name}" for name in whole | {"2/gain"}} in keys
+    assert keys[1] == {f"b/{name}" for name in whole | {"0/log2_grad_output", "0/log2_grad_weight"}}
+
+
+# Which keys, and what numbers ------------------------------------------------------------------------------------------
+
+
+def test_a_dozen_keys_by_default_the_same_at_every_step():
+    model, writer = layers(), Recorder()
+    with gt.watch(model) as watched:
+        watched.log_to(writer)
+        train(model, 2)
+        model[8].requires_grad_(False)
+        train(model, 2)
+        trace = watched.trace()
+    keys = [list(figures) for _, figures in writer.rows]
+    assert len(keys[0]) == 12
+    assert keys[0] == keys[1]
+    names = {key.split("/")[1] for key in keys[0][2:]}
+    assert names == {"0", "6", "12", "18", "24"}
+    assert set(keys[3]) <= set(keys[0])
+    rows = {module.name: module for module in trace.modules}
+    for key, value in writer.rows[3][1].items():
+        _, *name, figure = key.split("/")
+        assert value == (getattr(rows[name[0]], figure) if name else {"zeros": 0}.get(figure, trace.log2_cotangent))
+
+
+def test_modules_along_the_depth_are_of_one_kind():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    body = nn.TransformerEncoder(layer, 9, enable_nested_tensor=False)
+    model, writer = nn.Sequential(nn.Embedding(5, 8), body, nn.Linear(8, 2)), Recorder()
+    with gt.watch(model) as watched:
+        watched.log_to(writer)
+        model(torch.zeros(3, 4, dtype=torch.int64)).sum().backward()
+    names = list(dict.fromkeys(key.split("/")[1] for key in writer.rows[0][1] if key.count("/") == 2))
+    assert names == ["0", *(f"1.layers.{number}.self_attn" for number in (1, 4, 7)), "2"]
+
+
+@pytest.mark.parametrize(("count", "names"), [(1, ["0"]), (2, ["0", "4"]), (9, ["0", "2", "4"])])
+def test_as_many_modules_as_there_are(count, names):
+    model, writer = layers(2), Recorder()
+    with gt.watch(model) as watched:
+        watched.log_to(writer, modules=count, figures=["log2_output"])
+        train(model, 1)
+    assert [key for key in writer.rows[0][1] if "/log2_output" in key] == [
+        f"gradtrace/{name}/log2_output" for name in names
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_a_model_without_matrices_and_one_of_a_single_layer():
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(8))
+
+        def forward(self, x):
+            return x * self.scale
+
+    for model, name in ((Scale(), "Scale"), (nn.Linear(8, 1), "Linear"), (nn.Sequential(nn.LazyLinear(3)), "0")):
+        writer = Recorder()
+        with gt.watch(model) as watched:
+            watched.log_to(writer)
+            model(torch.randn(4, 8)).sum().backward()
+        assert f"gradtrace/{name}/log2_grad_weight" in writer.rows[0][1]
+
+
+def test_of_a_module_called_several_times_the_first_call_counts():
+    cell, writer = nn.RNNCell(2, 3), Recorder()
+    with gt.watch(cell) as watched:
+        watched.log_to(writer)
+        watched.log_to(writer, "named", modules=["RNNCell#4", "RNNCell#9"])
+        for length in (1, 5):
+            h = torch.zeros(2, 3)
+            for _ in range(length):
+                h = cell(torch.ones(2, 2), h)
+            h.sum().backward()
+        last = watched.trace().modules
+    figures = [row for _, row in writer.rows if "gradtrace/zeros" in row]
+    assert figures[0].keys() == figures[1].keys()
+    assert figures[1]["gradtrace/RNNCell/log2_grad_output"] == last[0].log2_grad_output
+    named = [row for _, row in writer.rows if "named/zeros" in row]
+    assert [key for key in named[0] if "RNNCell" in key] == []
+    assert named[1]["named/RNNCell#4/log2_grad_output"] == last[4].log2_grad_output
+    assert not any("#9" in key for key in named[1])
+
+
+@pytest.mark.parametrize(("precision", "beyond"), [("float32", 150.0), ("bfloat16", 150.0), ("float64", 1075.0)])
+def test_nothing_infinite_is_written_and_a_vanished_gradient_is_seen(precision, beyond):
+    dtype = getattr(torch, precision)
+    model, writer = layers(40).to(dtype), Recorder()
+    with torch.no_grad():
+        for module in model[::2]:
+            module.weight.mul_(2.0 ** (-40 if dtype is torch.float64 else -9))
+    with gt.watch(model) as watched:
+        watched.log_to(writer, figures=["log2_grad_output", "log2_grad_weight", "gain", "dead"])
+        train(model, 1)
+        trace = watched.trace()
+        train(model, 1, x=torch.full((3, 8), math.inf, dtype=dtype))
+    first, second = (figures for _, figures in writer.rows)
+    assert trace.modules[0].log2_grad_output == -math.inf
+    assert first["gradtrace/0/log2_grad_output"] == first["gradtrace/0/log2_grad_weight"] == -beyond
+    finite = trace.figures("log2_grad_output")
+    assert (np.isfinite(finite) > -beyond).any()
+    assert finite[np.isfinite(finite)].min() > -beyond
+    assert first["gradtrace/zeros"] == (finite == -math.inf).sum() > 0
+    assert "gradtrace/0/dead" not in first  # a linear layer has no such figure
+    assert second["gradtrace/0/log2_grad_weight"] == beyond
+    assert second["gradtrace/log2_cotangent"] == beyond
+
+
+# Writers by what they can do ------------------------------------------------------------------------------------------
+
+
+class Board:
+    def __init__(self):
+        self.rows = []
+
+    def add_scalar(self, tag, scalar_value, global_step=None):
+        self.rows.append((tag, scalar_value, global_step))
+
+
+class Metrics:
+    def __init__(self):
+        self.rows = []
+
+    def log_metrics(self, metrics, step=None):
+        self.rows.append((metrics, step))
+
+
+class Run:
+    def __init__(self):
+        self.rows, self.defined = [], []
+
+    def define_metric(self, name, step_metric=None, hidden=None):
+        self.defined.append((name, step_metric))
+
+    def log(self, data, step=None, commit=None):
+        assert step is None  # the user's own counter
+        assert commit is False
+        self.rows.append(data)
+
+
+def test_writers_are_known_by_what_they_can_do():
+    model, board, metrics, run, call = layers(), Board(), Metrics(), Run(), Recorder()
+    model.add_module("a b(1)é", nn.Linear(1, 1))
+    with gt.watch(model) as watched:
+        for writer in (board, metrics, run, call):
+            watched.log_to(writer)
+        train(model, 2)
+    figures = call.rows[1][1]
+    assert {tag: value for tag, value, step in board.rows if step == 1} == figures
+    assert [step for _, step in metrics.rows] == [0, 1]
+    assert list(metrics.rows[1][0].values()) == list(figures.values())
+    assert "gradtrace/a b_1__/log2_grad_output" in metrics.rows[1][0]
+    assert run.rows[1] == figures | {"gradtrace/step": 1}
+    assert run.defined == [("gradtrace/step", None), ("gradtrace/*", "gradtrace/step")]
+
+
+def test_a_writer_that_fails_is_told_of_once_and_training_goes_on():
+    model, other, tries = layers(), Recorder(), []
+
+    def failing(figures, step):
+        tries.append(step)
+        raise OSError(28, "No space left on device")
+
+    with gt.watch(model) as watched:
+        watched.log_to(failing)
+        watched.log_to(other)
+        with pytest.warns(RuntimeWarning, match="log_to: function failed at step 0, OSError: .*No space") as told:
+            train(model, 4)
+        assert len(told) == 1
+        assert tries == [0, 1, 2]
+        with pytest.raises(OSError, match="No space"):
+            watched.log_to(failing)
+        watched.log_to(failing)
+        assert tries == [0, 1, 2, 3]
+    assert other.steps == [0, 1, 2, 3]
+
+
+def test_what_a_writer_runs_of_the_model_is_no_step():
+    model, steps = layers(), []
+
+    def writer(figures, step):
+        model(torch.randn(2, 8)).sum().backward()
+        steps.append(step)
+
+    with gt.watch(model) as watched:
+        watched.log_to(writer)
+        train(model, 3)
+        assert watched.trace().step == 2
+    assert steps == [0, 1, 2]
+
+
+def test_a_watch_lets_go_of_its_writers_at_its_end_and_of_itself():
+    model, writer = layers(), Recorder()
+    with gt.watch(model) as watched:
+        watched.log_to(writer)
+        train(model, 2)
+    gone = weakref.ref(writer)
+    del writer
+    gc.collect()
+    assert gone() is None
+    writer = Recorder()
+    gone, of_writer = weakref.ref(watched := gt.watch(model).__enter__()), weakref.ref(writer)
+    watched.log_to(writer)
+    train(model, 2)
+    assert writer.steps == [0]
+    del watched, writer
+    gc.collect()
+    assert gone() is None
+    assert of_writer() is None
+    train(model, 1)
+
+
+def test_a_watch_entered_again_gives_later_steps_to_those_who_ask_again():
+    model, writer, other = layers(), Recorder(), Recorder()
+    watched = gt.watch(model)
+    with watched:
+        watched.log_to(writer)
+        watched.log_to(other)
+        train(model, 2)
+    with watched:
+        watched.log_to(writer)
+        train(model, 2)
+    assert writer.steps == [0, 1, 2, 3]
+    assert other.steps == [0, 1]
+
+
+# Bad input -------------------------------------------------------------------------------------------------------------
+
+
+WRITERS = "writer: expected a SummaryWriter, wandb or a run of it, mlflow or (MlflowClient, run), a Lightning logger, "
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "words"),
+    [
+        ({"writer": 3}, TypeError, WRITERS + "or a function of figures and step, got int"),
+        ({"writer": None}, TypeError, WRITERS),
+        ({"writer": "runs"}, TypeError, WRITERS),
+        ({"writer": (3, "a")}, TypeError, WRITERS),
+        ({"writer": Board}, TypeError, WRITERS + "or a function of figures and step, got the class Board"),
+        ({"prefix": 3}, TypeError, "prefix: expected a string, got int"),
+        ({"prefix": "/"}, ValueError, "prefix: expected a name, got '/'"),
+        ({"modules": 0}, ValueError, "modules: expected at least 1, got 0"),
+        ({"modules": True}, TypeError, "modules: expected an integer, got bool"),
+        ({"modules": "24"}, TypeError, "modules: expected a list of names, got str; for example modules=['24'], or modules=10"),
+        ({"modules": ["25"]}, ValueError, "modules: expected names of modules that are watched, got '25'"),
+        ({"modules": [3]}, TypeError, "modules: expected names of modules that are watched, got 3"),
+        ({"figures": ["delta"]}, ValueError, "figures: expected one of log2_grad_output, "),
+        ({"figures": ["kind"]}, ValueError, "figures: expected one of log2_grad_output, "),
+        ({"figures": "gain"}, TypeError, "figures: expected a list of names, got str"),
+        ({"backward": 0.5}, TypeError, "backward: expected an integer, got float"),
+        ({"backward": 256}, ValueError, "backward: expected 0 to 255, got 256"),
+        ({"start": "7"}, TypeError, "start: expected an integer, got str"),
+    ],
+)  # fmt: skip
+def test_bad_arguments_are_named_and_leave_nothing(options, kind, words):
+    model, writer = layers(), Recorder()
+    with gt.watch(model) as watched:
+        with pytest.raises(kind) as error:
+            watched.log_to(**{"writer": writer} | options)
+        assert str(error.value).startswith(words)
+        train(model, 2)
+    assert writer.rows == []
+
+
+def test_a_watch_that_was_never_open_has_nothing_to_log():
+    with pytest.raises(RuntimeError, match="log_to: expected a watch that is open, or has recorded a step"):
+        gt.watch(layers()).log_to(Recorder())
+
+
+LAZY = """
+import sys
+import gradtrace as gt
+assert "gradtrace.integrations" not in sys.modules
+gt.integrations
+loaded = {"torch", "lightning", "pytorch_lightning", "transformers", "wandb", "mlflow", "tensorboard", "tensorboardX"}
+assert not loaded & set(sys.modules), loaded & set(sys.modules)
+"""
+
+
+def test_no_library_is_imported_before_it_is_needed():
+    done = subprocess.run([sys.executable, "-c", LAZY], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_callbacks_without_their_library_say_what_to_install(monkeypatch):
+    for name in ("lightning", "lightning.pytorch", "pytorch_lightning", "transformers"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for callback in (gt.integrations.LightningCallback, gt.integrations.TrainerCallback):
+        with pytest.raises(
+            ImportError, match=rf"{callback.__name__} needs .*; pip install 'gradtrace\[integrations\]'"
+        ):
+            callback()
