@@ -210,12 +210,12 @@ def norms(rows: Rows):
 
 
 def initial(net, x, *states):
-    """h0, c0, v (K, B, H), zeros where None."""
+    """h0, c0, v, w (K, B, H), zeros where None."""
     shape = (len(net.layers), x.shape[1], net.layers[0].weight_hh.shape[1])
     return [np.zeros_like(x, shape=shape) if s is None else s for s in states]
 
 
-def trace_samples(net, x, u, h0, c0, v, nudges=None):
+def trace_samples(net, x, u, h0, c0, v, w, nudges=None):
     """Samples of one length: {name: stacked rows or array} of every direction, y, and dL/dx."""
     directions, width = 1 + net.bidirectional, h0.shape[2]
     runs, y = run_layers(net, x, h0, c0, nudges)
@@ -225,6 +225,7 @@ def trace_samples(net, x, u, h0, c0, v, nudges=None):
         for d in range(directions):
             run, layer, result = runs[first + d], net.layers[first + d], results[first + d]
             own = sequence(u, slice(d * width, (d + 1) * width))[run.order]
+            own[-1] = add(own[-1], scaled(w[first + d]))
             rows = BACKWARD[net.cell](layer, run.steps, own, scaled(v[first + d]))
             result |= {name: stacked(r) for name, r in rows.items()}
             dx.append([through(da, layer.weight_ih) for da in rows["dgates"]][run.order])
@@ -238,12 +239,11 @@ def trace_samples(net, x, u, h0, c0, v, nudges=None):
 
 
 @remembered(12)
-def trace(net, x, u, h0=None, c0=None, v=None, lengths=None, nudges=None):
-    """Every public figure and kept array, for u = dL/dy (T, B, D H), an array or stacked rows, and v (K, B, H).
-
-    `nudges` as in `run_layers`, for samples of one length.
+def trace(net, x, u, h0=None, c0=None, v=None, lengths=None, nudges=None, w=None):
+    """Every public figure and kept array, for u = dL/dy (T, B, D H), an array or stacked rows, and at the last states
+    v = dL/dc and w = dL/dh (K, B, H). `nudges` as in `run_layers`, for samples of one length.
     """
-    (steps, batch), (h0, c0, v) = x.shape[:2], initial(net, x, h0, c0, v)
+    (steps, batch), (h0, c0, v, w) = x.shape[:2], initial(net, x, h0, c0, v, w)
     lengths = np.full(batch, steps) if lengths is None else np.asarray(lengths)
     u = u if isinstance(u, Rows) else Rows(u, np.zeros(u.shape[:2], np.int64))
     kept, outside = [{} for _ in net.layers], {}
@@ -258,7 +258,7 @@ def trace(net, x, u, h0=None, c0=None, v=None, lengths=None, nudges=None):
     for length in np.unique(lengths):
         of = (length, np.flatnonzero(lengths == length))
         own = part(u, (slice(length), of[1]))
-        results, y, dx = trace_samples(net, x[:length, of[1]], own, *(s[:, of[1]] for s in (h0, c0, v)), nudges)
+        results, y, dx = trace_samples(net, x[:length, of[1]], own, *(s[:, of[1]] for s in (h0, c0, v, w)), nudges)
         for store, result in [*zip(kept, results, strict=True), (outside, {"y": y, "dx": dx})]:
             for name, value in result.items():
                 place(store, name, value, *of)

@@ -98,6 +98,8 @@ class RecurrentCase:
         self.given |= {"c0": c0, "cotangent_c": v} if cell == "lstm" else {}
         self.given["cotangent"] = u if self.every_step else u[-1]
         self.given["lengths"] = rng.integers(1, steps + 1, batch) if rng.integers(2) else None
+        w = rng.standard_normal(states[0].shape).astype(dtype)  # last, so that the networks are those of before
+        self.given["cotangent_h"] = w if rng.integers(2) else None
         self.text = (f"{cell} {seed}: steps {steps}, batch {batch}, inputs {inputs}, hidden {hidden}, layers {layers}, "
                      f"{both=}, every step {self.every_step}, lengths {self.given['lengths']}")  # fmt: skip
 
@@ -110,7 +112,8 @@ class RecurrentCase:
         lengths, u, x = self.given["lengths"], given["cotangent"], given["x"]
         if not self.every_step:
             u = rr.at_ends(net, u, len(x), lengths)
-        return rr.trace(net, x, u, given["h0"], given.get("c0"), given.get("cotangent_c"), lengths)
+        return rr.trace(net, x, u, given["h0"], given.get("c0"), given.get("cotangent_c"), lengths,
+                        w=given["cotangent_h"])  # fmt: skip
 
     def off(self, got, exact):
         result = {}

@@ -137,6 +137,14 @@ TRACE = [
     ("cotangent_c", ValueError, lambda: LSTM.trace(X, cotangent_c=w(2, 5, 6))),
     ("cotangent_c", ValueError, lambda: DEEP.trace(X, cotangent_c=w(5, 6))),  # four directions, one state
     ("cotangent_c", ValueError, lambda: LSTM.trace(X, cotangent_c=np.full((5, 6), np.inf, f))),
+    ("cotangent_h", TypeError, lambda: LSTM.trace(X, cotangent_h=1.0)),
+    ("cotangent_h", TypeError, lambda: GRU.trace(X, cotangent_h=np.zeros((5, 6)))),
+    ("cotangent_h", TypeError, lambda: GRU.trace(X, cotangent_h=[w(5, 6)])),
+    ("cotangent_h", ValueError, lambda: RNN.trace(X, cotangent_h=w(2, 5, 6))),
+    ("cotangent_h", ValueError, lambda: GRU.trace(X, cotangent_h=w(5, 7))),
+    ("cotangent_h", ValueError, lambda: DEEP.trace(X, cotangent_h=w(5, 6))),  # four directions, one state
+    ("cotangent_h", ValueError, lambda: RNN.trace(X, cotangent_h=w(6, 5).T)),
+    ("cotangent_h", ValueError, lambda: LSTM.trace(X, cotangent_h=np.full((5, 6), np.nan, f))),
     ("h0", ValueError, lambda: DEEP.trace(X, h0=w(5, 6))),
     ("cotangent_seed", ValueError, lambda: LSTM.trace(X, cotangent_seed=-1)),
     ("cotangent_seed", TypeError, lambda: LSTM.trace(X, cotangent_seed="a")),
@@ -214,7 +222,7 @@ def test_other_cells_have_no_cell_state(name):
 def test_arguments_are_left_as_they_are():
     """Nothing is cast, clipped or written to."""
     given = {"x": X.copy(), "h0": w(1, 5, 6), "c0": w(1, 5, 6), "lengths": LENGTHS.copy(), "cotangent": w(5, 6),
-             "cotangent_c": w(1, 5, 6)}  # fmt: skip
+             "cotangent_c": w(1, 5, 6), "cotangent_h": w(1, 5, 6)}  # fmt: skip
     before = {name: array.copy() for name, array in given.items()}
     for array in given.values():
         array.flags.writeable = False

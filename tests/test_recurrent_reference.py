@@ -24,15 +24,16 @@ def case(cell, activation):
     rng = np.random.default_rng(len(cell + activation))
     net = recurrent_net(rng, cell, I, H, 2, bidirectional=True, activation=activation, gain=1.5)
     x, u = rng.standard_normal((T, B, I)), rng.standard_normal((T, B, 2 * H))
-    h0, c0, v = rng.standard_normal((3, 4, B, H))
-    return net, (x, h0, c0), (u, v), rr.trace(net, x, u, h0, c0, v)
+    h0, c0, v, w = rng.standard_normal((4, 4, B, H))
+    return net, (x, h0, c0), (u, v, w), rr.trace(net, x, u, h0, c0, v, w=w)
 
 
 def loss(net, inputs, weights, nudges=None, cut=None):
     runs, y = rr.run_layers(net, *inputs, nudges, cut)
-    u, v = weights
+    u, v, *w = weights
     at_c = sum((v_k * run.c[-1]).sum() for v_k, run in zip(v, runs, strict=True)) if net.cell == "lstm" else 0
-    return (u * y).sum() + at_c
+    at_h = sum((w_k * run.h[-1]).sum() for last in w for w_k, run in zip(last, runs, strict=True))
+    return (u * y).sum() + at_c + at_h
 
 
 def complex_step(function, array):
@@ -130,13 +131,13 @@ def test_losses_through_a_readout_are_their_complex_step(kind, at):
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 def test_samples_of_any_length_are_samples_alone(cell):
-    net, (x, h0, c0), (u, v), _ = case(cell, "tanh")
+    net, (x, h0, c0), (u, v, w), _ = case(cell, "tanh")
     lengths = [3, 1]
-    trace = rr.trace(net, x, u, h0, c0, v, lengths)
+    trace = rr.trace(net, x, u, h0, c0, v, lengths, w=w)
     gradient = 0
     for b, length in enumerate(lengths):
         one = slice(b, b + 1)
-        alone = rr.trace(net, x[:length, one], u[:length, one], h0[:, one], c0[:, one], v[:, one])
+        alone = rr.trace(net, x[:length, one], u[:length, one], h0[:, one], c0[:, one], v[:, one], w=w[:, one])
         assert np.array_equal(trace.log2_dh[:, : length + 1, one], alone.log2_dh)
         assert np.array_equal(trace.log2_dx[:length, one], alone.log2_dx)
         assert np.array_equal(trace.y[:length, one], alone.y)
@@ -150,7 +151,7 @@ def test_samples_of_any_length_are_samples_alone(cell):
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 def test_cotangent_at_the_ends_is_one_of_the_final_states(cell):
-    net, (x, h0, c0), (u, _), _ = case(cell, "tanh")
+    net, (x, h0, c0), (u, *_), _ = case(cell, "tanh")
     lengths, last = np.array([2, 4]), u[0]
     rows = rr.at_ends(net, last, T, lengths)
     run = rr.trace(net, x, rows, h0, c0, None, lengths)
@@ -161,7 +162,7 @@ def test_cotangent_at_the_ends_is_one_of_the_final_states(cell):
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 @pytest.mark.parametrize("k", range(4))
 def test_influence_is_the_complex_step_of_every_output(cell, k):
-    net, (x, h0, c0), (u, _), _ = case(cell, "tanh")
+    net, (x, h0, c0), (u, *_), _ = case(cell, "tanh")
     log2_dh, log2_dc = rr.influence(net, k, x, u[0, :, :H], h0, c0)
     for log2, name in ((log2_dh, "h"), (log2_dc, "c"))[: 1 + (cell == "lstm")]:
         for s in range(T + 1):
@@ -199,7 +200,7 @@ def test_gate_statistics_of_constant_gates(cell):
 
 
 def test_gains_of_an_rnn():
-    net, _, (u, _), trace = case("rnn", "tanh")
+    net, _, (u, *_), trace = case("rnn", "tanh")
     dh, dz = plain(part(trace.dh, 3)), plain(part(trace.dz, 3))
     log2 = [np.log2(np.linalg.norm(rows, axis=2)) for rows in (dz, dh[1:], dz @ net.layers[3].weight_hh)]
     assert_close(trace.log2_dz[3], log2[0], tolerance("oracle", "log2"))

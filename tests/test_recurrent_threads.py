@@ -22,7 +22,7 @@ def case(cell, dtype, T=11, B=70, I=6, H=33, layers=2, both=True):  # noqa: E741
     rng = np.random.default_rng(B)
     net = recurrent_net(rng, cell, I, H, layers, both, dtype=dtype)
     given = {"x": rng.standard_normal((T, B, I)), "cotangent": rng.standard_normal((T, B, (1 + both) * H))}
-    given["h0"] = rng.standard_normal((len(net.layers), B, H))
+    given |= {name: rng.standard_normal((len(net.layers), B, H)) for name in ("h0", "cotangent_h")}
     if cell == "lstm":
         given |= {name: rng.standard_normal((len(net.layers), B, H)) for name in ("c0", "cotangent_c")}
     return build_net(net), {name: p.astype(dtype) for name, p in given.items()}, rng.integers(1, T + 1, B)
@@ -125,7 +125,7 @@ def test_padding_is_never_read(cell, dtype, isa):
 @pytest.mark.parametrize("cell", CELLS)
 def test_twice_the_cotangent_is_one_bit_more_everywhere(cell, dtype, isa):
     net, given, lengths = case(cell, dtype, B=19)
-    doubled = given | {name: 2 * given[name] for name in ("cotangent", "cotangent_c") if name in given}
+    doubled = given | {name: 2 * given[name] for name in ("cotangent", "cotangent_h", "cotangent_c") if name in given}
     got, other = net.trace(**given, lengths=lengths), net.trace(**doubled, lengths=lengths)
     for name in RECURRENT[cell]:
         more = name.startswith("log2_") and name != "log2_retention"
@@ -137,7 +137,7 @@ def test_a_reverse_direction_is_the_forward_one_of_the_reversed_input(dtype, isa
     half = given["cotangent"].shape[2] // 2
     weights = [[getattr(net, name)[1]] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
     flipped = {"x": given["x"][::-1], "cotangent": given["cotangent"][::-1, :, half:]}
-    flipped |= {name: given[name][1:] for name in ("h0", "c0", "cotangent_c")}
+    flipped |= {name: given[name][1:] for name in ("h0", "c0", "cotangent_h", "cotangent_c")}
     one = gt.LSTM(*weights).trace(**{name: np.ascontiguousarray(p) for name, p in flipped.items()})
     got = net.trace(**given)
     for name, axes in RECURRENT["lstm"].items():

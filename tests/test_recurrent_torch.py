@@ -139,6 +139,43 @@ def test_layers_of_torch(cell, both, packed):
             assert_close(getattr(got, f"log2_{kept}")[k], log2(gradient.ravel()), tolerance("torch", "log2"))
 
 
+ARRIVING = [*((cell, ends) for cell in MODULES for ends in ("h_n", "y h_n")),
+            *(("lstm", ends) for ends in ("c_n", "h_n c_n", "y h_n c_n"))]  # fmt: skip
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["full", "packed"])
+@pytest.mark.parametrize("both", [False, True], ids=["one way", "both ways"])
+@pytest.mark.parametrize(("cell", "arriving"), ARRIVING)
+def test_gradients_of_final_states(cell, both, packed, arriving):
+    """Three layers, losses of y, h_n and c_n: dL/dx, those of all weights and of both initial states."""
+    rng, net = np.random.default_rng(6), network(cell, 3, both)
+    layers, K = module(net), len(net.layers)
+    x, u = rng.standard_normal((T, B, I)), rng.standard_normal((T, B, (1 + both) * H))
+    h0, c0, v, w = rng.standard_normal((4, K, B, H))
+    inputs, *states = (torch.tensor(part, requires_grad=True) for part in ((x, h0, c0) if cell == "lstm" else (x, h0)))
+    sequence = inputs
+    if packed:
+        sequence = torch.nn.utils.rnn.pack_padded_sequence(inputs, torch.from_numpy(LENGTHS), enforce_sorted=False)
+    y, final = layers(sequence, tuple(states) if cell == "lstm" else states[0])
+    if packed:
+        y, _ = torch.nn.utils.rnn.pad_packed_sequence(y)
+    seen = {"y": y, "h_n": final[0] if cell == "lstm" else final, "c_n": final[1] if cell == "lstm" else None}
+    weights, words = {"y": u, "h_n": w, "c_n": v}, {"y": "cotangent", "h_n": "cotangent_h", "c_n": "cotangent_c"}
+    sum((torch.from_numpy(weights[name]) * seen[name]).sum() for name in arriving.split()).backward()
+
+    given = {"h0": h0, "lengths": LENGTHS if packed else None} | ({"c0": c0} if cell == "lstm" else {})
+    given |= {words[name]: weights[name] for name in arriving.split()}
+    got = build_net(net).trace(x, **given, keep=("dx", "dh", "grad_weight_ih", "grad_weight_hh"))
+    dx = inputs.grad.numpy()
+    assert_close(np.nan_to_num(got.dx.to_numpy()), dx, tolerance("gradient", "entries") * abs(dx).max())
+    for figure, state in zip(("log2_dh", "log2_dc"), states, strict=False):
+        assert_close(getattr(got, figure)[:, 0], log2(state.grad.numpy()), tolerance("torch", "log2"))
+    for k in range(K):
+        suffix = f"l{k // (1 + both)}" + "_reverse" * (k % (1 + both))
+        for name in ("weight_ih", "weight_hh"):
+            assert_entries(getattr(got, f"grad_{name}")[k], getattr(layers, f"{name}_{suffix}").grad.numpy())
+
+
 @pytest.mark.parametrize("cell", MODULES)
 def test_cotangent_at_the_end_is_one_of_h_n(cell):
     rng, net = np.random.default_rng(3), network(cell, 2, True)

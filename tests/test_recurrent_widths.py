@@ -35,13 +35,12 @@ def given(rng, cell, both, dtype):
     """Arguments of `trace`; states are lists, one entry for each layer and direction."""
     widths = [hidden for hidden in WIDTHS for _ in range(1 + both)]
     x, u = rng.standard_normal((T, B, I)), rng.standard_normal((T, B, WIDTHS[-1] * (1 + both)))
-    states = {name: [rng.standard_normal((B, n)).astype(dtype) for n in widths] for name in ("h0", "c0", "cotangent_c")}
-    if cell != "lstm":
-        states = {"h0": states["h0"]}
+    names = ("h0", "cotangent_h", "c0", "cotangent_c")[: 4 if cell == "lstm" else 2]
+    states = {name: [rng.standard_normal((B, n)).astype(dtype) for n in widths] for name in names}
     return {"x": x.astype(dtype), "cotangent": u.astype(dtype), **states}
 
 
-def chained(nets, both, x, cotangent, h0, c0=None, cotangent_c=None, lengths=None):
+def chained(nets, both, x, cotangent, h0, cotangent_h, c0=None, cotangent_c=None, lengths=None):
     """The oracle's trace of every layer: inputs passed up, gradients down."""
     per = 1 + both
 
@@ -54,7 +53,8 @@ def chained(nets, both, x, cotangent, h0, c0=None, cotangent_c=None, lengths=Non
         inputs.append(rr.trace(net, inputs[-1], u, own(h0, k), own(c0, k), None, lengths).y)
     u = cotangent.astype(float)
     for k in reversed(range(len(nets))):
-        below.append(rr.trace(nets[k], inputs[k], u, own(h0, k), own(c0, k), own(cotangent_c, k), lengths))
+        last = {"v": own(cotangent_c, k), "w": own(cotangent_h, k)}
+        below.append(rr.trace(nets[k], inputs[k], u, own(h0, k), own(c0, k), lengths=lengths, **last))
         u = rr.Rows(np.nan_to_num(below[-1].dx.m), below[-1].dx.e)
     return below[::-1], inputs[-1]
 
@@ -114,14 +114,19 @@ def test_the_gradients_that_autograd_has(name, both):
     assert (net.hidden_size, net.num_layers, net.input_size) == (WIDTHS, 3, I)
     x = torch.randn(T, B, I, dtype=torch.float64, requires_grad=True)
     y = x
+    last, at_ends = {"cotangent_h": [], "cotangent_c": []} if name == "LSTM" else {"cotangent_h": []}, 0
     for cell in cells:
-        y = cell(y)[0]
+        y, final = cell(y)
+        for arrays, state in zip(last.values(), final if name == "LSTM" else [final], strict=True):
+            given = torch.randn_like(state)
+            at_ends = at_ends + (given * state).sum()
+            arrays += list(given.numpy())
     cotangent = torch.randn_like(y)
-    y.backward(cotangent)
+    ((cotangent * y).sum() + at_ends).backward()
     assert np.abs(net.forward(x.detach().numpy())[0] - y.detach().numpy()).max() < tolerance(
         "recomputed", "tens of roundings"
     )
-    trace = net.trace(x.detach().numpy(), cotangent=cotangent.numpy(), keep=["grad_weight_hh", "dx"])
+    trace = net.trace(x.detach().numpy(), cotangent=cotangent.numpy(), **last, keep=["grad_weight_hh", "dx"])
     assert np.abs(trace.dx.to_numpy() - x.grad.numpy()).max() < tolerance("recomputed", "sums")
     for k, kept in enumerate(trace.grad_weight_hh):
         gradient = getattr(cells[k // (1 + both)], "weight_hh_l0" + "_reverse" * (k % 2 if both else 0)).grad.numpy()
@@ -172,6 +177,8 @@ def test_remedies_keep_the_widths(cell):
         ({"h0": [np.zeros((B, n)) for n in (9, 4, 5)]}, ValueError, r"^h0\[2\]: expected shape \(5, 6\), got \(5, 5\)"),
         ({"c0": [np.zeros((B, n), "f4") for n in WIDTHS]}, TypeError, r"^c0\[0\]: expected dtype float64"),
         ({"cotangent_c": [np.full((B, n), np.inf) for n in WIDTHS]}, ValueError, r"^cotangent_c\[0\]: expected finite"),
+        ({"cotangent_h": [np.zeros((B, n)) for n in (9, 4, 5)]}, ValueError, r"^cotangent_h\[2\]: expected shape"),
+        ({"cotangent_h": np.zeros((3, B, 9))}, TypeError, r"^cotangent_h: expected a list of 3 arrays, one for each"),
         ({"cotangent": np.zeros((B, 9))}, ValueError, r"^cotangent: expected shape \(5, 6\)"),
     ],
 )  # fmt: skip

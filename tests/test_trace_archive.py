@@ -244,7 +244,7 @@ def test_the_table_has_every_figure():
         table = figures.recurrent_figures(trace.cell)
         assert [*trace.figures] == [figure.name for figure in table]
         core = cell.random(3, 4)._core.run(np.ones((6, 5, 3), "float32"), None, None, None)
-        made = core.backward(None, None, 0, kept_names(trace.cell), True)
+        made = core.backward(None, None, None, 0, kept_names(trace.cell), True)
         assert made.keys() == {figure.name for figure in table} | {*kept_names(trace.cell), "first_nonfinite"}
         sizes = figures.axis_sizes(trace)
         for figure in table:

@@ -108,18 +108,21 @@ class RecurrentTrace {
     }
 
     // `cotangent`: (batch, outputs) at each end, (steps, batch, outputs) at every step, or None: what a readout sent
-    // back, else the seeded one, else none beside `cotangent_c`. Without `input_gradient` log2_dx is left NaN.
-    py::dict backward(const py::object& cotangent, const py::object& cotangent_c, std::uint64_t seed,
-                      const std::vector<std::string>& keep, bool input_gradient) {
+    // back, else the seeded one, else none beside `cotangent_h` or `cotangent_c`. Without `input_gradient` log2_dx is
+    // left NaN.
+    py::dict backward(const py::object& cotangent, const py::object& cotangent_h, const py::object& cotangent_c,
+                      std::uint64_t seed, const std::vector<std::string>& keep, bool input_gradient) {
         typename RecurrentTracer<T>::Cotangent start{};
         py::array rows;
         if (back_) {
             start = back_->cotangent();
         } else {
-            rows = checked_cotangent_of(cotangent, seed, !cotangent_c.is_none());
-            start = {static_cast<const T*>(rows.data()), nullptr, rows.ndim() == 3, {}};
+            rows = checked_cotangent_of(cotangent, seed, !cotangent_h.is_none() || !cotangent_c.is_none());
+            start = {static_cast<const T*>(rows.data()), nullptr, rows.ndim() == 3, {}, {}};
         }
-        const States<T> c = checked_states<T>(*net_, s_.batch, cotangent_c, "cotangent_c");
+        const States<T> h = checked_states<T>(*net_, s_.batch, cotangent_h, "cotangent_h"),
+                        c = checked_states<T>(*net_, s_.batch, cotangent_c, "cotangent_c");
+        start.dh_last = h.layers;
         start.dc_last = c.layers;
 
         const Names names(keep.begin(), keep.end());
@@ -183,7 +186,7 @@ class RecurrentTrace {
         return array.attr("reshape")(shape).attr("take")(py::array(static_cast<Size>(source.size()), source.data()), 0);
     }
 
-    // `alone`: a gradient arrives at c, so that none is drawn beside it.
+    // `alone`: a gradient arrives at the last states, so that none is drawn beside it.
     py::array checked_cotangent_of(const py::object& object, std::uint64_t seed, bool alone) const {
         const auto outputs = static_cast<Size>(net_->outputs());
         if (object.is_none()) {
@@ -218,8 +221,8 @@ void bind_trace(py::module_& module, const char* name) {
     py::class_<RecurrentTrace<T>>(module, name)
         .def("read", &RecurrentTrace<T>::read, py::arg("readout"), py::arg("target"), py::arg("loss"),
              py::arg("every_step"), py::arg("keep"))
-        .def("backward", &RecurrentTrace<T>::backward, py::arg("cotangent"), py::arg("cotangent_c"), py::arg("seed"),
-             py::arg("keep"), py::arg("input_gradient"))
+        .def("backward", &RecurrentTrace<T>::backward, py::arg("cotangent"), py::arg("cotangent_h"),
+             py::arg("cotangent_c"), py::arg("seed"), py::arg("keep"), py::arg("input_gradient"))
         .def("influence", &RecurrentTrace<T>::influence, py::arg("layer"), py::arg("cotangent"), py::arg("seed"));
 }
 
@@ -233,12 +236,14 @@ py::object run(const std::shared_ptr<RecurrentParameters>& p, const py::object& 
 // All of it: the figures, and the arrays of the readout's trace or None.
 py::tuple trace(const std::shared_ptr<RecurrentParameters>& p, const py::object& x, const py::object& h0,
                 const py::object& c0, const py::object& lengths, const DenseStack* readout, const py::object& target,
-                const std::string& loss, bool every_step, const py::object& cotangent, const py::object& cotangent_c,
-                std::uint64_t seed, const std::vector<std::string>& keep, bool input_gradient) {
+                const std::string& loss, bool every_step, const py::object& cotangent, const py::object& cotangent_h,
+                const py::object& cotangent_c, std::uint64_t seed, const std::vector<std::string>& keep,
+                bool input_gradient) {
     const auto passes = [&](auto&& under_way) {
         const py::object behind =
             readout ? py::object(under_way.read(*readout, target, loss, every_step, {})) : py::object(py::none());
-        return py::make_tuple(under_way.backward(cotangent, cotangent_c, seed, keep, input_gradient), behind);
+        return py::make_tuple(under_way.backward(cotangent, cotangent_h, cotangent_c, seed, keep, input_gradient),
+                              behind);
     };
     return p->is_float32 ? passes(RecurrentTrace<float>(p, x, h0, c0, lengths))
                          : passes(RecurrentTrace<double>(p, x, h0, c0, lengths));
@@ -297,8 +302,8 @@ void bind_recurrent(py::module_& module) {
             py::arg("steps"), py::arg("batch"))
         .def("run", &run, py::arg("x"), py::arg("h0"), py::arg("c0"), py::arg("lengths"))
         .def("trace", &trace, py::arg("x"), py::arg("h0"), py::arg("c0"), py::arg("lengths"), py::arg("readout"),
-             py::arg("target"), py::arg("loss"), py::arg("every_step"), py::arg("cotangent"), py::arg("cotangent_c"),
-             py::arg("seed"), py::arg("keep"), py::arg("input_gradient"));
+             py::arg("target"), py::arg("loss"), py::arg("every_step"), py::arg("cotangent"), py::arg("cotangent_h"),
+             py::arg("cotangent_c"), py::arg("seed"), py::arg("keep"), py::arg("input_gradient"));
     bind_trace<float>(module, "RecurrentTraceF32");
     bind_trace<double>(module, "RecurrentTraceF64");
 }

@@ -65,7 +65,7 @@ bool ReadoutRows<T>::send_back(const KeptRows<T>& rows, double factor) {
 
 template <class T>
 typename RecurrentTracer<T>::Cotangent ReadoutRows<T>::cotangent() const {
-    return {back_.data(), exponent_.data(), every_step_, {}};
+    return {back_.data(), exponent_.data(), every_step_, {}, {}};
 }
 
 template class ReadoutRows<float>;

@@ -11,14 +11,11 @@ template <class T>
 class BackwardLoop {
   public:
     BackwardLoop(const DirectionContext<T>& context, const CellWeights<T>& weights, const Injection<T>& injection,
-                 const T* dc_last, const double* dc_last_exponent, const DirectionState<T>& state,
-                 const DirectionFigures<T>& figures, std::size_t first, std::size_t end)
+                 const DirectionState<T>& state, const DirectionFigures<T>& figures, std::size_t first, std::size_t end)
         : context_(context),
           sequence_(context.sequence),
           weights_(weights),
           injection_(injection),
-          dc_last_(dc_last),
-          dc_last_exponent_(dc_last_exponent),
           state_(state),
           figures_(figures),
           first_(first),
@@ -53,22 +50,45 @@ class BackwardLoop {
         if (!context_.cell().carries) return;
         for (ScaledBlock<T>* block : {&step_.carried, &step_.carried_direct, &step_.carried_gated})
             block->clear(from, to, n_);
-        if (dc_last_ == nullptr) return;
-        for (std::size_t r = from; r < to; ++r) {
-            const T* row = dc_last_ + (first_ + r) * n_;
-            double norm = 0;
-            log2_row_norms(context_.kernels(), 1, n_, row, n_, &norm);
-            for (ScaledBlock<T>* block : {&step_.carried, &step_.carried_direct}) {
-                std::copy(row, row + n_, block->row.data() + r * n_);
-                block->exponent[r] = dc_last_exponent_[first_ + r];
-                block->log2[r] = norm + block->exponent[r];
-            }
-        }
+        const LastRows<T>& dc = injection_.dc_last;
+        if (dc.rows == nullptr) return;
+        for (std::size_t r = from; r < to; ++r)
+            for (ScaledBlock<T>* block : {&step_.carried, &step_.carried_direct})
+                put_row(dc.rows + (first_ + r) * n_, dc.exponent[first_ + r], r, block);
+    }
+
+    void put_row(const T* row, double exponent, std::size_t r, ScaledBlock<T>* block) const {
+        T* to = block->row.data() + r * n_;
+        std::copy(row, row + n_, to);
+        log2_row_norms(context_.kernels(), 1, n_, to, n_, &block->log2[r]);
+        block->exponent[r] = exponent;
+        block->log2[r] += exponent;
     }
 
     // u of step t; false when nothing arrives.
     bool inject(std::size_t t, std::size_t rows) {
-        if (injection_.rows == nullptr) return false;
+        bool any = arrive(t, rows);
+        if (injection_.dh_last.rows == nullptr) return any;
+        for (std::size_t r = rows; r-- > 0 && sequence_.length(first_ + r) == t + 1;) {
+            add_dh_last(r);
+            any = true;
+        }
+        return any;
+    }
+
+    // Adds what is given of a last h to its u.
+    void add_dh_last(std::size_t r) {
+        ScaledBlock<T>& u = step_.u;
+        const T* row = injection_.dh_last.rows + (first_ + r) * n_;
+        double exponent = injection_.dh_last.exponent[first_ + r];
+        if (u.log2[r] == kNegativeInfinity) return put_row(row, exponent, r, &u);
+        std::vector<T> sum(n_);
+        exponent = sum_of_rows<T>(n_, {{u.row.data() + r * n_, u.exponent[r]}, {row, exponent}}, sum.data());
+        put_row(sum.data(), exponent, r, &u);
+    }
+
+    // What arrives at the outputs; false when nothing does, and u is 0.
+    bool arrive(std::size_t t, std::size_t rows) {
         bool any = false;
         ScaledBlock<T>& u = step_.u;
         for (std::size_t r = 0; r < rows; ++r) {
@@ -203,8 +223,6 @@ class BackwardLoop {
     const PackedSequence& sequence_;
     const CellWeights<T>& weights_;
     const Injection<T>& injection_;
-    const T* dc_last_;
-    const double* dc_last_exponent_;
     const DirectionState<T>& state_;
     const DirectionFigures<T>& figures_;
     std::size_t first_, end_, n_;
@@ -227,14 +245,13 @@ Loop loop_over_parts(const DirectionContext<T>& context, const CellWeights<T>& w
 
 template <class T>
 DirectionBackward<T>::DirectionBackward(const DirectionContext<T>& context, const CellWeights<T>& weights,
-                                        const Injection<T>& injection, const T* dc_last, const double* dc_last_exponent,
-                                        const DirectionState<T>& state, const DirectionFigures<T>& figures)
+                                        const Injection<T>& injection, const DirectionState<T>& state,
+                                        const DirectionFigures<T>& figures)
     : loop_(1, 0) {
     std::size_t part_slots = 0;
     loop_ = loop_over_parts(context, weights, &part_slots);
     for (std::size_t i = 0; i < loop_.items(); ++i)
-        parts_.push_back(std::make_unique<BackwardLoop<T>>(context, weights, injection, dc_last, dc_last_exponent,
-                                                           state, figures, i * part_slots,
+        parts_.push_back(std::make_unique<BackwardLoop<T>>(context, weights, injection, state, figures, i * part_slots,
                                                            std::min(context.sequence.batch(), (i + 1) * part_slots)));
 }
 

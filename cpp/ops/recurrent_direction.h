@@ -99,13 +99,22 @@ template <class T>
 void direction_forward(const DirectionContext<T>& context, const CellWeights<T>& weights, const SequenceRows<T>& input,
                        const DirectionState<T>& state);
 
-// Gradients that arrive at h from outside: a row for every packed row, or one for each slot at its end.
+// A gradient at the last states of a direction, by slot at its end; null: none.
+template <class T>
+struct LastRows {
+    const T* rows = nullptr;           // (batch, hidden)
+    const double* exponent = nullptr;  // of each row
+};
+
+// Gradients that arrive from outside: at h a row for every packed row, or one for each slot at its end, and what is
+// given of each slot's last h and c.
 template <class T>
 struct Injection {
-    const T* rows = nullptr;            // (rows or batch, width), the sequence's own order; null: nothing arrives
+    const T* rows = nullptr;            // (rows or batch, width), the sequence's own order
     const double* exponent = nullptr;   // of each row; null: 0
     std::size_t width = 0, column = 0;  // this direction's columns are [column, column + hidden)
     bool every_step = false;
+    LastRows<T> dh_last, dc_last;
 };
 
 // Rows (rows, n) with exponents as T holds them: themselves, or a copy in `scratch`.
@@ -134,10 +143,8 @@ class BackwardLoop;  // recurrent_backward.cpp
 template <class T>
 class DirectionBackward {
   public:
-    // `dc_last` (batch, hidden) by slot, times 2^dc_last_exponent: dL/dc of each sample's end, or null.
     DirectionBackward(const DirectionContext<T>& context, const CellWeights<T>& weights, const Injection<T>& injection,
-                      const T* dc_last, const double* dc_last_exponent, const DirectionState<T>& state,
-                      const DirectionFigures<T>& figures);
+                      const DirectionState<T>& state, const DirectionFigures<T>& figures);
     ~DirectionBackward();
     void run(std::size_t first, std::size_t end);
     bool finish();  // the initial state; false where a kept exponent is beyond int64

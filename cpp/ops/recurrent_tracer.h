@@ -69,13 +69,14 @@ class RecurrentTracer {
     const RecurrentNetwork<T>& network() const { return network_; }
 
     // Gradients arrive at the last layer's h: `rows` (batch, outputs) at each sample's end or (steps, batch, outputs)
-    // at every step, times 2^exponent of each row (null: 0); dc_last may be empty. log2_dx (steps, batch), or null:
-    // dL/dx is left out, kept_dx too. False where a kept exponent is beyond int64.
+    // at every step, times 2^exponent of each row (null: 0), and at the last states of all layers where dh_last and
+    // dc_last are not empty. log2_dx (steps, batch), or null: dL/dx is left out, kept_dx too. False where a kept
+    // exponent is beyond int64.
     struct Cotangent {
         const T* rows;
         const std::int64_t* exponent;
         bool every_step;
-        LayerArrays<const T> dc_last;
+        LayerArrays<const T> dh_last, dc_last;
     };
     bool backward(const Cotangent& cotangent, const std::vector<DirectionOutputs<T>>& out, double* log2_dx,
                   const KeptRows<T>& kept_dx, Interrupt& interrupt);
@@ -89,6 +90,7 @@ class RecurrentTracer {
   private:
     struct InputGradient;
     struct PackedCotangent;
+    struct LastGradient;
     void pack_cotangent(const Cotangent& cotangent, PackedCotangent* out) const;
     std::size_t hidden(std::size_t layer) const { return network_.layers[layer].hidden; }
     DirectionContext<T> context(std::size_t layer, Interrupt& interrupt) const {
@@ -113,7 +115,6 @@ class RecurrentTracer {
     void find_nonfinite(std::size_t layer);
     void input_gradient(const DirectionContext<T>& context, const DirectionState<T>& state, const PackedMatrix<T>& ih,
                         std::size_t first, std::size_t end, InputGradient* out) const;
-    void load_dc_last(std::size_t layer, const T* dc_last, T* to, double* exponent) const;
     bool keep_states(std::size_t layer, const ForwardOutputs<T>& out) const;
     bool keep_gates(std::size_t layer, const KeptRows<T>& to) const;
     bool keep_dgates(std::size_t layer, const DirectionState<T>& state, const KeptRows<T>& to) const;

@@ -149,14 +149,24 @@ bool RecurrentTracer<T>::keep_dgates(std::size_t layer, const DirectionState<T>&
     return fits;
 }
 
-// dL/dc at each slot's end, rows normalised.
+// What the caller gives of the last states of each layer, one layer at a time: by slot, rows normalised.
 template <class T>
-void RecurrentTracer<T>::load_dc_last(std::size_t layer, const T* dc_last, T* to, double* exponent) const {
-    const SubnormalMode keep(Subnormals::keep);
-    const std::size_t n = hidden(layer), batch = sequence_.batch();
-    for (std::size_t slot = 0; slot < batch; ++slot)
-        exponent[slot] = normalise_row(n, dc_last + sequence_.sample(slot) * n, 0.0, to + slot * n);
-}
+struct RecurrentTracer<T>::LastGradient {
+    const LayerArrays<const T>& given;
+    AlignedBuffer<T> copy;
+    std::vector<double> exponent;
+
+    LastGradient(const LayerArrays<const T>& arrays, std::size_t batch, std::size_t widest)
+        : given(arrays), copy(arrays.empty() ? 0 : checked_multiply(batch, widest)), exponent(batch) {}
+
+    LastRows<T> of(std::size_t layer, std::size_t n, const PackedSequence& sequence) {
+        if (given.empty()) return {};
+        const SubnormalMode keep(Subnormals::keep);
+        for (std::size_t slot = 0; slot < exponent.size(); ++slot)
+            exponent[slot] = normalise_row(n, given[layer] + sequence.sample(slot) * n, 0.0, copy.data() + slot * n);
+        return {copy.data(), exponent.data()};
+    }
+};
 
 template <class T>
 bool RecurrentTracer<T>::backward(const Cotangent& cotangent, const std::vector<DirectionOutputs<T>>& out,
@@ -166,11 +176,11 @@ bool RecurrentTracer<T>::backward(const Cotangent& cotangent, const std::vector<
     const std::size_t batch = sequence_.batch(), rows = sequence_.rows(), directions = network_.directions;
     bool fits = true;
     gradients_ = std::vector<DirectionGradients<T>>(states_.size());
-    std::vector<double> dz_exponent(rows), dz_log2(rows), dc_exponent(batch);
+    std::vector<double> dz_exponent(rows), dz_log2(rows);
     std::vector<PartedRow<T>> parted(cell.hh_first ? rows : 0);
     std::vector<double> recurrent_log2(parted.size());
-    const bool given_c = !cotangent.dc_last.empty();
-    AlignedBuffer<T> dc_last(given_c ? checked_multiply(batch, network_.widest()) : 0);
+    LastGradient dh_last(cotangent.dh_last, batch, network_.widest()),
+        dc_last(cotangent.dc_last, batch, network_.widest());
     PackedCotangent arriving;
     pack_cotangent(cotangent, &arriving);
     InputGradient above, below;
@@ -190,11 +200,11 @@ bool RecurrentTracer<T>::backward(const Cotangent& cotangent, const std::vector<
             }
             Injection<T> injection = arriving.injection;
             if (stacked + 1 < network_.depth())
-                injection = {above.rows.data(), above.exponent.data(), above.width, 0, true};
+                injection = {above.rows.data(), above.exponent.data(), above.width, 0, true, {}, {}};
             injection.column = d * hidden(k);
-            if (given_c) load_dc_last(k, cotangent.dc_last[k], dc_last.data(), dc_exponent.data());
-            DirectionBackward<T> pass(here, *weights_[k], injection, given_c ? dc_last.data() : nullptr,
-                                      dc_exponent.data(), state, out[k].figures);
+            injection.dh_last = dh_last.of(k, hidden(k), sequence_);
+            injection.dc_last = dc_last.of(k, hidden(k), sequence_);
+            DirectionBackward<T> pass(here, *weights_[k], injection, state, out[k].figures);
             const SequenceRows<T> input = layer_input(stacked);
             GradientPass<T> gradients(here, state, input, below.width, out[k].steps);
             const std::size_t per_chunk = steps_per_chunk(here);

@@ -60,7 +60,7 @@ class RecurrentTracer:
         self, readout: DenseStack, target: Any, loss: str, every_step: bool, keep: Sequence[str]
     ) -> dict[str, Any]: ...
     def backward(
-        self, cotangent: Any, cotangent_c: Any, seed: int, keep: Sequence[str], input_gradient: bool
+        self, cotangent: Any, cotangent_h: Any, cotangent_c: Any, seed: int, keep: Sequence[str], input_gradient: bool
     ) -> dict[str, Any]: ...
     def influence(
         self, layer: int, cotangent: Any, seed: int
@@ -100,6 +100,7 @@ class Recurrent:
         loss: str,
         every_step: bool,
         cotangent: Any,
+        cotangent_h: Any,
         cotangent_c: Any,
         seed: int,
         keep: Sequence[str],

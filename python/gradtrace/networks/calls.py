@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from gradtrace.networks.recurrent import Array, Recurrent
+from gradtrace.networks.recurrent import Array, Arrays, Recurrent
 from gradtrace.networks.stack import LossName, Stack
 from gradtrace.traces.influence import Influence
 from gradtrace.traces.recurrent import RecurrentTrace
@@ -50,7 +50,7 @@ class WithCellState(Recurrent):
         c0: Array | None = None,
         lengths: Array | None = None,
         cotangent: Array | None = None,
-        cotangent_c: Array | None = None,
+        cotangent_c: Arrays | None = None,
         readout: Stack | None = None,
         target: Array | None = None,
         loss: LossName | None = None,
@@ -58,6 +58,7 @@ class WithCellState(Recurrent):
         cotangent_seed: int = 0,
         keep: Sequence[str] = (),
         input_gradient: bool = True,
+        cotangent_h: Arrays | None = None,
     ) -> RecurrentTrace:
         """Trace the gradient through every step, inside the cell.
 
@@ -73,10 +74,12 @@ class WithCellState(Recurrent):
         cotangent : ndarray, optional
             dL/dh of the last layer: (B, D H), at each sample's last step (each direction's own), or (T, B, D H), at
             every step ((B, T, D H) with `batch_first`). Used as it is and summed over samples. Without it, without a
-            loss and without `cotangent_c` a standard normal at the last step that depends on `cotangent_seed` only.
-        cotangent_c : ndarray, optional
-            dL/dc at each sample's last step, (K, B, H), or (B, H) for a single layer and direction. Alone it is all
-            the gradient that arrives: dL/dh at the last step is then what came through c, and nothing is drawn.
+            loss and without `cotangent_c` or `cotangent_h` a standard normal at the last step that depends on
+            `cotangent_seed` only.
+        cotangent_c : ndarray or list of ndarray, optional
+            dL/dc at each sample's last step, (K, B, H), or (B, H) for a single layer and direction; a list of K arrays
+            (B, H) where the layers' hidden sizes differ. Without a loss and without `cotangent` nothing else is drawn
+            beside it: dL/dh at the last step is then what comes from the layer above.
         readout : Stack, optional
             Network between h and the loss, the network's own by default; its trace is `RecurrentTrace.readout`.
         target : ndarray, optional
@@ -94,6 +97,11 @@ class WithCellState(Recurrent):
         input_gradient : bool, default True
             False leaves out dL/dx, a sixth of the first layer's products where it has as many inputs as units, at most
             a third; `log2_dx` is NaN.
+        cotangent_h : ndarray or list of ndarray, optional
+            dL/dh at each sample's last step of every layer and direction (a reverse one's is step 0 of the sequence):
+            what autograd has for PyTorch's `h_n`, shaped as `cotangent_c`. Added to what arrives there otherwise, from
+            `cotangent`, a readout or the layer above; without a loss and without `cotangent` nothing is drawn beside
+            it.
 
         Returns
         -------
@@ -111,8 +119,9 @@ class WithCellState(Recurrent):
         The arrays must not change while the trace runs.
         """
         return self._trace(
-            x, h0, c0, lengths, cotangent, cotangent_c, readout, target, loss, at, cotangent_seed, keep, input_gradient
-        )
+            x, h0, c0, lengths, cotangent, cotangent_h, cotangent_c, readout, target, loss, at, cotangent_seed, keep,
+            input_gradient,
+        )  # fmt: skip
 
     def influence(
         self,
@@ -181,12 +190,13 @@ class WithoutCellState(Recurrent):
         cotangent_seed: int = 0,
         keep: Sequence[str] = (),
         input_gradient: bool = True,
+        cotangent_h: Arrays | None = None,
     ) -> RecurrentTrace:
         """Trace the gradient through every step.
 
         Parameters
         ----------
-        x, h0, lengths, cotangent, readout, target, loss, at, cotangent_seed, input_gradient
+        x, h0, lengths, cotangent, readout, target, loss, at, cotangent_seed, input_gradient, cotangent_h
             As `LSTM.trace` has them.
         keep : list of str, default ()
             Arrays to keep: ``"dh"``, ``"h"``, ``"dx"``, ``"grad_weight_ih"``, ``"grad_weight_hh"``; a GRU also
@@ -203,8 +213,9 @@ class WithoutCellState(Recurrent):
             As `LSTM.trace`.
         """
         return self._trace(
-            x, h0, None, lengths, cotangent, None, readout, target, loss, at, cotangent_seed, keep, input_gradient
-        )
+            x, h0, None, lengths, cotangent, cotangent_h, None, readout, target, loss, at, cotangent_seed, keep,
+            input_gradient,
+        )  # fmt: skip
 
     def influence(
         self,

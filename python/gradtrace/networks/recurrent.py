@@ -273,7 +273,8 @@ class Recurrent(Network):
         c0: Array | None,
         lengths: Array | None,
         cotangent: Array | None,
-        cotangent_c: Array | None,
+        cotangent_h: Arrays | None,
+        cotangent_c: Arrays | None,
         readout: Stack | None,
         target: Array | None,
         loss: LossName | None,
@@ -294,8 +295,8 @@ class Recurrent(Network):
             lengths = lengths.copy()  # read more than once, and another thread may write to it
         behind = None if readout is None else readout._core
         figures, read = self._core.trace(
-            x, h0, c0, lengths, behind, target, loss or "", at == "all", cotangent, cotangent_c, seed, names,
-            bool(input_gradient),
+            x, h0, c0, lengths, behind, target, loss or "", at == "all", cotangent, cotangent_h, cotangent_c, seed,
+            names, bool(input_gradient),
         )  # fmt: skip
         readout_trace = None
         if readout is not None and target is not None:  # past a sample's end no target counts

@@ -322,7 +322,7 @@ def _recurrent_step(network: Any, readout: Stack, task: Task, gradient: Array) -
         behind = run.read(readout._core, target, task.loss, task.every, _OUTER if wanted else ())
         if not wanted or not math.isfinite(behind["loss"]):
             return float(behind["loss"])
-        figures = run.backward(None, None, 0, keep, False)
+        figures = run.backward(None, None, None, 0, keep, False)
         rest = _write(gradient, [pair for name in kept for pair in figures[name]], 1.0)
         _write(rest, [pair for name in _OUTER for pair in behind[name]], behind["gradient_factor"])
         return float(behind["loss"])
