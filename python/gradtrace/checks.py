@@ -16,6 +16,7 @@ __all__ = [
     "checked_dtype",
     "checked_flag",
     "checked_index",
+    "checked_name",
     "checked_names",
     "checked_path",
     "checked_seed",
@@ -30,6 +31,14 @@ def wrong_name(argument: str, known: Iterable[str], value: object) -> Exception:
     """Make the exception for a name that is not known: a TypeError where it is no string at all."""
     kind = ValueError if isinstance(value, str) else TypeError
     return kind(f"{argument}: expected one of {', '.join(known)}, got {shown(value)}")
+
+
+def checked_name(argument: str, value: object, known: Iterable[str]) -> str:
+    """Give a name that is known; TypeError or ValueError that names the argument."""
+    known = list(known)
+    if not isinstance(value, str) or value not in known:
+        raise wrong_name(argument, known, value)
+    return value
 
 
 def shown(value: object) -> str:

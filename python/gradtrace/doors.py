@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gradtrace.analysis.comparison import Comparison as Comparison
     from gradtrace.analysis.comparison import compare as compare
     from gradtrace.analysis.diagnosis import Diagnosis as Diagnosis
+    from gradtrace.analysis.diagnosis import checked_kind as checked_kind
     from gradtrace.analysis.horizon import gradient_horizon as gradient_horizon
     from gradtrace.analysis.modules import diagnose_modules as diagnose_modules
     from gradtrace.analysis.recurrent import diagnose_recurrent as diagnose_recurrent
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from gradtrace.remedies.of_networks import recurrent_remedies as recurrent_remedies
     from gradtrace.remedies.of_networks import stack_remedies as stack_remedies
     from gradtrace.remedies.results import Remedies as Remedies
+    from gradtrace.show.module_tables import history_table as history_table
     from gradtrace.show.module_tables import module_table as module_table
     from gradtrace.show.recurrent_tables import recurrent_table as recurrent_table
     from gradtrace.show.stack_tables import stack_table as stack_table
@@ -40,6 +42,7 @@ _ROOMS = {
     "Comparison": "analysis.comparison",
     "Diagnosis": "analysis.diagnosis",
     "Log": "integrations.logs",
+    "checked_kind": "analysis.diagnosis",
     "Progress": "remedies.contestants",
     "Remedies": "remedies.results",
     "Underflow": "analysis.underflow",
@@ -49,6 +52,7 @@ _ROOMS = {
     "diagnose_stack": "analysis.stacks",
     "gradient_horizon": "analysis.horizon",
     "log_to": "integrations.logs",
+    "history_table": "show.module_tables",
     "lost_in": "analysis.underflow",
     "module_table": "show.module_tables",
     "recurrent_table": "show.recurrent_tables",

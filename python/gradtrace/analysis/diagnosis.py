@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gradtrace.analysis.evidence import told
+from gradtrace.checks import checked_name
 from gradtrace.json_ready import json_ready
 from gradtrace.tables import markup, wrapped
 
-__all__ = ["KINDS", "SEVERITIES", "Diagnosis", "Finding"]
+__all__ = ["KINDS", "SEVERITIES", "Diagnosis", "Finding", "checked_kind"]
 
 #: Weakest first.
 SEVERITIES = ("information", "warning", "critical")
@@ -224,6 +225,11 @@ class Diagnosis(Sequence[Finding]):
         )
         head = f'<thead><tr><th{left}">finding</th><th{left}">why, and what to do</th></tr></thead>'
         return f"<table><caption>{markup(self.subject)}</caption>{head}<tbody>{rows}</tbody></table>"
+
+
+def checked_kind(name: str, value: object) -> str:
+    """Give a kind of finding; TypeError or ValueError that names the argument where there is none of that name."""
+    return checked_name(name, value, KINDS)
 
 
 def ranked(findings: Sequence[Finding]) -> tuple[Finding, ...]:

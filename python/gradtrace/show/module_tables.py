@@ -1,16 +1,20 @@
-"""A watched step as a table that a person reads: two dozen modules, never a thousand."""
+"""A watched step, and a course of them, as tables that a person reads: two dozen modules, never a thousand."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from gradtrace.tables import Table, shown_layers
+from gradtrace.traces.history import History
 from gradtrace.traces.modules import WatchTrace
 from gradtrace.wording import power_of_ten
 
-__all__ = ["module_table"]
+__all__ = ["history_table", "module_table"]
 
 _SHOWN = 24
+_STEPS = 5
 
 
 def module_table(trace: WatchTrace) -> Table:
@@ -44,3 +48,20 @@ def module_table(trace: WatchTrace) -> Table:
 
 def _number(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.2f}"
+
+
+def history_table(history: History) -> Table:
+    """Set out one figure of about a dozen modules at a few steps, the last module first."""
+    rows = []
+    values = history.figures("log2_grad_output")
+    shown = shown_layers(len(history), _STEPS) if len(history) else []
+    for index in reversed(shown_layers(len(history.names)) if history.names else []):
+        numbers = [_number(values[step, index]) for step in shown]
+        rows.append([history.names[index], *numbers])
+    notes = ["log2 of |dy|, the gradient of each module's output over the batch, at some of the steps."]
+    if shown and not np.isnan(history.loss[shown]).all():
+        losses = ", ".join("none" if math.isnan(one) else f"{one:.4g}" for one in history.loss[shown])
+        notes.append(f"Loss at these steps: {losses}.")
+    heads = [f"step {history.steps[step]}" for step in shown]
+    notes += [f"Note: {one}." for one in history.notes]
+    return Table(["module", *heads], rows, f"History: {history.title}", notes, words={0})

@@ -14,6 +14,7 @@ from gradtrace.watch import hooks
 from gradtrace.watch.modules import is_recurrent, is_wanted, reachable, takes_hooks
 
 if TYPE_CHECKING:
+    from gradtrace.traces.history import History
     from gradtrace.watch.recorder import Recorder
     from gradtrace.watch.step import BackwardPass, Step
 
@@ -139,7 +140,7 @@ class Watch:
             If the step had no such backward pass.
         """
         from gradtrace.watch.inside import look_inside
-        from gradtrace.watch.step import at_outputs, module_figures
+        from gradtrace.watch.rows import rows_of_step
 
         step = self._recorder.last
         if step is None:
@@ -151,14 +152,58 @@ class Watch:
             )
         passes = step.complete
         chosen = _chosen(passes, backward, order)
-        modules, notes = module_figures(step, chosen, self._recorder.names, self._recorder.owned)
+        rows = rows_of_step(step, chosen, self._recorder.names, self._recorder.owned)
         insides: Inside = Inside()
         left_out: list[str] = []
         if checked_flag("inside", inside):
             insides, left_out = look_inside(step, chosen, self._recorder.names)
-        notes = [*self._about_steps(step), *notes, *self._about_modules(step, chosen), *left_out]
-        place, ends = passes.index(chosen), at_outputs(chosen)
-        return WatchTrace(modules, step.number, place, len(passes), chosen.order, tuple(notes), *ends, inside=insides)
+        notes = [*self._about_steps(step), *rows.notes, *self._about_model(), *self._about_pass(step, chosen)]
+        place, facts = passes.index(chosen), (*notes, *left_out)
+        return WatchTrace(
+            rows.modules(), step.number, place, len(passes), chosen.order, facts, *rows.at_outputs(), inside=insides
+        )
+
+    @property
+    def history(self) -> History:
+        """The course so far: one row for every recorded step that a backward pass followed, and module.
+
+        Within the context and behind it, as often as one likes; what was given stays as it was.
+        """
+        recorder = self._recorder
+        return recorder.course.history(recorder.unfinished, recorder.names, recorder.owned, self._about_model())
+
+    def loss(self, value: Any) -> Any:
+        """Note the loss of the step, for `history`; where the model returns it as a single number this is not needed.
+
+        Parameters
+        ----------
+        value : Tensor of one number or float
+            Behind the step's forward pass, before or behind its backward pass; the last one counts.
+
+        Returns
+        -------
+        Tensor or float
+            The same, so that ``watched.loss(loss).backward()`` is one line.
+
+        Raises
+        ------
+        TypeError
+            If it is no number.
+        RuntimeError
+            If there was no forward pass yet.
+
+        Examples
+        --------
+        >>> with gt.watch(model) as watched:  # doctest: +SKIP
+        ...     watched.loss(loss_fn(model(x), y)).backward()
+        """
+        from gradtrace.watch.history import checked_loss
+
+        kept, step = checked_loss(value), self._recorder.step
+        if step is None:
+            raise RuntimeError("loss: expected a forward pass of the model within the watch, got none")
+        step.loss = kept
+        return value
 
     def log_to(
         self,
@@ -229,7 +274,7 @@ class Watch:
             notes.append(f"the forward pass of step {now.number} has had no backward pass yet")
         return notes
 
-    def _about_modules(self, step: Step, one: BackwardPass) -> list[str]:
+    def _about_model(self) -> list[str]:
         notes = []
         for module, name in self._recorder.closed.items():
             seen = (
@@ -241,7 +286,12 @@ class Watch:
             for parameter in self._recorder.owned(module):
                 holders.setdefault(id(parameter), []).append(name)
         shared = sorted({tuple(dict.fromkeys(names)) for names in holders.values() if len(names) > 1})
-        notes += [f"{', '.join(names)}: share a parameter, whose one gradient counts for each" for names in shared]
+        return notes + [
+            f"{', '.join(names)}: share a parameter, whose one gradient counts for each" for names in shared
+        ]
+
+    def _about_pass(self, step: Step, one: BackwardPass) -> list[str]:
+        notes = []
         if one.earlier:
             notes.append("the gradient went on into forward passes of earlier steps, which are not shown")
         if step.unmeasured:

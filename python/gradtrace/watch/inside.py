@@ -21,7 +21,8 @@ from gradtrace.watch.calls import Call, version
 from gradtrace.watch.chains import Chain
 from gradtrace.watch.kept import Held, KeptOfStep, RecurrentCall
 from gradtrace.watch.measure import measured
-from gradtrace.watch.step import BackwardPass, Step, claimed, labelled, norms_read
+from gradtrace.watch.rows import claimed, labelled, norms_read
+from gradtrace.watch.step import BackwardPass, Step
 
 __all__ = ["look_inside"]
 

@@ -15,6 +15,7 @@ from gradtrace.watch import hooks
 from gradtrace.watch.calls import Call, version
 from gradtrace.watch.chains import Chains, Role, role_of
 from gradtrace.watch.edges import uses_of_inputs
+from gradtrace.watch.history import Course
 from gradtrace.watch.kept import KeptOfStep
 from gradtrace.watch.measure import (
     along,
@@ -57,6 +58,8 @@ class Recorder:
         Whether modules were called within a backward pass before any forward pass was seen.
     listeners : list of callable
         Given each step once it is over, recorded or not: when the next one begins, or the watch ends. Until then.
+    course : Course
+        What is kept of the steps that are over.
     """
 
     every: int
@@ -69,6 +72,7 @@ class Recorder:
     last: Step | None = None
     hidden: bool = False
     listeners: list[Callable[[Step], None]] = field(default_factory=list)
+    course: Course = field(default_factory=Course)
     running_pass: BackwardPass | None = None
     _told: Step | None = None  # as over
     _pass_end: weakref.ref[hooks.PassEnd] | None = None
@@ -104,13 +108,20 @@ class Recorder:
         """The newest step is over; what its listeners run of the model is not recorded."""
         if self.step is None or self.step is self._told:
             return
-        self._told = self.step
+        step = self._told = self.step
+        if step.recorded:
+            self.course.take(step, self.names, self.owned)
         heard, self.is_open = self.is_open, False
         try:
             for listener in tuple(self.listeners):
-                listener(self.step)
+                listener(step)
         finally:
             self.is_open = heard
+
+    @property
+    def unfinished(self) -> Step | None:
+        """The newest step, while the course does not have it; another backward pass may follow."""
+        return self.step if self.step is not None and self.step is not self._told and self.step.recorded else None
 
     # Forward passes ---------------------------------------------------------------------------------------------------
 
@@ -155,6 +166,8 @@ class Recorder:
         for tensor in tensors(output):
             if tensor.requires_grad:
                 self._count()
+                if tensor.ndim == 0 and self._coming is not None and not tensor.is_complex():
+                    self._coming.loss = tensor.detach().clone()
                 if self._forward is not None:
                     place = len(self._forward.outputs)
                     kept = measurable(tensor) and self._coming is not None and self._coming.recorded

@@ -1,0 +1,202 @@
+"""The course of a watched training run: the figures of every module at every step that was kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradtrace import doors
+from gradtrace.checks import checked_index, checked_name
+from gradtrace.traces.modules import ModuleFigures, WatchTrace
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["FIGURES", "History"]
+
+Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+
+#: Of a module at a step, as `ModuleFigures` has them.
+FIGURES = tuple(part.name for part in fields(ModuleFigures) if part.name not in ("name", "kind"))
+_WHOLE = {part.name: bool if "bool" in str(part.type) else int for part in fields(ModuleFigures)
+          if str(part.type) in ("int", "bool")}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class History:
+    """What the steps of a watched training run left behind: one row for each kept step and module.
+
+    A step with several backward passes has the row of the first of them that came to parameters, or of the first if
+    none did: the loss's own pass where others, as of gradient penalties, only differentiate for inputs.
+
+    Memory is bounded: once there are 2^18 rows of a step and a module (some 30 MB), every second kept step is dropped
+    and from then on every `stride`-th recorded step is kept, which doubles each time; the first and the newest step are
+    always there.
+
+    Attributes
+    ----------
+    steps : ndarray of int64, shape (S,)
+        Numbers of the kept steps, rising.
+    backward, backwards, order : ndarray of int64, shape (S,)
+        Which backward pass of the step it is, of how many, and of which order, as in `WatchTrace`.
+    loss : ndarray of float64, shape (S,)
+        What the model returned as a single number, or ``watched.loss(value)`` was told; NaN where neither was.
+    log2_cotangent, along_outputs : ndarray of float64, shape (S,)
+        As in `WatchTrace`.
+    names, kinds : tuple of str, length M
+        Of all modules of any kept step, in the order of the forward pass, and their classes. Calls of a module that was
+        called several times are ``name#0``, ``name#1``, ....
+    recorded : int
+        How many steps there were to keep.
+    stride : int
+        Every how many of them were kept.
+    notes : tuple of str
+        What was not kept, and where a figure stands for more than its row.
+    """
+
+    steps: Counts
+    backward: Counts
+    backwards: Counts
+    order: Counts
+    loss: Floats
+    log2_cotangent: Floats
+    along_outputs: Floats
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+    recorded: int
+    stride: int
+    notes: tuple[str, ...]
+    _figures: dict[str, Floats]  # and the place of a module among those of its step
+    _found: dict[int, Any] = field(default_factory=dict, init=False)  # diagnoses, once made
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def figures(self, name: str) -> Floats:
+        """Give one figure of all modules at all kept steps.
+
+        Parameters
+        ----------
+        name : str
+            As in `ModuleFigures`: ``"log2_grad_output"``, ``"log2_grad_weight"``, ``"gain"``, ``"dead"``, ....
+
+        Returns
+        -------
+        ndarray of float64, shape (S, M)
+            In the unit of `ModuleFigures`: norms and gains in bits. NaN where a module was not in a step.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is no such figure.
+        """
+        return self._figures[checked_name("name", name, FIGURES)]
+
+    def trace(self, index: int) -> WatchTrace:
+        """Give a kept step as the trace that it was.
+
+        Parameters
+        ----------
+        index : int
+            Into `steps`; -1 the newest.
+
+        Returns
+        -------
+        WatchTrace
+            Without notes.
+        """
+        index = range(len(self))[checked_index("index", index, len(self))]
+        there = np.flatnonzero(~np.isnan(self._figures["place"][index]))
+        there = there[np.argsort(self._figures["place"][index, there])]
+        columns = [self._figures[name][index, there].tolist() for name in FIGURES]
+        kinds = [_WHOLE.get(name, float) for name in FIGURES]
+        modules, facts = [], dict[str, Any]()
+        for column, values in zip(there, zip(*columns, strict=True), strict=True):
+            facts = {name: kind(value) for name, kind, value in zip(FIGURES, kinds, values, strict=True)}
+            modules.append(ModuleFigures(self.names[column], self.kinds[column], **facts))
+        facts = {name: int(getattr(self, name)[index]) for name in ("backward", "backwards", "order")}
+        facts |= {name: float(getattr(self, name)[index]) for name in ("log2_cotangent", "along_outputs")}
+        return WatchTrace(tuple(modules), int(self.steps[index]), **facts)
+
+    def _diagnosis(self, index: int) -> doors.Diagnosis:
+        if index not in self._found:
+            self._found[index] = doors.diagnose_modules(self.trace(index))
+        found: doors.Diagnosis = self._found[index]
+        return found
+
+    def first(self, kind: str) -> int | None:
+        """Find the first kept step at which a finding appears.
+
+        Parameters
+        ----------
+        kind : str
+            Of `Finding.kind`: ``"vanishing"``, ``"exploding"``, ``"dead_units"``, ....
+
+        Returns
+        -------
+        int or None
+            The step's number; None where no kept step has it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is no such kind.
+        """
+        doors.checked_kind("kind", kind)
+        for index, step in enumerate(self.steps):
+            if kind in self._diagnosis(index).kinds:
+                return int(step)
+        return None
+
+    def findings(self) -> dict[str, tuple[int, ...]]:
+        """Give the numbers of the kept steps at which each kind of finding appears, in the order of appearance.
+
+        Every kept step is diagnosed once, when this or `first` asks for it.
+        """
+        found: dict[str, list[int]] = {}
+        for index, step in enumerate(self.steps):
+            for kind in self._diagnosis(index).kinds:
+                found.setdefault(kind, []).append(int(step))
+        return {kind: tuple(steps) for kind, steps in found.items()}
+
+    def plot(self, figure: str = "log2_grad_output", ax: Axes | None = None) -> Axes:
+        """Draw one figure as a map of modules and steps.
+
+        Parameters
+        ----------
+        figure : str, default "log2_grad_output"
+            As `figures` takes it.
+        ax : matplotlib Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib Axes
+            Steps from left to right, modules that have the figure from the first, at the bottom, to the last.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is no such figure, or no step.
+        """
+        return doors.draw("history_plots", "plot_history", self, checked_name("figure", figure, FIGURES), ax)
+
+    @property
+    def title(self) -> str:
+        """Say how many modules and steps these are."""
+        many = f"{len(self)} step{'' if len(self) == 1 else 's'}"
+        span = f", {self.steps[0]} to {self.steps[-1]}" if len(self) > 1 else ""
+        return f"{len(self.names)} modules, {many}{span}"
+
+    def __repr__(self) -> str:
+        return f"History({self.title})"
+
+    def __str__(self) -> str:
+        return doors.history_table(self).text()
+
+    def _repr_html_(self) -> str:
+        return doors.history_table(self).html()
