@@ -1,0 +1,483 @@
+"""Inside the recurrent modules and chains of a watched model: figures against autograd, refusals, and what is kept."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from cells_by_hand import F64, gradients  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402, N812
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence  # noqa: E402
+
+import gradtrace as gt  # noqa: E402
+
+BITS = 1e-9
+I, H, T, B = 3, 5, 7, 4
+
+
+def rnn(kind, **options):
+    torch.manual_seed(3)
+    name, _, nonlinearity = kind.partition(" ")
+    if nonlinearity:
+        options["nonlinearity"] = nonlinearity
+    return getattr(nn, name)(I, H, **options).double()
+
+
+class Around(nn.Module):
+    """A recurrent module between a linear layer and a head, so that a gradient comes by its input too."""
+
+    def __init__(self, inner, use):
+        super().__init__()
+        self.below, self.inner, self.use = nn.Linear(I, I).double(), inner, use
+
+    def forward(self, x):
+        return self.use(self.inner, self.below(x))
+
+
+def watched_once(model, x, loss=lambda y: y.square().sum()):
+    with gt.watch(model) as watched:
+        y = model(x)
+        loss(y).backward()
+        return watched.trace()
+
+
+def spied(model, name, x, loss):
+    """What a module was given and what gradients came to its outputs, by retain_grad."""
+    module, seen = model.get_submodule(name), {}
+
+    def hook(_, arguments, output):
+        y, state = output
+        states = state if isinstance(state, tuple) else (state,)
+        parts = (y.data if hasattr(y, "batch_sizes") else y, *states)
+        for part in parts:
+            part.retain_grad()
+        seen["given"], seen["y"], seen["parts"] = arguments, y, parts
+
+    handle = module.register_forward_hook(hook)
+    model.zero_grad()
+    loss(model(x)).backward()
+    handle.remove()
+    return seen
+
+
+def expected(model, name, x, loss=lambda y: y.square().sum()):
+    module, seen = model.get_submodule(name), spied(model, name, x, loss)
+    given, grads = seen["given"], [part.grad for part in seen["parts"]]
+    states = given[1] if len(given) > 1 and given[1] is not None else None
+    h0, c0 = states if isinstance(states, tuple) else (states, None)
+    values = given[0]
+    if hasattr(values, "batch_sizes"):
+        padded, lengths = pad_packed_sequence(values)
+        dy = None if grads[0] is None else pad_packed_sequence(values._replace(data=grads[0]))[0]
+    else:
+        padded, dy = values.detach(), grads[0]
+        if padded.ndim == 2:
+            padded, dy = padded.unsqueeze(1), None if dy is None else dy.unsqueeze(1)
+            h0, c0, grads[1:] = [None if s is None else s.unsqueeze(1) for s in (h0, c0)] + [
+                [None if g is None else g.unsqueeze(1) for g in grads[1:]]
+            ]
+        elif module.batch_first:
+            padded, dy = padded.transpose(0, 1), None if dy is None else dy.transpose(0, 1)
+        lengths = torch.full((padded.shape[1],), len(padded))
+    sequences = [padded[:n, b] for b, n in enumerate(lengths)]
+    dy = None if dy is None else [dy[:n, b] for b, n in enumerate(lengths)]
+    return gradients(module, sequences, h0, c0, dy, *(grads + [None])[1:3])
+
+
+def same(trace, norms):
+    """dL/dh and dL/dc of every layer, state and sample, in bits."""
+    dh, dc = norms
+    for got, exact in [(trace.log2_dh, dh)] + ([(trace.log2_dc, dc)] if trace.cell == "lstm" else []):
+        assert got.shape == exact.shape
+        np.testing.assert_array_equal(np.isnan(got), np.isnan(exact))
+        finite = np.isfinite(exact)
+        assert finite.any()
+        assert np.abs(got[finite] - exact[finite]).max() < BITS
+        assert (got[np.isneginf(exact)] < -1000).all()
+
+
+def last(module, x):
+    return module(x)[0][-1]
+
+
+def everything(module, x):
+    y, state = module(x)
+    states = state if isinstance(state, tuple) else (state,)
+    return torch.cat([y.flatten(), *(part.flatten().sin() for part in states)])
+
+
+def last_state(module, x):
+    state = module(x)[1]
+    return state[0] if isinstance(state, tuple) else state
+
+
+KINDS = ["LSTM", "GRU", "RNN tanh", "RNN relu"]
+USES = {"the last output": last, "outputs and states": everything, "the last state": last_state}
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("options", [{}, {"num_layers": 3}, {"num_layers": 2, "bidirectional": True}], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_states_are_those_of_a_loop_of_cells(kind, options, use):
+    model = Around(rnn(kind, **options), USES[use])
+    x = torch.randn(T, B, I, dtype=F64)
+    same(watched_once(model, x).inside["inner"], expected(model, "inner", x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batch_first_and_initial_states(kind):
+    states = torch.randn(2, 1, B, H, dtype=F64)
+
+    def use(module, x):
+        return module(x, tuple(states) if kind == "LSTM" else states[0])[0][:, -1]
+
+    model, x = Around(rnn(kind, batch_first=True, bias=False), use), torch.randn(B, T, I, dtype=F64)
+    trace = watched_once(model, x).inside["inner"]
+    same(trace, expected(model, "inner", x))
+    assert trace.cotangent_at == "last"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sequence_without_a_batch(kind):
+    model, x = Around(rnn(kind, num_layers=2), everything), torch.randn(T, I, dtype=F64)
+    same(watched_once(model, x).inside["inner"], expected(model, "inner", x))
+
+
+@pytest.mark.parametrize("sorted_", [True, False], ids=["sorted", "in any order"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_sequences_keep_the_users_order(kind, sorted_):
+    lengths = [7, 5, 5, 2] if sorted_ else [2, 7, 3, 6]
+
+    def use(module, x):
+        y, state = module(pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=sorted_))
+        state = state[0] if isinstance(state, tuple) else state
+        return torch.cat([pad_packed_sequence(y)[0].flatten(), state.flatten().sin()])
+
+    model, x = Around(rnn(kind, num_layers=2, bidirectional=True), use), torch.randn(T, B, I, dtype=F64)
+    trace = watched_once(model, x).inside["inner"]
+    assert list(trace.lengths) == lengths
+    same(trace, expected(model, "inner", x))
+
+
+class Classifier(nn.Module):
+    """As tutorials write it."""
+
+    def __init__(self, forget=None, units=64):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.lstm = nn.Embedding(40, 16), nn.LSTM(16, units, batch_first=True)
+        self.fc = nn.Linear(units, 4)
+        if forget is not None:
+            with torch.no_grad():
+                self.lstm.bias_ih_l0[units : 2 * units], self.lstm.bias_hh_l0[units : 2 * units] = forget, 0
+
+    def forward(self, tokens):
+        return self.fc(self.lstm(self.embedding(tokens))[0][:, -1, :])
+
+
+@pytest.mark.parametrize(("forget", "lost"), [(None, -132), (5.0, -1)])
+def test_a_classifier_of_200_steps(forget, lost):
+    """The whole loss of 200 steps, as from_torch of the module alone has it, and named only where the gates forget."""
+    model = Classifier(forget)
+    tokens, labels = torch.randint(0, 40, (8, 200)), torch.randint(0, 4, (8,))
+    with gt.watch(model) as watched:
+        F.cross_entropy(model(tokens), labels).backward()
+        trace = watched.trace()
+    inside = trace.inside["lstm"]
+    of_module = gt.from_torch(model.lstm).trace(model.embedding(tokens).detach().numpy(), cotangent_seed=1)
+    for one in (inside, of_module):
+        assert abs(np.median(one.log2_dh[0, 0] - one.log2_dh[0, -1]) - lost) < 12, np.median(one.log2_dh[0, 0])
+    assert ("forgetting" in inside.diagnose().kinds) == (forget is None)
+    quoted = trace.diagnose().find("forgetting")
+    assert (quoted is not None) == (forget is None)
+    if quoted is not None:
+        assert quoted.severity == "information"
+        assert quoted.part == "lstm"
+
+
+def test_gradients_that_float32_reads_as_zero_are_there():
+    model = Classifier(-5.0)
+    trace = watched_once(model, torch.randint(0, 40, (4, 200))).inside["lstm"]
+    assert trace.dtype == "float32"
+    assert trace.log2_dh[0, 0].max() < -300
+    assert np.isfinite(trace.log2_dh).all()
+
+
+# Chains --------------------------------------------------------------------------------------------------------------
+
+
+class Residual(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return x + self.inner(x)
+
+
+def chain_gradients(model, x, loss=lambda y: y.square().sum()):
+    """Norm of dL/d(output) of every linear layer and sample, by retain_grad."""
+    outputs, handles = {}, []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            hook = lambda _, __, output, name=name: (output.retain_grad(), outputs.setdefault(name, output))[0]  # noqa: E731
+            handles.append(module.register_forward_hook(hook))
+    model.zero_grad()
+    loss(model(x)).backward()
+    for handle in handles:
+        handle.remove()
+    return {name: one.grad.flatten(0, -2).norm(dim=1).log2().numpy() for name, one in outputs.items()}
+
+
+def linear_sequence(*sizes, act=nn.Tanh):
+    layers = [part for a, b in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(a, b), act())]
+    return nn.Sequential(*layers[:-1]).double()
+
+
+class Functional(nn.Module):
+    """Functions between modules: what autograd's graph calls them is what they are."""
+
+    def __init__(self, function, inplace=False):
+        super().__init__()
+        self.function = function
+        self.a, self.b, self.c = nn.Linear(4, 6).double(), nn.Linear(6, 6).double(), nn.Linear(6, 2).double()
+
+    def forward(self, x):
+        return self.c(self.function(self.b(self.function(self.a(x)))))
+
+
+FUNCTIONS = {
+    "relu": F.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "gelu": F.gelu, "silu": F.silu, "selu": F.selu,
+    "softplus": F.softplus, "elu:0.5": lambda z: F.elu(z, 0.5), "leaky_relu:0.2": lambda z: F.leaky_relu(z, 0.2),
+    "hard_tanh": F.hardtanh, "erf": torch.erf, "relu in place": F.relu_,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_between_layers(name):
+    model, x = Functional(FUNCTIONS[name]), torch.randn(5, 4, dtype=F64)
+    trace = watched_once(model, x)
+    inside = trace.inside["Functional"]
+    assert inside.activation == (name.split()[0],) * 2 + ("linear",)
+    exact = chain_gradients(model, x) if "place" not in name else None
+    for layer, own in enumerate("abc" if exact else ""):
+        assert np.abs(inside.log2_delta[layer] - exact[own]).max() < BITS
+
+
+@pytest.mark.parametrize("function", [torch.sin, lambda z: z * 2, lambda z: F.gelu(z, approximate="tanh"), torch.abs])
+def test_what_is_no_activation_cuts(function):
+    assert not watched_once(Functional(function), torch.randn(5, 4, dtype=F64)).inside
+
+
+def test_chains_of_modules_of_all_kinds():
+    model = nn.Sequential(
+        nn.Linear(4, 8), nn.LayerNorm(8), nn.ReLU(inplace=True), nn.Dropout(0.0), nn.Linear(8, 8), nn.BatchNorm1d(8),
+        nn.ELU(0.5), nn.Identity(), nn.Linear(8, 3), nn.Sigmoid(),
+    ).double()  # fmt: skip
+    model(torch.randn(20, 4, dtype=F64))  # statistics
+    model.eval()
+    x = torch.randn(6, 4, dtype=F64)
+    trace = watched_once(model, x)
+    assert not trace.notes
+    inside, exact = trace.inside["Sequential"], chain_gradients(model, x)
+    assert inside.activation == ("relu", "elu:0.5", "sigmoid")
+    assert np.abs(inside.log2_delta[2] - exact["8"]).max() < BITS
+    model.train()  # the batch normalisation sees the batch, and what is left is no chain of two
+    assert not watched_once(model, x).inside
+
+
+def test_rows_are_samples_and_a_part_has_the_name_of_what_holds_it():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList(Residual(linear_sequence(4, 16, 4, act=nn.GELU)) for _ in range(3))
+            self.head = nn.Linear(4, 2).double()
+
+        def forward(self, x):
+            for block in self.blocks:
+                x = block(x)
+            return self.head(x)
+
+    model, x = Model(), torch.randn(3, 5, 4, dtype=F64)
+    trace, exact = watched_once(model, x), chain_gradients(model, x)
+    assert list(trace.inside) == [f"blocks.{k}.inner" for k in range(3)]
+    for k in range(3):
+        inside = trace.inside[f"blocks.{k}.inner"]
+        assert inside.samples == 15
+        for layer, own in enumerate((f"blocks.{k}.inner.0", f"blocks.{k}.inner.2")):
+            assert np.abs(inside.log2_delta[layer] - exact[own]).max() < BITS
+        assert trace.inside[f"blocks.{k}.inner.2"] is inside
+
+
+class TwoHeads(nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.trunk, self.how = linear_sequence(4, 6, 6, 6), how
+        self.actor, self.critic = linear_sequence(6, 6, 2), linear_sequence(6, 5, 1)
+
+    def forward(self, x):
+        h = self.trunk(x)
+        if self.how == "two modules":
+            return torch.cat([self.actor(h), self.critic(h)], 1)
+        if self.how == "a skip":
+            return self.critic(self.actor[0](h) + h)
+        if self.how == "returned":
+            return torch.cat([self.actor(h), h], 1)
+        return torch.cat([self.actor(h), h.cos().exp() + 1], 1)  # seen by nothing but autograd
+
+
+@pytest.mark.parametrize("how", ["two modules", "a skip", "returned", "functions"])
+def test_a_chain_ends_where_something_else_takes_its_outputs(how):
+    model, x = TwoHeads(how), torch.randn(5, 4, dtype=F64)
+    trace, exact = watched_once(model, x), chain_gradients(model, x)
+    for name, inside in trace.inside.items():
+        linear = [member for member in trace.inside.members[name] if member in exact]
+        for layer, own in enumerate(linear):
+            assert np.abs(inside.log2_delta[layer] - exact[own]).max() < BITS, (name, own)
+    if how in ("two modules", "returned"):
+        assert set(trace.inside) >= {"trunk", "actor"}
+
+
+def test_a_frozen_layer_and_a_shared_one():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4).double(), nn.Linear(4, 4).double()
+            self.a.requires_grad_(False)
+
+        def forward(self, x):
+            return self.b(torch.tanh(self.b(torch.tanh(self.a(x)))))
+
+    model, x = Model(), torch.randn(5, 4, dtype=F64, requires_grad=True)
+    trace = watched_once(model, x)
+    inside = trace.inside["Model"]
+    assert trace.inside.members["Model"] == ("a", "b#0", "b#1")
+    assert np.abs(inside.log2_grad_input - x.grad.norm(dim=1).log2().numpy()).max() < BITS
+
+
+# What is kept --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimiser", [torch.optim.SGD, torch.optim.Adam])
+def test_the_weights_are_those_of_the_step_whatever_an_optimiser_did_since(optimiser):
+    model = Classifier(units=8).double()
+    tokens, labels = torch.randint(0, 40, (4, 9)), torch.randint(0, 4, (4,))
+    chosen = optimiser(model.parameters(), lr=0.5)
+    with gt.watch(model) as watched:
+        F.cross_entropy(model(tokens), labels).backward()
+        before = watched.trace()
+        chosen.step()
+        after = watched.trace()
+        chosen.step()
+        once_more = watched.trace()
+    assert before.inside["lstm"] == after.inside["lstm"] == once_more.inside["lstm"]
+    assert not once_more.notes
+
+
+@pytest.mark.parametrize("change", ["in place", "by data", "input"])
+def test_what_changed_since_is_refused(change):
+    model, x = nn.LSTM(3, 4).double(), torch.randn(5, 2, 3, dtype=F64)
+    with gt.watch(model) as watched:
+        model(x)[0].square().sum().backward()
+        if change == "input":
+            x.zero_()
+        else:
+            with torch.no_grad():
+                weight = model.weight_hh_l0 if change == "in place" else model.weight_hh_l0.data
+                weight.add_(1e-6)
+        trace = watched.trace()
+    assert not trace.inside
+    assert "call trace() before" in trace.notes[-1]
+    with pytest.raises(KeyError, match=r"notes"):
+        trace.inside["LSTM"]
+
+
+def test_each_backward_pass_has_its_own_inside():
+    model, x = nn.LSTM(3, 4).double(), torch.randn(5, 2, 3, dtype=F64)
+    with gt.watch(model) as watched:
+        y = model(x)[0]
+        y[-1].sum().backward(retain_graph=True)
+        y[0].square().sum().backward()
+        first, second = (watched.trace(backward=k).inside["LSTM"] for k in range(2))
+    assert first.cotangent_at == "last"
+    assert np.isneginf(second.log2_dh[0, 2:]).all()
+    assert np.isfinite(second.log2_dh[0, 1]).all()
+
+
+def test_gradients_of_gradients_are_not_followed_inside():
+    model, x = linear_sequence(2, 8, 8, 1), torch.randn(5, 2, dtype=F64, requires_grad=True)
+    with gt.watch(model) as watched:
+        y = model(x)
+        (slope,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        (slope.square().sum() + y.square().sum()).backward()
+        traces = [watched.trace(backward=k) for k in range(2)]
+    assert set(traces[0].inside) == {"Sequential"}
+    assert not traces[1].inside
+    assert any("not looked into" in note for note in traces[1].notes)
+
+
+def test_the_bound_is_kept_and_said():
+    model, x = nn.LSTM(3, 4), torch.randn(50, 20, 3)
+    with gt.watch(model, most_bytes=1000) as watched:
+        model(x)[0].sum().backward()
+        trace = watched.trace()
+        assert watched._recorder.last.kept._bytes <= 1000
+    assert not trace.inside
+    assert "more than a watch keeps" in " ".join(trace.notes)
+    with gt.watch(model, inside=False) as watched:
+        model(x)[0].sum().backward()
+        assert watched._recorder.last.kept is None
+        assert not watched.trace().inside
+
+
+@pytest.mark.parametrize("options", [{"proj_size": 2}, {"num_layers": 2, "dropout": 0.5}], ids=str)
+def test_what_cannot_be_traced_is_said(options):
+    trace = watched_once(Around(rnn("LSTM", **options), last), torch.randn(T, B, I, dtype=F64))
+    assert not trace.inside
+    assert any("inner" in note and "not looked into" in note for note in trace.notes)
+
+
+@pytest.mark.parametrize("how", ["module", "autocast"])
+def test_half_precision_is_traced_in_float32_and_said(how):
+    model, x = Around(rnn("LSTM"), last).float(), torch.randn(T, B, I)
+    if how == "module":
+        model, x = model.bfloat16(), x.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        trace = watched_once(model, x, lambda y: y.float().square().sum())
+    assert trace.inside["inner"].dtype == "float32"
+    assert any("ran in bfloat16" in note for note in trace.notes)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_checkpoint_computes_again_and_is_looked_into(reentrant):
+    from torch.utils.checkpoint import checkpoint
+
+    def use(module, x):
+        return checkpoint(lambda given: module(given)[0], x, use_reentrant=reentrant)[-1]
+
+    model, x = Around(rnn("LSTM"), use), torch.randn(T, B, I, dtype=F64)
+    plain = Around(model.inner, last)
+    plain.below = model.below
+    same(watched_once(model, x).inside["inner"], expected(plain, "inner", x))
+
+
+def test_parametrised_weights_are_taken_as_the_forward_pass_had_them():
+    model = Around(torch.nn.utils.parametrizations.weight_norm(rnn("LSTM"), "weight_hh_l0"), last)
+    x = torch.randn(T, B, I, dtype=F64)
+    optimiser = torch.optim.SGD(model.parameters(), 0.1)
+    norms = expected(model, "inner", x)
+    model.zero_grad()
+    with gt.watch(model) as watched:
+        model(x).square().sum().backward()
+        optimiser.step()
+        same(watched.trace().inside["inner"], norms)
+
+
+def test_watching_changes_no_number():
+    model, x = Classifier(units=8).double(), torch.randint(0, 40, (3, 6))
+    model(x).square().sum().backward()
+    plain = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    watched_once(model, x)
+    assert all(torch.equal(a, b.grad) for a, b in zip(plain, model.parameters(), strict=True))
