@@ -11,12 +11,11 @@ F64 = torch.float64
 
 def step(module, a, q, h, c):
     """One cell: a = W_ih x + b_ih and q = W_hh h + b_hh in, the new h and c out."""
-    kind = type(module).__name__
-    if kind == "LSTM":
+    if isinstance(module, torch.nn.LSTM):
         i, f, g, o = (a + q).chunk(4)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         return o.sigmoid(), c
-    if kind == "GRU":
+    if isinstance(module, torch.nn.GRU):
         (a_r, a_z, a_n), (q_r, q_z, q_n) = a.chunk(3), q.chunk(3)
         z = (a_z + q_z).sigmoid()
         return (1 - z) * (a_n + (a_r + q_r).sigmoid() * q_n).tanh() + z * h, None
@@ -46,7 +45,7 @@ def gradients(module, sequences, h0, c0, dy, dh_n, dc_n):
 
     `h0`, `c0`, `dh_n`, `dc_n` are (K, B, H), `dy` a list of (T_b, D H); all float64 tensors, None for zero.
     """
-    directions, lstm = 1 + module.bidirectional, type(module).__name__ == "LSTM"
+    directions, lstm = 1 + module.bidirectional, isinstance(module, torch.nn.LSTM)
     layers, hidden = module.num_layers * directions, module.hidden_size
     longest = max(map(len, sequences))
     norms = np.full((2, layers, longest + 1, len(sequences)), np.nan)

@@ -70,7 +70,8 @@ class Finding:
     remedies : tuple of str
         What to try, by the names that ``network.remedies(..., only=...)`` takes; best guess first.
     part : str
-        ``"readout"`` for a finding in the readout of a recurrent network, else ``""``.
+        ``"readout"`` for a finding in the readout of a recurrent network, of a watched model the name of the module
+        inside which it was found, else ``""``.
     first : str
         What to do first, an imperative: the first remedy in words.
     code : str

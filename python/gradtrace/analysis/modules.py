@@ -12,6 +12,7 @@ import numpy.typing as npt
 from gradtrace.analysis import thresholds as limit
 from gradtrace.analysis.advice import advised
 from gradtrace.analysis.diagnosis import Diagnosis, Finding, ranked
+from gradtrace.analysis.insides import quoted
 from gradtrace.traces.modules import ModuleFigures, WatchTrace
 from gradtrace.wording import factor
 
@@ -35,7 +36,11 @@ _NORMS = ("log2_grad_output", "log2_output")
 
 
 def diagnose_modules(trace: WatchTrace) -> Diagnosis:
-    """Say what is wrong in a watched step; ``layers`` of the findings are indices into ``trace.modules``."""
+    """Say what is wrong in a watched step.
+
+    ``layers`` of the findings are indices into ``trace.modules``; of one with a ``part`` they are those of
+    ``trace.inside[part]``.
+    """
     title = trace.title
     found = [*_followed(trace)]
     trace, rows = _by_module(trace)
@@ -45,6 +50,7 @@ def diagnose_modules(trace: WatchTrace) -> Diagnosis:
         *_not_finite(trace),
     ]
     found += [replace(one, layers=tuple(rows[layer] for layer in one.layers)) for one in shared]
+    found += quoted(trace)
     return Diagnosis(advised(ranked(found), trace), title)
 
 

@@ -12,13 +12,13 @@ import numpy.typing as npt
 import torch
 
 from gradtrace.interop.builder import StackBuilder
-from gradtrace.interop.torch_layers import add_norm, array_of, effective, joined_cells
+from gradtrace.interop.torch_layers import add_norm, array_of, effective, joined_cells, kind_of
 from gradtrace.networks.stack import Stack
 from gradtrace.traces.inside import Inside
 from gradtrace.traces.recurrent import RecurrentTrace
 from gradtrace.traces.stack import StackTrace
 from gradtrace.watch.calls import Call, version
-from gradtrace.watch.chains import Chain
+from gradtrace.watch.chains import Chain, Link
 from gradtrace.watch.kept import Held, KeptOfStep, RecurrentCall
 from gradtrace.watch.measure import measured
 from gradtrace.watch.rows import claimed, labelled, norms_read
@@ -188,7 +188,13 @@ class _Chained(_Job):
         x = _rows(_intact(held, "its input"), network.dtype)
         trace = network.trace(x, cotangent=_rows(gradient, network.dtype))
         self._check(trace, gradient.dtype)
-        return trace, _precision(gradient.dtype, network.dtype)
+        norms = [name for link, name in self._modules if _sees_batches(link)]
+        notes = [f"the batch normalisation {name}, as in eval(), is part of the weights beside it" for name in norms]
+        return trace, [*notes, *_precision(gradient.dtype, network.dtype)]
+
+    @property
+    def _modules(self) -> list[tuple[Link, str]]:
+        return list(zip([link for link in self.chain.links if link.call is not None], self.names, strict=True))
 
     def _network(self) -> Stack:
         builder, names = StackBuilder(), iter(self.names)
@@ -211,13 +217,14 @@ class _Chained(_Job):
     def _check(self, trace: StackTrace, dtype: Any) -> None:
         """Compare with autograd's gradients: of the weights, at the outputs of linear layers, and of the input."""
         precision, layer = _precision_of(dtype, trace.dtype), -1
-        calls = [call.module for call in self.step.calls]
-        for link, name in zip([link for link in self.chain.links if link.call is not None], self.names, strict=True):
+        calls, modules = [call.module for call in self.step.calls], self._modules
+        for at, (link, name) in enumerate(modules):
             if link.kind != "linear" or link.call is None:
                 continue
             layer += 1
             weight = link.call.module._parameters.get("weight")
-            if weight is not None and calls.count(link.call.module) == 1:
+            own = not any(_sees_batches(other) for other, _ in modules[at + 1 : at + 2])
+            if own and weight is not None and calls.count(link.call.module) == 1:
                 theirs = self.one.weights.get(id(weight))
                 ours = float(trace.log2_grad_weight[layer])
                 self.agrees(ours, theirs, f"gradient of {name}.weight", precision, weight.numel())
@@ -261,6 +268,10 @@ def _at_end(dy: Array, lengths: Array | None, both: bool) -> Array:
     end[:, :half], end[:, half:] = dy[last - 1, samples, :half], dy[0, :, half:]
     rest[last - 1, samples, :half], rest[0, :, half:] = 0, 0
     return dy if rest.any() else end
+
+
+def _sees_batches(link: Link) -> bool:
+    return link.kind == "norm" and link.call is not None and kind_of(link.call.module) != "LayerNorm"
 
 
 def _rows(values: Any, dtype: np.dtype[Any]) -> Array:
