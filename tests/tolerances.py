@@ -185,6 +185,7 @@ TABLE = {
     ("Lyapunov", "exponent of a rank"): (0.05, 0.05, "nats; the known answer's own, N = 150"),
     ("health", "steps"): (None, 3, "of training until the loss is low enough: rounding differs between processors"),
     ("random shapes", "bits"): (1e-9, 0.02, "the issue's limit in float32; what cancels more, 20 times portable's"),
+    ("autocast", "log2"): (0.05, None, "bits; some ten products of bfloat16, 2^-8 each, and eight steps of training"),
     ("torch", "log2"): (1e-10, 1e-5, "bits; autograd of a few layers, far from underflow"),
     ("torch", "entries"): (1e-12, None, "absolute; float64 autograd, entries up to some tens"),
     ("torch", "inside"): (1e-9, None, "bits; gradients at outputs come from autograd, then tens of steps of ours"),

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from gradtrace.checks import checked_count
+from gradtrace.integrations.logs import Log, log_of
 from gradtrace.watch import Watch, watch
 
 __all__ = ["Callback", "made"]
@@ -16,6 +17,7 @@ class Callback:
     """Opens a watch, has its figures logged, and closes it."""
 
     watched: Watch | None = None
+    _log: Log | None = None  # given no step by the watch itself: the trainer says when one of its own is over
 
     def __init__(
         self,
@@ -36,24 +38,23 @@ class Callback:
 
     def close(self) -> None:
         """End the watch, if it is open; what it recorded stays."""
+        self._log = None  # the loggers may have ended
         if self.watched is not None:
-            for log in self.watched._logs:
-                log.release()  # the loggers may have ended
             self.watched.__exit__()
 
     def _open(self, model: Any, every: int, write: Any) -> None:
         self.close()
-        self.watched = watch(model, self._every or max(every, 1), self._only).__enter__()
+        self.watched = watch(model, self._every or max(every, 1), self._only, inside=False).__enter__()
         try:
-            self.watched.log_to(write, **self._log_as)
+            self._log = log_of(self.watched, self.watched._recorder, [], write, **self._log_as)
         except BaseException:
             self.close()
             raise
 
-    def _log(self) -> None:
+    def _write(self) -> None:
         """Log the newest step, if it was not yet; what goes wrong in a logger is a warning."""
-        for log in () if self.watched is None else self.watched._logs:
-            log.over()
+        if self._log is not None:
+            self._log.over()
 
 
 def made(public: Any, bases: Iterable[Any]) -> Any:

@@ -65,7 +65,7 @@ class LightningCallback(Callback):
         """Log what the batch brought, once its gradients were used."""
         if trainer.global_step != self._at:
             self._at = trainer.global_step
-            self._log()
+            self._write()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Close the watch."""

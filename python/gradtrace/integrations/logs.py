@@ -14,7 +14,7 @@ from gradtrace.checks import checked_index, one_line, shown
 from gradtrace.integrations.keys import FIGURES, MODULES, checked_figures, checked_modules, flat, spread
 from gradtrace.integrations.writers import Write, writing
 
-__all__ = ["Log", "log_to"]
+__all__ = ["Log", "log_of", "log_to"]
 
 
 @dataclass(eq=False)
@@ -89,7 +89,7 @@ def weakly(writer: Any) -> Callable[[], Any]:
         return lambda: None
 
 
-def log_to(
+def log_of(
     watch: Any,
     recorder: Any,
     logs: list[Log],
@@ -98,9 +98,9 @@ def log_to(
     modules: int | Iterable[str] | None,
     figures: Iterable[str] | None,
     backward: int | None,
-    start: int | None,
+    start: int | None = None,
 ) -> Log:
-    """Give a writer the newest step, and those to come while the watch is open.
+    """Give the log of a writer, a new one if there is none, with what is asked for from now on.
 
     Parameters
     ----------
@@ -112,8 +112,6 @@ def log_to(
     writer, prefix, modules, figures, backward, start
         As `gradtrace.watch.Watch.log_to` takes them; None where they stay as they are.
     """
-    if not recorder.is_open and recorder.last is None:
-        raise RuntimeError("log_to: expected a watch that is open, or has recorded a step; call it within the context")
     if not isinstance(prefix, str):
         raise TypeError(f"prefix: expected a string, got {type(prefix).__name__}")
     if not prefix.strip("/"):
@@ -134,6 +132,14 @@ def log_to(
         log.start = checked_index("start", start, 2**62)
     if all(one is not log for one in logs):
         logs.append(log)
+    return log
+
+
+def log_to(watch: Any, recorder: Any, logs: list[Log], *asked: Any) -> None:
+    """Give a writer the newest step, and those to come while the watch is open; arguments as `log_of` has them."""
+    if not recorder.is_open and recorder.last is None:
+        raise RuntimeError("log_to: expected a watch that is open, or has recorded a step; call it within the context")
+    log = log_of(watch, recorder, logs, *asked)
     if recorder.is_open and log.over not in recorder.listeners:
         recorder.listeners.append(log.over)
     try:
@@ -141,7 +147,6 @@ def log_to(
     finally:
         if not recorder.is_open:
             log.release()
-    return log
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -67,7 +67,7 @@ class TrainerCallback(Callback):
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Log what the step brought."""
         self._now = args, state, control
-        self._log()
+        self._write()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Close the watch."""
