@@ -263,6 +263,51 @@ def test_nothing_infinite_is_written_and_a_vanished_gradient_is_seen(precision, 
     assert second["gradtrace/log2_cotangent"] == beyond
 
 
+class Classifier(nn.Module):
+    def __init__(self, bias):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.lstm = nn.Embedding(5, 8), nn.LSTM(8, 16, batch_first=True)
+        self.head = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
+        with torch.no_grad():
+            self.lstm.bias_ih_l0[16:32] = bias
+
+    def forward(self, tokens):
+        return self.head(self.lstm(self.embedding(tokens))[0][:, -1])
+
+
+def test_what_is_lost_inside_is_logged_where_it_is_asked_for():
+    """Beyond what float32 holds, and behind an optimiser's step."""
+    lost = {}
+    for bias in (0.0, 5.0):
+        model, writer = Classifier(bias), Recorder()
+        tokens, optimizer = torch.randint(0, 5, (4, 300)), torch.optim.SGD(model.parameters(), lr=0.1)
+        with gt.watch(model) as watched:
+            watched.log_to(writer, inside=True)
+            for _ in range(2):
+                model(tokens).square().mean().backward()
+                inside = watched.trace().inside
+                optimizer.step()
+        figures = writer.rows[1][1]
+        assert len([key for key in figures if "/inside/" in key]) == 3
+        dh = inside["lstm"].log2_dh[0]
+        lost[bias] = figures["gradtrace/lstm/inside/log2_first_over_last"]
+        assert lost[bias] == pytest.approx(np.median(dh[0] - dh[-1]), abs=BITS)
+        assert figures["gradtrace/lstm/inside/forget_half_life"] == inside["lstm"].forget_half_life[0]
+    assert lost[0.0] < -150 < -20 < lost[5.0]
+    assert writer.rows[0][1].keys() == figures.keys()
+
+
+def test_a_gradient_that_is_zero_inside_is_a_finite_number():
+    model, writer = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1)), Recorder()
+    with torch.no_grad():
+        model[2].bias.fill_(-100.0)
+    with gt.watch(model) as watched:
+        watched.log_to(writer, inside=True)
+        train(model, 1)
+    assert writer.rows[0][1]["gradtrace/Sequential/inside/log2_first_over_last"] == -16384.0
+
+
 # Writers by what they can do ------------------------------------------------------------------------------------------
 
 
@@ -407,6 +452,7 @@ WRITERS = "writer: expected a SummaryWriter, wandb or a run of it, mlflow or (Ml
         ({"figures": "gain"}, TypeError, "figures: expected a list of names, got str"),
         ({"backward": 0.5}, TypeError, "backward: expected an integer, got float"),
         ({"backward": 256}, ValueError, "backward: expected 0 to 255, got 256"),
+        ({"inside": 1}, TypeError, "inside: expected True or False, got int"),
         ({"start": "7"}, TypeError, "start: expected an integer, got str"),
     ],
 )  # fmt: skip
@@ -418,6 +464,14 @@ def test_bad_arguments_are_named_and_leave_nothing(options, kind, words):
         assert str(error.value).startswith(words)
         train(model, 2)
     assert writer.rows == []
+
+
+def test_the_inside_needs_a_watch_that_looks_there():
+    with (
+        gt.watch(layers(), inside=False) as watched,
+        pytest.raises(ValueError, match="inside: expected a watch that looks"),
+    ):
+        watched.log_to(Recorder(), inside=True)
 
 
 def test_a_watch_that_was_never_open_has_nothing_to_log():

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterable
 from typing import Any
 
-from gradtrace.checks import checked_count
+from gradtrace.checks import checked_count, checked_flag
 from gradtrace.integrations.logs import Log, log_of
 from gradtrace.watch import Watch, watch
 
@@ -27,10 +27,12 @@ class Callback:
         modules: int | Iterable[str] | None = None,
         figures: Iterable[str] | None = None,
         backward: int | None = None,
+        inside: bool = False,
     ) -> None:
         self._every = None if every is None else checked_count("every", every)
         self._only = only if only is None or isinstance(only, str) else list(only)
         self._log_as: dict[str, Any] = {"prefix": prefix, "modules": modules, "figures": figures, "backward": backward}
+        self._log_as["inside"] = checked_flag("inside", inside)
 
     def __reduce__(self) -> Any:
         public = next(one for one in type(self).__mro__ if "_made" not in vars(one))
@@ -44,7 +46,7 @@ class Callback:
 
     def _open(self, model: Any, every: int, write: Any) -> None:
         self.close()
-        self.watched = watch(model, self._every or max(every, 1), self._only, inside=False).__enter__()
+        self.watched = watch(model, self._every or max(every, 1), self._only, inside=self._log_as["inside"]).__enter__()
         try:
             self._log = log_of(self.watched, self.watched._recorder, [], write, **self._log_as)
         except BaseException:

@@ -26,7 +26,7 @@ class LightningCallback(Callback):
         the trainer logs: ``log_every_n_steps`` times ``accumulate_grad_batches``.
     only : list of str, optional
         Names of modules, as `gradtrace.watch` takes them.
-    prefix, modules, figures, backward
+    prefix, modules, figures, backward, inside
         As `gradtrace.watch.Watch.log_to` takes them. The step is the trainer's ``global_step``, and for each one the
         newest recorded step is logged.
 

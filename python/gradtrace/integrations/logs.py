@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from types import FunctionType, MethodType
 from typing import Any
 
-from gradtrace.checks import checked_index, one_line, shown
-from gradtrace.integrations.keys import FIGURES, MODULES, checked_figures, checked_modules, flat, spread
+from gradtrace.checks import checked_flag, checked_index, one_line, shown
+from gradtrace.integrations.keys import FIGURES, MODULES, checked_figures, checked_modules, flat, of_inside, spread
 from gradtrace.integrations.writers import Write, writing
 
 __all__ = ["Log", "log_of", "log_to"]
@@ -30,6 +30,7 @@ class Log:
     figures: tuple[str, ...] = FIGURES
     backward: int = 0
     start: int = 0
+    inside: bool = False
     last: int = -1  # number of the newest step that it has got
     warned: bool = False
     names: tuple[str, ...] = ()  # of the modules, once a step was there
@@ -55,8 +56,9 @@ class Log:
         if not self.names:
             of = recorder.names
             self.names = self.modules if isinstance(self.modules, tuple) else spread(of, recorder.owned, self.modules)
-        trace = watch.trace(self.backward, inside=False)
-        self.write(flat(trace, self.prefix, self.names, self.figures, _double(watch.model)), self.start + step.number)
+        trace = watch.trace(self.backward, inside=self.inside)
+        numbers = flat(trace, self.prefix, self.names, self.figures, _double(watch.model))
+        self.write(numbers | of_inside(trace, self.prefix), self.start + step.number)
 
     def over(self, step: Any = None) -> None:
         """Write a step that is over; training goes on where that fails."""
@@ -99,6 +101,7 @@ def log_of(
     figures: Iterable[str] | None,
     backward: int | None,
     start: int | None = None,
+    inside: bool | None = None,
 ) -> Log:
     """Give the log of a writer, a new one if there is none, with what is asked for from now on.
 
@@ -109,29 +112,35 @@ def log_of(
         Its own.
     logs : list of Log
         Of all its writers; a new one is added.
-    writer, prefix, modules, figures, backward, start
+    writer, prefix, modules, figures, backward, start, inside
         As `gradtrace.watch.Watch.log_to` takes them; None where they stay as they are.
     """
     if not isinstance(prefix, str):
         raise TypeError(f"prefix: expected a string, got {type(prefix).__name__}")
     if not prefix.strip("/"):
         raise ValueError(f"prefix: expected a name, got {shown(prefix)}")
+    asked: dict[str, Any] = {}
+    if modules is not None:
+        asked |= {"modules": checked_modules(modules, recorder.names), "names": ()}
+    if figures is not None:
+        asked["figures"] = checked_figures(figures)
+    if backward is not None:
+        asked["backward"] = checked_index("backward", backward, 256)
+    if start is not None:
+        asked["start"] = checked_index("start", start, 2**62)
+    if inside is not None:
+        asked["inside"] = checked_flag("inside", inside)
+    if asked.get("inside") and not watch.inside:
+        raise ValueError("inside: expected a watch that looks inside, watch(model, inside=True)")
     prefix = prefix.strip("/")
     log = next((one for one in logs if one.is_of(writer, prefix)), None)
     if log is None:
         log = Log(weakref.ref(watch), weakref.ref(recorder), writer, writing(writer, prefix), prefix)
+        logs.append(log)
     elif log.write is None:  # the context in which it was one has ended
         log.writer, log.write, log.gone = writer, writing(writer, prefix), None
-    if modules is not None:
-        log.modules, log.names = checked_modules(modules, recorder.names), ()
-    if figures is not None:
-        log.figures = checked_figures(figures)
-    if backward is not None:
-        log.backward = checked_index("backward", backward, 256)
-    if start is not None:
-        log.start = checked_index("start", start, 2**62)
-    if all(one is not log for one in logs):
-        logs.append(log)
+    for name, value in asked.items():
+        setattr(log, name, value)
     return log
 
 

@@ -23,7 +23,7 @@ class TrainerCallback(Callback):
         the trainer logs: ``logging_steps`` times ``gradient_accumulation_steps``.
     only : list of str, optional
         Names of modules, as `gradtrace.watch` takes them.
-    prefix, modules, figures, backward
+    prefix, modules, figures, backward, inside
         As `gradtrace.watch.Watch.log_to` takes them. The step is the trainer's ``global_step``, and for each one the
         newest recorded step is logged; the trainer's reporters put ``train/`` in front of the keys.
 

@@ -213,6 +213,7 @@ class Watch:
         figures: Iterable[str] | None = None,
         backward: int | None = None,
         start: int | None = None,
+        inside: bool | None = None,
     ) -> None:
         """Log a dozen figures of each recorded step where the training's other curves are.
 
@@ -239,6 +240,9 @@ class Watch:
             Which of a step's backward passes; a step that has no such pass is left out.
         start : int, default 0
             Number of the watch's first step for the writer, for training that goes on.
+        inside : bool, default False
+            Also what was lost inside each recurrent module and chain of layers: the gradient at the first step or layer
+            over that at the last, and a forget gate's half-life; one more backward pass for each step that is logged.
 
         Raises
         ------
@@ -257,7 +261,7 @@ class Watch:
         W&B's own step is left alone: figures go into the row that the next ``run.log`` of the caller's ends, and are
         drawn over ``prefix/step``. Of several steps before that the last one stays.
         """
-        doors.log_to(self, self._recorder, self._logs, writer, prefix, modules, figures, backward, start)
+        doors.log_to(self, self._recorder, self._logs, writer, prefix, modules, figures, backward, start, inside)
 
     def _about_steps(self, step: Step) -> list[str]:
         now = self._recorder.step
