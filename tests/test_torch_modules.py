@@ -114,6 +114,9 @@ STACKS = {
     "data parallel": lambda: nn.DataParallel(nn.Sequential(*mlp())),
     "several outputs": lambda: module(lambda m, x: (m.b(F.relu(m.a(x))), x), a=L(4, 8), b=L(8, 2)),
     "double": lambda: nn.Sequential(*mlp()).double(),
+    "another linear layer": lambda: nn.Sequential(Scaled(4, 8), nn.ReLU(), L(8, 2)),
+    "a constant": lambda: module(lambda m, x: m.a(x) + 1, a=L(4, 2)),
+    "activation behind a skip connection": lambda: module(lambda m, x: F.relu(x + m.a(x)), a=L(4, 4)),
     "shared": lambda: (lambda a: nn.Sequential(a, nn.Tanh(), a, nn.Tanh(), a))(L(5, 5)),
 }  # fmt: skip
 
@@ -126,10 +129,8 @@ REFUSED = {
     "branches": (lambda: module(branching, a=L(4, 8), b=L(8, 2), c=L(8, 2)), "earlier layer's outputs"),
     "two heads": (lambda: module(lambda m, x: (m.b(m.a(x)), m.c(m.a(x))), a=L(4, 8), b=L(8, 2), c=L(8, 3)), "takes the inputs directly"),
     "control flow": (lambda: module(controlled, a=L(4, 2), b=L(4, 2)), "cannot be followed"),
-    "another linear layer": (lambda: nn.Sequential(Scaled(4, 8), nn.ReLU(), L(8, 2)), "a mul cannot be represented"),
     "a mean": (lambda: module(lambda m, x: m.a(x).mean(1), a=L(4, 2)), "a mean cannot be represented"),
     "a product": (lambda: module(lambda m, x: m.a(x) * torch.sigmoid(m.b(x)), a=L(4, 2), b=L(4, 2)), "takes an earlier|takes the inputs|cannot"),
-    "a constant": (lambda: module(lambda m, x: m.a(x) + 1, a=L(4, 2)), "a sum with anything but"),
     "slopes": (lambda: nn.Sequential(L(4, 8), drawn(nn.PReLU(8)), L(8, 2)), "all its slopes are equal"),
     "relu6": (lambda: nn.Sequential(L(4, 8), nn.ReLU6(), L(8, 2)), "a ReLU6 cannot be represented"),
     "gelu of tanh": (lambda: module(lambda m, x: F.gelu(m.a(x), approximate="tanh"), a=L(4, 8)), "approximate=none only"),
@@ -140,7 +141,6 @@ REFUSED = {
     "softmax over samples": (lambda: nn.Sequential(L(4, 8), nn.Softmax(dim=0)), "over units"),
     "softmax of no axis": (lambda: nn.Sequential(L(4, 8), nn.Softmax()), "over units, dim=-1, got dim=None"),
     "long skip connection": (lambda: module(lambda m, x: x + m.b(F.relu(m.a(x))), a=L(4, 4), b=L(4, 4)), "around one linear layer"),
-    "activation behind a skip connection": (lambda: module(lambda m, x: F.relu(x + m.a(x)), a=L(4, 4)), "behind a skip connection"),
     "a normalisation behind": (lambda: nn.Sequential(L(4, 8), nn.ReLU(), nn.LayerNorm(8)), "between a linear layer"),
     "batch normalisation at the end": (lambda: nn.Sequential(L(4, 8), nn.ReLU(), drawn(nn.BatchNorm1d(8))), "behind the last activation"),
     "dropout that stays": (lambda: module(lambda m, x: F.dropout(m.a(x)), a=L(4, 4)), "on in eval"),

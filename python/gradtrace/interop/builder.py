@@ -21,10 +21,11 @@ BLOCKS = {kind._cell.blocks: kind for kind in CLASSES.values()}
 
 
 class RefusedError(ValueError):
-    """A network that gradtrace cannot represent; the message names the layer and the reason."""
+    """A network that gradtrace cannot represent; the message names the layer, the user's line if known, the reason."""
 
-    def __init__(self, layer: str, reason: str) -> None:
-        super().__init__(f"layer {layer!r}: {reason}")
+    def __init__(self, layer: str, reason: str, place: str = "") -> None:
+        super().__init__(f"layer {layer!r}{f' ({place})' if place else ''}: {reason}")
+        self.layer, self.reason, self.place = layer, reason, place
 
 
 def checked_parameter(layer: str, array: Array) -> Array:
@@ -88,12 +89,40 @@ class StackBuilder:
             raise RefusedError(name, f"a {kind} behind a {before} is not represented; one activation a layer")
         self._layers[-1]["activation"] = kind
 
-    def residual(self, name: str) -> None:
-        """Add a skip connection around the last linear layer and its activation."""
+    def residual(self, name: str, scale: float = 1.0) -> None:
+        """Add a skip connection around the last linear layer and its activation, whose outputs count `scale` times."""
         weight = self._layers[-1]["weight"]
         if len(weight) != weight.shape[1] or self._layers[-1]["residual"] is not None:
             raise RefusedError(name, "a skip connection is represented around a layer of as many outputs as inputs")
-        self._layers[-1]["residual"] = 1.0
+        self._layers[-1]["residual"] = scale
+
+    def fold_skip(self) -> bool:
+        """Make a skip connection around a bare linear layer part of it: ``x + s W x = (1 + s W) x``.
+
+        An activation or normalisation behind the sum can then stand behind the layer. Computed in float64.
+        """
+        layer: dict[str, Any] = self._layers[-1]
+        if layer["residual"] is None or layer["activation"] is not None or layer["norm"] is not None:
+            return False
+        scale, layer["residual"] = layer["residual"], None
+        weight, bias = layer["weight"], layer["bias"]
+        layer["weight"] = (np.eye(len(weight)) + scale * weight.astype(np.float64)).astype(weight.dtype)
+        layer["bias"] = None if bias is None else (scale * bias.astype(np.float64)).astype(weight.dtype)
+        return True
+
+    def bias_last(self, name: str, bias: Array) -> bool:
+        """Give the last linear layer a bias, if nothing stands behind it and it has none."""
+        if not self._is_bare() or self._layers[-1]["bias"] is not None:
+            return False
+        if bias.shape != (len(self._layers[-1]["weight"]),) or bias.dtype != self._layers[-1]["weight"].dtype:
+            return False
+        self._layers[-1]["bias"] = checked_parameter(name, bias)
+        return True
+
+    @property
+    def outputs(self) -> int:
+        """Units of the last layer."""
+        return len(self._layers[-1]["weight"])
 
     def _is_bare(self) -> bool:
         """Whether nothing stands behind the last linear layer."""
@@ -112,8 +141,10 @@ class StackBuilder:
             raise RefusedError(name, f"expected parameters of shape ({len(weight)},), got ({len(scale)},)")
         with np.errstate(over="ignore", invalid="ignore"):
             moved = shift if bias is None else shift + scale * bias
-            layer["weight"] = np.ascontiguousarray((scale[:, None] * weight).astype(weight.dtype))
-            layer["bias"] = moved.astype(weight.dtype)
+            if np.any(scale != 1):
+                layer["weight"] = np.ascontiguousarray((scale[:, None] * weight).astype(weight.dtype))
+            if bias is not None or np.any(shift != 0):
+                layer["bias"] = moved.astype(weight.dtype)
         return True
 
     def build(self) -> Stack:

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace.interop.builder import RefusedError, checked_parameter
+from gradtrace.interop.expressions import Expression, combined
 from gradtrace.interop.onnx_constants import normal_axes
-from gradtrace.interop.onnx_expressions import Expression, combined
 from gradtrace.interop.onnx_norms import normalisation
 from gradtrace.interop.onnx_signals import Axis, Signal, broadcast_axes
 from gradtrace.interop.onnx_tensors import node_name

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace.interop.builder import RefusedError, StackBuilder, build_recurrent
-from gradtrace.interop.onnx_expressions import Pieces, decompose
+from gradtrace.interop.expressions import Pieces, decompose
 from gradtrace.interop.onnx_signals import Signal
 from gradtrace.interop.onnx_wires import Cells, Embedding, Linear, Norm, Start, chain
 from gradtrace.networks import CLASSES, Recurrent

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradtrace.interop.onnx_expressions import Expression, leaves
+from gradtrace.interop.expressions import Expression, leaves
 
 __all__ = ["normalisation"]
 

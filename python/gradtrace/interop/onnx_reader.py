@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from gradtrace import _core
 from gradtrace.interop.builder import RefusedError
+from gradtrace.interop.expressions import Expression
 from gradtrace.interop.onnx_constants import FOLDED, fold
-from gradtrace.interop.onnx_expressions import Expression
 from gradtrace.interop.onnx_layers import LAYERS
 from gradtrace.interop.onnx_recurrent import GATES, cells
 from gradtrace.interop.onnx_shapes import SHAPES

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from gradtrace.cells import CELLS
 from gradtrace.interop.builder import RefusedError
-from gradtrace.interop.onnx_expressions import Expression
+from gradtrace.interop.expressions import Expression
 from gradtrace.interop.onnx_signals import Axis, Signal
 from gradtrace.interop.onnx_tensors import attributes, node_name
 from gradtrace.interop.onnx_wires import Cells, Embedding, Other, Start, chain, unit_atoms

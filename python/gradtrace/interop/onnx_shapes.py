@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace.interop.builder import RefusedError, checked_parameter
+from gradtrace.interop.expressions import Expression
 from gradtrace.interop.onnx_constants import new_shape, normal_axes, slices
-from gradtrace.interop.onnx_expressions import Expression
 from gradtrace.interop.onnx_signals import Axis, Signal
 from gradtrace.interop.onnx_tensors import node_name, numpy_dtype
 from gradtrace.interop.onnx_wires import DIRECTIONS, Cells, Embedding, Start, States, unit_atoms

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace.interop.expressions import Expression
 from gradtrace.interop.onnx_constants import new_shape, normal_axes
-from gradtrace.interop.onnx_expressions import Expression
 
 __all__ = ["Atom", "Axis", "Signal", "broadcast_axes"]
 

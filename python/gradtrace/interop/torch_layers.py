@@ -14,8 +14,8 @@ from gradtrace.interop.builder import RefusedError, StackBuilder, build_recurren
 from gradtrace.networks import CLASSES
 
 __all__ = [
-    "LOSS_ENDS", "PASSES", "activation_of_function", "activation_of_module", "add_norm", "cell_arrays", "check_dtypes",
-    "effective", "joined_cells", "kind_of",
+    "LOSS_ENDS", "PASSES", "activation_of_function", "activation_of_module", "add_norm", "batch_norm",
+    "cell_arrays", "check_dtypes", "effective", "joined_cells", "kind_of",
 ]  # fmt: skip
 
 Array = npt.NDArray[Any]
@@ -112,14 +112,20 @@ def _named(name: str, activation: str, parameter: str = "weight") -> str:
         raise RefusedError(name, str(error)) from None
 
 
-def add_norm(builder: StackBuilder, name: str, layer: Any) -> tuple[Array, Array] | None:
+def add_norm(builder: StackBuilder, name: str, layer: Any, epsilon: float | None = None) -> tuple[Array, Array] | None:
     """Add a normalisation; of one that could not become part of the layer in front of it, scale and shift are left."""
     if kind_of(layer) == "LayerNorm":
         if len(layer.normalized_shape) != 1:
             raise RefusedError(name, f"expected a normalisation of one axis, got {tuple(layer.normalized_shape)}")
         weight, bias = (array_of(effective(layer, part)) for part in ("weight", "bias"))
-        builder.layer_norm(name, weight, bias, layer.eps)
+        builder.layer_norm(name, weight, bias, layer.eps if epsilon is None else epsilon)
         return None
+    scale, shift = batch_norm(name, layer)
+    return None if builder.scale_last(name, scale, shift) else (scale, shift)
+
+
+def batch_norm(name: str, layer: Any) -> tuple[Array, Array]:
+    """Give scale and shift of a batch normalisation, as in ``eval()``."""
     if layer.running_mean is None:
         raise RefusedError(name, "a batch normalisation without running statistics sees the batch; gt.watch takes any")
     mean, variance = (np.asarray(array_of(part), dtype=np.float64) for part in (layer.running_mean, layer.running_var))
@@ -128,7 +134,7 @@ def add_norm(builder: StackBuilder, name: str, layer: Any) -> tuple[Array, Array
         scale = scale if layer.weight is None else scale * np.asarray(array_of(layer.weight))
         shift = -mean * scale
         shift = shift if layer.bias is None else shift + np.asarray(array_of(layer.bias))
-    return None if builder.scale_last(name, scale, shift) else (scale, shift)
+    return scale, shift
 
 
 def cell_arrays(name: str, module: Any) -> dict[str, list[Array | None]]:
@@ -147,8 +153,8 @@ def cell_arrays(name: str, module: Any) -> dict[str, list[Array | None]]:
     }
 
 
-def joined_cells(cells: list[tuple[str, Any]], **carried: Any) -> Any:
-    """Make one network of recurrent modules that stand one behind the other."""
+def joined_cells(cells: list[tuple[str, Any]], in_front: tuple[Any, Any] | None = None, **carried: Any) -> Any:
+    """Make one network of recurrent modules, one behind the other; scale and shift of the inputs become weights."""
     name, first = cells[0]
     facts = {(kind_of(cell), cell.bidirectional, getattr(cell, "nonlinearity", "tanh")) for _, cell in cells}
     if len(facts) > 1:
@@ -156,6 +162,22 @@ def joined_cells(cells: list[tuple[str, Any]], **carried: Any) -> Any:
     arrays: dict[str, list[Array | None]] = {}
     for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
         arrays[part] = [array for own, cell in cells for array in cell_arrays(own, cell)[part]]
+    if in_front is not None:
+        for direction in range(1 + bool(first.bidirectional)):
+            _scale_inputs(name, arrays, direction, *in_front)
     kind = CLASSES[kind_of(first).lower()]
     activation = getattr(first, "nonlinearity", "tanh")
     return build_recurrent(name, arrays, first.bidirectional, activation, kind, **carried)
+
+
+def _scale_inputs(name: str, arrays: dict[str, list[Array | None]], at: int, scale: Any, shift: Any) -> None:
+    weight, bias = arrays["weight_ih"][at], arrays["bias_ih"][at]
+    assert weight is not None
+    if any(part is not None and np.size(part) not in (1, weight.shape[1]) for part in (scale, shift)):
+        raise RefusedError(name, f"expected a scaling of {weight.shape[1]} inputs, got another size")
+    wide = weight.astype(np.float64)
+    if shift is not None:
+        moved = wide @ np.broadcast_to(np.ravel(shift), (weight.shape[1],))
+        arrays["bias_ih"][at] = (moved + (0 if bias is None else bias)).astype(weight.dtype)
+    if scale is not None:
+        arrays["weight_ih"][at] = np.ascontiguousarray((wide * np.ravel(scale)).astype(weight.dtype))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from gradtrace.interop.agreement import compare_outputs
 from gradtrace.interop.builder import RefusedError
 from gradtrace.interop.torch_follow import Followed, follow
+from gradtrace.interop.torch_layers import kind_of
 from gradtrace.memory import blames
 from gradtrace.networks import Recurrent
 from gradtrace.networks.recurrent import last_output
@@ -35,7 +36,8 @@ def from_torch(module: Any, example: Any = None, check: bool = True) -> Stack | 
         layers and a head behind all outputs, the last one or the last state: an ``nn.Sequential``, a single layer, or
         any module whose forward pass torch.fx can follow. It is followed as in ``eval()``. Float32 or float64.
     example : tensor or ndarray, optional
-        An input of the module, to compare both on; random ones by default.
+        An input of the module, to compare both on, and whose shape its forward pass may ask for; random ones by
+        default.
     check : bool, default True
         Compare a forward pass of both, in ``eval()``.
 
@@ -43,14 +45,16 @@ def from_torch(module: Any, example: Any = None, check: bool = True) -> Stack | 
     -------
     Stack, LSTM, GRU or RNN
         Its arrays are the module's memory where that is contiguous: a training step is seen by the next trace. Batch
-        normalisations become part of copies of the weights beside them. Its `notes` say what was left out.
+        normalisations and scalings become part of copies of the weights beside them. Its `notes` say so, and what was
+        left out.
 
     Raises
     ------
     TypeError
         If it is no module, or `example` no tensor.
     ValueError
-        If a layer cannot be represented, or the forward passes differ; the message names the layer and the reason.
+        If a layer cannot be represented, or the forward passes differ; the message names the layer, the line of the
+        forward pass where that is the user's, and the reason.
     MemoryError
         If `example` asks for more than there is.
 
@@ -73,7 +77,7 @@ def from_torch(module: Any, example: Any = None, check: bool = True) -> Stack | 
     modes = {child: child.training for child in module.modules()}
     module.eval()
     try:
-        followed = follow(module)
+        followed = follow(module, _probe(module, example))
         if check or example is not None:
             _compare(module, followed, example)
     finally:
@@ -83,22 +87,77 @@ def from_torch(module: Any, example: Any = None, check: bool = True) -> Stack | 
     return network
 
 
-def _compare(module: Any, followed: Followed, example: Any) -> None:
-    """Compare forward passes, on the example or on random inputs."""
+def _probe(module: Any, example: Any) -> tuple[Any, ...] | None:
+    """Give the example, or what may be one: inputs of the first layer that the module has; None where none is known."""
     import torch
 
-    network, x = followed.network, _inputs(followed.network, example)
+    if example is not None:
+        return (torch.from_numpy(_checked(example)),)
+    for layer in module.modules():
+        kind = kind_of(layer)
+        if kind == "Linear":
+            return (torch.zeros(_SAMPLES, layer.in_features, dtype=layer.weight.dtype),)
+        if kind == "Embedding":
+            return (torch.zeros(_SAMPLES, _STEPS, dtype=torch.int64),)
+        if kind in ("LSTM", "GRU", "RNN"):
+            first = (_SAMPLES, _STEPS) if layer.batch_first else (_STEPS, _SAMPLES)
+            return (torch.zeros(*first, layer.input_size, dtype=layer.weight_ih_l0.dtype),)
+    return None
+
+
+def _compare(module: Any, followed: Followed, example: Any) -> None:
+    """Compare forward passes, on the example or on random inputs."""
+    network = followed.network
+    x = _inputs(network, example)
+    _compare_on(module, followed, x, example)
+    if followed.shaped:  # a number of samples that went into it must not matter
+        axis = 0 if isinstance(network, Stack) or network.batch_first else 1
+        more = np.ascontiguousarray(np.concatenate([x, x], axis))
+        _compare_on(module, followed, more, example)
+
+
+def _compare_on(module: Any, followed: Followed, x: Array, example: Any) -> None:
+    import torch
+
+    network, given, lengths = followed.network, *_further(followed, x)
     try:
         with torch.no_grad():
-            y = module(torch.from_numpy(x))
+            y = module(torch.from_numpy(x), *given)
     except Exception as error:
         if example is not None:
             raise ValueError(f"example: expected an input of the module, which says: {_line(error)}") from None
         raise ValueError(
             f"example: expected an input of the module, got None, and it takes none of shape {x.shape}: {_line(error)}"
         ) from None
+    y = y if followed.key is None else y[followed.key]
     expected = np.asarray((y[0] if isinstance(y, (tuple, list)) else y).numpy())
-    compare_outputs(network, lambda other: _outputs(other, followed, x).reshape(expected.shape), expected, "the module")
+
+    def forward(other: Any) -> Array:
+        got = _outputs(other, followed, x, lengths)
+        return got.reshape(expected.shape) if got.size == expected.size else got
+
+    compare_outputs(network, forward, expected, "the module")
+
+
+def _further(followed: Followed, x: Array) -> tuple[tuple[Any, ...], Array | None]:
+    """Give the module's further inputs, and the lengths among them: states of 0, and lengths that differ."""
+    import torch
+
+    given: list[Any] = []
+    lengths = None
+    for role in followed.given:
+        steps, samples = x.shape[1::-1] if followed.network.batch_first else x.shape[:2]
+        if role == "lengths":
+            ends = np.maximum(steps - np.arange(samples) % steps, 1) if followed.gives == "last" else [steps] * samples
+            lengths = np.sort(np.asarray(ends, dtype=np.int64))[::-1].copy()
+            given.append(torch.from_numpy(lengths))
+            continue
+        cell = followed.cells[0]
+        layers = cell.num_layers * (1 + cell.bidirectional)
+        state = torch.zeros(layers, samples, cell.hidden_size, dtype=cell.weight_hh_l0.dtype)
+        pair = role == "pair"
+        given.append((state, state) if pair else state)
+    return tuple(given), lengths
 
 
 def _line(error: Exception) -> str:
@@ -107,12 +166,7 @@ def _line(error: Exception) -> str:
 
 def _inputs(network: Any, example: Any) -> Array:
     if example is not None:
-        if not isinstance(example, np.ndarray) and not hasattr(example, "detach"):
-            raise TypeError(f"example: expected a tensor, got {type(example).__name__}")
-        given = example if isinstance(example, np.ndarray) else np.asarray(example.detach().cpu().numpy())
-        if not given.size:
-            raise ValueError(f"example: expected at least one sample, got shape {given.shape}")
-        return np.ascontiguousarray(given)
+        return _checked(example)
     generator = np.random.default_rng(0)
     if isinstance(network, Stack):
         return generator.standard_normal((_SAMPLES, network.sizes[0])).astype(network.dtype)
@@ -122,17 +176,26 @@ def _inputs(network: Any, example: Any) -> Array:
     return generator.standard_normal((*first, network.input_size)).astype(network.dtype)
 
 
-def _outputs(network: Any, followed: Followed, x: Array) -> Array:
+def _checked(example: Any) -> Array:
+    if not isinstance(example, np.ndarray) and not hasattr(example, "detach"):
+        raise TypeError(f"example: expected a tensor, got {type(example).__name__}")
+    given = example if isinstance(example, np.ndarray) else np.asarray(example.detach().cpu().numpy())
+    if not given.size:
+        raise ValueError(f"example: expected at least one sample, got shape {given.shape}")
+    return np.ascontiguousarray(given)
+
+
+def _outputs(network: Any, followed: Followed, x: Array, lengths: Array | None) -> Array:
     """Give what the module gives, by our network."""
     import torch
 
     if isinstance(network, Stack):
         y = network.forward(np.ascontiguousarray(x.reshape(len(x), -1)))
     elif followed.gives == "last":
-        y = last_output(network, x, None)
+        y = last_output(network, x, lengths)
         y = y if network.readout is None else network.readout.forward(y)
     else:
-        y = np.ascontiguousarray(network.forward(x)[0])
+        y = np.ascontiguousarray(network.forward(x, lengths=lengths)[0])
         if network.readout is not None:
             y = network.readout.forward(y.reshape(-1, y.shape[-1])).reshape(*y.shape[:2], -1)
         y = y.swapaxes(0, 1) if followed.swapped else y
