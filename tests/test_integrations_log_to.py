@@ -118,6 +118,30 @@ def test_the_first_of_several_backward_passes_counts_unless_another_is_asked_for
     assert logged(-1) == [(step, pytest.approx(expected[step] + 3 * step, abs=BITS)) for step in range(3)]
 
 
+def test_derivatives_with_respect_to_inputs_are_not_the_losss():
+    net, writer, last = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 1)), Recorder(), Recorder()
+    t = torch.linspace(0, 1, 20)[:, None].requires_grad_()
+    frozen = nn.Sequential(nn.Linear(1, 4), nn.Tanh()).requires_grad_(False)
+    with gt.watch(net) as watched:
+        watched.log_to(writer)
+        for _ in range(2):
+            u = net(t)
+            (du,) = torch.autograd.grad(u.sum(), t, create_graph=True)
+            watched.log_to(writer)
+            (ddu,) = torch.autograd.grad(du.sum(), t, create_graph=True)
+            (ddu + u).square().mean().backward()
+            watched.log_to(writer)
+    assert writer.steps == [0, 1]
+    key = "gradtrace/0/log2_grad_weight"
+    assert writer.rows[1][1][key] == {row.name: row for row in watched.trace(backward=2).modules}["0"].log2_grad_weight
+    with gt.watch(frozen) as watched:  # where none comes to parameters the first counts
+        watched.log_to(last)
+        frozen(t).sum().backward()
+        watched.log_to(last)
+        assert last.rows == []
+    assert list(last.rows[0][1]) == ["gradtrace/log2_cotangent", "gradtrace/zeros", "gradtrace/0/log2_grad_output"]
+
+
 def test_writers_made_anew_in_a_loop_are_one_and_two_of_one_maker_are_two():
     model, steps, kept = layers(), [], Recorder()
 

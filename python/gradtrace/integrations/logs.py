@@ -28,7 +28,7 @@ class Log:
     prefix: str
     modules: int | tuple[str, ...] = MODULES
     figures: tuple[str, ...] = FIGURES
-    backward: int = 0
+    backward: int | None = None  # the first that came to parameters
     start: int = 0
     inside: bool = False
     last: int = -1  # number of the newest step that it has got
@@ -41,7 +41,7 @@ class Log:
         own = self.writer if self.gone is None else self.gone()
         return self.prefix == prefix and _same(own, writer)
 
-    def give(self) -> None:
+    def give(self, is_over: bool = False) -> None:
         """Write the newest recorded step with a backward pass, unless the writer has got it."""
         watch, recorder = self.watch(), self.recorder()
         if watch is None or recorder is None or self.write is None:
@@ -49,21 +49,29 @@ class Log:
         step = recorder.last
         if step is None or step.number <= self.last:
             return
-        passes = step.complete
-        if not -len(passes) <= self.backward < len(passes) or not passes[self.backward].kept:
+        place = self._place(step.complete, is_over)
+        if place is None:
             return
         self.last = step.number  # also where it fails: what has gone wrong is not tried again
         if not self.names:
             of = recorder.names
             self.names = self.modules if isinstance(self.modules, tuple) else spread(of, recorder.owned, self.modules)
-        trace = watch.trace(self.backward, inside=self.inside)
+        trace = watch.trace(place, inside=self.inside)
         numbers = flat(trace, self.prefix, self.names, self.figures, _double(watch.model))
         self.write(numbers | of_inside(trace, self.prefix), self.start + step.number)
+
+    def _place(self, passes: list[Any], is_over: bool) -> int | None:
+        """Place of the backward pass that counts; None where it is not there, or may still come."""
+        if self.backward is None:
+            first = 0 if is_over and passes else None
+            return next((place for place, one in enumerate(passes) if one.weights), first)
+        there = -len(passes) <= self.backward < len(passes) and passes[self.backward].kept
+        return self.backward if there else None
 
     def over(self, step: Any = None) -> None:
         """Write a step that is over; training goes on where that fails."""
         try:
-            self.give()
+            self.give(is_over=True)
         except Exception as error:
             if self.warned:
                 return
@@ -152,7 +160,7 @@ def log_to(watch: Any, recorder: Any, logs: list[Log], *asked: Any) -> None:
     if recorder.is_open and log.over not in recorder.listeners:
         recorder.listeners.append(log.over)
     try:
-        log.give()
+        log.give(is_over=not recorder.is_open)
     finally:
         if not recorder.is_open:
             log.release()

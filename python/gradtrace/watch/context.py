@@ -236,8 +236,9 @@ class Watch:
             call is meant, ``"name#3"`` is its fourth.
         figures : list of str, default ["log2_grad_output", "log2_grad_weight"]
             Figures of `ModuleFigures` that are floats.
-        backward : int, default 0
-            Which of a step's backward passes; a step that has no such pass is left out.
+        backward : int, optional
+            Which of a step's backward passes, from 0; a step that has no such pass is left out. By default the first
+            that came to parameters, as `history` has it: behind derivatives with respect to inputs that of the loss.
         start : int, default 0
             Number of the watch's first step for the writer, for training that goes on.
         inside : bool, default False
