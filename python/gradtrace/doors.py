@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from gradtrace.remedies.of_networks import recurrent_remedies as recurrent_remedies
     from gradtrace.remedies.of_networks import stack_remedies as stack_remedies
     from gradtrace.remedies.results import Remedies as Remedies
+    from gradtrace.show.ledger_tables import branch_table as branch_table
+    from gradtrace.show.ledger_tables import ledger_table as ledger_table
     from gradtrace.show.module_tables import history_table as history_table
     from gradtrace.show.module_tables import module_table as module_table
     from gradtrace.show.recurrent_tables import recurrent_table as recurrent_table
@@ -46,6 +48,7 @@ _ROOMS = {
     "Progress": "remedies.contestants",
     "Remedies": "remedies.results",
     "Underflow": "analysis.underflow",
+    "branch_table": "show.ledger_tables",
     "compare": "analysis.comparison",
     "diagnose_modules": "analysis.modules",
     "diagnose_recurrent": "analysis.recurrent",
@@ -53,6 +56,7 @@ _ROOMS = {
     "gradient_horizon": "analysis.horizon",
     "log_to": "integrations.logs",
     "history_table": "show.module_tables",
+    "ledger_table": "show.ledger_tables",
     "lost_in": "analysis.underflow",
     "module_table": "show.module_tables",
     "recurrent_table": "show.recurrent_tables",

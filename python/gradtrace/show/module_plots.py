@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 
@@ -9,7 +11,7 @@ from gradtrace.show.looks import ROLE_COLORS, finite, framed, ink
 from gradtrace.show.stack_plots import checked_axes
 from gradtrace.traces.modules import WatchTrace
 
-__all__ = ["plot_modules"]
+__all__ = ["name_modules", "plot_modules"]
 
 _MOST_NAMES = 30
 
@@ -38,8 +40,14 @@ def plot_modules(trace: WatchTrace, ax: Axes | None = None) -> Axes:
     )
     for label, name, look in series:
         ax.plot(places, finite(trace.figures(name)), label=label, **look)
-    step = -(-len(places) // _MOST_NAMES)
-    ax.set_xticks(places[::step], [trace.names[place] for place in places[::step]], rotation=90, fontsize="small")
+    name_modules(ax, trace.names)
     framed(ax, ylabel="norm, log2")
     ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, frameon=False, borderaxespad=0.2)
     return ax
+
+
+def name_modules(ax: Axes, names: Sequence[str]) -> None:
+    """Write the names of modules below the axis, as many as there is room for."""
+    step = max(-(-len(names) // _MOST_NAMES), 1)
+    places = np.arange(len(names))[::step]
+    ax.set_xticks(places, [names[place] for place in places], rotation=90, fontsize="small")

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from gradtrace import doors
 from gradtrace.json_ready import json_ready
 from gradtrace.traces.inside import Inside
+from gradtrace.traces.ledger import Ledger
 
 __all__ = ["ModuleFigures", "WatchTrace"]
 
@@ -107,6 +108,8 @@ class WatchTrace:
         backward pass from what the hooks saw, per sample, gradients as the loss gave them (its mean over samples
         included). Of a chain whose inputs have more axes than two every row is a sample. Where autograd gave the same
         norms they are equal, or the inside is left out and the notes say why.
+    ledger : Ledger
+        Every module's gain, gains between any two points of the model's graph, and what came where branches meet.
     """
 
     modules: tuple[ModuleFigures, ...]
@@ -118,6 +121,7 @@ class WatchTrace:
     log2_cotangent: float = math.nan
     along_outputs: float = math.nan
     inside: Inside = field(default_factory=Inside)
+    ledger: Ledger = field(default_factory=Ledger)
 
     @property
     def names(self) -> tuple[str, ...]:

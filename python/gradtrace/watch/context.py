@@ -65,7 +65,7 @@ class Watch:
         if recorder.is_open:
             raise RuntimeError("watch: expected a watch that is not yet open")
         recorder.is_open = True
-        recorder.names, recorder.closed = {}, {}
+        recorder.names, recorder.blocks, recorder.closed = {}, {}, {}
         try:
             for name, module, closed in reachable(self.model):
                 self._hook(name, module, closed)
@@ -103,6 +103,7 @@ class Watch:
             apart = hooks.Apart(recorder, module)
             self._handles.append(module.register_forward_pre_hook(apart, with_kwargs=True))
         if outer:
+            recorder.blocks[module] = name or type(module).__name__
             start = hooks.Starts(recorder, module)
             self._handles.append(module.register_forward_pre_hook(start, with_kwargs=True))
         if wanted or not outer:
@@ -140,6 +141,7 @@ class Watch:
             If the step had no such backward pass.
         """
         from gradtrace.watch.inside import look_inside
+        from gradtrace.watch.ledger import ledger_of_step
         from gradtrace.watch.rows import rows_of_step
 
         step = self._recorder.last
@@ -158,10 +160,11 @@ class Watch:
         if checked_flag("inside", inside):
             insides, left_out = look_inside(step, chosen, self._recorder.names)
         notes = [*self._about_steps(step), *rows.notes, *self._about_model(), *self._about_pass(step, chosen)]
-        place, facts = passes.index(chosen), (*notes, *left_out)
+        modules = rows.modules()
         return WatchTrace(
-            rows.modules(), step.number, place, len(passes), chosen.order, facts, *rows.at_outputs(), inside=insides
-        )
+            modules, step.number, passes.index(chosen), len(passes), chosen.order, (*notes, *left_out),
+            *rows.at_outputs(), inside=insides, ledger=ledger_of_step(step, chosen, modules, self._recorder.names),
+        )  # fmt: skip
 
     @property
     def history(self) -> History:

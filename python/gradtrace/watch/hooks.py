@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from gradtrace.watch.calls import Call
+    from gradtrace.watch.points import Point
     from gradtrace.watch.step import BackwardPass, ForwardPass
 
 __all__ = [
     "Apart",
+    "AtPoint",
     "BeforeOptimiser",
     "Calls",
     "Ends",
@@ -44,6 +46,7 @@ class Recorder(Protocol):
     def running(self) -> BackwardPass | None: ...
     def passed(self, one: BackwardPass) -> None: ...
     def reached(self, call: Call | ForwardPass, place: int, gradient: Any) -> None: ...
+    def point_reached(self, point: Point, gradient: Any) -> None: ...
     def sent(self, call: Call, sent: list[tuple[int, Any]]) -> None: ...
     def weight_reached(self, parameter: Any, gradient: Any) -> None: ...
     def mark(self, one: BackwardPass, gradient: Any) -> None: ...
@@ -157,6 +160,21 @@ class Gradient(_Hook):
         recorder = self.recorder()
         if recorder is not None and gradient is not None:  # None: of an output unused beside one that is used
             recorder.reached(self.call, self.place, gradient)
+
+
+class AtPoint(_Hook):
+    """On a tensor that no recorded module gave: its gradient in every backward pass."""
+
+    __slots__ = ("point",)
+
+    def __init__(self, recorder: Recorder, point: Point) -> None:
+        super().__init__(recorder)
+        self.point = point
+
+    def __call__(self, gradient: Any) -> None:  # noqa: D102
+        recorder = self.recorder()
+        if recorder is not None and gradient is not None:
+            recorder.point_reached(self.point, gradient)
 
 
 class Sent(_Hook):

@@ -27,6 +27,7 @@ from gradtrace.watch.measure import (
     saturated_share,
     tensors,
 )
+from gradtrace.watch.points import Point, Points
 from gradtrace.watch.step import BackwardPass, ForwardPass, Step
 
 __all__ = ["Recorder"]
@@ -46,6 +47,8 @@ class Recorder:
         As much of a step may be kept for the inside of modules; 0: nothing.
     names : dict
         Of the modules that are recorded, in the model's order.
+    blocks : dict
+        Names of modules with children.
     closed : dict
         Names of those of them that cannot be looked into.
     is_open : bool
@@ -66,6 +69,7 @@ class Recorder:
     most_passes: int
     kept_bytes: int = 0
     names: dict[Any, str] = field(default_factory=dict)
+    blocks: dict[Any, str] = field(default_factory=dict)
     closed: dict[Any, str] = field(default_factory=dict)
     is_open: bool = False
     step: Step | None = None
@@ -143,7 +147,11 @@ class Recorder:
                 break
         else:
             return
-        if self._outer or self._forward is None or _graph_task() != -1:
+        if self._forward is None or _graph_task() != -1:
+            return
+        if handled is before and self._forward.points is not None:
+            self._forward.points.block(self.blocks[module], tensors(given), tensors(output))
+        if self._outer:
             return
         if handled is not before:
             self._drop()
@@ -157,7 +165,8 @@ class Recorder:
             step = Step(number, number % self.every == 0)
             if step.recorded and self.kept_bytes:
                 step.kept = KeptOfStep(self.kept_bytes)
-        self._coming, self._forward = step, ForwardPass(torch.is_grad_enabled(), module=module)
+        points = Points(self._hook_point) if step.recorded else None
+        self._coming, self._forward = step, ForwardPass(torch.is_grad_enabled(), module=module, points=points)
         self._chains = None if step.kept is None else Chains()
         return self._forward
 
@@ -175,6 +184,8 @@ class Recorder:
                     self._hook_tensor(tensor, hooks.Gradient(self, self._forward, place))
         forward, step, self._forward, self._coming = self._forward, self._coming, None, None
         chains, self._chains = self._chains, None
+        if forward is not None and forward.points is not None:
+            forward.points.finish()
         if forward is None or step is None or not forward.counts:
             return
         if chains is not None and step.kept is not None:
@@ -237,6 +248,8 @@ class Recorder:
         if self._hook_outputs(call, outputs):
             self._hook_uses(call, list(tensors(given)), outputs)
             self._count()
+            if forward.points is not None:
+                forward.points.called(call, tensors(given), outputs)
         self._keep(step, call, given, output)
 
     def _keep(self, step: Step, call: Call, given: Any, output: Any) -> None:
@@ -389,6 +402,15 @@ class Recorder:
             size = one.gradients[call, place] = measured(gradient)
             if size is None:
                 step.unmeasured.add(self.names[call.module])
+
+    def _hook_point(self, tensor: Any, point: Point) -> None:
+        self._hook_tensor(tensor, hooks.AtPoint(self, point))
+
+    def point_reached(self, point: Point, gradient: Any) -> None:
+        """A gradient came to a point that no recorded module gave."""
+        one = self.running()
+        if one is not None and one.kept:
+            one.at_points[point] = None if point in one.at_points else measured(gradient)
 
     def sent(self, call: Call, sent: list[tuple[int, Any]]) -> None:
         """A call sent gradients back to its inputs."""

@@ -9,6 +9,7 @@ from typing import Any
 from gradtrace.watch.calls import Call, version
 from gradtrace.watch.kept import KeptOfStep
 from gradtrace.watch.measure import measured
+from gradtrace.watch.points import Point, Points
 
 __all__ = ["BackwardPass", "ForwardPass", "Step"]
 
@@ -21,6 +22,7 @@ class ForwardPass:
     calls: list[Call] = field(default_factory=list)
     module: Any = None  # the outermost
     outputs: list[Any] = field(default_factory=list)  # until their gradients come
+    points: Points | None = None
     counts: bool = False  # as part of a step: a backward pass may reach it
 
     def forget(self) -> None:
@@ -47,6 +49,7 @@ class BackwardPass:
     parts: dict[int, Any] = field(default_factory=dict)
     to_inputs: dict[tuple[Call, int], Any] = field(default_factory=dict)  # norms, of what a call sent back
     halves: dict[tuple[Call, int], tuple[int, Any]] = field(default_factory=dict)  # of it, as long as more may come
+    at_points: dict[Point, Any] = field(default_factory=dict)  # norms, of points that no module gave
     at_outputs: dict[tuple[Call, int], Any] = field(default_factory=dict)  # gradients kept for the inside
     recomputed: list[Call] = field(default_factory=list)
     earlier: bool = False

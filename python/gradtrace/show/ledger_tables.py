@@ -1,0 +1,71 @@
+"""The ledger of a watched step as tables: blocks, and what came by which way where branches meet."""
+
+from __future__ import annotations
+
+import math
+
+from gradtrace.tables import Table, shown_layers
+from gradtrace.traces.ledger import Entry, Ledger, PointFigures
+
+__all__ = ["branch_table", "ledger_table"]
+
+_KINDS = 2
+_WAYS = 4
+
+
+def ledger_table(ledger: Ledger, lines: int) -> Table:
+    """Set out groups of modules, the last one first."""
+    entries = ledger.entries(lines)
+    rows = [
+        [one.name or "all", _kinds(one), _bits(one.gain), _bits(one.log2_grad_output), _most(one)] for one in entries
+    ]
+    shown, every = len(entries), len(ledger.modules)
+    notes = [
+        "gain: log2 of what the part multiplied the gradient's norm by, from its output to its input, over the batch; "
+        "the last part first, as the gradient runs.",
+    ]
+    if shown < every:
+        notes.append(f"{every} modules in {shown} lines; ledger.table(lines={every}) has them all.")
+    if ledger.meetings:
+        notes.append(f"Branches meet at {len(ledger.meetings)} points; ledger.branches() says what came by which way.")
+    heads = ["part", "modules", "gain", "log2 |dy|", "most of it by"]
+    return Table(heads, rows, f"Ledger: {every} modules", notes, words={0, 1, 4})
+
+
+def branch_table(ledger: Ledger, lines: int) -> Table:
+    """Set out points where branches meet, the last one first."""
+    meetings = ledger.meetings
+    chosen = shown_layers(len(meetings), lines) if meetings else []
+    rows = [
+        [_named(meetings[place]), _bits(meetings[place].log2_grad), _ways(meetings[place])] for place in chosen[::-1]
+    ]
+    notes = ["log2 of norms over the batch. Parts do not add up to the whole in norm: their directions differ."]
+    if len(chosen) < len(meetings):
+        notes.append(f"{len(chosen)} of {len(meetings)} points.")
+    return Table(["point", "log2 |dy|", "came by"], rows, "Where branches meet", notes, words={0, 2})
+
+
+def _kinds(entry: Entry) -> str:
+    texts = [kind if count == 1 else f"{kind} x{count}" for kind, count in entry.kinds[:_KINDS]]
+    return ", ".join([*texts, "..."] if len(entry.kinds) > _KINDS else texts)
+
+
+def _most(entry: Entry) -> str:
+    name, gain = entry.most
+    block = entry.name.partition(" to ")
+    inner = name.removeprefix(f"{block[0].rpartition('.')[0] if block[2] else entry.name}.")
+    return f"{inner} ({gain:+.2f})" if name and not math.isnan(gain) else ""
+
+
+def _named(point: PointFigures) -> str:
+    return point.names[0] if point.names else ""
+
+
+def _ways(point: PointFigures) -> str:
+    ways = [f"{one.by} {_bits(one.log2_grad) or 'unseen'}" for one in point.branches[:_WAYS]]
+    more = len(point.branches) - _WAYS
+    return ", ".join(ways) + (f", {more} more" if more > 0 else "")
+
+
+def _bits(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2f}"
