@@ -187,6 +187,7 @@ TABLE = {
     ("random shapes", "bits"): (1e-9, 0.02, "the issue's limit in float32; what cancels more, 20 times portable's"),
     ("autocast", "log2"): (0.05, None, "bits; some ten products of bfloat16, 2^-8 each, and eight steps of training"),
     ("torch", "log2"): (1e-10, 1e-5, "bits; autograd of a few layers, far from underflow"),
+    ("per sample", "log2"): (1e-9, 1e-4, "bits; sums over a thousand rows that cancel a thousandfold"),
     ("torch", "entries"): (1e-12, None, "absolute; float64 autograd, entries up to some tens"),
     ("torch", "inside"): (1e-9, None, "bits; gradients at outputs come from autograd, then tens of steps of ours"),
     ("torch", "inside changed"): (12.0, 12.0, "bits; over 200 steps, random weights of 64 units vary by 0.5 at each"),

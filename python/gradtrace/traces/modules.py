@@ -13,6 +13,7 @@ from gradtrace import doors
 from gradtrace.json_ready import json_ready
 from gradtrace.traces.inside import Inside
 from gradtrace.traces.ledger import Ledger
+from gradtrace.traces.per_sample import PerSample
 
 __all__ = ["ModuleFigures", "WatchTrace"]
 
@@ -110,6 +111,9 @@ class WatchTrace:
         norms they are equal, or the inside is left out and the notes say why.
     ledger : Ledger
         Every module's gain, gains between any two points of the model's graph, and what came where branches meet.
+    per_sample : PerSample
+        Where `watch` was asked for it, by name of a linear layer or convolution: (B,), log2 of the norm of what each
+        sample adds to d(loss)/d(weight), the loss's mean over samples included.
     """
 
     modules: tuple[ModuleFigures, ...]
@@ -122,6 +126,7 @@ class WatchTrace:
     along_outputs: float = math.nan
     inside: Inside = field(default_factory=Inside)
     ledger: Ledger = field(default_factory=Ledger)
+    per_sample: PerSample = field(default_factory=PerSample)
 
     @property
     def names(self) -> tuple[str, ...]:

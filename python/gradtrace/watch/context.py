@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gradtrace import doors
 from gradtrace.checks import checked_count, checked_flag, checked_index, checked_names, shown
@@ -16,6 +16,7 @@ from gradtrace.watch.modules import is_recurrent, is_wanted, reachable, takes_ho
 if TYPE_CHECKING:
     from gradtrace.traces.history import History
     from gradtrace.watch.recorder import Recorder
+    from gradtrace.watch.samples import Asked
     from gradtrace.watch.step import BackwardPass, Step
 
 __all__ = ["Watch", "watch"]
@@ -43,6 +44,8 @@ class Watch:
         Whether what the inside of modules needs is kept.
     most_bytes : int
         Of a step, so much of it at most.
+    per_sample : Asked or None
+        What is measured per sample.
     """
 
     model: Any = field(repr=False)
@@ -50,6 +53,7 @@ class Watch:
     only: tuple[str, ...] | None = None
     inside: bool = True
     most_bytes: int = MOST_BYTES
+    per_sample: Asked | None = None
     _handles: list[Any] = field(default_factory=list, init=False, repr=False)
     _recorder: Recorder = field(init=False, repr=False)
     _logs: list[doors.Log] = field(default_factory=list, init=False, repr=False)
@@ -57,7 +61,7 @@ class Watch:
     def __post_init__(self) -> None:
         from gradtrace.watch.recorder import Recorder
 
-        self._recorder = Recorder(self.every, _MOST_PASSES, self.most_bytes if self.inside else 0)
+        self._recorder = Recorder(self.every, _MOST_PASSES, self.most_bytes if self.inside else 0, self.per_sample)
 
     def __enter__(self) -> Watch:
         """Hook every module; the model's numbers stay as they are."""
@@ -142,6 +146,7 @@ class Watch:
         """
         from gradtrace.watch.inside import look_inside
         from gradtrace.watch.ledger import ledger_of_step
+        from gradtrace.watch.per_sample import norms_per_sample
         from gradtrace.watch.rows import rows_of_step
 
         step = self._recorder.last
@@ -159,11 +164,13 @@ class Watch:
         left_out: list[str] = []
         if checked_flag("inside", inside):
             insides, left_out = look_inside(step, chosen, self._recorder.names)
+        samples, unknown = norms_per_sample(step, chosen, self._recorder.names)
         notes = [*self._about_steps(step), *rows.notes, *self._about_model(), *self._about_pass(step, chosen)]
         modules = rows.modules()
         return WatchTrace(
-            modules, step.number, passes.index(chosen), len(passes), chosen.order, (*notes, *left_out),
+            modules, step.number, passes.index(chosen), len(passes), chosen.order, (*notes, *left_out, *unknown),
             *rows.at_outputs(), inside=insides, ledger=ledger_of_step(step, chosen, modules, self._recorder.names),
+            per_sample=samples,
         )  # fmt: skip
 
     @property
@@ -314,6 +321,8 @@ def watch(
     only: Iterable[str] | None = None,
     inside: bool = True,
     most_bytes: int = MOST_BYTES,
+    per_sample: bool | Iterable[str] = False,
+    sample_axis: Literal[0, 1] = 0,
 ) -> Watch:
     """Record the gradients of any PyTorch model: transformers, convolutions, whatever has modules.
 
@@ -331,6 +340,12 @@ def watch(
         outputs, and copies of weights that an optimiser is about to change.
     most_bytes : int, default 256 MiB
         Of every step so much of that at most; what does not fit is left out, and the trace's notes say so.
+    per_sample : bool or list of str, default False
+        Also measure what each sample adds to the gradient of the weight of every linear layer and convolution, or of
+        those named or in modules named (`WatchTrace.per_sample`). It makes a step of large images up to twice as long;
+        inputs, `most_bytes` of them, are kept until the next forward pass begins.
+    sample_axis : {0, 1}, default 0
+        Which axis holds the samples in inputs of linear layers that have three axes or more; 1 where time is in front.
 
     Returns
     -------
@@ -358,8 +373,12 @@ def watch(
     if only is not None:
         known = [name for name, _, _ in found]
         only = tuple(checked_names("only", only, known, f"only={known[-1:]}", "names of the model's modules"))
+    from gradtrace.watch.samples import checked_asked
+
     flag, most = checked_flag("inside", inside), checked_count("most_bytes", most_bytes)
-    return Watch(model, checked_count("every", every), only, flag, most)
+    recorded = [(name, module) for name, module, closed in found if is_wanted(name, module, closed, only)]
+    asked = checked_asked(per_sample, sample_axis, most, recorded)
+    return Watch(model, checked_count("every", every), only, flag, most, asked)
 
 
 def _chosen(passes: list[BackwardPass], backward: object, order: object) -> BackwardPass:

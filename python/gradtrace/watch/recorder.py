@@ -28,6 +28,7 @@ from gradtrace.watch.measure import (
     tensors,
 )
 from gradtrace.watch.points import Point, Points
+from gradtrace.watch.samples import Asked, Samples
 from gradtrace.watch.step import BackwardPass, ForwardPass, Step
 
 __all__ = ["Recorder"]
@@ -45,6 +46,8 @@ class Recorder:
         Of each step so many backward passes are kept.
     kept_bytes : int
         As much of a step may be kept for the inside of modules; 0: nothing.
+    asked : Asked or None
+        What is measured per sample.
     names : dict
         Of the modules that are recorded, in the model's order.
     blocks : dict
@@ -68,6 +71,7 @@ class Recorder:
     every: int
     most_passes: int
     kept_bytes: int = 0
+    asked: Asked | None = None
     names: dict[Any, str] = field(default_factory=dict)
     blocks: dict[Any, str] = field(default_factory=dict)
     closed: dict[Any, str] = field(default_factory=dict)
@@ -113,6 +117,8 @@ class Recorder:
         if self.step is None or self.step is self._told:
             return
         step = self._told = self.step
+        if step.samples is not None:
+            step.samples.release()
         if step.recorded:
             self.course.take(step, self.names, self.owned)
         heard, self.is_open = self.is_open, False
@@ -165,6 +171,8 @@ class Recorder:
             step = Step(number, number % self.every == 0)
             if step.recorded and self.kept_bytes:
                 step.kept = KeptOfStep(self.kept_bytes)
+            if step.recorded and self.asked is not None:
+                step.samples = Samples(self.asked)
         points = Points(self._hook_point) if step.recorded else None
         self._coming, self._forward = step, ForwardPass(torch.is_grad_enabled(), module=module, points=points)
         self._chains = None if step.kept is None else Chains()
@@ -253,7 +261,9 @@ class Recorder:
         self._keep(step, call, given, output)
 
     def _keep(self, step: Step, call: Call, given: Any, output: Any) -> None:
-        """Keep for the inside what a call was given, if it is of a kind that is looked into."""
+        """Keep what a call was given: per sample if asked, for the inside if it is of a kind that is looked into."""
+        if step.samples is not None:
+            step.samples.called(call, self.names[call.module], given)
         if step.kept is None:
             return
         module = call.module
@@ -393,6 +403,8 @@ class Recorder:
             return
         if call.step == step.number and step.kept is not None:
             step.kept.reached(one.at_outputs, call, place, gradient)
+        if call.step == step.number and step.samples is not None and place == 0:
+            step.samples.reached(one.samples, call, self.names[call.module], gradient)
         if call.step != step.number:
             one.earlier = True
         elif (call, place) in one.gradients:

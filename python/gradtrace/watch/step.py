@@ -10,6 +10,7 @@ from gradtrace.watch.calls import Call, version
 from gradtrace.watch.kept import KeptOfStep
 from gradtrace.watch.measure import measured
 from gradtrace.watch.points import Point, Points
+from gradtrace.watch.samples import Samples
 
 __all__ = ["BackwardPass", "ForwardPass", "Step"]
 
@@ -51,6 +52,7 @@ class BackwardPass:
     halves: dict[tuple[Call, int], tuple[int, Any]] = field(default_factory=dict)  # of it, as long as more may come
     at_points: dict[Point, Any] = field(default_factory=dict)  # norms, of points that no module gave
     at_outputs: dict[tuple[Call, int], Any] = field(default_factory=dict)  # gradients kept for the inside
+    samples: dict[Call, Any] = field(default_factory=dict)  # log2 of norms of gradients of weights, per sample
     recomputed: list[Call] = field(default_factory=list)
     earlier: bool = False
     forwards: set[ForwardPass] = field(default_factory=set)  # whose outputs it came by
@@ -111,6 +113,7 @@ class Step:
     in_parts: set[int] = field(default_factory=set)  # parameters that a checkpoint may use
     unmeasured: set[str] = field(default_factory=set)
     kept: KeptOfStep | None = None  # for the inside
+    samples: Samples | None = None  # where gradients per sample were asked for
     loss: Any = None  # a float, or a tensor of one number
 
     @property
@@ -128,6 +131,8 @@ class Step:
         self.forwards = [one for one in self.forwards if not one.calls or any(call.alive for call in one.calls)]
         if self.kept is not None:
             self.kept.forget_all_but(set(self.calls))
+        if self.samples is not None:
+            self.samples.forget_all_but(set(self.calls))
 
     def weight(self, parameter: Any) -> Any:
         """Norm of a parameter as the step used it; None where it has changed since."""
