@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from cells_by_hand import F64, gradients  # noqa: E402
+from cells_by_hand import F64, chain_gradients, expected, same  # noqa: E402
 from tolerances import tolerance  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
@@ -41,61 +41,6 @@ def watched_once(model, x, loss=lambda y: y.square().sum()):
         y = model(x)
         loss(y).backward()
         return watched.trace()
-
-
-def spied(model, name, x, loss):
-    """What a module was given and what gradients came to its outputs, by retain_grad."""
-    module, seen = model.get_submodule(name), {}
-
-    def hook(_, arguments, output):
-        y, state = output
-        states = state if isinstance(state, tuple) else (state,)
-        parts = (y.data if hasattr(y, "batch_sizes") else y, *states)
-        for part in parts:
-            part.retain_grad()
-        seen["given"], seen["y"], seen["parts"] = arguments, y, parts
-
-    handle = module.register_forward_hook(hook)
-    model.zero_grad()
-    loss(model(x)).backward()
-    handle.remove()
-    return seen
-
-
-def expected(model, name, x, loss=lambda y: y.square().sum()):
-    module, seen = model.get_submodule(name), spied(model, name, x, loss)
-    given, grads = seen["given"], [part.grad for part in seen["parts"]]
-    states = given[1] if len(given) > 1 and given[1] is not None else None
-    h0, c0 = states if isinstance(states, tuple) else (states, None)
-    values = given[0]
-    if hasattr(values, "batch_sizes"):
-        padded, lengths = pad_packed_sequence(values)
-        dy = None if grads[0] is None else pad_packed_sequence(values._replace(data=grads[0]))[0]
-    else:
-        padded, dy = values.detach(), grads[0]
-        if padded.ndim == 2:
-            padded, dy = padded.unsqueeze(1), None if dy is None else dy.unsqueeze(1)
-            h0, c0, grads[1:] = [None if s is None else s.unsqueeze(1) for s in (h0, c0)] + [
-                [None if g is None else g.unsqueeze(1) for g in grads[1:]]
-            ]
-        elif module.batch_first:
-            padded, dy = padded.transpose(0, 1), None if dy is None else dy.transpose(0, 1)
-        lengths = torch.full((padded.shape[1],), len(padded))
-    sequences = [padded[:n, b] for b, n in enumerate(lengths)]
-    dy = None if dy is None else [dy[:n, b] for b, n in enumerate(lengths)]
-    return gradients(module, sequences, h0, c0, dy, *[*grads, None][1:3])
-
-
-def same(trace, norms):
-    """dL/dh and dL/dc of every layer, state and sample, in bits."""
-    dh, dc = norms
-    for got, exact in [(trace.log2_dh, dh)] + ([(trace.log2_dc, dc)] if trace.cell == "lstm" else []):
-        assert got.shape == exact.shape
-        np.testing.assert_array_equal(np.isnan(got), np.isnan(exact))
-        finite = np.isfinite(exact)
-        assert finite.any()
-        assert np.abs(got[finite] - exact[finite]).max() < BITS
-        assert (got[np.isneginf(exact)] < -1000).all()
 
 
 def last(module, x):
@@ -215,20 +160,6 @@ class Residual(nn.Module):
 
     def forward(self, x):
         return x + self.inner(x)
-
-
-def chain_gradients(model, x, loss=lambda y: y.square().sum()):
-    """Norm of dL/d(output) of every linear layer and sample, by retain_grad."""
-    outputs, handles = {}, []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            hook = lambda _, __, output, name=name: (output.retain_grad(), outputs.setdefault(name, output))[0]  # noqa: E731
-            handles.append(module.register_forward_hook(hook))
-    model.zero_grad()
-    loss(model(x)).backward()
-    for handle in handles:
-        handle.remove()
-    return {name: one.grad.flatten(0, -2).norm(dim=1).log2().numpy() for name, one in outputs.items()}
 
 
 def linear_sequence(*sizes, act=nn.Tanh):
