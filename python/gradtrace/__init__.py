@@ -16,7 +16,7 @@ from gradtrace import config, isa
 from gradtrace._core import build_facts as _build_facts
 from gradtrace.analysis import Diagnosis, Finding
 from gradtrace.config import get_num_threads, precision, set_num_threads, show_config
-from gradtrace.interop import from_torch, load
+from gradtrace.interop import from_torch, load, to_torch
 from gradtrace.networks import GRU, LSTM, RNN, Stack
 from gradtrace.traces import Influence, RecurrentTrace, StackTrace
 from gradtrace.traces.files import load_trace
@@ -47,6 +47,7 @@ __all__ = [
     "remedy",
     "set_num_threads",
     "show_config",
+    "to_torch",
     "watch",
 ]
 

@@ -34,7 +34,7 @@ FINDINGS = ("crash", "hang", "undocumented", "words", "later", "warning", "print
 def drawn(seed):
     """Give a call by its seed: good arguments, none to three of them made wrong."""
     generator = np.random.default_rng(seed)
-    names = [name for name in calls.MAKERS if name not in ("watch", "from_torch") or calls.torch_is_there()]
+    names = [name for name in calls.MAKERS if name not in ("watch", "from_torch", "to_torch") or calls.torch_is_there()]
     small = calls.Small(generator)
     while True:
         call = calls.MAKERS[names[int(generator.integers(len(names)))]](small)

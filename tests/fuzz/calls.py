@@ -240,6 +240,9 @@ MAKERS = {
     "from_torch": lambda s: Call(
         "from_torch", gt.from_torch, {"module": module(pick(s.g, ["lstm", "stack"])), "example": None},
         (*USUAL, ImportError), weight=0.2),
+    "to_torch": lambda s: Call(
+        "to_torch", gt.to_torch, {"network": s.stack if s.g.random() < 0.5 else s.recurrent, "at": "last"},
+        (*USUAL, ImportError), weight=0.2),
 }  # fmt: skip
 
 

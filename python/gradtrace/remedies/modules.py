@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from gradtrace.activations import ACTIVATIONS, facts, kind, parameter
+from gradtrace.activations import ACTIVATIONS
+from gradtrace.interop.torch_build import activation_module
 from gradtrace.networks.stack import Stack
 
 __all__ = ["apply_generally", "apply_network", "checked_module"]
@@ -100,17 +101,6 @@ def _evaluated(module: Any) -> Iterator[None]:
 
 def _is_activation(module: Any) -> bool:
     return type(module).__name__ in {word for row in ACTIVATIONS.values() for word in row.torch.split()}
-
-
-def _activation(nn: Any, name: str) -> Any:
-    words = facts(name).torch.split()
-    if kind(name) == "linear":
-        return nn.Identity()
-    if not words or not words[0][0].isupper():
-        raise ValueError(f"module: {name} is no module of PyTorch's; change it in forward()")
-    argument = facts(name).torch_parameter
-    value = parameter(name)
-    return getattr(nn, words[0])(**({argument: value} if argument and value is not None else {}))
 
 
 # With a network ------------------------------------------------------------------------------------------------------
@@ -227,7 +217,7 @@ def _shape_layer(nn: Any, leaves: Sequence[_Place], network: Stack, layer: int) 
     """Give a linear layer the activation, the norm and the skip connection that the network has there."""
     linear, name = leaves[0], network.activation[layer]
     activation = next((leaf for leaf in leaves[1:] if _is_activation(leaf.module)), None)
-    if activation is not None and repr(wanted := _activation(nn, name)) != repr(activation.module):
+    if activation is not None and repr(wanted := activation_module(name)) != repr(activation.module):
         activation.put(wanted)
     normalised = any(isinstance(leaf.module, nn.LayerNorm) for leaf in leaves[1:])
     if network.layer_norm[layer] is not None and not normalised:
@@ -244,7 +234,7 @@ def _shape_layer(nn: Any, leaves: Sequence[_Place], network: Stack, layer: int) 
 
 
 def _skip(block: Any, scale: float) -> Any:
-    from gradtrace.remedies.skip import Skip
+    from gradtrace.interop.torch_parts import Skip
 
     return Skip(block, scale)
 
