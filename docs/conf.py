@@ -5,7 +5,8 @@ import gradtrace
 project = "gradtrace"
 release = version = gradtrace.__version__
 
-extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc"]
+extensions = ["myst_nb", "numpydoc", "sphinx.ext.autodoc"]
+nb_execution_mode = "off"  # what is stored is shown; tests run the notebooks
 exclude_patterns = ["_build"]
 default_role = "code"  # `name` in a docstring is code, as in the pages
 html_theme = "furo"

@@ -1,6 +1,7 @@
 """A remedy on a PyTorch module: afterwards it computes what the remedy's network computes, or it is as it was."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -248,6 +249,17 @@ def test_what_changes_the_data_leaves_the_module():
         assert remedy.code
         compile(remedy.code, name, "exec")
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("name", "kind"), [("forget_bias", nn.LSTM), ("update_gate", nn.GRU)])
+def test_the_lines_of_a_remedy_by_name_do_what_it_does_for_any_number_of_steps(name, kind):
+    applied, written = kind(3, 5), kind(3, 5)
+    written.load_state_dict(applied.state_dict())
+    gt.remedy(name).apply(applied, steps=40)
+    exec(gt.remedy(name).code, {"rnn": written, "steps": 40, "math": math})
+    carried = [(one.bias_ih_l0 + one.bias_hh_l0)[5:10].detach().numpy() for one in (applied, written)]
+    np.testing.assert_allclose(*carried, rtol=tolerance("remedies", "lines"))
+    assert "steps - 2" in gt.remedy("chrono").code
 
 
 def test_the_lines_are_those_of_the_network_at_hand():

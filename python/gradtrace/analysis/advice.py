@@ -208,18 +208,28 @@ def advice_of(name: str, trace: Any) -> Advice:
     return Advice(ADVICE[name].do.format(**filled), ADVICE[name].code.format(**filled))
 
 
+_CARRIED = "n : 2 * n"  # the forget gate of an LSTM's i, f, g, o; the update gate of a GRU's r, z, n
+
+
+class _Words(str):
+    """What stands in the place of a number that no trace tells."""
+
+    def __format__(self, spec: str) -> str:
+        return str(self)
+
+
 def _filled(trace: Any, finding: Finding, name: str) -> dict[str, Any]:
     """What the templates ask for: sizes, names and gains of the network at hand."""
-    plain: dict[str, Any] = {"axes": "0", "act": "nn.ReLU()", "width": "n", "scale": 0.5}
+    plain: dict[str, Any] = {"axes": "0", "act": "nn.ReLU()", "width": "n", "scale": _Words("depth**-0.5")}
     plain |= {
-        "gain": 1.0,
+        "gain": _Words("gain"),
         "biases": "nn.init.zeros_(m.bias)",
         "cell": "rnn",
-        "steps": 1,
+        "steps": _Words("steps"),
         "inputs": "n_in",
         "hidden": "n",
     }
-    plain |= {"rows": ":", "bias": 0.0, "target_axes": "0"}
+    plain |= {"rows": _CARRIED, "bias": _Words("-0.5 * math.log(2 ** (1 / steps) - 1)"), "target_axes": "0"}
     if isinstance(trace, RecurrentTrace) and finding.part != "readout":
         return plain | _of_recurrent(trace, name)
     stack = trace.readout if isinstance(trace, RecurrentTrace) else trace
@@ -252,7 +262,7 @@ def _of_recurrent(trace: RecurrentTrace, name: str) -> dict[str, Any]:
         "steps": max(trace.steps, 3),
         "inputs": trace.input_size,
         "hidden": trace.hidden_size,
-        "rows": "n : 2 * n",  # the forget gate of an LSTM's i, f, g, o; the update gate of a GRU's r, z, n
+        "rows": _CARRIED,
         "bias": 0.5 * math.log(kept / (1 - kept)),
     }
 
