@@ -3,6 +3,7 @@
 import contextlib
 
 import pytest
+from offline_runs import read_offline
 from tolerances import tolerance
 
 import gradtrace as gt
@@ -91,6 +92,33 @@ def test_figures_go_where_the_trainer_reports(library, tmp_path, scalars, capsys
     assert got == pytest.approx(head.log2_grad_weight, abs=tolerance("torch", "log2", "float32"))
     assert hooks(trainer.model) == 0
     assert "gradtrace" not in "".join(capsys.readouterr())
+
+
+def test_all_reporters_get_them(library, tmp_path, monkeypatch):
+    mlflow, wandb = pytest.importorskip("mlflow"), pytest.importorskip("wandb")
+    environment = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_CONSOLE": "off", "WANDB_DIR": tmp_path}
+    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'store.db'}"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, str(value))
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(environment["MLFLOW_TRACKING_URI"])
+    try:
+        trainer = trainer_of(library, tmp_path, [gt.integrations.TrainerCallback()], report_to=["wandb", "mlflow"])
+        trainer.train()
+        wandb.finish()
+        wandb.teardown()  # waits until the file is whole
+        rows, _ = read_offline(tmp_path)
+        ours = [row for row in rows if "train/gradtrace/zeros" in row]
+        assert [row["train/global_step"] for row in ours] == [1, 3, 5, 7]
+        assert [row["train/global_step"] for row in rows if "train/loss" in row] == [2, 4, 6, 8]
+        client = mlflow.MlflowClient()
+        (run,) = client.search_runs([one.experiment_id for one in client.search_experiments()])
+        for key in (key for key in ours[0] if "gradtrace" in key):
+            history = client.get_metric_history(run.info.run_id, key.removeprefix("train/"))
+            assert [(one.step, one.value) for one in history] == [(row["train/global_step"], row[key]) for row in ours]
+    finally:
+        mlflow.set_tracking_uri(before)
+        wandb.teardown()
 
 
 def test_accumulation_and_checkpointing(library, tmp_path, scalars):

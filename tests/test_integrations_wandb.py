@@ -1,47 +1,12 @@
 """Figures of a watch in a run of W&B, offline; its file is read back with W&B's own messages."""
 
-import json
-import struct
-
 import pytest
+from offline_runs import read_offline
 
 import gradtrace as gt
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
-def records(path):
-    """Give the records of a file of a run: a log of blocks of 32 KiB, whose records may go over several."""
-    data, at, parts = path.read_bytes(), 7, []
-    assert data[:4] == b":W&B"
-    while at + 7 <= len(data):
-        if -at % 32768 < 7:  # no room for a header: padding
-            at += -at % 32768
-            continue
-        _, length, kind = struct.unpack_from("<IHB", data, at)
-        parts.append(data[at + 7 : at + 7 + length])
-        at += 7 + length
-        if kind in (1, 4):  # whole, or its last part
-            yield b"".join(parts)
-            parts = []
-
-
-def read(folder):
-    """Give the rows of a run, and the definitions of its metrics."""
-    from wandb.proto import wandb_internal_pb2
-
-    rows, metrics = [], {}
-    (path,) = folder.rglob("run-*.wandb")
-    for data in records(path):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        if record.WhichOneof("record_type") == "history":
-            items = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-            rows.append(items | {"_step": record.history.step.num})
-        if record.WhichOneof("record_type") == "metric":
-            metrics[record.metric.name or record.metric.glob_name] = record.metric.step_metric
-    return rows, metrics
 
 
 @pytest.fixture
@@ -89,7 +54,8 @@ def test_figures_stand_in_the_rows_of_the_users_own_steps(offline, tmp_path, as_
         rows = train(watched, model, 5, behind)
     run.log({"end": 1.0})
     run.finish()
-    got, metrics = read(tmp_path)
+    offline.teardown()  # waits until the file is whole
+    got, metrics = read_offline(tmp_path)
     with_loss = [row for row in got if "loss" in row]
     assert [row["_step"] for row in with_loss] == [10 * number if explicit else number for number in range(5)]
     with_figures = [row for row in got if "gradtrace/step" in row]
@@ -114,11 +80,22 @@ def test_steps_of_the_user_that_are_fewer_are_not_lost(offline, tmp_path):
             watched, model, 24, lambda number, loss: run.log({"loss": loss}, step=number // 8) if number % 8 == 7 else 0
         )
     run.finish()
-    rows, _ = read(tmp_path)
+    offline.teardown()
+    rows, _ = read_offline(tmp_path)
     assert [row["_step"] for row in rows if "loss" in row] == [0, 1, 2]
     steps = [row["gradtrace/step"] for row in rows if "gradtrace/step" in row]
     assert steps == sorted(steps)
     assert steps[-1] == 23
+
+
+def test_a_run_that_was_finished_too_early_ends_no_training(offline, tmp_path):
+    model = layers()
+    run = offline.init(project="p", dir=tmp_path)
+    with gt.watch(model) as watched:
+        watched.log_to(run)
+        with pytest.warns(RuntimeWarning, match="log_to: Run failed at step 1"):
+            rows = train(watched, model, 4, lambda number, loss: run.finish() if number == 1 else None)
+    assert len(rows) == 4
 
 
 def test_without_a_run_that_is_open(offline):

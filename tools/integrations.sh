@@ -8,7 +8,7 @@ place=build/integrations
 rm -rf "$place"
 python3 -m venv "$place"
 python=$place/bin/python
-"$python" -m pip install -q ${TORCH_PIP:-} 'torch==2.13.0'
+"$python" -m pip install -q ${TORCH_PIP:-} 'torch==2.13.0' numpy
 "$python" -c 'import torch; assert torch.version.cuda is None, "expected the CPU build of PyTorch; see TORCH_PIP"'
 # Both names of Lightning, and the other SummaryWriter, are tested too.
 "$python" -m pip install -q '.[integrations]' pytorch-lightning tensorboardX pytest hypothesis mpmath
