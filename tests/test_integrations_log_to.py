@@ -163,6 +163,19 @@ def test_writers_made_anew_in_a_loop_are_one_and_two_of_one_maker_are_two():
     assert kept.steps == [0, 1, 2, 3]
 
 
+def test_writers_without_end_are_refused():
+    model, rows = layers(), []
+    with gt.watch(model) as watched:
+        for number in range(64):
+            watched.log_to(lambda figures, step, number=number: rows.append(number))
+        with pytest.raises(ValueError, match="writer: expected at most 64 of a watch; a function that is made anew"):
+            watched.log_to(lambda figures, step: None)
+        train(model, 1)
+    assert rows == list(range(64))
+    watched.log_to(lambda figures, step: rows.append(step))
+    assert rows[64:] == [0]
+
+
 def test_options_stay_until_others_are_given_and_prefixes_are_logs_of_their_own():
     model, writer = layers(), Recorder()
     with gt.watch(model) as watched:

@@ -16,6 +16,8 @@ from gradtrace.integrations.writers import Write, writing
 
 __all__ = ["Log", "log_of", "log_to"]
 
+_MOST = 64  # writers of a watch at a time
+
 
 @dataclass(eq=False)
 class Log:
@@ -143,6 +145,11 @@ def log_of(
     prefix = prefix.strip("/")
     log = next((one for one in logs if one.is_of(writer, prefix)), None)
     if log is None:
+        if sum(one.write is not None for one in logs) >= _MOST:
+            raise ValueError(
+                f"writer: expected at most {_MOST} of a watch; a function that is made anew in a loop, with other "
+                "defaults, is another writer each time: make it before the loop"
+            )
         log = Log(weakref.ref(watch), weakref.ref(recorder), writer, writing(writer, prefix), prefix)
         logs.append(log)
     elif log.write is None:  # the context in which it was one has ended
