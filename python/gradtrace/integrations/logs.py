@@ -143,6 +143,7 @@ def log_of(
     if asked.get("inside") and not watch.inside:
         raise ValueError("inside: expected a watch that looks inside, watch(model, inside=True)")
     prefix = prefix.strip("/")
+    logs[:] = [one for one in logs if one.gone is None or one.gone() is not None]
     log = next((one for one in logs if one.is_of(writer, prefix)), None)
     if log is None:
         if sum(one.write is not None for one in logs) >= _MOST:
