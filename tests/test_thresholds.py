@@ -13,7 +13,9 @@ from gradtrace.analysis import thresholds
 def test_thresholds_are_the_ones_of_the_docs(request):
     text = (request.config.rootpath / "docs" / "diagnosis.md").read_text(encoding="utf-8")
     for name in (
+        "AT_GUESS",
         "LOST_BITS",
+        "REMEMBERED_STEPS",
         "HOPELESS_BITS",
         "SAMPLES",
         "SATURATED",

@@ -190,6 +190,7 @@ TABLE = {
     ("torch", "log2"): (1e-10, 1e-5, "bits; autograd of a few layers, far from underflow"),
     ("per sample", "log2"): (1e-9, 1e-4, "bits; sums over a thousand rows that cancel a thousandfold"),
     ("torch", "entries"): (1e-12, None, "absolute; float64 autograd, entries up to some tens"),
+    ("torch", "answers"): (1e-4, 1e-4, "relative; float32 logits and their softmax, of a few rows"),
     ("torch", "watched"): (1e-6, None, "relative; what the issue asks of norms that hooks measure"),
     ("torch", "inside"): (1e-9, None, "bits; gradients at outputs come from autograd, then tens of steps of ours"),
     ("torch", "inside changed"): (12.0, 12.0, "bits; over 200 steps, random weights of 64 units vary by 0.5 at each"),

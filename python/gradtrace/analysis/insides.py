@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from gradtrace.analysis import thresholds as limit
 from gradtrace.analysis.diagnosis import Finding
 from gradtrace.traces.modules import WatchTrace
 from gradtrace.traces.recurrent import RecurrentTrace
@@ -19,8 +20,10 @@ _SMALLEST = {"float32": -149.0, "float64": -1074.0}  # log2 of the smallest numb
 def quoted(trace: WatchTrace) -> Iterator[Finding]:
     """Give the findings of every recurrent inside, ``part`` its name; layers and steps are those of that trace.
 
-    A part of a model is not all of it: a short memory may be all that the task needs. So they are information, unless
-    the module passes nothing at all, whatever the task. Chains of layers are judged with the other modules.
+    A part of a model is not all of it: a short memory may be all that the task needs. So they are information; what
+    would be more is a warning where the loss stayed at a guess's for as many steps as most tasks are learned in, and
+    stays what it is where the module passes nothing at all, whatever the task. Chains of layers are judged with the
+    other modules.
     """
     for name, inside in trace.inside.items():
         if not isinstance(inside, RecurrentTrace):
@@ -28,8 +31,15 @@ def quoted(trace: WatchTrace) -> Iterator[Finding]:
         shut = _passes_nothing(inside)
         for one in inside.diagnose():
             severity = one.severity if shut else "information"
+            if one.severity != "information" and not shut and trace.at_guess >= limit.AT_GUESS:
+                severity = "warning"
+                one = replace(one, cause=f"{one.cause} The loss has stayed at that of a guess for {_steps(trace)}.")
             code = f"{inside.cell} = {_submodule(trace, name)}\n{one.code}" if one.code else ""
             yield replace(one, severity=severity, part=name, code=code)
+
+
+def _steps(trace: WatchTrace) -> str:
+    return f"{trace.at_guess} watched steps" + (" and more" if trace.at_guess >= limit.REMEMBERED_STEPS else "")
 
 
 def _passes_nothing(inside: RecurrentTrace) -> bool:

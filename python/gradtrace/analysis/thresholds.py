@@ -81,6 +81,11 @@ LARGE_BITS = 4.0
 #: Bits that the gradient may lose on its way to where the answer lies: 1/256 of the squared one at the end is left.
 #: Nearly all of bench.health's recurrent networks, even seeds, that lose more train late or never.
 ANSWER_BITS = 4.0
+#: Watched steps at a guess's loss that make a short memory more than information: half of those in which a task that
+#: needs none is learned (definitions of health: 60).
+AT_GUESS = 30
+#: So many are remembered.
+REMEMBERED_STEPS = 64
 #: A finding needs so large a share of the samples; samples of a batch differ, and a few strays are no diagnosis.
 SAMPLES = 0.25
 #: Share of entries with a derivative under 5 % of its largest. The critical sigmoid network (weights' deviation 10.15,

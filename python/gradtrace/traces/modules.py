@@ -104,6 +104,10 @@ class WatchTrace:
         losses are, are not among them. Of modules called one by one from outside the largest counts.
     along_outputs : float
         Cosine of that gradient with those outputs: near 1 where a quadratic loss is far above its targets.
+    at_guess : int
+        How many of the newest watched steps in a row, 64 at most, did no better than the best guess that knows none of
+        the inputs; told from the gradient at the outputs where the loss is a mean (binary) cross entropy of logits,
+        else 0.
     inside : Inside
         A `RecurrentTrace` for every recurrent module and a `StackTrace` for every chain of layers, by name: our own
         backward pass from what the hooks saw, per sample, gradients as the loss gave them (its mean over samples
@@ -124,6 +128,7 @@ class WatchTrace:
     notes: tuple[str, ...] = ()
     log2_cotangent: float = math.nan
     along_outputs: float = math.nan
+    at_guess: int = 0
     inside: Inside = field(default_factory=Inside)
     ledger: Ledger = field(default_factory=Ledger)
     per_sample: PerSample = field(default_factory=PerSample)

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from gradtrace import doors
-from gradtrace.checks import checked_count, checked_flag, checked_index, checked_names, shown
-from gradtrace.traces.inside import Inside
+from gradtrace.checks import checked_count, checked_flag, checked_names
 from gradtrace.traces.modules import WatchTrace
 from gradtrace.watch import hooks
 from gradtrace.watch.modules import is_recurrent, is_wanted, reachable, takes_hooks
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from gradtrace.traces.history import History
     from gradtrace.watch.recorder import Recorder
     from gradtrace.watch.samples import Asked
-    from gradtrace.watch.step import BackwardPass, Step
 
 __all__ = ["Watch", "watch"]
 
@@ -144,34 +142,9 @@ class Watch:
         ValueError
             If the step had no such backward pass.
         """
-        from gradtrace.watch.inside import look_inside
-        from gradtrace.watch.ledger import ledger_of_step
-        from gradtrace.watch.per_sample import norms_per_sample
-        from gradtrace.watch.rows import rows_of_step
+        from gradtrace.watch.reading import trace_of
 
-        step = self._recorder.last
-        if step is None:
-            got = "none" if self._recorder.step is None else "a forward pass alone"
-            if self._recorder.hidden:
-                got += "; a reentrant checkpoint around the whole model hides its forward pass, so watch what calls it"
-            raise RuntimeError(
-                f"watch: expected a forward and a backward pass of the model within the watch, got {got}"
-            )
-        passes = step.complete
-        chosen = _chosen(passes, backward, order)
-        rows = rows_of_step(step, chosen, self._recorder.names, self._recorder.owned)
-        insides: Inside = Inside()
-        left_out: list[str] = []
-        if checked_flag("inside", inside):
-            insides, left_out = look_inside(step, chosen, self._recorder.names)
-        samples, unknown = norms_per_sample(step, chosen, self._recorder.names)
-        notes = [*self._about_steps(step), *rows.notes, *self._about_model(), *self._about_pass(step, chosen)]
-        modules = rows.modules()
-        return WatchTrace(
-            modules, step.number, passes.index(chosen), len(passes), chosen.order, (*notes, *left_out, *unknown),
-            *rows.at_outputs(), inside=insides, ledger=ledger_of_step(step, chosen, modules, self._recorder.names),
-            per_sample=samples,
-        )  # fmt: skip
+        return trace_of(self._recorder, backward, order, checked_flag("inside", inside))
 
     @property
     def history(self) -> History:
@@ -179,8 +152,10 @@ class Watch:
 
         Within the context and behind it, as often as one likes; what was given stays as it was.
         """
+        from gradtrace.watch.reading import about_model
+
         recorder = self._recorder
-        return recorder.course.history(recorder.unfinished, recorder.names, recorder.owned, self._about_model())
+        return recorder.course.history(recorder.unfinished, recorder.names, recorder.owned, about_model(recorder))
 
     def loss(self, value: Any) -> Any:
         """Note the loss of the step, for `history`; where the model returns it as a single number this is not needed.
@@ -274,46 +249,6 @@ class Watch:
         """
         doors.log_to(self, self._recorder, self._logs, writer, prefix, modules, figures, backward, start, inside)
 
-    def _about_steps(self, step: Step) -> list[str]:
-        now = self._recorder.step
-        if now is None or now is step:
-            return []
-        begun = not now.passes and now.forwards  # by a forward pass, which waits for its backward pass
-        last = now.number - 1 if begun else now.number
-        notes = []
-        if last > step.number:
-            steps = f"step {last}" if last == step.number + 1 else f"steps {step.number + 1} to {last}"
-            why = f"every={self.every}" if self.every > 1 else "no backward pass of them ended"
-            notes.append(f"{steps} since then not recorded, {why}")
-        if begun:
-            notes.append(f"the forward pass of step {now.number} has had no backward pass yet")
-        return notes
-
-    def _about_model(self) -> list[str]:
-        notes = []
-        for module, name in self._recorder.closed.items():
-            seen = (
-                "seen as a whole" if takes_hooks(module) else "takes no hooks, only its parameters' gradients are seen"
-            )
-            notes.append(f"{name} ({type(module).__name__}): {seen}; watch the model before it is scripted or compiled")
-        holders: dict[int, list[str]] = {}
-        for module, name in self._recorder.names.items():
-            for parameter in self._recorder.owned(module):
-                holders.setdefault(id(parameter), []).append(name)
-        shared = sorted({tuple(dict.fromkeys(names)) for names in holders.values() if len(names) > 1})
-        return notes + [
-            f"{', '.join(names)}: share a parameter, whose one gradient counts for each" for names in shared
-        ]
-
-    def _about_pass(self, step: Step, one: BackwardPass) -> list[str]:
-        notes = []
-        if one.earlier:
-            notes.append("the gradient went on into forward passes of earlier steps, which are not shown")
-        if step.unmeasured:
-            names = ", ".join(sorted(step.unmeasured))
-            notes.append(f"{names}: tensors of a kind that is not measured (nested, of torch.func, without numbers)")
-        return [*notes, *sorted(one.torn)]
-
 
 def watch(
     model: Any,
@@ -379,17 +314,3 @@ def watch(
     recorded = [(name, module) for name, module, closed in found if is_wanted(name, module, closed, only)]
     asked = checked_asked(per_sample, sample_axis, most, recorded)
     return Watch(model, checked_count("every", every), only, flag, most, asked)
-
-
-def _chosen(passes: list[BackwardPass], backward: object, order: object) -> BackwardPass:
-    """Find a backward pass by its place among all, or among those of an order."""
-    if order is not None:
-        order = checked_count("order", order)
-        orders = sorted({one.order for one in passes})
-        passes = [one for one in passes if one.order == order]
-        if not passes:
-            raise ValueError(f"order: expected one of {', '.join(map(str, orders))}, got {order}")
-    place = checked_index("backward", backward, len(passes))
-    if not passes[place].kept:
-        raise ValueError(f"backward: expected one of the first {_MOST_PASSES} of the step, got {shown(backward)}")
-    return passes[place]

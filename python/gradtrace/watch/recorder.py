@@ -12,6 +12,7 @@ import torch
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from gradtrace.watch import hooks
+from gradtrace.watch.answers import Answers, loss_and_guess
 from gradtrace.watch.calls import Call, version
 from gradtrace.watch.chains import Chains, Role, role_of
 from gradtrace.watch.edges import uses_of_inputs
@@ -60,6 +61,8 @@ class Recorder:
         The newest.
     last : Step or None
         The newest recorded one with a backward pass.
+    answers : Answers
+        Whether the newest steps did better than a guess.
     hidden : bool
         Whether modules were called within a backward pass before any forward pass was seen.
     listeners : list of callable
@@ -78,6 +81,7 @@ class Recorder:
     is_open: bool = False
     step: Step | None = None
     last: Step | None = None
+    answers: Answers = field(default_factory=Answers)
     hidden: bool = False
     listeners: list[Callable[[Step], None]] = field(default_factory=list)
     course: Course = field(default_factory=Course)
@@ -398,6 +402,8 @@ class Recorder:
             return
         if isinstance(call, ForwardPass):
             output, call.outputs[place] = call.outputs[place], None  # it need not outlive the first backward pass
+            if one is step.passes[0]:
+                self.answers.take(step.number, loss_and_guess(gradient, output))
             if gradient.numel() > 1:
                 one.ends.setdefault(call, []).append((measured(gradient), *along(gradient, output)))
             return
