@@ -51,6 +51,26 @@ def test_matrix_product_keeps_nan_in_its_column(isa, dtype):
     np.testing.assert_array_equal(np.delete(out, 7, axis=1), 5)
 
 
+@pytest.mark.parametrize("shape", [(1,), (7,), (300,), (4, 5), (33, 1), (5, 700), (600, 3), (3, 4, 130), (9, 2, 1)])
+def test_squares_of_arrays_and_of_what_is_left_without_their_means(isa, dtype, shape):
+    x = (2 + np.random.default_rng(0).standard_normal(shape)).astype(dtype)
+    limit, exact = tolerance("watched tensor", "relative", dtype), x.astype(np.longdouble)
+    assert _core.sum_of_squares(x) == pytest.approx(float(np.sum(exact**2)), rel=limit)
+    for axis in range(x.ndim):
+        apart = float(np.sum((exact - exact.mean(axis=axis, keepdims=True)) ** 2))
+        assert _core.squares_apart(x, axis) == pytest.approx(apart, rel=limit, abs=0), axis
+
+
+def test_squares_of_what_is_no_such_array():
+    for x in (np.ones((4, 4), "f4").T[1:], np.ones(3, "i4"), np.ones(3, "f2"), np.ones((2, 3), "f8")[:, ::2]):
+        with pytest.raises((TypeError, ValueError), match=r"^x: expected "):
+            _core.sum_of_squares(x)
+    with pytest.raises(ValueError, match=r"^axis: expected an axis of x, got 2"):
+        _core.squares_apart(np.ones((2, 3)), 2)
+    assert np.isnan(_core.sum_of_squares(np.array([1.0, np.nan, 2.0])))
+    assert _core.sum_of_squares(np.zeros(0, "f4")) == 0
+
+
 @pytest.mark.parametrize("m", [1, 2, 7, 64])
 @pytest.mark.parametrize("n", [16, 48, 64])
 def test_pair_sums_are_weighted_in_float64(isa, dtype, m, n):

@@ -192,6 +192,7 @@ TABLE = {
     ("torch", "entries"): (1e-12, None, "absolute; float64 autograd, entries up to some tens"),
     ("torch", "answers"): (1e-4, 1e-4, "relative; float32 logits and their softmax, of a few rows"),
     ("torch", "watched"): (1e-6, None, "relative; what the issue asks of norms that hooks measure"),
+    ("watched tensor", "relative"): (1e-14, 1e-6, "16 squares are summed in T, then in float64; means round to T"),
     ("torch", "inside"): (1e-9, None, "bits; gradients at outputs come from autograd, then tens of steps of ours"),
     ("torch", "inside changed"): (12.0, 12.0, "bits; over 200 steps, random weights of 64 units vary by 0.5 at each"),
     ("torch", "loss"): (1e-12, 1e-6, "relative; both average the same float sums"),

@@ -6,6 +6,7 @@ namespace gt {
 
 void bind_isa(pybind11::module_& module);        // instruction sets, threads, build facts
 void bind_math(pybind11::module_& module);       // kernels one by one, for tests and benchmarks
+void bind_measures(pybind11::module_& module);   // norms of a watched model's tensors
 void bind_quantiles(pybind11::module_& module);  // over the samples of a trace
 void bind_random(pybind11::module_& module);     // random weights
 void bind_recurrent(pybind11::module_& module);  // recurrent networks, their traces and influence maps

@@ -170,6 +170,8 @@ struct ReduceKernels {
     void (*row_dot)(std::size_t rows, std::size_t columns, std::size_t ld, const T* x, const double* weight,
                     double* sums);
     double (*flat_squares)(std::size_t count, const T* x);  // sum of the squares, squared in T
+    // Sum over all entries of the square of x[r, c] less the mean of its column; means and differences in T.
+    double (*apart_squares)(std::size_t rows, std::size_t columns, std::size_t ld, const T* x);
     bool (*all_finite)(std::size_t count, const T* x);
     // to[c, r] = from[r, c] * factor[c] (factor null: 1); any sizes.
     void (*transpose)(std::size_t rows, std::size_t columns, const T* from, std::size_t ld_from, T* to,

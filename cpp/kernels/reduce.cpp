@@ -120,6 +120,52 @@ double flat_squares(std::size_t count, const T* x) {
     return reduce_add(total + widened(sum));
 }
 
+// Of rows narrower than a vector.
+template <class T>
+double apart_squares_narrow(std::size_t rows, std::size_t columns, std::size_t ld, const T* x) {
+    double total = 0;
+    for (std::size_t column = 0; column < columns; ++column) {
+        double sum = 0;
+        for (std::size_t row = 0; row < rows; ++row) sum += static_cast<double>(x[row * ld + column]);
+        const T mean = static_cast<T>(sum / static_cast<double>(rows));
+        for (std::size_t row = 0; row < rows; ++row) {
+            const double apart = static_cast<double>(x[row * ld + column] - mean);
+            total += apart * apart;
+        }
+    }
+    return total;
+}
+
+// Means first, then differences, while a block of columns is in cache.
+template <class T>
+double apart_squares(std::size_t rows, std::size_t columns, std::size_t ld, const T* x) {
+    if (columns < kLanes<T>) return apart_squares_narrow(rows, columns, ld, x);
+    constexpr std::size_t kBlock = 512;
+    double sum[kBlock];
+    T mean[kBlock];
+    VecF64 total{};
+    for (std::size_t column = 0; column < columns; column += kBlock) {
+        const std::size_t count = columns - column < kBlock ? columns - column : kBlock;
+        const T* block = x + column;
+        for (std::size_t i = 0; i < kBlock; ++i) sum[i] = 0;
+        for (std::size_t row = 0; row < rows; ++row)
+            for_each_vector(count, block + row * ld, T(0),
+                            [&](Vec<T> v, std::size_t i) GT_INLINE_LAMBDA { accumulate(sum + i, v); });
+        for (std::size_t i = 0; i < kBlock; ++i) mean[i] = static_cast<T>(sum[i] / static_cast<double>(rows));
+        for (std::size_t row = 0; row < rows; ++row)
+            for (std::size_t group = 0; group < count; group += kGroup * kLanes<T>) {
+                const std::size_t left = count - group, length = left < kGroup * kLanes<T> ? left : kGroup * kLanes<T>;
+                Vec<T> square{};
+                for_each_vector(length, block + row * ld + group, T(0), [&](Vec<T> v, std::size_t i) GT_INLINE_LAMBDA {
+                    const Vec<T> apart = v - load(mean + group + i);  // 0 in the padding, as its mean is
+                    square = apart * apart + square;
+                });
+                total += widened(square);
+            }
+    }
+    return reduce_add(total);
+}
+
 template <class T>
 bool all_finite(std::size_t count, const T* x) {
     Vec<T> sum{};  // x - x is 0, or NaN for good
@@ -192,6 +238,7 @@ constexpr ReduceKernels<T> table{.column_moments = column_moments<T>,
                                  .scale_columns = scale_columns<T>,
                                  .row_dot = row_dot<T>,
                                  .flat_squares = flat_squares<T>,
+                                 .apart_squares = apart_squares<T>,
                                  .all_finite = all_finite<T>,
                                  .transpose = transpose<T>,
                                  .pair_sums = pair_sums<T>,

@@ -1,19 +1,25 @@
 """What the hooks of a watch measure of one tensor: norms and shares.
 
-Each is a tensor of one number, so that nothing waits for a device. This room and those that use it need PyTorch.
+In the processor's memory the core reads the numbers where they lie, and each figure is a float; elsewhere it is a
+tensor of one number, so that nothing waits for a device. This room and those that use it need PyTorch.
 """
 
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+from gradtrace import _core
 from gradtrace.analysis.thresholds import FLAT
 
 __all__ = [
+    "Known",
     "along",
     "dead_share",
     "distinct_share",
@@ -39,6 +45,34 @@ _LAYOUTS = (torch.strided, torch.sparse_coo)
 _FUNCTIONS = getattr(torch._C, "_functorch", None)
 _ASKED = (getattr(_FUNCTIONS, name, None) for name in ("is_functorch_wrapped_tensor", "is_legacy_batchedtensor"))
 _OF_TRANSFORMS = tuple(ask for ask in _ASKED if ask is not None)
+# What the core reads, and between which sums squares keep their digits: those that underflow are nothing beside them.
+_RANGE = {torch.float32: (1e-20, 1e30), torch.float64: (1e-200, 1e200)}
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+# From so many entries on PyTorch's own reduction is the faster one, if it has so many threads; the core's has one.
+_MANY, _THREADS = 2**20, 6
+
+
+class Known:
+    """Norms of tensors, while these are there and unchanged: what one module gives is what another takes."""
+
+    __slots__ = ("_sizes",)
+
+    def __init__(self) -> None:
+        self._sizes: dict[int, tuple[weakref.ref[Any], int, Any]] = {}
+
+    def measured(self, values: Any) -> Any:
+        """Norm of a tensor, as `measured` gives it."""
+        key, now = id(values), -1 if values.is_inference() else values._version
+        known = self._sizes.get(key)
+        if known is not None and known[1] == now and known[0]() is values:
+            return known[2]
+        size = measured(values)
+        self._sizes[key] = weakref.ref(values), now, size
+        return size
+
+    def forget(self) -> None:
+        """Let go of all."""
+        self._sizes.clear()
 
 
 def norm(values: Any) -> Any:
@@ -56,10 +90,32 @@ def norm(values: Any) -> Any:
 
 def measured(values: Any) -> Any:
     """Norm of a tensor, or None where it has none: what is only watched must not fail for it."""
+    array = _seen(values)
+    if array is not None:
+        low, high = _RANGE[values.dtype]
+        squares = _core.sum_of_squares(array if values.is_contiguous() else array.ravel("K"))
+        if low < squares < high:
+            return math.sqrt(squares)
     try:
-        return norm(values.detach()) if measurable(values) else None
+        if not measurable(values):
+            return None
+        size = norm(values.detach())
+        return size.item() if size.is_cpu else size
     except (RuntimeError, TypeError):  # an operation or a type that this kind of tensor lacks, or no memory
         return None
+
+
+def _seen(values: Any) -> npt.NDArray[Any] | None:
+    """See a tensor as an array, of the same memory; None where the core cannot, or should not, read it."""
+    if values.dtype not in _RANGE or not values.is_cpu or type(values) not in _PLAIN:
+        return None
+    if values.numel() > _MANY and torch.get_num_threads() > _THREADS:
+        return None
+    try:
+        array: npt.NDArray[Any] = values.detach().numpy()
+    except (RuntimeError, TypeError):  # of a transform, or without memory of its own
+        return None
+    return array
 
 
 def dead_share(module: Any, values: Any) -> Any:
@@ -80,15 +136,27 @@ def saturated_share(module: Any, values: Any) -> Any:
     return (_SATURATING[kind](values) < FLAT).double().mean()
 
 
-def distinct_share(values: Any) -> Any:
-    """Share of the second moment that differs from sample to sample; None where there are no samples to compare."""
-    if not measurable(values) or values.is_complex() or values.is_sparse or values.ndim < 2 or not values.numel():
+def distinct_share(values: Any, whole: Any) -> Any:
+    """Share of the second moment that differs from sample to sample; None where there are no samples to compare.
+
+    ``whole`` is the norm of all.
+    """
+    if whole is None or values.ndim < 2:
         return None
     axes = [axis for axis in ((0, 1) if values.ndim == 3 else (0,)) if values.shape[axis] > 1]
-    apart = [measured(values - values.mean(dim=axis, keepdim=True)) for axis in axes]
-    whole = measured(values)
-    if not apart or whole is None:
+    array = _seen(values) if isinstance(whole, float) and axes else None
+    if array is not None:
+        array = np.ascontiguousarray(array)
+        most = max(_core.squares_apart(array, axis) for axis in axes)
+        if _RANGE[values.dtype][0] < most < math.inf:
+            return most / (whole * whole)
+    if not measurable(values) or values.is_complex() or values.is_sparse or not values.numel():
         return None
+    apart = [measured(values - values.mean(dim=axis, keepdim=True)) for axis in axes]
+    if not apart or any(one is None for one in apart):
+        return None
+    if isinstance(whole, float):
+        return 0.0 if whole == 0 else float(np.max(apart) / whole) ** 2
     share = (torch.stack(apart).amax() / whole) ** 2
     return torch.where(whole == 0, torch.zeros_like(share), share)
 

@@ -19,6 +19,7 @@ from gradtrace.watch.edges import uses_of_inputs
 from gradtrace.watch.history import Course
 from gradtrace.watch.kept import KeptOfStep
 from gradtrace.watch.measure import (
+    Known,
     along,
     dead_share,
     distinct_share,
@@ -91,10 +92,12 @@ class Recorder:
     _task: int = -1  # number of that pass
     _leaves: list[Any] = field(default_factory=list)  # hooks on tensors that outlive the step
     _parameters: dict[int, tuple[Any, Any]] = field(default_factory=dict)
+    _owned: dict[Any, list[Any]] = field(default_factory=dict)  # parameters of modules, in this step
     _lazy: bool = False  # whether parameters are still to come
     # Modules with children that run, and the exception that was being handled when they began.
     _outer: list[tuple[Any, Any]] = field(default_factory=list)
     _forward: ForwardPass | None = None
+    _known: Known = field(default_factory=Known)  # norms of outputs, until the forward pass ends, then of gradients
     _roles: dict[Any, Role | None] = field(default_factory=dict)
     _chains: Chains | None = None  # of the forward pass that runs
     _coming: Step | None = None  # the step that the forward pass belongs to if a backward pass can come by
@@ -171,6 +174,7 @@ class Recorder:
     def _begin(self, module: Any) -> ForwardPass:
         step = self.step
         if step is None or step.passes:
+            self._owned.clear()
             number = 0 if step is None else step.number + 1
             step = Step(number, number % self.every == 0)
             if step.recorded and self.kept_bytes:
@@ -195,6 +199,7 @@ class Recorder:
                     self._forward.outputs.append(tensor.detach() if kept else None)
                     self._hook_tensor(tensor, hooks.Gradient(self, self._forward, place))
         forward, step, self._forward, self._coming = self._forward, self._coming, None, None
+        self._known.forget()
         chains, self._chains = self._chains, None
         if forward is not None and forward.points is not None:
             forward.points.finish()
@@ -213,6 +218,7 @@ class Recorder:
         if self._coming is not None and self._forward in self._coming.forwards:
             self._coming.forwards.remove(self._forward)
         self._forward = self._coming = None
+        self._known.forget()
 
     def _count(self) -> None:
         """Make the forward pass that runs a part of its step."""
@@ -250,12 +256,12 @@ class Recorder:
             return
         if not enabled:  # a checkpoint may compute it again, and its parameters' gradients then come in parts
             step.in_parts.update(map(id, self.owned(module)))
-        call = self._measured(step, module, outputs[0].detach())
-        inputs = [tensor.detach() for tensor in tensors(given) if all(tensor is not one for one in outputs)]
+        call = self._measured(step, module, outputs[0])
+        inputs = [tensor for tensor in tensors(given) if all(tensor is not one for one in outputs)]
         if inputs and call.output is not None:
-            call.given, call.rows = measured(inputs[0]), rows_of(module, inputs[0])
+            call.given, call.rows = self._known.measured(inputs[0]), rows_of(module, inputs[0])
             if any(parameter.ndim > 1 for parameter in self.owned(module)):
-                call.distinct = distinct_share(inputs[0])
+                call.distinct = distinct_share(inputs[0].detach(), call.given)
         forward.calls.append(call)
         if self._hook_outputs(call, outputs):
             self._hook_uses(call, list(tensors(given)), outputs)
@@ -289,7 +295,7 @@ class Recorder:
         if not any(tensor.requires_grad for tensor in outputs):
             return
         if any(call.module is module and call.hook is None for call in step.calls):
-            call = self._measured(step, module, outputs[0].detach())
+            call = self._measured(step, module, outputs[0])
             call.recomputed_by = one.fired
             one.recomputed.append(call)
             self._hook_outputs(call, outputs)
@@ -297,7 +303,7 @@ class Recorder:
             self._keep(step, call, given, output)
 
     def _measured(self, step: Step, module: Any, values: Any) -> Call:
-        size = measured(values)
+        size, values = self._known.measured(values), values.detach()
         if size is None:
             step.unmeasured.add(self.names[module])
             return Call(step.number, module, values.numel())
@@ -330,6 +336,7 @@ class Recorder:
     def _hook_parameters(self, step: Step) -> None:
         """Hook the parameters that are there now: they may be new, or trained only from here on."""
         self._lazy = False
+        self._owned.clear()
         there = {id(parameter): parameter for module in self.names for parameter in self.owned(module)}
         step.versions = {key: version(parameter) for key, parameter in there.items()}
         for key in self._parameters.keys() - {key for key, one in there.items() if one.requires_grad}:
@@ -341,9 +348,15 @@ class Recorder:
 
     def owned(self, module: Any) -> list[Any]:
         """Parameters of a module itself, or of all that is in one that cannot be looked into."""
+        known = self._owned.get(module)
+        if known is not None:
+            return known
         parameters = list(module.parameters(recurse=module in self.closed))
         there = [one for one in parameters if not isinstance(one, UninitializedTensorMixin)]
-        self._lazy |= len(there) < len(parameters)
+        if len(there) < len(parameters):
+            self._lazy = True
+        else:
+            self._owned[module] = there
         return there
 
     def apart(self, values: Any) -> Any:
@@ -385,6 +398,7 @@ class Recorder:
     def passed(self, one: BackwardPass) -> None:
         """A backward pass ended."""
         one.end()
+        self._known.forget()
         step = self.step
         if step is not None and step.recorded and one in step.passes:
             self.last = step
@@ -405,7 +419,7 @@ class Recorder:
             if one is step.passes[0]:
                 self.answers.take(step.number, loss_and_guess(gradient, output))
             if gradient.numel() > 1:
-                one.ends.setdefault(call, []).append((measured(gradient), *along(gradient, output)))
+                one.ends.setdefault(call, []).append((self._known.measured(gradient), *along(gradient, output)))
             return
         if call.step == step.number and step.kept is not None:
             step.kept.reached(one.at_outputs, call, place, gradient)
@@ -417,7 +431,7 @@ class Recorder:
             one.torn.add(f"{self.names[call.module]}: the gradient of an output came in parts")
             one.gradients[call, place] = None
         else:
-            size = one.gradients[call, place] = measured(gradient)
+            size = one.gradients[call, place] = self._known.measured(gradient)
             if size is None:
                 step.unmeasured.add(self.names[call.module])
 
@@ -437,7 +451,7 @@ class Recorder:
             return
         for number, gradient in sent:
             if measurable(gradient):
-                one.sent(call, number, gradient.detach())
+                one.sent(call, number, gradient, self._known.measured)
 
     def weight_reached(self, parameter: Any, gradient: Any) -> None:
         """A gradient came to a parameter."""

@@ -232,8 +232,15 @@ def _whole(norms: dict[tuple[Call, int], Any]) -> dict[Call, Any]:
     own: dict[Call, list[Any]] = {}
     for (call, _), norm in norms.items():
         own.setdefault(call, []).append(norm)
-    return {call: None if any(one is None for one in parts) else parts[0] if len(parts) == 1
-            else torch.linalg.vector_norm(torch.stack(parts)) for call, parts in own.items()}  # fmt: skip
+    return {call: parts[0] if len(parts) == 1 else _root(parts) for call, parts in own.items()}
+
+
+def _root(norms: list[Any]) -> Any:
+    if any(one is None for one in norms):
+        return None
+    if any(isinstance(one, torch.Tensor) for one in norms):
+        return torch.linalg.vector_norm(torch.stack([torch.as_tensor(one, dtype=torch.float64) for one in norms]))
+    return math.hypot(*norms)
 
 
 def _log2(norms: Floats) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,9 +72,13 @@ class BackwardPass:
         else:
             self.weights[key] = measured(gradient)
 
-    def sent(self, call: Call, number: int, gradient: Any) -> None:
+    def sent(self, call: Call, number: int, gradient: Any, measure: Callable[[Any], Any]) -> None:
         """Take what a call sends back to an input, from one of the nodes that take it."""
         key = (call, number)
+        if call.uses[number] == 1:
+            self.to_inputs[key] = measure(gradient)
+            return
+        gradient = gradient.detach()
         came, whole = self.halves.pop(key, (0, None))
         whole = gradient if whole is None else whole + gradient
         if came + 1 < call.uses[number]:
