@@ -211,3 +211,62 @@ def test_plain_states_where_the_curve_is_flat_are_saturated():
     shifted = network.replaced(bias_ih=[network.bias_ih[0] - 5])
     assert "saturation" in alarms(traced(shifted, x, drawn, "all"))
     assert not alarms(traced(network, x, drawn, "all"))
+
+
+def running_sums(steps, samples=128):
+    x = np.random.default_rng(7).standard_normal((steps, samples, 1)).astype("float32")
+    return x, (np.cumsum(x, axis=0) / np.sqrt(steps)).astype("float32")
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_gates_that_are_taught_at_once_to_keep_more_are_no_alarm(cell):
+    """A running sum is lost by the gates where a quarter of it lies, but every nearer input tells a part of it, too."""
+    x, target = running_sums(60)
+    options = {"recurrent_init": "torch_default", "seed": 1}
+    network = gt.LSTM.random(1, 16, forget_bias=None, **options) if cell == "lstm" else gt.GRU.random(1, 16, **options)
+    readout = readout_of(network, 1)
+    trace = network.trace(x, readout=readout, target=target, loss="mse", at="all")
+    found = trace.diagnose().find("forgetting")
+    assert not alarms(trace)
+    assert found.evidence["log2_change_at_answer"] < -4
+    assert "falls at once" in found.cause
+    first = np.broadcast_to(x[:1, :, :1], target.shape).copy()  # the same weights and inputs, an answer far back alone
+    assert "forgetting" in alarms(network.trace(x, readout=readout, target=first, loss="mse", at="all"))
+
+
+def test_plain_weights_are_not_taught_so():
+    x, target = running_sums(60)
+    network = gt.RNN.random(1, 16, recurrent_init="torch_default", seed=1)
+    trace = network.trace(x, readout=readout_of(network, 1), target=target, loss="mse", at="all")
+    assert trace.outset_steps < 5
+    assert "vanishing" in alarms(trace)
+
+
+@pytest.mark.parametrize(("bias", "slow"), [(12.0, True), (0.0, False)])
+def test_gates_that_let_nothing_in_set_out_hopelessly_slowly(bias, slow):
+    """The last input is asked for, so nothing is lost on the way back; but it does not get into the state."""
+    x, drawn = symbols(20)
+    units = 24
+    network = gt.GRU.random(SYMBOLS, units, seed=1)
+    total = network.bias_ih[0].copy()
+    total[units : 2 * units] = bias
+    network = network.replaced(bias_ih=[total])
+    diagnosis = traced(network, x, drawn[-1]).diagnose()
+    assert diagnosis.healthy != slow
+    if slow:
+        found = diagnosis.find("vanishing")
+        assert found.evidence["outset_steps"] > 1000
+        assert "reset_parameters" in found.code
+
+
+def test_small_weights_behind_one_another_are_left_where_all_sequences_agree():
+    x = np.random.default_rng(8).standard_normal((6, 128, 3)).astype("float32")
+    small = gt.LSTM.random(3, 24, num_layers=2, gain=1e-3, seed=1)
+    small = small.replaced(weight_ih=[np.float32(1e-3) * w for w in small.weight_ih])
+    readout = readout_of(small, 3)
+    told = np.argmax(x.mean(axis=0), axis=1)
+    trace = small.trace(x, readout=readout, target=told, loss="cross_entropy")
+    assert trace.outset_steps > 1e4
+    assert not alarms(trace)
+    chance = np.random.default_rng(9).permutation(told)
+    assert alarms(small.trace(x, readout=readout, target=chance, loss="cross_entropy")) == {"vanishing"}

@@ -36,6 +36,10 @@ def test_thresholds_are_the_ones_of_the_docs(request):
         "FLAT",
         "DEAD_BY_CHANCE",
         "LOSSES_DIFFER",
+        "AT_ONCE",
+        "HOPELESS_STEPS",
+        "DOUBLED",
+        "AGREED",
     ):
         stated = re.search(rf"\| `{name}` \| ([\d.]+) \|", text)
         assert stated, name

@@ -136,6 +136,8 @@ TABLE = {
     ("theory", "bits a layer"): (0.1, 0.1, "against infinite width; 32 or 64 units, one network"),
     ("theory", "bits a layer of tanh"): (0.15, 0.15, "as above; saturation near the input takes a little more"),
     # What diagnoses, remedies and answers find, against theory.
+    ("outset", "slope"): (0.05, 0.05, "relative; means over quarters of 64 sequences against those over all 256"),
+    ("outset", "same"): (1e-4, 1e-4, "relative; sums of float32 products, and cosines of what is left of them"),
     ("found", "factor a layer"): (0.01, 0.01, "of 0.236; as many units and layers as the network at hand has"),
     ("found", "factor of the weights"): (0.02, 0.02, "of 3^(-1/2); as above"),
     ("found", "share of units"): (0.05, 0.05, "of 0.4; drawn by chance, a thousand units"),

@@ -173,6 +173,10 @@ _LOOK: Mapping[str, Advice] = {
         "compare outputs and targets, and see whether the loss really depends on the outputs",
         "print((model(x) - target).abs().max())",
     ),
+    "outset_steps": Advice(
+        "draw the weights anew, as large as PyTorch draws them, and see that the inputs are standardised",
+        "{cell}.reset_parameters()\nprint(x.mean({axes}), x.std({axes}))",
+    ),
     "data": _FEATURES,
     "dead_units": _FEATURES,
 }

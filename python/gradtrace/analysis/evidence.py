@@ -155,6 +155,8 @@ _SENTENCES: tuple[tuple[str, tuple[str, ...], Callable[[Evidence], str]], ...] =
     ("reach", (), lambda e: f"more than 1/64 of it reaches {_steps(e['reach'])} back"),
     ("answer_lag", ("log2_change_at_answer",), lambda e: f"the answer lies {_steps(e['answer_lag'])} back; there is "
      f"{factor(e['log2_change_at_answer'])} of the gradient at the end"),
+    ("outset_steps", (), lambda e: "at the slope where it sets out training would take "
+     f"{factor(math.log2(e['outset_steps']))} steps"),
     ("saturated", (), lambda e: f"{_share(e['saturated'])} of the values are where the curve is flat"),
     ("preactivation_std", ("preactivation_mean",), _inputs_of_units),
     ("dead_units", ("samples", *(f"dead_by_{key}" for key in _DEAD)), _dead),

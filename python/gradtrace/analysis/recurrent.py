@@ -12,6 +12,7 @@ from gradtrace.analysis import thresholds as limit
 from gradtrace.analysis.advice import advised
 from gradtrace.analysis.changes import fallen, memory, risen
 from gradtrace.analysis.diagnosis import Diagnosis, Finding, ranked
+from gradtrace.analysis.outset import sets_out_at_once, slow_outset
 from gradtrace.analysis.stacks import stack_findings
 from gradtrace.analysis.statistics import median, middle
 from gradtrace.analysis.underflow import subnormal_cause
@@ -33,6 +34,7 @@ Where = tuple[tuple[int, ...], tuple[int, int]]  # layers, and first and last st
 def diagnose_recurrent(trace: RecurrentTrace) -> Diagnosis:
     """Say what is wrong with a recurrent network, and why; worst finding first, those of a readout marked."""
     found = [*_over_time(trace), _input_size(trace), _saturation(trace), _flat(trace), _subnormal(trace)]
+    found.append(slow_outset(trace, found))
     if _learned(trace):
         found = [finding and _harmless(trace, finding) for finding in found]
     found = [*_data(trace), _forward_overflow(trace), *found]
@@ -141,6 +143,8 @@ def _asked_of(trace: RecurrentTrace, change: Floats, evidence: dict[str, float])
     if bits > -limit.ANSWER_BITS:
         near = f"the last {lag + 1} inputs, and the gradient reaches those" if lag else "the last input"
         return "information", f"It does no harm here: what is asked for is told by {near}."
+    if sets_out_at_once(trace):
+        return "information", "All the same the loss falls at once, and gates learn on the way to keep what it needs."
     text = f"What is asked for is told by inputs {_steps(lag)} back, where {factor(bits)} of the gradient is left."
     return limit.severity_of(bits), text
 
@@ -381,6 +385,6 @@ def _subnormal(trace: RecurrentTrace) -> Finding | None:
         evidence["first_zero_state"] = float(zero[-1])
         text += f" only, and before state {int(zero[-1]) + 1} it reads exactly 0"
     layers = tuple(int(k) for k in np.flatnonzero(lost.any(axis=1)))
-    needed = trace.loss is None or trace.steps - (trace.answer_lag or 0) <= first
+    needed = trace.loss is None or (trace.steps - (trace.answer_lag or 0) <= first and not sets_out_at_once(trace))
     severity = "warning" if needed else "information"
     return Finding("subnormal", severity, subnormal_cause(text), evidence, layers, (0, first), ("truncation",))

@@ -86,6 +86,15 @@ ANSWER_BITS = 4.0
 AT_GUESS = 30
 #: So many are remembered.
 REMEMBERED_STEPS = 64
+#: Steps that the slope at the outset promises, a twentieth of those that a healthy network takes: as the loss falls,
+#: the slope does.
+AT_ONCE = 5.0
+#: And ten times as many as a healthy network takes: the slope would have to grow tenfold.
+HOPELESS_STEPS = 1000.0
+#: Steps in which small weights double; from 1/1,000 of their size they come back in ten times as many.
+DOUBLED = 10.0
+#: Cosine of the gradients of two quarters of the sequences: half of their squares is common to all.
+AGREED = 0.5
 #: A finding needs so large a share of the samples; samples of a batch differ, and a few strays are no diagnosis.
 SAMPLES = 0.25
 #: Share of entries with a derivative under 5 % of its largest. The critical sigmoid network (weights' deviation 10.15,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from gradtrace.quiet import quiet
 
-__all__ = ["FEWEST_SAMPLES", "AskedLater", "answer_lag", "loss_of_guess"]
+__all__ = ["FEWEST_SAMPLES", "AskedLater", "answer_lag", "chosen_sequences", "loss_of_guess", "some_entries"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -59,7 +59,7 @@ def answer_lag(
         if at == "all":
             return None
         x = _from_the_end(x, lengths)
-    rows = _chosen(x, target, at)
+    rows = chosen_sequences(x, target, at)
     if len(rows) < FEWEST_SAMPLES:
         return None
     wanted, ends = _wanted(target[None, rows] if at == "last" else target[:, rows], steps)
@@ -86,16 +86,16 @@ class AskedLater:
         self, x: npt.NDArray[Any], target: npt.NDArray[Any], at: str, lengths: npt.NDArray[np.int64] | None
     ) -> None:
         self._asked = (x, target, at, lengths)
-        self._seen = [_some(x), _some(target)]
+        self._seen = [some_entries(x), some_entries(target)]
 
     def __call__(self) -> int | None:
         """Find it out; None where x or target are not what they were."""
         x, target, _, _ = self._asked
-        same = all(map(np.array_equal, self._seen, (_some(x), _some(target))))
+        same = all(map(np.array_equal, self._seen, (some_entries(x), some_entries(target))))
         return answer_lag(*self._asked) if same else None
 
 
-def _some(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def some_entries(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Copy some entries, of every part."""
     return np.array(values.reshape(-1)[:: values.size // _SEEN + 1])
 
@@ -133,7 +133,7 @@ def _from_the_end(x: npt.NDArray[Any], lengths: npt.NDArray[np.int64]) -> npt.ND
     return np.where((at >= 0)[:, :, None], x[np.maximum(at, 0), np.arange(x.shape[1])], 0)
 
 
-def _chosen(x: npt.NDArray[Any], target: npt.NDArray[Any], at: str) -> npt.NDArray[np.intp]:
+def chosen_sequences(x: npt.NDArray[Any], target: npt.NDArray[Any], at: str) -> npt.NDArray[np.intp]:
     """Choose different sequences, and their order, by what they hold: neither the user's order nor copies count."""
     asked = (target if at == "last" else np.moveaxis(target, 1, 0)).reshape(x.shape[1], -1)
     seen = np.random.default_rng(0).integers(1, 2**31, len(x) * x.shape[2] + asked.shape[1], dtype=np.int64)

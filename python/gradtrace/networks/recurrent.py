@@ -15,6 +15,7 @@ from gradtrace.memory import blames
 from gradtrace.networks.asked import AskedLater, loss_of_guess
 from gradtrace.networks.carried import Carried
 from gradtrace.networks.network import UNCHANGED, Network
+from gradtrace.networks.outset import Asked, OutsetLater
 from gradtrace.networks.recurrent_arguments import check_loss, checked_keep
 from gradtrace.networks.recurrent_initialisation import random_recurrent
 from gradtrace.networks.results import build_readout, build_trace
@@ -302,6 +303,10 @@ class Recurrent(Network):
         if readout is not None and target is not None:  # past a sample's end no target counts
             counts = ... if lengths is None or at == "last" else np.arange(x.shape[0])[:, None] < lengths
             readout_trace = build_readout(read, readout._facts, loss or "", target[counts])
+        later = None
+        if target is not None and loss is not None:
+            given = h0 is not None or c0 is not None
+            later = OutsetLater(self._core, readout, Asked(x, target, loss, at, lengths), given)
         facts = {
             "cell": self._cell.name,
             "dtype": str(self.dtype),
@@ -318,6 +323,9 @@ class Recurrent(Network):
             "loss_name": loss,
             "loss_of_guess": None if target is None else loss_of_guess(target, at, lengths),
             "answer_lag": None if target is None or self.bidirectional else AskedLater(x, target, at, lengths),
+            "outset_steps": None if later is None else later.steps,
+            "outset_doubling": None if later is None else later.doubling,
+            "outset_agreement": None if later is None else later.agreement,
             "readout": readout_trace,
         }
         return build_trace(facts, figures)

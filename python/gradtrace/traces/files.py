@@ -339,6 +339,9 @@ def _check_recurrent(trace: Any) -> None:
     _expect(trace.loss_name in (None, "cross_entropy", "mse"), "loss_name", "cross_entropy or mse")
     lag = trace.answer_lag
     _expect(lag is None or 0 <= lag < trace.steps, "answer_lag", f"0 to {trace.steps - 1}")
+    for name in ("outset_steps", "outset_doubling"):
+        _expect(getattr(trace, name) is None or getattr(trace, name) >= 0, name, "a number from 0 on")
+    _expect(trace.outset_agreement is None or abs(trace.outset_agreement) <= 1, "outset_agreement", "-1 to 1")
     _check_common(trace, trace.steps + 1)
 
 
