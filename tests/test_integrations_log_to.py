@@ -476,6 +476,7 @@ WRITERS = "writer: expected a SummaryWriter, wandb or a run of it, mlflow or (Ml
         ({"writer": None}, TypeError, WRITERS),
         ({"writer": "runs"}, TypeError, WRITERS),
         ({"writer": (3, "a")}, TypeError, WRITERS),
+        ({"writer": ()}, TypeError, WRITERS),
         ({"writer": Board}, TypeError, WRITERS + "or a function of figures and step, got the class Board"),
         ({"prefix": 3}, TypeError, "prefix: expected a string, got int"),
         ({"prefix": "/"}, ValueError, "prefix: expected a name, got '/'"),

@@ -30,7 +30,7 @@ class Callback:
         inside: bool = False,
     ) -> None:
         self._every = None if every is None else checked_count("every", every)
-        self._only = only if only is None or isinstance(only, str) else list(only)
+        self._only = only
         self._log_as: dict[str, Any] = {"prefix": prefix, "modules": modules, "figures": figures, "backward": backward}
         self._log_as["inside"] = checked_flag("inside", inside)
 

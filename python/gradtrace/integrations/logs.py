@@ -183,7 +183,7 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, MethodType):
         return bool(one == other)
     if isinstance(one, tuple):
-        return one[0] is other[0] and bool(one[1] == other[1])
+        return len(one) == len(other) and one[0] is other[0] and bool(one[1] == other[1])
     if not isinstance(one, FunctionType):
         return False
     mine, theirs = ((f.__code__, *(f.__closure__ or ()), *(f.__defaults__ or ())) for f in (one, other))
