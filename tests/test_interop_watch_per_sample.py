@@ -417,6 +417,25 @@ def test_another_forward_pass_is_not_taken_for_a_linear_map():
         assert list(watch.trace().per_sample) == ["1"]
 
 
+def test_an_output_that_a_hook_changed_is_said():
+    net, (x, y) = model(), images()
+    expected = one_by_one(copy.deepcopy(net), x, y)
+    handles = [net[0].register_forward_hook(lambda module, given, output: None)]
+    handles += [net[5].register_forward_hook(lambda module, given, output: 2 * output)]
+    with gt.watch(net, per_sample=True) as watch:
+        nn.functional.cross_entropy(net(x), y).backward()
+        trace = watch.trace()
+        nn.functional.cross_entropy(net[5](net[:5](x)) / 2, y).backward()
+        again = watch.trace()
+    assert np.isnan(trace.per_sample["5"]).all()
+    assert np.isfinite(trace.per_sample["0"]).all()
+    assert [note for note in trace.notes if "hook" in note] == [note for note in again.notes if "hook" in note]
+    assert_close(again.per_sample["0"], np.array(expected["0"]), BITS)
+    assert len([note for note in trace.notes if note.startswith("5: a hook changed its output")]) == 1
+    for handle in handles:
+        handle.remove()
+
+
 def test_inputs_are_let_go_when_the_step_is_over():
     net, (x, y) = model(), images()
     seen = []

@@ -273,7 +273,7 @@ class Recorder:
     def _keep(self, step: Step, call: Call, given: Any, output: Any) -> None:
         """Keep what a call was given: per sample if asked, for the inside if it is of a kind that is looked into."""
         if step.samples is not None:
-            step.samples.called(call, self.names[call.module], given)
+            step.samples.called(call, self.names[call.module], given, output)
         if step.kept is None:
             return
         module = call.module

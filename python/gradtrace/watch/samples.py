@@ -19,6 +19,9 @@ from gradtrace.watch.sample_norms import count_samples, is_linear_map, log2_samp
 
 __all__ = ["Asked", "Samples", "checked_asked"]
 
+# What autograd calls the last operation of a linear layer or convolution.
+_OWN = ("Add", "Addmm", "Convolution", "Linear", "Mm", "Squeeze", "UnsafeView", "View")
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -69,13 +72,16 @@ class Samples:
     left_out: set[str] = field(default_factory=set)
     _bytes: int = 0
 
-    def called(self, call: Call, name: str, given: Any) -> None:
+    def called(self, call: Call, name: str, given: Any, output: Any) -> None:
         """Keep what a module was given, if it was asked for."""
         x = next(tensors(given), None)
         if x is None or not self.asked.wants(name, call.module) or not _plain(x):
             return
         self.counts[call] = count_samples(call.module, x, self.asked.axis)
         if call.hook is None:  # a checkpoint may compute it again, and the gradient comes to that call
+            return
+        if not _is_own(call.module, output):
+            self.left_out.add(f"{name}: a hook changed its output, so that its gradients per sample are not known")
             return
         held = Held(x.detach(), version(x))
         if self._bytes + held.bytes > self.asked.most_bytes:
@@ -109,6 +115,14 @@ class Samples:
         """Let go of all inputs: the step is over."""
         self.held.clear()
         self._bytes = 0
+
+
+def _is_own(module: Any, output: Any) -> bool:
+    """Whether an output is what the module itself computed, not what another's hook, before ours, made of it."""
+    if len(module._forward_hooks) == 1 and not torch.nn.modules.module._global_forward_hooks:
+        return True
+    function = next(tensors(output)).grad_fn
+    return function is not None and function.name().split("Backward")[0] in _OWN
 
 
 def _plain(values: Any) -> bool:
