@@ -406,6 +406,51 @@ def test_parametrised_weights_are_taken_as_the_forward_pass_had_them():
         same(watched.trace().inside["inner"], norms)
 
 
+@pytest.mark.parametrize("kind", ["RNN", "GRU"])
+def test_a_chaotic_network_is_traced_and_said_to_be_one(kind):
+    torch.manual_seed(0)
+    model = getattr(nn, kind)(4, 64)
+    with torch.no_grad():
+        nn.init.orthogonal_(model.weight_hh_l0)
+        model.weight_hh_l0 *= 4 if kind == "RNN" else 10
+    trace = watched_once(model, torch.randn(150, 8, 4), lambda out: out[0][-1].square().sum())
+    inside = trace.inside[kind]
+    assert np.median(inside.log2_dh[0, 0] - inside.log2_dh[0, -1]) > 20
+    assert any("chaotic" in note for note in trace.notes)
+    assert "exploding" in inside.diagnose().kinds
+
+
+def test_a_gradient_that_somebody_changed_is_not_taken_for_the_modules():
+    def use(module, x):
+        y = module(x)[0]
+        y.register_hook(lambda gradient: 3 * gradient)
+        return y[-1]
+
+    for precision in (torch.float32, torch.float64):
+        trace = watched_once(
+            Around(rnn("LSTM").to(precision), use).to(precision), torch.randn(T, B, INPUTS).to(precision)
+        )
+        assert not trace.inside
+        assert any("something else takes part" in note for note in trace.notes)
+
+
+def test_weights_shared_with_other_modules():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.other = nn.Linear(4, 4).double(), nn.Linear(4, 4).double(), nn.Linear(4, 4).double()
+            self.other.weight = self.a.weight
+
+        def forward(self, x):
+            return self.b(self.a(x).tanh()) + self.other(x).exp()
+
+    model, x = Tied(), torch.randn(5, 4, dtype=F64)
+    trace, exact = watched_once(model, x), chain_gradients(model, x)
+    inside = trace.inside["a..b"]
+    for layer, own in enumerate("ab"):
+        assert np.abs(inside.log2_delta[layer] - exact[own]).max() < BITS
+
+
 def test_watching_changes_no_number():
     model, x = Classifier(units=8).double(), torch.randint(0, 40, (3, 6))
     model(x).square().sum().backward()
