@@ -62,17 +62,19 @@ def test_the_page_has_a_row_for_each_with_the_losses_that_it_prints():
         assert [loss for loss in losses if loss not in printed(GALLERY / f"{name}.ipynb")] == []
 
 
-STORED = "information: forgetting\n  It is 4.1e-39 times, states 0 to 192.\n| -----\n"
+STORED = "information: forgetting\n  It is 4.1e-9 times, states 0 to 192, 3.3e-15.\n| -----\n"
 
 
 @pytest.mark.parametrize(
     ("now", "same", "once_trained"),
     [
         (STORED, True, True),
-        (STORED.replace("4.1e-39", "4.2e-39").replace("192", "191").replace("-----", "------"), True, True),
+        (STORED.replace("4.1e-9", "4.2e-9").replace("192", "191").replace("-----", "------"), True, True),
         (STORED.replace("0 to", "0\n  to"), True, True),
-        (STORED.replace("4.1e-39", "4.4e-39"), False, True),
+        (STORED.replace("4.1e-9", "4.4e-9"), False, True),
         (STORED.replace("192", "185"), False, True),
+        (STORED.replace("3.3e-15", "2.2e-15"), True, True),
+        (STORED.replace("3.3e-15", "2.2e-16"), False, True),
         (STORED.replace("forgetting", "vanishing"), False, False),
         (STORED + "warning: more", False, False),
         ("", False, False),

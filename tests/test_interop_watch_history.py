@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -304,3 +305,18 @@ def test_the_map_of_modules_and_steps():
         plt.close(ax.figure)
     with pytest.raises(ValueError, match="history: expected a step"):
         gt.watch(model).history.plot()
+
+
+@pytest.mark.parametrize("depth", [4, 9, 12, 40])
+def test_names_beside_the_map_stand_apart(depth):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(depth)))
+    with gt.watch(model) as watched:
+        model(torch.ones(2, 4)).sum().backward()
+    figure, ax = plt.subplots(figsize=(7, 3))
+    watched.history.plot(ax=ax)
+    figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in ax.get_yticklabels()]
+    assert len(boxes) >= 4
+    assert all(below.y1 <= above.y0 + 1 for below, above in pairwise(boxes))  # a pixel of what is no ink
+    plt.close(figure)

@@ -6,6 +6,8 @@ python tools/gallery.py [--check] [NAME ...]
 from __future__ import annotations
 
 import argparse
+import base64
+import io
 import os
 import re
 import sys
@@ -18,11 +20,14 @@ import nbformat
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
+from PIL import Image
 
 GALLERY = Path(__file__).resolve().parent.parent / "docs" / "gallery"
 SECONDS = 120
 # Another processor rounds otherwise: a hundredth, and one unit of the last printed digit.
 NEAR = 0.01
+# Below 2^-46 a share of squares is of float32's rounding: so many times as much is the same.
+ROUNDED, TIMES = 2.0**-46, 4
 # Cells whose numbers are of training, where rounding grows: their words are compared, their numbers by asserts.
 TRAINED = "trained"
 _NUMBER = re.compile(r"(?<![\w.])[-+−]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
@@ -58,7 +63,17 @@ def tidied(book: Any) -> Any:
         cell.metadata = {"tags": tags} if tags else {}
         for output in cell.get("outputs", []):
             output.get("metadata", {}).clear()
+            picture = output.get("data", {}).get("image/png")
+            if picture:
+                output.data["image/png"] = _smaller(picture)
     return book
+
+
+def _smaller(picture: str) -> str:
+    """Draw a picture with 48 colours, which a plot's are, at a third of the size."""
+    file = io.BytesIO()
+    Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB").quantize(48).save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def printed(cell: Any) -> str:
@@ -90,6 +105,8 @@ def _alike(one: str, other: str, trained: bool) -> bool:
 
 def _near(one: str, other: str) -> bool:
     a, b = (float(text.replace("−", "-")) for text in (one, other))
+    if min(a, b) > 0 and max(a, b) < ROUNDED:
+        return max(a, b) < TIMES * min(a, b)
     return abs(a - b) <= NEAR * max(abs(a), abs(b)) + 1.01 * max(_unit(one), _unit(other))
 
 

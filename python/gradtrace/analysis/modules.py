@@ -22,9 +22,9 @@ Floats = npt.NDArray[np.float64]
 
 # What helps with most models; nothing is tried here, since a model of any kind cannot be rebuilt.
 _REMEDIES = {
-    "vanishing": ("residual", "layer_norm", "he_initialisation"),
+    "vanishing": ("scaled_residual", "layer_norm", "he_initialisation"),
     "exploding": ("layer_norm", "he_initialisation", "gradient_clipping"),
-    "bias_shift": ("residual", "layer_norm", "he_initialisation"),
+    "bias_shift": ("scaled_residual", "layer_norm", "he_initialisation"),
     "data": ("standardised_inputs",),
     "dead_units": ("leaky_relu", "zero_bias"),
     "saturation": ("layer_norm", "standardised_inputs"),

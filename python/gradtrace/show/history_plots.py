@@ -13,7 +13,7 @@ from gradtrace.traces.history import History
 
 __all__ = ["plot_history"]
 
-_MOST_NAMES = 30
+_MOST_NAMES, _POINTS = 30, 14.0  # and the height of a line of them
 _LABELS = {"log2_grad_output": "|dL/d(output)|", "log2_output": "|output|", "log2_grad_weight": "|weight gradient|",
            "log2_weight": "|weight|", "log2_input": "|input|"}  # fmt: skip
 
@@ -30,7 +30,8 @@ def plot_history(history: History, figure: str = "log2_grad_output", ax: Axes | 
     label = f"{_LABELS[figure]}, log2" if figure in _LABELS else figure
     if ax.figure is not None:
         ax.figure.colorbar(image, ax=ax, label=label)
-    shown = shown_layers(len(there), _MOST_NAMES)
+    height = ax.bbox.height * 72 / ax.figure.dpi if ax.figure is not None else np.inf
+    shown = shown_layers(len(there), int(min(_MOST_NAMES, max(2, height / _POINTS))))
     ax.set_yticks(shown, [history.names[there[place]] for place in shown], fontsize="small")
     ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     last = len(history) - 1
