@@ -256,7 +256,7 @@ def test_the_lines_of_a_remedy_by_name_do_what_it_does_for_any_number_of_steps(n
     applied, written = kind(3, 5), kind(3, 5)
     written.load_state_dict(applied.state_dict())
     gt.remedy(name).apply(applied, steps=40)
-    exec(gt.remedy(name).code, {"rnn": written, "steps": 40, "math": math})
+    exec(gt.remedy(name).code, {"model": written, "nn": nn, "steps": 40, "math": math})
     carried = [(one.bias_ih_l0 + one.bias_hh_l0)[5:10].detach().numpy() for one in (applied, written)]
     np.testing.assert_allclose(*carried, rtol=tolerance("remedies", "lines"))
     assert "steps - 2" in gt.remedy("chrono").code

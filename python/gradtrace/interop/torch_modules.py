@@ -16,13 +16,13 @@ from gradtrace.networks import Recurrent
 from gradtrace.networks.recurrent import last_output
 from gradtrace.networks.stack import Stack
 
-__all__ = ["from_torch"]
+__all__ = ["WRAPPERS", "from_torch"]
 
 Array = npt.NDArray[Any]
 
 _SAMPLES, _STEPS = 4, 5
-# Modules that hold another and do as it does.
-_WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
+#: Modules that hold another and do as it does.
+WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
 
 
 @blames("example", "pass fewer samples")
@@ -70,8 +70,8 @@ def from_torch(module: Any, example: Any = None, check: bool = True) -> Stack | 
         raise ImportError("from_torch needs PyTorch; pip install 'gradtrace[torch]'") from None
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
-    while type(module).__name__ in _WRAPPERS:
-        module = getattr(module, _WRAPPERS[type(module).__name__])
+    while type(module).__name__ in WRAPPERS:
+        module = getattr(module, WRAPPERS[type(module).__name__])
     if isinstance(module, torch.jit.ScriptModule):
         raise RefusedError(type(module).__name__, "a scripted module cannot be followed; pass what it was made of")
     modes = {child: child.training for child in module.modules()}

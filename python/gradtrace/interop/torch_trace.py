@@ -118,7 +118,8 @@ def _rooted(module: Any, inputs: int) -> Any:
     """Make a module of one child: torch.fx looks into the root, whatever it is."""
     root = type("Root", (nn.Module,), {"forward": _FORWARDS[inputs - 1]})()
     root.add_module("0", module)
-    return root.train(module.training)
+    root.training = module.training
+    return root
 
 
 def _demanded(module: Any) -> tuple[str, ...]:

@@ -1,109 +1,39 @@
-"""A remedy on a PyTorch module: weights, biases, activations, norms and skip connections, in place."""
+"""A tried remedy on the PyTorch module of its network: weights, biases, activations, norms and skip connections."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from gradtrace.activations import ACTIVATIONS
 from gradtrace.interop.torch_build import activation_module
+from gradtrace.interop.torch_modules import from_torch
 from gradtrace.networks.stack import Stack
+from gradtrace.remedies.places import (
+    Place,
+    checked_module,
+    evaluated,
+    is_activation,
+    leaves,
+    or_as_it_was,
+    unwrapped,
+    write,
+)
 
-__all__ = ["apply_generally", "apply_network", "checked_module"]
+__all__ = ["CELLS", "OutsideError", "apply_network", "apply_recurrent", "check_shapes", "shapes_of", "skip"]
 
-_CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn"}
-
-
-def checked_module(module: Any) -> Any:
-    """Give torch.nn; TypeError where it is no module, ImportError without PyTorch."""
-    try:
-        from torch import nn
-    except ModuleNotFoundError:
-        raise ImportError("apply needs PyTorch; pip install 'gradtrace[torch]'") from None
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
-    return nn
-
-
-@dataclass
-class _Place:
-    """Where a module hangs: its owner, and the name there."""
-
-    owner: Any
-    key: str
-
-    @property
-    def module(self) -> Any:
-        return self.owner._modules[self.key]
-
-    def put(self, module: Any) -> None:
-        """Put another one there, in the mode of the one before it."""
-        self.owner._modules[self.key] = module.train(self.module.training)
+#: PyTorch's recurrent modules -> ours.
+CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn"}
+_TWICE = "module: expected a block for each layer, got one that is used twice; see the remedy's code"
+_PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-def _leaves(module: Any) -> list[_Place]:
-    """Give what stands in a module and has no parts itself, in order; what is used twice is there twice."""
-    found = []
-    for key, child in module._modules.items():
-        if child is None:
-            continue
-        found += _leaves(child) if child._modules else [_Place(module, key)]
-    return found
+class OutsideError(ValueError):
+    """A module whose forward() stands in the way of a change from outside."""
 
-
-@contextmanager
-def _or_as_it_was(module: Any) -> Iterator[None]:
-    """Put a module back after an exception: the same parts and parameters, which an optimiser may hold, by value."""
-    import torch
-    from torch.nn.parameter import is_lazy
-
-    parts = list(module.modules())
-    attributes = [dict(part.__dict__) for part in parts]
-    tables = [(value, value.copy()) for own in attributes for value in own.values() if type(value) in (dict, list)]
-    tensors = [one for one in (*module.parameters(), *module.buffers()) if not is_lazy(one) and not one.is_inference()]
-    values = [one.detach().clone() for one in tensors]
-    modes = [part.training for part in parts]
-    try:
-        yield
-    except BaseException:
-        for part, own in zip(parts, attributes, strict=True):
-            part.__dict__.clear()
-            part.__dict__.update(own)
-        for table, before in tables:
-            table.clear()
-            table.extend(before) if isinstance(table, list) else table.update(before)
-        with torch.no_grad():
-            for one, value in zip(tensors, values, strict=True):
-                one.copy_(value)
-        raise
-    for part, training in zip(parts, modes, strict=True):
-        part.training = training
-
-
-@contextmanager
-def _evaluated(module: Any) -> Iterator[None]:
-    """Run a module in eval mode and without gradients; every part has its own mode again afterwards."""
-    import torch
-
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        with torch.no_grad():
-            module.eval()
-            yield
-    finally:
-        for part, training in modes:
-            part.training = training
-
-
-def _is_activation(module: Any) -> bool:
-    return type(module).__name__ in {word for row in ACTIVATIONS.values() for word in row.torch.split()}
-
-
-# With a network ------------------------------------------------------------------------------------------------------
+    def __init__(self) -> None:
+        super().__init__("module: its forward() does what cannot be changed from outside; see the remedy's code")
 
 
 def apply_network(module: Any, network: Any) -> None:
@@ -117,17 +47,31 @@ def apply_network(module: Any, network: Any) -> None:
         With the change.
     """
     nn = checked_module(module)
-    with _or_as_it_was(module):
+    module = unwrapped(module)
+    with or_as_it_was(module):
+        before = _read(module)
         if isinstance(network, Stack):
-            _apply_stack(nn, module, network)
+            _apply_stack(nn, module, network, before if isinstance(before, Stack) else None)
             _check(module, network)
-        else:
-            replaced = any(type(part).__name__ in _CELLS.keys() - {_cell(network)} for part in module.modules())
-            checked = replaced and type(module).forward is not nn.Module.forward  # nn.ModuleDict has none
-            shapes = _shapes(module, network) if checked else None
-            _apply_recurrent(nn, module, network)
-            if checked:
-                _check_shapes(module, network, shapes)
+            return
+        replaced = any(type(part).__name__ in CELLS.keys() - {_cell(network)} for part in module.modules())
+        checked = replaced and type(module).forward is not nn.Module.forward  # nn.ModuleDict has none
+        shapes = shapes_of(module, network.input_size) if checked else None
+        apply_recurrent(nn, cell_places(module), network, None if isinstance(before, Stack) else before)
+        if checked:
+            check_shapes(module, network.input_size, shapes)
+        if before is not None and not isinstance(before, Stack):
+            _check_recurrent(module, network)
+
+
+def _read(module: Any) -> Any:
+    """Give the network that a module is, compared where random inputs fit it; None where it is none."""
+    try:
+        return from_torch(module)
+    except ValueError as error:
+        if not str(error).startswith("example:"):
+            return None
+    return from_torch(module, check=False)
 
 
 def _check(module: Any, network: Stack) -> None:
@@ -135,26 +79,46 @@ def _check(module: Any, network: Stack) -> None:
     import torch
 
     x = np.random.default_rng(0).standard_normal((4, network.sizes[0])).astype(network.dtype)
-    first = next(module.parameters())
-    try:
-        with _evaluated(module):
-            got = module(torch.as_tensor(x).to(first)).double().cpu().numpy()
-    except Exception:
-        raise ValueError(f"module: expected one that takes inputs of shape (batch, {network.sizes[0]})") from None
+    after = _read(module)
+    if isinstance(after, Stack):
+        got = after.forward(x) if after.sizes[0] == network.sizes[0] else None
+    else:
+        first = next(module.parameters())
+        try:
+            with evaluated(module):
+                got = module(torch.as_tensor(x).to(first)).double().cpu().numpy()
+        except Exception:
+            raise ValueError(f"module: expected one that takes inputs of shape (batch, {network.sizes[0]})") from None
     wanted = network.forward(x)
-    near = np.abs(got - wanted) <= 1e-3 * np.abs(wanted).max() if got.shape == wanted.shape else np.False_
+    near = np.False_
+    if got is not None and got.shape == wanted.shape:
+        near = np.abs(got - wanted) <= 1e-3 * np.abs(wanted).max()
     if not np.all(near | ~np.isfinite(wanted)):
-        raise ValueError("module: its forward() does what cannot be changed from outside; see the remedy's code")
+        raise OutsideError
 
 
-def _shapes(module: Any, network: Any) -> Any:
+def _check_recurrent(module: Any, network: Any) -> None:
+    """Compare arrays, where the module is read again."""
+    after = _read(module)
+    if after is None:
+        return
+    same = type(after) is type(network)
+    for part in _PARTS if same else ():
+        for a, b in zip(getattr(after, part), getattr(network, part), strict=True):
+            a, b = (0.0 if one is None else one for one in (a, b))
+            same = same and bool(np.allclose(a, b, rtol=1e-4, atol=1e-6, equal_nan=True))
+    if not same:
+        raise OutsideError
+
+
+def shapes_of(module: Any, inputs: int) -> Any:
     """Give the shapes of a module's outputs, of values or of indices that go in; None where it takes neither."""
     import torch
 
     first = next(module.parameters())
-    for x in (first.new_zeros(7, 3, network.input_size), first.new_zeros(7, 3, dtype=torch.long)):
+    for x in (first.new_zeros(7, 3, inputs), first.new_zeros(7, 3, dtype=torch.long)):
         try:
-            with _evaluated(module):
+            with evaluated(module):
                 return _nested(module(x))
         except Exception:  # of any kind: what a forward() raises is its own affair
             continue
@@ -169,87 +133,120 @@ def _nested(output: Any) -> Any:
     return getattr(output, "shape", None)
 
 
-def _check_shapes(module: Any, network: Any, before: Any) -> None:
+def check_shapes(module: Any, inputs: int, before: Any) -> None:
     """Refuse where a forward() takes the state of another kind of cell for that of its own, or cannot be run."""
     if before is None:
         raise ValueError(
             "module: its forward() takes other inputs than a sequence, so that it cannot be checked with another "
             "kind of cell; see the remedy's code"
         )
-    if _shapes(module, network) != before:
+    if shapes_of(module, inputs) != before:
         raise ValueError(
             "module: its forward() gives outputs of other shapes with another kind of cell; see the remedy's code"
         )
 
 
-def _write(layer: Any, name: str, values: Any) -> None:
-    """Set a parameter's values; it is made where the module has none."""
-    import torch
-    from torch import nn
-
-    own = getattr(layer, name)
-    with torch.no_grad():
-        if own is None and values is not None:
-            reference = next(layer.parameters())
-            setattr(layer, name, nn.Parameter(torch.as_tensor(values).to(reference)))
-        elif own is not None:
-            own.copy_(torch.as_tensor(np.zeros(tuple(own.shape)) if values is None else np.array(values)))
+# Stacks ---------------------------------------------------------------------------------------------------------------
 
 
-def _apply_stack(nn: Any, module: Any, network: Stack) -> None:
-    leaves = _leaves(module)
-    at = [i for i, leaf in enumerate(leaves) if isinstance(leaf.module, nn.Linear)]
-    shapes = [tuple(leaves[i].module.weight.shape) for i in at]
+def _apply_stack(nn: Any, module: Any, network: Stack, before: Stack | None) -> None:
+    places = leaves(module)
+    at = [i for i, place in enumerate(places) if isinstance(place.module, nn.Linear)]
+    shapes = [tuple(places[i].module.weight.shape) for i in at]
     wanted = [weight.shape for weight in network.weights]
     if shapes != wanted:
         raise ValueError(f"module: expected linear layers of shapes {str(wanted)[:80]}, got {str(shapes)[:80]}")
-    for layer, (first, end) in enumerate(zip(at, [*at[1:], len(leaves)], strict=True)):
-        if not isinstance(leaves[first].module, nn.Linear):  # changed with an earlier layer
-            raise ValueError(
-                "module: expected a block for each layer, got one that is used twice; see the remedy's code"
-            )
-        _write(leaves[first].module, "weight", network.weights[layer])
-        _write(leaves[first].module, "bias", network.biases[layer])
-        _shape_layer(nn, leaves[first:end], network, layer)
+    known = before if before is not None and before.sizes == network.sizes else None
+    layers = [_Layer(places[first:end]) for first, end in zip(at, [*at[1:], len(places)], strict=True)]
+    for layer, one in enumerate(layers):
+        if not isinstance(one.linear.module, nn.Linear):  # changed with an earlier layer
+            raise ValueError(_TWICE)
+        for part, arrays in (("weight", network.weights), ("bias", network.biases)):
+            if known is None or not _same(
+                getattr(known, f"{part}{'s' if part == 'weight' else 'es'}")[layer], arrays[layer]
+            ):
+                write(one.linear.module, part, arrays[layer])
+        one.take_form(nn, network, layer)
+    _connect(nn, layers, network)
 
 
-def _shape_layer(nn: Any, leaves: Sequence[_Place], network: Stack, layer: int) -> None:
-    """Give a linear layer the activation, the norm and the skip connection that the network has there."""
-    linear, name = leaves[0], network.activation[layer]
-    activation = next((leaf for leaf in leaves[1:] if _is_activation(leaf.module)), None)
-    if activation is not None and repr(wanted := activation_module(name)) != repr(activation.module):
-        activation.put(wanted)
-    normalised = any(isinstance(leaf.module, nn.LayerNorm) for leaf in leaves[1:])
-    if network.layer_norm[layer] is not None and not normalised:
-        units = network.sizes[layer + 1]
-        norm = nn.LayerNorm(units).to(linear.module.weight)
-        linear.put(nn.Sequential(linear.module, norm))
-    scale = network.residual[layer]
-    inside = type(linear.owner).__name__ == "Skip" or activation is None
-    if scale is not None and not inside and activation is not None:
-        others = [leaf.module for leaf in leaves[1 : leaves.index(activation)]]
-        linear.put(_skip(nn.Sequential(linear.module, *others, activation.module), float(scale)))
-        for leaf in leaves[1 : leaves.index(activation) + 1]:
-            leaf.put(nn.Identity())
+def _same(a: Any, b: Any) -> bool:
+    """Whether an array stays: what became part of it, such as a batch normalisation, is the module's own affair."""
+    return a is b or (a is not None and b is not None and np.array_equal(a, b, equal_nan=True))
 
 
-def _skip(block: Any, scale: float) -> Any:
+class _Layer:
+    """A linear layer's place, and what comes behind it up to the next one."""
+
+    def __init__(self, places: Sequence[Place]) -> None:
+        self.linear, self.rest = places[0], list(places[1:])
+        self.activation = next((place for place in self.rest if is_activation(place.module)), None)
+        self.skips = type(self.linear.owner).__name__ == "Skip" or any(
+            type(place.owner).__name__ == "Skip" for place in places[:1]
+        )
+
+    def take_form(self, nn: Any, network: Stack, layer: int) -> None:
+        """Give the layer the activation and the norm that the network has there."""
+        if self.activation is not None:
+            wanted = activation_module(network.activation[layer])
+            if repr(wanted) != repr(self.activation.module):
+                self.activation.put(wanted)
+        normalised = any(isinstance(place.module, nn.LayerNorm) for place in self.rest)
+        if network.layer_norm[layer] is not None and not normalised:
+            norm = nn.LayerNorm(network.sizes[layer + 1]).to(self.linear.module.weight)
+            self.linear.put(nn.Sequential(self.linear.module, norm))
+
+
+def _connect(nn: Any, layers: Sequence[_Layer], network: Stack) -> None:
+    """Put skip connections around layers; an activation that several share goes into each of their blocks."""
+    scales = [None if one.skips or one.activation is None else network.residual[k] for k, one in enumerate(layers)]
+    moved = {_key(one.activation) for one, scale in zip(layers, scales, strict=True) if scale is not None}
+    emptied: list[Place] = []
+    for one, scale in zip(layers, scales, strict=True):
+        if one.activation is None or _key(one.activation) not in moved or one.skips:
+            continue
+        if one.linear.module in (other.linear.module for other in layers if other is not one):
+            raise ValueError(_TWICE)
+        inside = one.rest[: one.rest.index(one.activation)]
+        block = nn.Sequential(one.linear.module, *(place.module for place in inside), one.activation.module)
+        one.linear.put(block if scale is None else skip(block, float(scale)))
+        emptied += [*inside, one.activation]
+    for place in emptied:
+        place.put(nn.Identity())
+
+
+def _key(place: Place | None) -> tuple[int, str] | None:
+    return None if place is None else (id(place.owner), place.key)
+
+
+def skip(block: Any, scale: float) -> Any:
+    """Give a block with a skip connection around it."""
     from gradtrace.interop.torch_parts import Skip
 
     return Skip(block, scale)
 
 
-def _apply_recurrent(nn: Any, module: Any, network: Any) -> None:
+# Recurrent networks ---------------------------------------------------------------------------------------------------
+
+
+def cell_places(module: Any) -> list[Place]:
+    """Give the places of recurrent modules; a module that is one itself hangs on nothing."""
+    if type(module).__name__ in CELLS:
+        return [Place(_Owner(module), "module")]
+    found = [place for place in leaves(module) if type(place.module).__name__ in CELLS]
+    return list({_key(place): place for place in found}.values())
+
+
+def apply_recurrent(nn: Any, places: Sequence[Place], network: Any, before: Any = None) -> None:
     """Write a recurrent network's parameters into the cells of a module, and change their kind where it does."""
-    own = [_Place(_Owner(module), "module")] if type(module).__name__ in _CELLS else []
-    places = own + [leaf for leaf in _leaves(module) if type(leaf.module).__name__ in _CELLS]
     directions = 2 if network.bidirectional else 1
     rows, at, cell = len(network.weight_hh), 0, _cell(network)
     for place in places:
-        if type(place.module).__name__ != cell:
-            if own:
+        fresh = type(place.module).__name__ != cell
+        if fresh:
+            if isinstance(place.owner, _Owner):
                 raise ValueError(
-                    f"module: expected one that holds the {type(module).__name__}, which is to be replaced"
+                    f"module: expected one that holds the {type(place.module).__name__}, which is to be replaced"
                 )
             place.put(_same_sizes(nn, cell, place.module))
         if cell == "RNN" and place.module.nonlinearity != network.activation:
@@ -257,19 +254,25 @@ def _apply_recurrent(nn: Any, module: Any, network: Any) -> None:
             place.module.mode = f"RNN_{network.activation.upper()}"
         for k in range(place.module.num_layers * directions):
             suffix = f"_l{k // directions}" + ("_reverse" if k % directions else "")
-            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
-                values = getattr(network, name)[min(at + k, rows - 1)]
-                if hasattr(place.module, name + suffix):
-                    _write(place.module, name + suffix, values)
-                elif values is not None and np.any(values):
-                    raise ValueError("module: expected recurrent layers with biases; the remedy sets them")
+            _write_row(place.module, suffix, network, None if fresh else before, min(at + k, rows - 1))
         at += place.module.num_layers * directions
     if at != rows:
         raise ValueError(f"module: expected {rows} recurrent layers and directions, got {at}")
 
 
+def _write_row(cell: Any, suffix: str, network: Any, before: Any, row: int) -> None:
+    for name in _PARTS:
+        values = getattr(network, name)[row]
+        if before is not None and len(before.weight_hh) > row and _same(getattr(before, name)[row], values):
+            continue
+        if hasattr(cell, name + suffix):
+            write(cell, name + suffix, values)
+        elif values is not None and np.any(values):
+            raise ValueError("module: expected recurrent layers with biases; the remedy sets them")
+
+
 def _cell(network: Any) -> str:
-    return next(name for name, key in _CELLS.items() if key == type(network).__name__.lower())
+    return next(name for name, key in CELLS.items() if key == type(network).__name__.lower())
 
 
 class _Owner:
@@ -284,45 +287,3 @@ def _same_sizes(nn: Any, cell: str, old: Any) -> Any:
         old.input_size, old.hidden_size, old.num_layers, bias=old.bias, batch_first=old.batch_first,
         dropout=old.dropout, bidirectional=old.bidirectional,
     ).to(old.weight_hh_l0)  # fmt: skip
-
-
-# Without one ---------------------------------------------------------------------------------------------------------
-
-
-def apply_generally(module: Any, name: str) -> None:
-    """Change a module of any kind by a remedy's name; ValueError, and the module as it was, where it cannot."""
-    nn = checked_module(module)
-    with _or_as_it_was(module):
-        if not _changed(nn, module, name):
-            raise ValueError(f"module: expected one that {name} changes; it has nothing of the kind")
-
-
-def _changed(nn: Any, module: Any, name: str) -> bool:
-    """Tell whether there was anything to change."""
-    weighted = [m for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))]
-    leaves = list({(id(leaf.owner), leaf.key): leaf for leaf in _leaves(module)}.values())  # a block may be used twice
-    if name == "he_initialisation":
-        for m in weighted:
-            nn.init.kaiming_normal_(m.weight, nonlinearity="relu")
-        return bool(weighted)
-    if name == "zero_bias":
-        biased = [m for m in weighted if m.bias is not None and bool(m.bias.any())]
-        for m in biased:
-            nn.init.zeros_(m.bias)
-        return bool(biased)
-    if name == "leaky_relu":
-        places = [leaf for leaf in leaves if isinstance(leaf.module, nn.ReLU)]
-        for leaf in places:
-            leaf.put(nn.LeakyReLU(0.01))
-        return bool(places)
-    if name == "layer_norm":
-        places = [leaf for leaf in leaves if leaf.module in weighted][:-1]
-        for leaf in places:
-            leaf.put(nn.Sequential(leaf.module, _norm_behind(nn, leaf.module)))
-        return bool(places)
-    raise ValueError(f"module: {name} takes a change of its forward(); see the remedy's code")
-
-
-def _norm_behind(nn: Any, layer: Any) -> Any:
-    norm = nn.LayerNorm(layer.out_features) if isinstance(layer, nn.Linear) else nn.GroupNorm(1, layer.out_channels)
-    return norm.to(layer.weight)

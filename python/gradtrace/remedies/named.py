@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from textwrap import indent
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,19 @@ import numpy as np
 from gradtrace.analysis.advice import advice_of
 from gradtrace.checks import checked_count, wrong_name
 from gradtrace.networks.stack import Stack
-from gradtrace.remedies.modules import apply_generally, apply_network, checked_module
-from gradtrace.remedies.recurrent_changes import RECURRENT_CHANGES
+from gradtrace.remedies.anywhere import WEIGHTS_ALONE, apply_anywhere
+from gradtrace.remedies.modules import OutsideError, apply_network
+from gradtrace.remedies.places import checked_module
+from gradtrace.remedies.recurrent_changes import RECURRENT_CHANGES, UNTRIED
 from gradtrace.remedies.stack_changes import STACK_CHANGES, TRAINING_CHANGES
 
 __all__ = ["NamedRemedy", "remedy"]
+
+# Whose parameters a remedy sets, wherever they stand in a model.
+_CELLS = {
+    "chrono": "LSTM", "forget_bias": "LSTM", "output_open": "LSTM", "update_gate": "GRU",
+    "orthogonal_recurrent": "RNNBase", "smaller_recurrent": "RNNBase",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,8 +46,10 @@ class NamedRemedy:
     def apply(self, module: Any, steps: int = 100) -> Any:
         """Change a PyTorch module as the remedy says: new weights, biases, activations, norms, skip connections.
 
-        It is changed in place; make the optimiser afterwards. What changes the data or the training alone, such as
-        ``standardised_inputs``, leaves the module as it is: its `code` says what to do.
+        It is changed in place; make the optimiser afterwards. Of a module that is no network of ours every part is
+        changed that the remedy is for, wherever it stands: recurrent modules, linear layers and convolutions. What
+        changes the data or the training alone, such as ``standardised_inputs``, leaves the module as it is: its `code`
+        says what to do.
 
         Parameters
         ----------
@@ -67,23 +78,32 @@ class NamedRemedy:
         from gradtrace.interop import from_torch
 
         try:
-            network: Any = from_torch(module, check=False)
+            network: Any = from_torch(module)
         except (TypeError, ValueError):  # no stack and no recurrent network
-            apply_generally(module, self.name)
+            network = None
+        changes = STACK_CHANGES if isinstance(network, Stack) else {**RECURRENT_CHANGES, **UNTRIED}
+        if network is None or self.name not in changes:
+            apply_anywhere(module, self.name, steps)
             return
-        changes = STACK_CHANGES if isinstance(network, Stack) else RECURRENT_CHANGES
-        if self.name not in changes:
-            raise ValueError(f"module: {self.name} is none of the remedies of a {type(network).__name__}")
         x = np.zeros((1, network.sizes[0]) if isinstance(network, Stack) else (steps, 1, network.input_size))
-        changed = changes[self.name].build(network, x, 0)
+        plain = network if isinstance(network, Stack) else network.replaced(readout=None, embedding=None)
+        changed = changes[self.name].build(plain, x, 0)
         if changed is None:
             raise ValueError(f"module: expected one that {self.name} changes; it has nothing of the kind")
-        apply_network(module, changed)
+        try:
+            apply_network(module, changed)
+        except OutsideError:
+            if self.name not in WEIGHTS_ALONE:
+                raise
+            apply_anywhere(module, self.name, steps)
 
 
 def remedy(name: str) -> NamedRemedy:
     """Give a remedy by name; `gradtrace.remedy` documents it."""
-    changes = {**STACK_CHANGES, **RECURRENT_CHANGES}
+    changes = {**STACK_CHANGES, **RECURRENT_CHANGES, **UNTRIED}
     if not isinstance(name, str) or name not in changes:
         raise wrong_name("name", changes, name)
-    return NamedRemedy(name, changes[name].what, changes[name].cost, advice_of(name, None).code)
+    code, kind = advice_of(name, None).code, _CELLS.get(name)
+    if kind is not None:  # for whatever cells the model has
+        code = f"for rnn in [m for m in model.modules() if isinstance(m, nn.{kind})]:\n{indent(code, '    ')}"
+    return NamedRemedy(name, changes[name].what, changes[name].cost, code)

@@ -12,7 +12,7 @@ from gradtrace.networks import LSTM, RNN, Recurrent
 from gradtrace.remedies.stack_changes import TRAINING_CHANGES, Change
 from gradtrace.remedies.tasks import Task
 
-__all__ = ["RECURRENT_CHANGES", "half_life_bias"]
+__all__ = ["RECURRENT_CHANGES", "UNTRIED", "half_life_bias"]
 
 Array = npt.NDArray[Any]
 
@@ -118,6 +118,16 @@ def to_be_truncated(network: Recurrent, x: Array, seed: int) -> Recurrent | None
     return None if network.bidirectional else network
 
 
+def with_open_output(network: Recurrent, x: Array, seed: int) -> Recurrent | None:
+    """Open an LSTM's output gates: a total bias of 1."""
+    if not isinstance(network, LSTM):
+        return None
+    bias_ih, bias_hh = _biases(network)
+    for inner, outer, weight in zip(bias_ih, bias_hh, network.weight_hh, strict=True):
+        inner[3 * weight.shape[1] :], outer[3 * weight.shape[1] :] = 1, 0
+    return network.replaced(bias_ih=bias_ih, bias_hh=bias_hh)
+
+
 def _of_one_length(network: Recurrent, task: Task) -> bool:
     return task.lengths is None and not task.every  # others would need a window for each sequence, or step
 
@@ -158,3 +168,8 @@ RECURRENT_CHANGES = {
         needed=_of_one_length,
     ),
 }  # fmt: skip
+
+#: What findings name and no trial tries.
+UNTRIED = {
+    "output_open": Change("output gates' biases 1, so that the gradient gets at the state", _SAME, with_open_output)
+}
