@@ -59,7 +59,12 @@ class Watch:
     def __post_init__(self) -> None:
         from gradtrace.watch.recorder import Recorder
 
-        self._recorder = Recorder(self.every, _MOST_PASSES, self.most_bytes if self.inside else 0, self.per_sample)
+        self._recorder = Recorder(
+            every=self.every,
+            most_passes=_MOST_PASSES,
+            kept_bytes=self.most_bytes if self.inside else 0,
+            asked=self.per_sample,
+        )
 
     def __enter__(self) -> Watch:
         """Hook every module; the model's numbers stay as they are."""

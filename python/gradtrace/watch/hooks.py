@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from gradtrace.watch.calls import Call
@@ -32,16 +32,11 @@ __all__ = [
 ]
 
 
-class Recorder(Protocol):
-    """What hooks call; `gradtrace.watch.recorder` has it."""
+class Arrivals(Protocol):
+    """What hooks on tensors call; `gradtrace.watch.arrivals` has it."""
 
     is_open: bool
 
-    def start(self, module: Any, handled: BaseException | None) -> None: ...
-    def end(self, module: Any, given: Any, output: Any, handled: BaseException | None) -> None: ...
-    def apart(self, values: Any) -> Any: ...
-    def before_change(self, parameters: Any) -> None: ...
-    def called(self, module: Any, given: Any, output: Any) -> None: ...
     def begun(self) -> BackwardPass | None: ...
     def running(self) -> BackwardPass | None: ...
     def passed(self, one: BackwardPass) -> None: ...
@@ -52,6 +47,19 @@ class Recorder(Protocol):
     def mark(self, one: BackwardPass, gradient: Any) -> None: ...
 
 
+class Recorder(Arrivals, Protocol):
+    """What hooks on modules and optimisers call; `gradtrace.watch.recorder` has it."""
+
+    def start(self, module: Any, handled: BaseException | None) -> None: ...
+    def end(self, module: Any, given: Any, output: Any, handled: BaseException | None) -> None: ...
+    def apart(self, values: Any) -> Any: ...
+    def before_change(self, parameters: Any) -> None: ...
+    def called(self, module: Any, given: Any, output: Any) -> None: ...
+
+
+_Heard = TypeVar("_Heard", bound=Arrivals)
+
+
 def _inert(*arguments: Any, **keywords: Any) -> None:
     """What a copied hook does."""
 
@@ -60,14 +68,14 @@ def _copied() -> Any:
     return _inert
 
 
-class _Hook:
+class _Hook(Generic[_Heard]):
     __slots__ = ("__weakref__", "reference")
     __torch_unserializable__ = True  # else saving a parameter warns of its hooks
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: _Heard) -> None:
         self.reference = weakref.ref(recorder)
 
-    def recorder(self) -> Recorder | None:
+    def recorder(self) -> _Heard | None:
         """The watch, while it is open."""
         recorder = self.reference()
         return recorder if recorder is not None and recorder.is_open else None
@@ -82,7 +90,7 @@ class _Hook:
 # Of modules ----------------------------------------------------------------------------------------------------------
 
 
-class _ModuleHook(_Hook):
+class _ModuleHook(_Hook[Recorder]):
     __slots__ = ("module",)
 
     def __init__(self, recorder: Recorder, module: Any) -> None:
@@ -133,7 +141,7 @@ class Apart(_ModuleHook):
         return recorder.apart(arguments), {name: recorder.apart(value) for name, value in keywords.items()}
 
 
-class BeforeOptimiser(_Hook):
+class BeforeOptimiser(_Hook[Recorder]):
     """Before any optimiser takes a step."""
 
     __slots__ = ()
@@ -147,12 +155,12 @@ class BeforeOptimiser(_Hook):
 # Of tensors ----------------------------------------------------------------------------------------------------------
 
 
-class Gradient(_Hook):
+class Gradient(_Hook[Arrivals]):
     """On an output: its gradient in every backward pass; of a call, or of a whole forward pass."""
 
     __slots__ = ("call", "place")
 
-    def __init__(self, recorder: Recorder, call: Call | ForwardPass, place: int = 0) -> None:
+    def __init__(self, recorder: Arrivals, call: Call | ForwardPass, place: int = 0) -> None:
         super().__init__(recorder)
         self.call, self.place = call, place
 
@@ -162,12 +170,12 @@ class Gradient(_Hook):
             recorder.reached(self.call, self.place, gradient)
 
 
-class AtPoint(_Hook):
+class AtPoint(_Hook[Arrivals]):
     """On a tensor that no recorded module gave: its gradient in every backward pass."""
 
     __slots__ = ("point",)
 
-    def __init__(self, recorder: Recorder, point: Point) -> None:
+    def __init__(self, recorder: Arrivals, point: Point) -> None:
         super().__init__(recorder)
         self.point = point
 
@@ -177,12 +185,12 @@ class AtPoint(_Hook):
             recorder.point_reached(self.point, gradient)
 
 
-class Sent(_Hook):
+class Sent(_Hook[Arrivals]):
     """On a node that takes inputs of a call: what it sends back to them."""
 
     __slots__ = ("call", "places")
 
-    def __init__(self, recorder: Recorder, call: Call, places: list[tuple[int, int]]) -> None:
+    def __init__(self, recorder: Arrivals, call: Call, places: list[tuple[int, int]]) -> None:
         super().__init__(recorder)
         self.call, self.places = call, places
 
@@ -193,12 +201,12 @@ class Sent(_Hook):
             recorder.sent(self.call, sent)
 
 
-class WeightGradient(_Hook):
+class WeightGradient(_Hook[Arrivals]):
     """On a parameter: its gradient as it comes, before it is added to what others left."""
 
     __slots__ = ("parameter",)
 
-    def __init__(self, recorder: Recorder, parameter: Any) -> None:
+    def __init__(self, recorder: Arrivals, parameter: Any) -> None:
         super().__init__(recorder)
         self.parameter = weakref.ref(parameter)
 
@@ -208,7 +216,7 @@ class WeightGradient(_Hook):
             recorder.weight_reached(parameter, gradient)
 
 
-class Inputs(_Hook):
+class Inputs(_Hook[Arrivals]):
     """On an input of the model: of its gradient a higher derivative may be taken."""
 
     __slots__ = ()
@@ -220,12 +228,12 @@ class Inputs(_Hook):
             recorder.mark(one, gradient)
 
 
-class HigherOrder(_Hook):
+class HigherOrder(_Hook[Arrivals]):
     """On a gradient that was computed with create_graph: a pass that comes by is of a higher order."""
 
     __slots__ = ("source",)
 
-    def __init__(self, recorder: Recorder, source: BackwardPass) -> None:
+    def __init__(self, recorder: Arrivals, source: BackwardPass) -> None:
         super().__init__(recorder)
         self.source = source
 
@@ -239,12 +247,12 @@ class HigherOrder(_Hook):
 # Of a backward pass --------------------------------------------------------------------------------------------------
 
 
-class PassEnd(_Hook):
+class PassEnd(_Hook[Arrivals]):
     """Called when a backward pass ends; the engine drops it without a call where an exception ends the pass."""
 
     __slots__ = ("called", "one")
 
-    def __init__(self, recorder: Recorder, one: BackwardPass) -> None:
+    def __init__(self, recorder: Arrivals, one: BackwardPass) -> None:
         super().__init__(recorder)
         self.one, self.called = one, False
 

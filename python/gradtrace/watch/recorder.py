@@ -1,4 +1,4 @@
-"""The machine of a watch: which forward and backward pass runs, of which step, and what its hooks bring."""
+"""The forward half of a watch's machine: which pass runs, of which step, and what is hooked."""
 
 from __future__ import annotations
 
@@ -12,19 +12,16 @@ import torch
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from gradtrace.watch import hooks
-from gradtrace.watch.answers import Answers, loss_and_guess
+from gradtrace.watch.arrivals import Arrivals, graph_task
 from gradtrace.watch.calls import Call, version
 from gradtrace.watch.chains import Chains, Role, role_of
 from gradtrace.watch.edges import uses_of_inputs
 from gradtrace.watch.history import Course
 from gradtrace.watch.kept import KeptOfStep
 from gradtrace.watch.measure import (
-    Known,
-    along,
     dead_share,
     distinct_share,
     measurable,
-    measured,
     rows_of,
     saturated_share,
     tensors,
@@ -36,34 +33,22 @@ from gradtrace.watch.step import BackwardPass, ForwardPass, Step
 __all__ = ["Recorder"]
 
 
-@dataclass(eq=False)
-class Recorder:
+@dataclass(eq=False, kw_only=True)
+class Recorder(Arrivals):
     """What the hooks of a watch write into; they hold it weakly.
 
     Attributes
     ----------
     every : int
         Which steps are recorded: every so many.
-    most_passes : int
-        Of each step so many backward passes are kept.
     kept_bytes : int
         As much of a step may be kept for the inside of modules; 0: nothing.
     asked : Asked or None
         What is measured per sample.
-    names : dict
-        Of the modules that are recorded, in the model's order.
     blocks : dict
         Names of modules with children.
     closed : dict
         Names of those of them that cannot be looked into.
-    is_open : bool
-        Whether hooks are heard.
-    step : Step or None
-        The newest.
-    last : Step or None
-        The newest recorded one with a backward pass.
-    answers : Answers
-        Whether the newest steps did better than a guess.
     hidden : bool
         Whether modules were called within a backward pass before any forward pass was seen.
     listeners : list of callable
@@ -73,31 +58,20 @@ class Recorder:
     """
 
     every: int
-    most_passes: int
     kept_bytes: int = 0
     asked: Asked | None = None
-    names: dict[Any, str] = field(default_factory=dict)
     blocks: dict[Any, str] = field(default_factory=dict)
     closed: dict[Any, str] = field(default_factory=dict)
-    is_open: bool = False
-    step: Step | None = None
-    last: Step | None = None
-    answers: Answers = field(default_factory=Answers)
     hidden: bool = False
     listeners: list[Callable[[Step], None]] = field(default_factory=list)
     course: Course = field(default_factory=Course)
-    running_pass: BackwardPass | None = None
     _told: Step | None = None  # as over
-    _pass_end: weakref.ref[hooks.PassEnd] | None = None
-    _task: int = -1  # number of that pass
-    _leaves: list[Any] = field(default_factory=list)  # hooks on tensors that outlive the step
     _parameters: dict[int, tuple[Any, Any]] = field(default_factory=dict)
     _owned: dict[Any, list[Any]] = field(default_factory=dict)  # parameters of modules, in this step
     _lazy: bool = False  # whether parameters are still to come
     # Modules with children that run, and the exception that was being handled when they began.
     _outer: list[tuple[Any, Any]] = field(default_factory=list)
     _forward: ForwardPass | None = None
-    _known: Known = field(default_factory=Known)  # norms of outputs, until the forward pass ends, then of gradients
     _roles: dict[Any, Role | None] = field(default_factory=dict)
     _chains: Chains | None = None  # of the forward pass that runs
     _coming: Step | None = None  # the step that the forward pass belongs to if a backward pass can come by
@@ -140,8 +114,6 @@ class Recorder:
         """The newest step, while the course does not have it; another backward pass may follow."""
         return self.step if self.step is not None and self.step is not self._told and self.step.recorded else None
 
-    # Forward passes ---------------------------------------------------------------------------------------------------
-
     def start(self, module: Any, handled: BaseException | None) -> None:
         """A module with children begins."""
         if any(module is running for running, _ in self._outer) and not _calls_itself(module):
@@ -149,7 +121,7 @@ class Recorder:
             self._outer.clear()
             self._drop()
         self._outer.append((module, handled))
-        if len(self._outer) == 1 and _graph_task() == -1:
+        if len(self._outer) == 1 and graph_task() == -1:
             self._begin(module)
 
     def end(self, module: Any, given: Any, output: Any, handled: BaseException | None) -> None:
@@ -160,7 +132,7 @@ class Recorder:
                 break
         else:
             return
-        if self._forward is None or _graph_task() != -1:
+        if self._forward is None or graph_task() != -1:
             return
         if handled is before and self._forward.points is not None:
             self._forward.points.block(self.blocks[module], tensors(given), tensors(output))
@@ -197,9 +169,9 @@ class Recorder:
                     place = len(self._forward.outputs)
                     kept = measurable(tensor) and self._coming is not None and self._coming.recorded
                     self._forward.outputs.append(tensor.detach() if kept else None)
-                    self._hook_tensor(tensor, hooks.Gradient(self, self._forward, place))
+                    self.hook_tensor(tensor, hooks.Gradient(self, self._forward, place))
         forward, step, self._forward, self._coming = self._forward, self._coming, None, None
-        self._known.forget()
+        self.known.forget()
         chains, self._chains = self._chains, None
         if forward is not None and forward.points is not None:
             forward.points.finish()
@@ -209,7 +181,7 @@ class Recorder:
             step.kept.chains_over(chains.finish(tensors(output)), self.names)
         for tensor in tensors(given):
             if tensor.requires_grad and not isinstance(tensor, torch.nn.Parameter):
-                self._hook_tensor(tensor, hooks.Inputs(self))
+                self.hook_tensor(tensor, hooks.Inputs(self))
         if step.recorded and self._lazy:
             self._hook_parameters(step)
 
@@ -218,7 +190,7 @@ class Recorder:
         if self._coming is not None and self._forward in self._coming.forwards:
             self._coming.forwards.remove(self._forward)
         self._forward = self._coming = None
-        self._known.forget()
+        self.known.forget()
 
     def _count(self) -> None:
         """Make the forward pass that runs a part of its step."""
@@ -239,7 +211,7 @@ class Recorder:
 
     def called(self, module: Any, given: Any, output: Any) -> None:
         """Measure an output at once, and its gradient when a backward pass comes by."""
-        if _graph_task() != -1:
+        if graph_task() != -1:
             self._called_again(module, given, output)
             return
         alone = self._forward is None
@@ -259,7 +231,7 @@ class Recorder:
         call = self._measured(step, module, outputs[0])
         inputs = [tensor for tensor in tensors(given) if all(tensor is not one for one in outputs)]
         if inputs and call.output is not None:
-            call.given, call.rows = self._known.measured(inputs[0]), rows_of(module, inputs[0])
+            call.given, call.rows = self.known.measured(inputs[0]), rows_of(module, inputs[0])
             if any(parameter.ndim > 1 for parameter in self.owned(module)):
                 call.distinct = distinct_share(inputs[0].detach(), call.given)
         forward.calls.append(call)
@@ -303,7 +275,7 @@ class Recorder:
             self._keep(step, call, given, output)
 
     def _measured(self, step: Step, module: Any, values: Any) -> Call:
-        size, values = self._known.measured(values), values.detach()
+        size, values = self.known.measured(values), values.detach()
         if size is None:
             step.unmeasured.add(self.names[module])
             return Call(step.number, module, values.numel())
@@ -316,7 +288,7 @@ class Recorder:
             if tensor.requires_grad:
                 hook = hooks.Gradient(self, call, place)
                 call.hook = call.hook or weakref.ref(hook)
-                self._hook_tensor(tensor, hook)
+                self.hook_tensor(tensor, hook)
         return call.hook is not None
 
     def _hook_uses(self, call: Call, inputs: list[Any], outputs: list[Any]) -> None:
@@ -327,11 +299,8 @@ class Recorder:
         for node, of_node in places.items():
             node.register_hook(hooks.Sent(self, call, of_node))
 
-    def _hook_tensor(self, tensor: Any, hook: Any) -> None:
-        """Hook a tensor; the hook goes with the graph, and with the step where the tensor outlives it."""
-        handle = tensor.register_hook(hook)
-        if tensor.is_leaf:
-            self._leaves.append(handle)
+    def _hook_point(self, tensor: Any, point: Point) -> None:
+        self.hook_tensor(tensor, hooks.AtPoint(self, point))
 
     def _hook_parameters(self, step: Step) -> None:
         """Hook the parameters that are there now: they may be new, or trained only from here on."""
@@ -376,118 +345,6 @@ class Recorder:
             if step is not None and step.kept is not None and step.passes:
                 keys = keys or {id(parameter) for parameter in parameters}
                 step.kept.before_change(keys, step.versions)
-
-    # Backward passes --------------------------------------------------------------------------------------------------
-
-    def running(self) -> BackwardPass | None:
-        """Give the backward pass that runs now, of a checkpoint's passes the one that they stand in."""
-        begun, task = self.begun(), _graph_task()
-        if begun is not None or task == -1 or self.step is None:
-            return begun
-        one = BackwardPass(kept=self.step.recorded and len(self.step.passes) < self.most_passes)
-        end = hooks.PassEnd(self, one)
-        torch.autograd.Variable._execution_engine.queue_callback(end)
-        self.step.passes.append(one)
-        self.running_pass, self._pass_end, self._task = one, weakref.ref(end), task
-        return one
-
-    def begun(self) -> BackwardPass | None:
-        """Give the backward pass that runs and has come by already."""
-        return self.running_pass if hooks.is_running(self._pass_end) else None
-
-    def passed(self, one: BackwardPass) -> None:
-        """A backward pass ended."""
-        one.end()
-        self._known.forget()
-        step = self.step
-        if step is not None and step.recorded and one in step.passes:
-            self.last = step
-
-    def reached(self, call: Call | ForwardPass, place: int, gradient: Any) -> None:
-        """A gradient came to an output."""
-        one, step = self.running(), self.step
-        if one is None or step is None:
-            return
-        one.fired += 1
-        self.mark(one, gradient)
-        if isinstance(call, ForwardPass):
-            one.forwards.add(call)
-        if not one.kept:
-            return
-        if isinstance(call, ForwardPass):
-            output, call.outputs[place] = call.outputs[place], None  # it need not outlive the first backward pass
-            if one is step.passes[0]:
-                self.answers.take(step.number, loss_and_guess(gradient, output))
-            if gradient.numel() > 1:
-                one.ends.setdefault(call, []).append((self._known.measured(gradient), *along(gradient, output)))
-            return
-        if call.step == step.number and step.kept is not None:
-            step.kept.reached(one.at_outputs, call, place, gradient)
-        if call.step == step.number and step.samples is not None and place == 0:
-            step.samples.reached(one.samples, call, self.names[call.module], gradient)
-        if call.step != step.number:
-            one.earlier = True
-        elif (call, place) in one.gradients:
-            one.torn.add(f"{self.names[call.module]}: the gradient of an output came in parts")
-            one.gradients[call, place] = None
-        else:
-            size = one.gradients[call, place] = self._known.measured(gradient)
-            if size is None:
-                step.unmeasured.add(self.names[call.module])
-
-    def _hook_point(self, tensor: Any, point: Point) -> None:
-        self._hook_tensor(tensor, hooks.AtPoint(self, point))
-
-    def point_reached(self, point: Point, gradient: Any) -> None:
-        """A gradient came to a point that no recorded module gave."""
-        one = self.running()
-        if one is not None and one.kept:
-            one.at_points[point] = None if point in one.at_points else measured(gradient)
-
-    def sent(self, call: Call, sent: list[tuple[int, Any]]) -> None:
-        """A call sent gradients back to its inputs."""
-        one, step = self.running(), self.step
-        if one is None or step is None or not one.kept or call.step != step.number:
-            return
-        for number, gradient in sent:
-            if measurable(gradient):
-                one.sent(call, number, gradient, self._known.measured)
-
-    def weight_reached(self, parameter: Any, gradient: Any) -> None:
-        """A gradient came to a parameter."""
-        one, step = self.running(), self.step
-        if one is None or step is None:
-            return
-        self.mark(one, gradient)
-        if not one.kept:
-            return
-        if not measurable(gradient):
-            step.unmeasured.add("a parameter")
-            return
-        gradient = gradient.detach()
-        if id(parameter) not in step.weights:
-            step.weights[id(parameter)] = measured(parameter)
-        if _graph_task() == self._task:
-            one.arrived(parameter, gradient, more=id(parameter) in step.in_parts)
-            return
-
-        def added(_: Any) -> None:
-            handle.remove()
-            if not one.complete:
-                one.arrived(parameter, gradient, more=True)
-
-        # Of a pass within the pass: it is a part if it is added to .grad, and a matter of its own if it is not.
-        handle = parameter.register_post_accumulate_grad_hook(added)
-
-    def mark(self, one: BackwardPass, gradient: Any) -> None:
-        """Notice a pass that comes by a gradient of this one, made with create_graph."""
-        if gradient.requires_grad and measurable(gradient):
-            self._hook_tensor(gradient, hooks.HigherOrder(self, one))
-
-
-def _graph_task() -> int:
-    """Number of the backward pass that runs in this thread; -1 for none."""
-    return int(torch._C._current_graph_task_id())
 
 
 def _calls_itself(module: Any) -> bool:
