@@ -8,7 +8,7 @@ import torch
 
 from gradtrace.watch.modules import is_recurrent
 
-__all__ = ["uses_of_inputs"]
+__all__ = ["edge_of", "uses_of_inputs"]
 
 _MOST_NODES = 512  # of one call: a recurrent cell over long sequences has thousands, and is left out
 
@@ -40,8 +40,7 @@ def uses_of_inputs(module: Any, inputs: list[Any], outputs: list[Any]) -> Uses:
             continue
         if any(tensor is one for one in outputs):
             return _in_place(module, tensor)
-        edge = torch.autograd.graph.get_gradient_edge(tensor)
-        wanted.setdefault((edge.node, edge.output_nr), number)
+        wanted.setdefault(edge_of(tensor), number)
     ends = {node for node, _ in wanted}
     # Python's objects of nodes are those of before only while they are held.
     waiting = [one.grad_fn for one in outputs if one.grad_fn is not None] if wanted else []
@@ -57,6 +56,15 @@ def uses_of_inputs(module: Any, inputs: list[Any], outputs: list[Any]) -> Uses:
         if len(seen) > _MOST_NODES:
             return []
     return found
+
+
+def edge_of(tensor: Any) -> tuple[Any, int]:
+    """Give the node that a tensor comes from, and as which of its outputs."""
+    node = tensor.grad_fn
+    if node is not None:
+        return node, tensor.output_nr
+    edge = torch.autograd.graph.get_gradient_edge(tensor)
+    return edge.node, edge.output_nr
 
 
 def _in_place(module: Any, tensor: Any) -> Uses:

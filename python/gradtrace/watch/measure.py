@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -112,7 +112,7 @@ def _seen(values: Any) -> npt.NDArray[Any] | None:
     if values.numel() > _MANY and torch.get_num_threads() > _THREADS:
         return None
     try:
-        array: npt.NDArray[Any] = values.detach().numpy()
+        array: npt.NDArray[Any] = (values.detach() if values.requires_grad else values).numpy()
     except (RuntimeError, TypeError):  # of a transform, or without memory of its own
         return None
     return array
@@ -182,13 +182,20 @@ def measurable(values: Any) -> bool:
     return not any(of_transform(values) for of_transform in _OF_TRANSFORMS)
 
 
-def tensors(output: Any) -> Iterator[Any]:
+def tensors(output: Any) -> list[Any]:
     """Give the floating-point tensors of what a module returned, or was given, in order."""
-    if isinstance(output, torch.Tensor):
-        if output.is_floating_point() or output.is_complex():
-            yield output
-    elif isinstance(output, (tuple, list)):
-        for part in output:
-            yield from tensors(part)
-    elif isinstance(output, dict):
-        yield from tensors(list(output.values()))
+    found: list[Any] = []
+    _collect(output, found)
+    return found
+
+
+def _collect(part: Any, found: list[Any]) -> None:
+    if isinstance(part, torch.Tensor):
+        if part.is_floating_point() or part.is_complex():
+            found.append(part)
+    elif isinstance(part, (tuple, list)):
+        for one in part:
+            _collect(one, found)
+    elif isinstance(part, dict):
+        for one in part.values():
+            _collect(one, found)

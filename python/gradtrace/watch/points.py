@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from gradtrace.watch.calls import Call
+from gradtrace.watch.edges import edge_of
 from gradtrace.watch.modules import is_recurrent
 
 __all__ = ["Point", "Points"]
@@ -114,8 +115,7 @@ class Points:
 
 def _edge(tensor: Any, alias: bool = False) -> tuple[Any, int]:
     """Give the node that a tensor comes from, of the watch's own alias that of the tensor itself, and which output."""
-    edge = torch.autograd.graph.get_gradient_edge(tensor)
-    if alias and tensor.grad_fn is not None and edge.node.next_functions:
-        node, number = edge.node.next_functions[0]
-        return node, number
-    return edge.node, edge.output_nr
+    node, number = edge_of(tensor)
+    if alias and tensor.grad_fn is not None and node.next_functions:
+        node, number = node.next_functions[0]
+    return node, number

@@ -146,7 +146,7 @@ class Recorder(Arrivals):
     def _begin(self, module: Any) -> ForwardPass:
         step = self.step
         if step is None or step.passes:
-            self._owned.clear()
+            self._owned = {}
             number = 0 if step is None else step.number + 1
             step = Step(number, number % self.every == 0)
             if step.recorded and self.kept_bytes:
@@ -222,24 +222,24 @@ class Recorder(Arrivals):
             self._finish(given, output)
 
     def _record(self, forward: ForwardPass, step: Step, module: Any, given: Any, output: Any) -> None:
-        outputs = list(tensors(output))
+        outputs, inputs = tensors(output), tensors(given)
         enabled = torch.is_grad_enabled()
         if not outputs or not (forward.with_gradients or enabled):
             return
         if not enabled:  # a checkpoint may compute it again, and its parameters' gradients then come in parts
             step.in_parts.update(map(id, self.owned(module)))
         call = self._measured(step, module, outputs[0])
-        inputs = [tensor for tensor in tensors(given) if all(tensor is not one for one in outputs)]
-        if inputs and call.output is not None:
-            call.given, call.rows = self.known.measured(inputs[0]), rows_of(module, inputs[0])
+        first = next((tensor for tensor in inputs if all(tensor is not one for one in outputs)), None)
+        if first is not None and call.output is not None:
+            call.given, call.rows = self.known.measured(first), rows_of(module, first)
             if any(parameter.ndim > 1 for parameter in self.owned(module)):
-                call.distinct = distinct_share(inputs[0].detach(), call.given)
+                call.distinct = distinct_share(first.detach(), call.given)
         forward.calls.append(call)
         if self._hook_outputs(call, outputs):
-            self._hook_uses(call, list(tensors(given)), outputs)
+            self._hook_uses(call, inputs, outputs)
             self._count()
             if forward.points is not None:
-                forward.points.called(call, tensors(given), outputs)
+                forward.points.called(call, inputs, outputs)
         self._keep(step, call, given, output)
 
     def _keep(self, step: Step, call: Call, given: Any, output: Any) -> None:
@@ -253,7 +253,7 @@ class Recorder(Arrivals):
             self._roles[module] = role_of(self.names[module], module)
         role = self._roles[module]
         if role is not None and role.kind == "recurrent" and call.hook is not None:
-            step.kept.recurrent_call(call, self.names[module], given, next(tensors(output)).dtype)
+            step.kept.recurrent_call(call, self.names[module], given, tensors(output)[0].dtype)
         if self._chains is not None:
             self._chains.called(call, role, given, output)
 
@@ -263,7 +263,7 @@ class Recorder(Arrivals):
         one, step = self.running(), self.step
         if one is None or not one.kept or step is None or module not in self.names:
             return
-        outputs = list(tensors(output))
+        outputs = tensors(output)
         if not any(tensor.requires_grad for tensor in outputs):
             return
         if any(call.module is module and call.hook is None for call in step.calls):
@@ -271,7 +271,7 @@ class Recorder(Arrivals):
             call.recomputed_by = one.fired
             one.recomputed.append(call)
             self._hook_outputs(call, outputs)
-            self._hook_uses(call, list(tensors(given)), outputs)
+            self._hook_uses(call, tensors(given), outputs)
             self._keep(step, call, given, output)
 
     def _measured(self, step: Step, module: Any, values: Any) -> Call:
@@ -305,7 +305,7 @@ class Recorder(Arrivals):
     def _hook_parameters(self, step: Step) -> None:
         """Hook the parameters that are there now: they may be new, or trained only from here on."""
         self._lazy = False
-        self._owned.clear()
+        self._owned = step.owned = {}
         there = {id(parameter): parameter for module in self.names for parameter in self.owned(module)}
         step.versions = {key: version(parameter) for key, parameter in there.items()}
         for key in self._parameters.keys() - {key for key, one in there.items() if one.requires_grad}:

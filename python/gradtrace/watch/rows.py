@@ -31,9 +31,13 @@ class Numbers:
     __slots__ = ("_values", "_waiting", "_where")
 
     def __init__(self, parts: list[Any]) -> None:
-        self._values = np.array([math.nan if isinstance(part, torch.Tensor) else _number(part) for part in parts])
-        self._where = [place for place, part in enumerate(parts) if isinstance(part, torch.Tensor)]
-        self._waiting = None
+        values, self._where = [math.nan] * len(parts), list[int]()
+        for place, part in enumerate(parts):
+            if type(part) is float:
+                values[place] = part if part == part else math.inf
+            elif part is not None:
+                self._where.append(place)
+        self._values, self._waiting = np.array(values), None
         if self._where:
             there = [parts[place] for place in self._where]
             device = there[0].device
@@ -56,10 +60,6 @@ class Numbers:
 def norms_read(parts: list[Any]) -> Floats:
     """Fetch numbers at once."""
     return Numbers(parts).read()
-
-
-def _number(part: float | None) -> float:
-    return math.nan if part is None else math.inf if part != part else part
 
 
 @dataclass(eq=False)
@@ -161,7 +161,7 @@ def rows_of_step(step: Step, one: BackwardPass, names: dict[Any, str], owned: Ow
         return known
     notes: list[str] = []
     again = claimed(step, one, names, notes)
-    of_module = {module: owned(module) for module in names}
+    of_module = {module: step.owned[module] if module in step.owned else owned(module) for module in names}
     rows = _ordered(step, names, of_module)
     reached, sent, taken = _first_reached(one), _whole(one.to_inputs), _whole(one.gradients)
     parts: list[Any] = []
@@ -201,7 +201,11 @@ def _counts(
     """Count what needs no tensor's numbers."""
     calls = Counter(module for _, module, call in rows if call is not None)
     called = {call.module for call in step.calls}
-    alone = {module for module in called if all(part is module or part not in called for part in module.modules())}
+    alone = {
+        module
+        for module in called
+        if not module._modules or all(part is module or part not in called for part in module.modules())
+    }
     weighing = {
         module
         for module in alone

@@ -74,7 +74,7 @@ class Samples:
 
     def called(self, call: Call, name: str, given: Any, output: Any) -> None:
         """Keep what a module was given, if it was asked for."""
-        x = next(tensors(given), None)
+        x = next(iter(tensors(given)), None)
         if x is None or not self.asked.wants(name, call.module) or not _plain(x):
             return
         self.counts[call] = count_samples(call.module, x, self.asked.axis)
@@ -121,7 +121,7 @@ def _is_own(module: Any, output: Any) -> bool:
     """Whether an output is what the module itself computed, not what another's hook, before ours, made of it."""
     if len(module._forward_hooks) == 1 and not torch.nn.modules.module._global_forward_hooks:
         return True
-    function = next(tensors(output)).grad_fn
+    function = tensors(output)[0].grad_fn
     return function is not None and function.name().split("Backward")[0] in _OWN
 
 

@@ -114,6 +114,7 @@ class Step:
     passes: list[BackwardPass] = field(default_factory=list)
     weights: dict[int, Any] = field(default_factory=dict)
     versions: dict[int, int] = field(default_factory=dict)
+    owned: dict[Any, list[Any]] = field(default_factory=dict)  # parameters that modules answered for
     in_parts: set[int] = field(default_factory=set)  # parameters that a checkpoint may use
     unmeasured: set[str] = field(default_factory=set)
     kept: KeptOfStep | None = None  # for the inside
