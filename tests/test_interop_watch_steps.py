@@ -316,3 +316,39 @@ def test_a_step_is_told_once_it_is_over():
             with torch.no_grad():
                 model(data())
     assert told == [(number, number % 2 == 0, 1) for number in range(6)]
+
+
+# Compiled behind the watch ---------------------------------------------------------------------------------------------
+
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+
+    def forward(self, x):
+        return x + self.down(nn.functional.gelu(self.up(self.norm(x))))
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning:torch")  # of the compiler's own reading of .grad
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_model_whose_modules_are_watched_may_be_compiled(backend):
+    """Hooks run between its graphs: nothing of them is compiled, anew for each module until the compiler gives up."""
+    import torch._dynamo
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), *(Block(8) for _ in range(5)), nn.Linear(8, 1)).double()
+    torch.compiler.reset()
+    compiled, traces = torch.compile(model, backend=backend), {}
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for called in (model, compiled):
+            with gt.watch(model) as watched:
+                for number in range(2):
+                    called(data(seed=number)).square().mean().backward()
+            traces[called] = watched.trace()
+        compiled(data()).sum().backward()  # the hooks are gone
+    assert watched.trace().step == 1
+    assert traces[compiled].names == traces[model].names
+    for name in ("log2_grad_output", "log2_output", "log2_grad_weight", "gain"):
+        np.testing.assert_allclose(traces[compiled].figures(name), traces[model].figures(name), rtol=0, atol=BITS)

@@ -72,6 +72,7 @@ class Watch:
         if recorder.is_open:
             raise RuntimeError("watch: expected a watch that is not yet open")
         recorder.is_open = True
+        hooks.keep_out_of_graphs()
         recorder.names, recorder.blocks, recorder.closed = {}, {}, {}
         try:
             for name, module, closed in reachable(self.model):

@@ -29,6 +29,7 @@ __all__ = [
     "Starts",
     "WeightGradient",
     "is_running",
+    "keep_out_of_graphs",
 ]
 
 
@@ -150,6 +151,25 @@ class BeforeOptimiser(_Hook[Recorder]):
         recorder = self.recorder()
         if recorder is not None:
             recorder.before_change([one for group in optimiser.param_groups for one in group["params"]])
+
+
+def keep_out_of_graphs() -> None:
+    """Have torch.compile run these hooks as they are, between graphs, once there is a compiler.
+
+    Traced they would be compiled anew for every module, with all that they call.
+    """
+    global _OUT_OF_GRAPHS
+    if _OUT_OF_GRAPHS or "torch._dynamo" not in sys.modules:
+        return
+    from torch.compiler import disable
+
+    _OUT_OF_GRAPHS = True
+    kinds: tuple[Any, ...] = (Starts, Ends, Calls, Apart)
+    for kind in kinds:
+        kind.__call__ = disable(kind.__call__)  # type: ignore[no-untyped-call]
+
+
+_OUT_OF_GRAPHS = False
 
 
 # Of tensors ----------------------------------------------------------------------------------------------------------
