@@ -76,7 +76,7 @@ def test_of_a_target_of_chance_nothing_is_told(at, samples):
 
 def test_what_cannot_be_told_is_none():
     x, drawn = symbols(5, 30, 64)
-    few = slice(0, FEWEST_SAMPLES - 1)
+    few = slice(0, FEWEST_SAMPLES["last"] - 1)
     assert traced(np.ascontiguousarray(x[:, few]), drawn[0, few]).answer_lag is None
     assert traced(np.repeat(x[:, :1], 64, axis=1), drawn[0]).answer_lag is None  # one sequence, 64 times
     assert traced(x, np.zeros(64, np.int64)).answer_lag is None  # always the same
@@ -85,6 +85,16 @@ def test_what_cannot_be_told_is_none():
     both = gt.LSTM.random(4, 8, bidirectional=True)
     readout = gt.Stack.random([16, 4], activation="linear")
     assert both.trace(x, readout=readout, target=drawn[0], loss="cross_entropy").answer_lag is None
+
+
+def test_a_target_at_every_step_tells_it_from_fewer_sequences():
+    x, drawn = symbols(6, 40, 64)
+    echo = np.zeros_like(drawn)
+    echo[3:] = drawn[:-3]
+    few, fewer = (slice(0, FEWEST_SAMPLES["all"] - one) for one in (0, 1))
+    assert traced(np.ascontiguousarray(x[:, few]), np.ascontiguousarray(echo[:, few]), at="all").answer_lag == 3
+    assert traced(np.ascontiguousarray(x[:, few]), drawn[36, few]).answer_lag is None
+    assert traced(np.ascontiguousarray(x[:, fewer]), np.ascontiguousarray(echo[:, fewer]), at="all").answer_lag is None
 
 
 def test_order_copies_scale_and_precision_change_nothing():

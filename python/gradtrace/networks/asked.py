@@ -14,8 +14,8 @@ __all__ = ["FEWEST_SAMPLES", "AskedLater", "answer_lag", "chosen_sequences", "lo
 
 Floats = npt.NDArray[np.float64]
 
-#: Different sequences below which nothing is said.
-FEWEST_SAMPLES = 12
+#: Different sequences below which nothing is said, by where the loss stands: targets at every step tell more.
+FEWEST_SAMPLES = {"last": 12, "all": 8}
 _MOST_SAMPLES, _MOST_ENTRIES, _MOST_STEPS = 256, 1 << 16, 8  # sequences, of them times steps, and steps with a target
 _SEEN = 1024  # entries by which arrays are known again
 _FOLDS = 4
@@ -51,8 +51,9 @@ def answer_lag(
     Returns
     -------
     int or None
-        None where the data cannot tell: under 12 different sequences, sequences of different lengths with a target at
-        every step, or a target that no sum over single inputs predicts, such as a parity.
+        None where the data cannot tell: under 12 different sequences (8 with a target at every step), sequences of
+        different lengths with a target at every step, or a target that no sum over single inputs predicts, such as a
+        parity.
     """
     steps = len(x)
     if lengths is not None and (lengths != steps).any():
@@ -60,7 +61,7 @@ def answer_lag(
             return None
         x = _from_the_end(x, lengths)
     rows = chosen_sequences(x, target, at)
-    if len(rows) < FEWEST_SAMPLES:
+    if len(rows) < FEWEST_SAMPLES[at]:
         return None
     wanted, ends = _wanted(target[None, rows] if at == "last" else target[:, rows], steps)
     if not ends.size:

@@ -73,12 +73,13 @@ def outset(core: _core.Recurrent, weight: npt.NDArray[Any], asked: Asked) -> Out
     Returns
     -------
     Outset or None
-        None for under 12 different sequences, targets that are always the same, or gradients beyond any float.
+        None for under 12 different sequences (8 with a target at every step), targets that are always the same, or
+        gradients beyond any float.
     """
     rows = chosen_sequences(asked.x, asked.target, asked.at)
     each = len(weight) * (1 if asked.at == "last" else len(asked.x))
     rows = rows[: _PARTS * min(len(rows) // _PARTS, _MOST_ENTRIES // each)]
-    if len(rows) < FEWEST_SAMPLES:
+    if len(rows) < FEWEST_SAMPLES[asked.at]:
         return None
     parts = [_part(asked, own) for own in rows.reshape(_PARTS, -1)]
     chosen = _part(asked, rows)

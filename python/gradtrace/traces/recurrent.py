@@ -80,15 +80,15 @@ class RecurrentTrace(Trace):
     answer_lag : int or None
         How many steps back inputs lie that are needed for a quarter of what inputs tell of the target at all, from the
         data without the network; None where there is no target, or where the data cannot tell: under 12 different
-        sequences, two directions, or a target that no sum over single inputs predicts, such as a parity. Found when it
-        is first asked for, by a diagnosis say, or when the trace is saved or pickled; until then the trace refers to x
-        and target. None, too, where they were written to in the meantime.
+        sequences (8 with a target at every step), two directions, or a target that no sum over single inputs predicts,
+        such as a parity. Found when it is first asked for, by a diagnosis say, or when the trace is saved or pickled;
+        until then the trace refers to x and target. None, too, where they were written to in the meantime.
     outset_steps : float or None
         How many steps of gradient descent, at a rate of 1 with momentum 0.9, training would take until half (mean
         squares: a quarter) of the loss of a guess is left, were it to fall all the way as it does at first: from where
         the outputs are the guess, by the gradient of all weights. Mean squares in units of the target's deviation.
-        None without a target, for under 12 different sequences, two directions, states given at the start, or a
-        readout of more than one linear layer. Found when it is first asked for, as `answer_lag` is.
+        None without a target, for fewer different sequences than `answer_lag` needs, two directions, states given at
+        the start, or a readout of more than one linear layer. Found when it is first asked for, as `answer_lag` is.
     outset_doubling : float or None
         Such steps in which one of the weight matrices, the fastest, would change by as much as it is. None where
         `outset_steps` is.
