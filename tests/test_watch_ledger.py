@@ -193,3 +193,36 @@ def test_it_is_drawn():
         ax = watched.trace().ledger.plot()
     assert len(ax.patches) == len(watched.trace().modules)
     matplotlib.pyplot.close(ax.figure)
+
+
+@pytest.mark.parametrize("widths", [{}, {"kdim": 6, "vdim": 3}], ids=["in one matrix", "in three"])
+def test_the_parts_of_an_attention(widths):
+    class Attend(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=True, **widths).double()
+
+        def forward(self, q, k, v):
+            return self.attention(q, k, v)[0]
+
+    model = Attend()
+    given = [torch.randn(3, 5, width, dtype=F64) for width in (4, widths.get("kdim", 4), widths.get("vdim", 4))]
+    with gt.watch(model) as watched:
+        model(*given).square().sum().backward()
+        ledger = watched.trace().ledger
+    inner = model.attention
+    own = [inner.q_proj_weight, inner.k_proj_weight, inner.v_proj_weight]
+    weights = inner.in_proj_weight.chunk(3) if not widths else own
+    gradients = inner.in_proj_weight.grad.chunk(3) if not widths else [weight.grad for weight in own]
+    exact = {
+        part: (gradient.norm().log2().item(), weight.norm().log2().item())
+        for part, gradient, weight in zip(("queries", "keys", "values"), gradients, weights, strict=True)
+    }
+    exact["outputs"] = (inner.out_proj.weight.grad.norm().log2().item(), inner.out_proj.weight.norm().log2().item())
+    got = {one.part: (one.log2_grad_weight, one.log2_weight) for one in ledger.attention}
+    assert {one.name for one in ledger.attention} == {"attention"}
+    assert got.keys() == exact.keys()
+    for part, pair in exact.items():
+        assert got[part] == pytest.approx(pair, abs=tolerance("torch", "watched")), part
+    assert "queries" in str(ledger.attentions())

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gradtrace.remedies.of_networks import recurrent_remedies as recurrent_remedies
     from gradtrace.remedies.of_networks import stack_remedies as stack_remedies
     from gradtrace.remedies.results import Remedies as Remedies
+    from gradtrace.show.ledger_tables import attention_table as attention_table
     from gradtrace.show.ledger_tables import branch_table as branch_table
     from gradtrace.show.ledger_tables import ledger_table as ledger_table
     from gradtrace.show.module_tables import history_table as history_table
@@ -48,6 +49,7 @@ _ROOMS = {
     "Progress": "remedies.contestants",
     "Remedies": "remedies.results",
     "Underflow": "analysis.underflow",
+    "attention_table": "show.ledger_tables",
     "branch_table": "show.ledger_tables",
     "compare": "analysis.comparison",
     "diagnose_modules": "analysis.modules",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 from gradtrace.tables import Table, shown_layers
-from gradtrace.traces.ledger import Entry, Ledger, PointFigures
+from gradtrace.traces.ledger import AttentionPart, Entry, Ledger, PointFigures
 
 __all__ = ["branch_table", "ledger_table"]
 
 _KINDS = 2
 _WAYS = 4
+_PARTS = ("queries", "keys", "values", "outputs")
 
 
 def ledger_table(ledger: Ledger, lines: int) -> Table:
@@ -43,6 +44,20 @@ def branch_table(ledger: Ledger, lines: int) -> Table:
     if len(chosen) < len(meetings):
         notes.append(f"{len(chosen)} of {len(meetings)} points.")
     return Table(["point", "log2 |dy|", "came by"], rows, "Where branches meet", notes, words={0, 2})
+
+
+def attention_table(ledger: Ledger, lines: int) -> Table:
+    """Set out the matrices of attentions, the last one first."""
+    blocks: dict[str, dict[str, AttentionPart]] = {}
+    for one in ledger.attention:
+        blocks.setdefault(one.name, {})[one.part] = one
+    names = sorted(blocks, key=[one.name for one in ledger.modules].index)
+    rows = []
+    for place in reversed(shown_layers(len(names), lines) if names else []):
+        there = [blocks[names[place]].get(part) for part in _PARTS]
+        rows.append([names[place], *("" if one is None else _bits(one.log2_grad_weight) for one in there)])
+    notes = ["log2 of |dW|. Queries and keys get little where all weights of an attention are equal, or one is 1."]
+    return Table(["attention", *_PARTS], rows, "Gradients of attentions", notes, words={0})
 
 
 def _kinds(entry: Entry) -> str:

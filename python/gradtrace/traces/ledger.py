@@ -12,7 +12,7 @@ from gradtrace import doors
 from gradtrace.checks import checked_count
 from gradtrace.tables import Table
 
-__all__ = ["Branch", "Entry", "Ledger", "PointFigures"]
+__all__ = ["AttentionPart", "Branch", "Entry", "Ledger", "PointFigures"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,25 @@ class PointFigures:
 
 
 @dataclass(frozen=True)
+class AttentionPart:
+    """One of the matrices of an attention, which PyTorch keeps together.
+
+    Attributes
+    ----------
+    name : str
+        Of the attention.
+    part : {"queries", "keys", "values", "outputs"}
+    log2_grad_weight, log2_weight : float
+        log2 of the norms of its part of the gradient and of the weights.
+    """
+
+    name: str
+    part: str
+    log2_grad_weight: float
+    log2_weight: float
+
+
+@dataclass(frozen=True)
 class Entry:
     """A group of modules in the table.
 
@@ -86,10 +105,13 @@ class Ledger:
         As the trace has them.
     points : tuple of PointFigures
         In the order of the forward pass.
+    attention : tuple of AttentionPart
+        Of every ``nn.MultiheadAttention`` the matrices that a gradient came to, and that no checkpoint holds.
     """
 
     modules: tuple[Any, ...] = ()
     points: tuple[PointFigures, ...] = ()
+    attention: tuple[AttentionPart, ...] = ()
     _by_name: dict[str, PointFigures] = field(init=False, default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -189,6 +211,10 @@ class Ledger:
     def branches(self, lines: int = 10) -> Table:
         """Set out what came by which way where branches meet, ``lines`` points at most, evenly chosen."""
         return doors.branch_table(self, checked_count("lines", lines))
+
+    def attentions(self, lines: int = 10) -> Table:
+        """Set out the gradients of queries, keys, values and outputs of ``lines`` attentions at most, evenly chosen."""
+        return doors.attention_table(self, checked_count("lines", lines))
 
     plot = doors.plotting(
         "plot",

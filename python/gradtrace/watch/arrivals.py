@@ -28,6 +28,8 @@ class Arrivals:
         Of each step so many backward passes are kept.
     names : dict
         Of the modules that are recorded, in the model's order.
+    attention : dict
+        By a parameter's identity the names of parts of attention, and their rows.
     is_open : bool
         Whether hooks are heard.
     step : Step or None
@@ -44,6 +46,7 @@ class Arrivals:
 
     most_passes: int
     names: dict[Any, str] = field(default_factory=dict)
+    attention: dict[int, list[tuple[str, slice]]] = field(default_factory=dict)
     is_open: bool = False
     step: Step | None = None
     last: Step | None = None
@@ -146,7 +149,10 @@ class Arrivals:
         if id(parameter) not in step.weights:
             step.weights[id(parameter)] = measured(parameter)
         if graph_task() == self._task:
-            one.arrived(parameter, gradient, more=id(parameter) in step.in_parts)
+            more = id(parameter) in step.in_parts
+            one.arrived(parameter, gradient, more)
+            for name, rows in () if more else self.attention.get(id(parameter), ()):
+                one.of_attention[name] = measured(gradient[rows]), measured(parameter[rows])
             return
 
         def added(_: Any) -> None:

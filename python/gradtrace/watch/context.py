@@ -10,6 +10,7 @@ from gradtrace import doors
 from gradtrace.checks import checked_count, checked_flag, checked_names
 from gradtrace.traces.modules import WatchTrace
 from gradtrace.watch import hooks
+from gradtrace.watch.attention import parts_of
 from gradtrace.watch.modules import is_recurrent, is_wanted, reachable, takes_hooks
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Watch:
             raise RuntimeError("watch: expected a watch that is not yet open")
         recorder.is_open = True
         hooks.keep_out_of_graphs()
-        recorder.names, recorder.blocks, recorder.closed = {}, {}, {}
+        recorder.names, recorder.blocks, recorder.closed, recorder.attention = {}, {}, {}, {}
         try:
             for name, module, closed in reachable(self.model):
                 self._hook(name, module, closed)
@@ -102,6 +103,8 @@ class Watch:
         wanted = is_wanted(name, module, closed, self.only)
         if wanted:
             recorder.names[module] = name or type(module).__name__
+        for part, parameter, rows in parts_of(name, module) if wanted else ():
+            recorder.attention.setdefault(id(parameter), []).append((part, rows))
         if wanted and closed:
             recorder.closed[module] = recorder.names[module]
         if closed and not takes_hooks(module):

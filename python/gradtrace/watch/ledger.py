@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gradtrace.traces.ledger import Branch, Ledger, PointFigures
+from gradtrace.traces.ledger import AttentionPart, Branch, Ledger, PointFigures
 from gradtrace.traces.modules import ModuleFigures
 from gradtrace.watch.calls import Call
 from gradtrace.watch.points import Point
@@ -42,7 +42,16 @@ def ledger_of_step(step: Step, one: BackwardPass, modules: tuple[ModuleFigures, 
         branches = tuple(Branch(name, next(numbers)) for name in by)
         if called[point]:
             figures.append(PointFigures(called[point], whole, branches))
-    return Ledger(modules, tuple(figures))
+    return Ledger(modules, tuple(figures), tuple(_attention(one)))
+
+
+def _attention(one: BackwardPass) -> Iterator[AttentionPart]:
+    numbers = norms_read([norm for pair in one.of_attention.values() for norm in pair])
+    with np.errstate(divide="ignore"):
+        pairs = np.log2(numbers).reshape(-1, 2).tolist()
+    for name, (gradient, weight) in zip(one.of_attention, pairs, strict=True):
+        block, _, part = name.rpartition(".")
+        yield AttentionPart(block, part, gradient, weight)
 
 
 def _at(point: Point, one: BackwardPass, again: dict[Call, Call]) -> Any:

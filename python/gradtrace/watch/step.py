@@ -48,6 +48,7 @@ class BackwardPass:
     # At the outputs of the model: the gradient's norm, its product with the output, and the output's norm.
     ends: dict[ForwardPass, list[tuple[Any, Any, Any]]] = field(default_factory=dict)
     parts: dict[int, Any] = field(default_factory=dict)
+    of_attention: dict[str, tuple[Any, Any]] = field(default_factory=dict)  # norms of a part's gradient and weights
     to_inputs: dict[tuple[Call, int], Any] = field(default_factory=dict)  # norms, of what a call sent back
     halves: dict[tuple[Call, int], tuple[int, Any]] = field(default_factory=dict)  # of it, as long as more may come
     at_points: dict[Point, Any] = field(default_factory=dict)  # norms, of points that no module gave
