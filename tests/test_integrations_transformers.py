@@ -50,7 +50,11 @@ def trainer_of(library, tmp_path, callbacks, data=None, report_to="tensorboard",
         "disable_tqdm": True, "learning_rate": 1e-2, "seed": 0, "report_to": report_to, "output_dir": str(tmp_path / "out"),
     } | options  # fmt: skip
     return library.Trainer(
-        model_of(library), library.TrainingArguments(**options), train_dataset=data or Rows(), callbacks=callbacks
+        model_of(library),
+        library.TrainingArguments(**options),
+        train_dataset=data or Rows(),
+        eval_dataset=Rows(),
+        callbacks=callbacks,
     )
 
 
@@ -94,6 +98,18 @@ def test_figures_go_where_the_trainer_reports(library, tmp_path, scalars, capsys
     assert "gradtrace" not in "".join(capsys.readouterr())
 
 
+def test_half_precision_and_evaluations(library, tmp_path, scalars):
+    """What autocast makes of the outputs is not what the loss used, so that the gradient at them is not there."""
+    callback = gt.integrations.TrainerCallback(every=2)
+    trainer_of(library, tmp_path, [callback], bf16=True, eval_strategy="steps", eval_steps=2).train()
+    read = scalars()
+    ours = {tag: rows for tag, rows in read.items() if "gradtrace" in tag}
+    assert len(ours) == 11
+    assert "train/gradtrace/log2_cotangent" not in ours
+    assert all([step for step, _ in rows] == [1, 3, 5, 7] for rows in ours.values())
+    assert [step for step, _ in read["eval/loss"]] == [2, 4, 6, 8]
+
+
 def test_all_reporters_get_them(library, tmp_path, monkeypatch):
     mlflow, wandb = pytest.importorskip("mlflow"), pytest.importorskip("wandb")
     environment = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_CONSOLE": "off", "WANDB_DIR": tmp_path}
@@ -130,6 +146,21 @@ def test_accumulation_and_checkpointing(library, tmp_path, scalars):
     assert len(ours) == 12
     assert all([step for step, _ in rows] == list(range(1, 9)) for rows in ours.values())
     assert callback.watched.trace().step == 31
+
+
+def test_a_compiled_model_has_the_figures_of_the_model_as_it_is(library, tmp_path):
+    import torch._dynamo
+
+    steps, options = [], {"torch_compile": True, "torch_compile_backend": "eager"}
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for compiled in (False, True):
+            callback = gt.integrations.TrainerCallback(every=1)
+            trainer_of(library, tmp_path, [callback], report_to="none", **(options if compiled else {})).train()
+            steps.append(callback.watched.trace())
+    assert steps[0].names == steps[1].names
+    for name in ("log2_grad_output", "log2_grad_weight"):
+        first, second = (trace.figures(name) for trace in steps)
+        assert first == pytest.approx(second, abs=tolerance("torch", "log2", "float32"), nan_ok=True)
 
 
 def test_the_watch_ends_with_an_exception_or_the_next_training(library, tmp_path):
