@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -9,12 +10,28 @@ import numpy as np
 
 from gradtrace.analysis import thresholds as limit
 from gradtrace.analysis.diagnosis import Finding
+from gradtrace.analysis.statistics import over_last
 from gradtrace.traces.modules import WatchTrace
 from gradtrace.traces.recurrent import RecurrentTrace
+from gradtrace.traces.stack import StackTrace
 
-__all__ = ["quoted"]
+__all__ = ["figures_of_inside", "quoted"]
 
 _SMALLEST = {"float32": -149.0, "float64": -1074.0}  # log2 of the smallest number above 0
+
+
+def figures_of_inside(inside: RecurrentTrace | StackTrace) -> dict[str, float]:
+    """Give what was lost inside, in bits: the gradient at the first step or layer over that at the last.
+
+    Medians over samples; of several layers or directions the one that loses most, and the shortest half-life of what
+    the gates keep, NaN where there are none.
+    """
+    rows = inside.log2_dh if isinstance(inside, RecurrentTrace) else inside.log2_delta[None]
+    half_life = getattr(inside, "forget_half_life", math.nan)
+    return {
+        "log2_first_over_last": float(np.fmin.reduce([over_last(row)[0] for row in rows])),
+        "forget_half_life": float(np.fmin.reduce(half_life, axis=None)),
+    }
 
 
 def quoted(trace: WatchTrace) -> Iterator[Finding]:

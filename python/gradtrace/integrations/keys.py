@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from gradtrace.analysis.statistics import over_last
+from gradtrace.analysis.insides import figures_of_inside
 from gradtrace.checks import checked_count, checked_names
 from gradtrace.traces.modules import ModuleFigures, WatchTrace
-from gradtrace.traces.recurrent import RecurrentTrace
 
 __all__ = ["FIGURES", "MODULES", "checked_figures", "checked_modules", "flat", "of_inside", "spread"]
 
@@ -91,16 +90,10 @@ def flat(
 
 
 def of_inside(trace: WatchTrace, prefix: str) -> dict[str, float]:
-    """Give what was lost inside: the gradient at the first step or layer over that at the last, median over samples.
-
-    Of several layers or directions the one that loses most. A gradient that is exactly 0 reads -16384.
-    """
-    numbers = {}
-    for name, one in trace.inside.items():
-        rows = one.log2_dh if isinstance(one, RecurrentTrace) else one.log2_delta[None]
-        lost = [over_last(row)[0] for row in rows]
-        numbers[f"{prefix}/{name}/inside/log2_first_over_last"] = float(np.fmin.reduce(lost))
-        half_life = getattr(one, "forget_half_life", None)
-        if half_life is not None:
-            numbers[f"{prefix}/{name}/inside/forget_half_life"] = float(np.fmin.reduce(half_life))
+    """Give what was lost inside, as `figures_of_inside` has it. A gradient that is exactly 0 reads -16384."""
+    numbers = {
+        f"{prefix}/{name}/inside/{figure}": value
+        for name, one in trace.inside.items()
+        for figure, value in figures_of_inside(one).items()
+    }
     return {key: max(-16384.0, min(16384.0, value)) for key, value in numbers.items() if not math.isnan(value)}

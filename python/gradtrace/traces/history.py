@@ -15,7 +15,7 @@ from gradtrace.traces.modules import ModuleFigures, WatchTrace
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["FIGURES", "History"]
+__all__ = ["FIGURES", "History", "InsideCourse"]
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -24,6 +24,26 @@ Counts = npt.NDArray[np.int64]
 FIGURES = tuple(part.name for part in fields(ModuleFigures) if part.name not in ("name", "kind"))
 _WHOLE = {part.name: bool if "bool" in str(part.type) else int for part in fields(ModuleFigures)
           if str(part.type) in ("int", "bool")}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class InsideCourse:
+    """What was lost inside a recurrent module or a chain of layers, step by step.
+
+    Attributes
+    ----------
+    log2_first_over_last : ndarray of float64, shape (S,)
+        The gradient at the first step or layer over that at the last, in bits; median over samples, of several layers
+        the one that loses most. NaN where the step has no such inside.
+    forget_half_life : ndarray of float64, shape (S,)
+        In steps, the shortest of its layers; NaN where there are no gates.
+    findings : tuple of tuple of str, length S
+        Kinds of what its diagnosis found.
+    """
+
+    log2_first_over_last: Floats
+    forget_half_life: Floats
+    findings: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -56,6 +76,8 @@ class History:
         Every how many of them were kept.
     notes : tuple of str
         What was not kept, and where a figure stands for more than its row.
+    inside : dict of str to InsideCourse
+        By name, as in `WatchTrace.inside`; empty unless asked for, ``watch(model, inside="history")``.
     """
 
     steps: Counts
@@ -70,6 +92,7 @@ class History:
     recorded: int
     stride: int
     notes: tuple[str, ...]
+    inside: dict[str, InsideCourse]
     _figures: dict[str, Floats]  # and the place of a module among those of its step
     _found: dict[int, Any] = field(default_factory=dict, init=False)  # diagnoses, once made
 
@@ -128,6 +151,11 @@ class History:
         found: doors.Diagnosis = self._found[index]
         return found
 
+    def _kinds(self, index: int) -> tuple[str, ...]:
+        """Give the kinds of a step's findings, those inside its modules among them."""
+        inside = (one.findings[index] for one in self.inside.values())
+        return tuple(dict.fromkeys([*self._diagnosis(index).kinds, *(kind for kinds in inside for kind in kinds)]))
+
     def first(self, kind: str) -> int | None:
         """Find the first kept step at which a finding appears.
 
@@ -147,10 +175,7 @@ class History:
             If there is no such kind.
         """
         doors.checked_kind("kind", kind)
-        for index, step in enumerate(self.steps):
-            if kind in self._diagnosis(index).kinds:
-                return int(step)
-        return None
+        return next((int(step) for index, step in enumerate(self.steps) if kind in self._kinds(index)), None)
 
     def findings(self) -> dict[str, tuple[int, ...]]:
         """Give the numbers of the kept steps at which each kind of finding appears, in the order of appearance.
@@ -159,7 +184,7 @@ class History:
         """
         found: dict[str, list[int]] = {}
         for index, step in enumerate(self.steps):
-            for kind in self._diagnosis(index).kinds:
+            for kind in self._kinds(index):
                 found.setdefault(kind, []).append(int(step))
         return {kind: tuple(steps) for kind, steps in found.items()}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from gradtrace import doors
-from gradtrace.checks import checked_count, checked_flag, checked_names
+from gradtrace.checks import checked_count, checked_flag, checked_name, checked_names
 from gradtrace.traces.modules import WatchTrace
 from gradtrace.watch import hooks
 from gradtrace.watch.attention import parts_of
@@ -39,8 +39,8 @@ class Watch:
         Which steps are recorded: every so many.
     only : tuple of str or None
         Names of the modules that are recorded, as `watch` takes them.
-    inside : bool
-        Whether what the inside of modules needs is kept.
+    inside : bool or "history"
+        Whether what the inside of modules needs is kept; and whether each step is looked into.
     most_bytes : int
         Of a step, so much of it at most.
     per_sample : Asked or None
@@ -50,7 +50,7 @@ class Watch:
     model: Any = field(repr=False)
     every: int = 1
     only: tuple[str, ...] | None = None
-    inside: bool = True
+    inside: bool | str = True
     most_bytes: int = MOST_BYTES
     per_sample: Asked | None = None
     _handles: list[Any] = field(default_factory=list, init=False, repr=False)
@@ -58,12 +58,14 @@ class Watch:
     _logs: list[doors.Log] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        from gradtrace.watch.history import Course
         from gradtrace.watch.recorder import Recorder
 
         self._recorder = Recorder(
             every=self.every,
             most_passes=_MOST_PASSES,
             kept_bytes=self.most_bytes if self.inside else 0,
+            course=Course(inside=self.inside == "history"),
             asked=self.per_sample,
         )
 
@@ -263,7 +265,7 @@ def watch(
     model: Any,
     every: int = 1,
     only: Iterable[str] | None = None,
-    inside: bool = True,
+    inside: bool | Literal["history"] = True,
     most_bytes: int = MOST_BYTES,
     per_sample: bool | Iterable[str] = False,
     sample_axis: Literal[0, 1] = 0,
@@ -279,9 +281,10 @@ def watch(
     only : list of str, optional
         Names of modules, or beginnings of names up to a dot; all modules without children, and those with parameters of
         their own, by default.
-    inside : bool, default True
+    inside : bool or "history", default True
         Keep what the traces of the inside of modules need (`WatchTrace.inside`): references to inputs, gradients at
-        outputs, and copies of weights that an optimiser is about to change.
+        outputs, and copies of weights that an optimiser is about to change. ``"history"``: also look inside at every
+        recorded step, for `history`, which costs another backward pass each.
     most_bytes : int, default 256 MiB
         Of every step so much of that at most; what does not fit is left out, and the trace's notes say so.
     per_sample : bool or list of str, default False
@@ -319,7 +322,8 @@ def watch(
         only = tuple(checked_names("only", only, known, f"only={known[-1:]}", "names of the model's modules"))
     from gradtrace.watch.samples import checked_asked
 
-    flag, most = checked_flag("inside", inside), checked_count("most_bytes", most_bytes)
+    flag = checked_name("inside", inside, ("history",)) if isinstance(inside, str) else checked_flag("inside", inside)
+    most = checked_count("most_bytes", most_bytes)
     recorded = [(name, module) for name, module, closed in found if is_wanted(name, module, closed, only)]
     asked = checked_asked(per_sample, sample_axis, most, recorded)
     return Watch(model, checked_count("every", every), only, flag, most, asked)

@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gradtrace.traces.history import FIGURES, History
+from gradtrace.analysis.insides import figures_of_inside
+from gradtrace.traces.history import FIGURES, History, InsideCourse
+from gradtrace.watch.inside import look_inside
 from gradtrace.watch.rows import Rows, rows_of_step
 from gradtrace.watch.step import BackwardPass, Step
 
@@ -37,6 +39,7 @@ class _Kept:
     kinds: tuple[str, ...] = ()
     figures: Floats | None = None
     ends: tuple[float, float] = (math.nan, math.nan)
+    inside: dict[str, tuple[dict[str, float], tuple[str, ...]]] = field(default_factory=dict)  # figures and findings
 
     def read(self) -> None:
         """Fetch the figures, and let go of where they came from."""
@@ -58,10 +61,13 @@ class Course:
         How many steps were taken in.
     stride : int
         Every how many of them are kept; the newest is kept until the next comes.
+    inside : bool
+        Whether modules are looked into at every step.
     """
 
     recorded: int = 0
     stride: int = 1
+    inside: bool = False
     _kept: list[_Kept] = field(default_factory=list)
     _places: list[int] = field(default_factory=list)  # of each among the recorded ones
     _rows: int = 0
@@ -69,7 +75,7 @@ class Course:
 
     def take(self, step: Step, names: dict[Any, str], owned: Callable[[Any], list[Any]]) -> None:
         """Take a step that is over."""
-        kept = _kept(step, names, owned)
+        kept = _kept(step, names, owned, self.inside)
         if kept is None:
             return
         if self._places and self._places[-1] % self.stride:
@@ -120,7 +126,7 @@ class Course:
         """
         self._read()
         all_kept, recorded = list(self._kept), self.recorded
-        now = None if step is None else _kept(step, names, owned)
+        now = None if step is None else _kept(step, names, owned, self.inside)
         if now is not None:
             now.read()
             if self._places and self._places[-1] % self.stride:
@@ -155,7 +161,7 @@ def _chosen(passes: list[BackwardPass]) -> BackwardPass | None:
     return next((one for one in passes if one.weights), passes[0] if passes else None)
 
 
-def _kept(step: Step, names: dict[Any, str], owned: Callable[[Any], list[Any]]) -> _Kept | None:
+def _kept(step: Step, names: dict[Any, str], owned: Callable[[Any], list[Any]], inside: bool) -> _Kept | None:
     passes = step.complete
     one = _chosen(passes)
     if one is None:
@@ -163,7 +169,25 @@ def _kept(step: Step, names: dict[Any, str], owned: Callable[[Any], list[Any]]) 
     rows = rows_of_step(step, one, names, owned)
     notes = (*rows.notes, *sorted(one.torn))
     numbers = (step.number, passes.index(one), len(passes), one.order)
-    return _Kept(numbers, rows, step.loss, notes, rows.names, rows.kinds)
+    kept = _Kept(numbers, rows, step.loss, notes, rows.names, rows.kinds)
+    if inside:
+        traces, left_out = look_inside(step, one, names)
+        kept.notes += tuple(left_out)
+        kept.inside = {name: (figures_of_inside(trace), trace.diagnose().kinds) for name, trace in traces.items()}
+    return kept
+
+
+def _courses(kept: list[_Kept]) -> dict[str, InsideCourse]:
+    nothing: tuple[dict[str, float], tuple[str, ...]] = ({}, ())
+    courses = {}
+    for name in dict.fromkeys(name for one in kept for name in one.inside):
+        steps = [one.inside.get(name, nothing) for one in kept]
+        figures = [
+            np.array([of_step.get(figure, math.nan) for of_step, _ in steps], np.float64)
+            for figure in ("log2_first_over_last", "forget_half_life")
+        ]
+        courses[name] = InsideCourse(figures[0], figures[1], tuple(kinds for _, kinds in steps))
+    return courses
 
 
 def _joined(kept: list[_Kept], recorded: int, stride: int, notes: tuple[str, ...]) -> History:
@@ -184,7 +208,7 @@ def _joined(kept: list[_Kept], recorded: int, stride: int, notes: tuple[str, ...
     of_steps: dict[str, Any] = dict(zip(("steps", "backward", "backwards", "order"), numbers, strict=True))
     of_steps |= dict(zip(("log2_cotangent", "along_outputs"), ends, strict=True))
     return History(loss=loss, names=names, kinds=kinds, recorded=recorded, stride=stride, notes=notes,
-                   _figures=by_name, **of_steps)  # fmt: skip
+                   inside=_courses(kept), _figures=by_name, **of_steps)  # fmt: skip
 
 
 def _columns(kept: list[_Kept]) -> tuple[tuple[str, ...], tuple[str, ...]]:
