@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from gradtrace.analysis.changes import difference, first_over_last
 from gradtrace.analysis.diagnosis import Diagnosis
@@ -12,6 +15,7 @@ from gradtrace.json_ready import json_ready
 from gradtrace.memory import blames
 from gradtrace.quiet import quiet
 from gradtrace.tables import Table
+from gradtrace.traces.modules import WatchTrace
 from gradtrace.traces.recurrent import RecurrentTrace
 
 __all__ = ["Comparison", "compare"]
@@ -81,7 +85,29 @@ def compare(before: Any, after: Any) -> Comparison:
     )
 
 
+def _of_modules(trace: WatchTrace) -> dict[str, float]:
+    """Of the modules whose weights learn, the first and the last, and the mean of shares; NaN where there are none."""
+    learning = [one for one in trace.modules if one.weighs]
+    norms = [one.log2_grad_output for one in learning] or [math.nan]
+    weights = [one.log2_grad_weight for one in learning if not math.isnan(one.log2_grad_weight)] or [math.nan]
+    shares = {name: trace.figures(name) for name in ("saturated", "dead")}
+    means = {name: float(each[~np.isnan(each)].mean()) if not np.isnan(each).all() else math.nan
+             for name, each in shares.items()}  # fmt: skip
+    return {
+        "log2_cotangent, at the outputs": trace.log2_cotangent,
+        "log2_grad_output, first module": norms[0],
+        "log2_grad_output, last module": norms[-1],
+        "first over last, bits": difference(norms[0], norms[-1]),
+        "log2_grad_weight, smallest": min(weights),
+        "log2_grad_weight, largest": max(weights),
+        "saturated": means["saturated"],
+        "dead units": means["dead"],
+    }
+
+
 def _figures(trace: Any) -> dict[str, float]:
+    if isinstance(trace, WatchTrace):
+        return _of_modules(trace)
     if isinstance(trace, RecurrentTrace):
         figures = {"first over last, bits": first_over_last(trace)}
         if hasattr(trace, "forget_half_life"):

@@ -12,7 +12,7 @@ from gradtrace.memory import blames
 from gradtrace.quiet import quiet
 from gradtrace.traces.figures import STACK, recurrent_figures
 
-__all__ = ["to_dataframe", "to_xarray"]
+__all__ = ["frame", "labelled", "to_dataframe", "to_xarray"]
 
 Trace = Any  # a StackTrace or a RecurrentTrace, whose modules import this one
 
@@ -114,6 +114,20 @@ def _broadcast(
         }
     lined = values.reshape([values.shape[named.index(axis)] if axis in named else 1 for axis in axes])
     return {"": np.broadcast_to(lined, shape)}
+
+
+@blames("trace", "watch fewer modules or steps")
+@quiet
+def frame(columns: dict[str, Any]) -> Any:
+    """Make a data frame of its columns."""
+    return _needed("pandas").DataFrame(columns)
+
+
+@blames("trace", "watch fewer modules or steps")
+@quiet
+def labelled(figures: dict[str, Any], coordinates: dict[str, Any], attributes: dict[str, Any]) -> Any:
+    """Make a dataset of figures with named axes."""
+    return _needed("xarray").Dataset(figures, coords=coordinates, attrs=attributes)
 
 
 def _needed(name: str) -> Any:

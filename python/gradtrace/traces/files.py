@@ -21,6 +21,9 @@ from gradtrace.checks import checked_path, one_line, shown
 from gradtrace.files_out import write_file
 from gradtrace.memory import blames
 from gradtrace.traces.figures import STACK, Figure, figure_shape, kept_shapes, recurrent_figures
+from gradtrace.traces.history import History
+from gradtrace.traces.module_files import packed_history, packed_step, unpacked_history, unpacked_step
+from gradtrace.traces.modules import WatchTrace
 from gradtrace.traces.quantiles import PROBABILITIES
 from gradtrace.traces.recurrent import RecurrentTrace
 from gradtrace.traces.scaled import ScaledArray
@@ -28,7 +31,7 @@ from gradtrace.traces.stack import StackTrace
 
 __all__ = ["load_trace", "save_trace"]
 
-Trace = Any  # a StackTrace or a RecurrentTrace
+Trace = Any  # a StackTrace, a RecurrentTrace, a WatchTrace or a History
 Array = npt.NDArray[Any]
 
 _FORMAT = "gradtrace trace 2"
@@ -36,6 +39,7 @@ _FACTS, _READOUT, _KEPT = "facts.json", "readout", "kept"
 # Of norms and gains: log2 of a derivative reaches -z^2, and z what float64 can hold the square of.
 _MOST_BITS = 1e308
 _MOST_LISTS = 64
+_NETWORKS = ("StackTrace", "RecurrentTrace")
 
 
 @blames("trace", "keep less, or trace fewer samples")
@@ -47,7 +51,14 @@ def save_trace(trace: Trace, path: str | PathLike[str]) -> None:
 
 def _packed(trace: Trace, prefix: str = "") -> dict[str, Array]:
     arrays: dict[str, Array] = {}
-    facts: dict[str, Any] = {"format": _FORMAT, "kind": type(trace).__name__, "kept": {}}
+    facts: dict[str, Any] = {"format": _FORMAT, "kind": type(trace).__name__}
+    if isinstance(trace, (WatchTrace, History)):
+        arrays, own = (
+            packed_history(trace, prefix) if isinstance(trace, History) else packed_step(trace, prefix, _packed)
+        )
+        arrays[f"{prefix}{_FACTS}"] = np.array(json.dumps(facts | own))
+        return arrays
+    facts["kept"] = {}
     for part in fields(trace):
         value = getattr(trace, part.name)
         if part.name == "_kept":
@@ -117,7 +128,7 @@ def load_trace(path: str | PathLike[str]) -> Trace:
 
     Returns
     -------
-    StackTrace or RecurrentTrace
+    StackTrace, RecurrentTrace, WatchTrace or History
         Equal to the one saved, kept arrays included.
 
     Raises
@@ -133,7 +144,7 @@ def load_trace(path: str | PathLike[str]) -> Trace:
     place = checked_path("path", path)
     try:
         arrays: Any = read_arrays(place, "fiU")
-        trace = _unpacked(arrays, "", ("StackTrace", "RecurrentTrace"))
+        trace = _unpacked(arrays, "", (*_NETWORKS, "WatchTrace", "History"))
         if arrays:
             raise ValueError(f"{min(arrays)}: expected no such array")
         return trace
@@ -153,6 +164,10 @@ def _unpacked(arrays: dict[str, Array], prefix: str, kinds: tuple[str, ...]) -> 
     name = facts.pop("kind", None)
     if name not in kinds:
         raise ValueError(f"kind: expected {' or '.join(kinds)}")
+    if name == "History":
+        return unpacked_history(arrays, prefix, facts, _taken)
+    if name == "WatchTrace":
+        return unpacked_step(arrays, prefix, facts, _taken, lambda arrays, own: _unpacked(arrays, own, _NETWORKS))
     kind: Any = StackTrace if name == "StackTrace" else RecurrentTrace
     kept_facts = facts.pop(_KEPT, None)
     has_readout = facts.pop(_READOUT, None) if kind is RecurrentTrace else False

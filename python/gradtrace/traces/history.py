@@ -10,18 +10,20 @@ import numpy.typing as npt
 
 from gradtrace import doors
 from gradtrace.checks import checked_index, checked_name
-from gradtrace.traces.modules import ModuleFigures, WatchTrace
+from gradtrace.traces import export
+from gradtrace.traces.methods import Trace, equal
+from gradtrace.traces.modules import FIGURES, ModuleFigures, WatchTrace
 
 if TYPE_CHECKING:
+    import pandas
+    import xarray
     from matplotlib.axes import Axes
 
-__all__ = ["FIGURES", "History", "InsideCourse"]
+__all__ = ["History", "InsideCourse"]
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
-#: Of a module at a step, as `ModuleFigures` has them.
-FIGURES = tuple(part.name for part in fields(ModuleFigures) if part.name not in ("name", "kind"))
 _WHOLE = {part.name: bool if "bool" in str(part.type) else int for part in fields(ModuleFigures)
           if str(part.type) in ("int", "bool")}  # fmt: skip
 
@@ -94,7 +96,7 @@ class History:
     notes: tuple[str, ...]
     inside: dict[str, InsideCourse]
     _figures: dict[str, Floats]  # and the place of a module among those of its step
-    _found: dict[int, Any] = field(default_factory=dict, init=False)  # diagnoses, once made
+    _found: dict[int, Any] = field(default_factory=dict, init=False, compare=False)  # diagnoses, once made
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -209,6 +211,56 @@ class History:
             If there is no such figure, or no step.
         """
         return doors.draw("history_plots", "plot_history", self, checked_name("figure", figure, FIGURES), ax)
+
+    save = Trace.save
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Give one tidy row for each kept step and each of its modules.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``step``, ``backward``, ``order``, ``loss``, ``module``, ``kind``, and one for each figure of
+            `ModuleFigures`; no row where a module was not in a step.
+        """
+        step, module = np.nonzero(~np.isnan(self._figures["place"]))
+        columns: dict[str, Any] = {"step": self.steps[step]}
+        columns |= {name: getattr(self, name)[step] for name in ("backward", "order", "loss")}
+        columns |= {"module": np.array(self.names)[module], "kind": np.array(self.kinds)[module]}
+        for name in FIGURES:
+            values = self._figures[name][step, module]
+            columns[name] = values.astype(_WHOLE[name]) if name in _WHOLE else values
+        return export.frame(columns)
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Give the figures as a dataset with named axes.
+
+        Returns
+        -------
+        xarray.Dataset
+            Dimensions ``step`` and ``module``, with ``kind`` as a coordinate; ``loss``, ``backward`` and what else is
+            one for each step along ``step``. Of insides, where asked for, ``inside_log2_first_over_last`` and
+            ``inside_forget_half_life`` along ``step`` and ``inside``.
+        """
+        figures: dict[str, Any] = {name: (("step", "module"), self._figures[name]) for name in FIGURES}
+        for name in ("loss", "log2_cotangent", "along_outputs", "backward", "backwards", "order"):
+            figures[name] = ("step", getattr(self, name))
+        coordinates = {"step": self.steps, "module": list(self.names), "kind": ("module", list(self.kinds))}
+        if self.inside:
+            coordinates["inside"] = list(self.inside)
+            for name in ("log2_first_over_last", "forget_half_life"):
+                each = np.array([getattr(one, name) for one in self.inside.values()])
+                figures[f"inside_{name}"] = (("step", "inside"), each.T)
+        facts = {"recorded": self.recorded, "stride": self.stride}
+        dataset: xarray.Dataset = export.labelled(figures, coordinates, facts)
+        return dataset
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(equal(getattr(self, part.name), getattr(other, part.name)) for part in fields(self) if part.compare)
+
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def title(self) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas
     import xarray
 
-__all__ = ["Trace", "documented"]
+__all__ = ["Trace", "documented", "equal"]
 
 _T = TypeVar("_T")
 _OF_SOME_CELL = {figure.name for figure in RECURRENT} | {kept.name for kept in RECURRENT_KEPT}
@@ -59,7 +59,7 @@ class Trace:
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return all(_equal(getattr(self, part.name), getattr(other, part.name)) for part in fields(self))  # type: ignore[arg-type]
+        return all(equal(getattr(self, part.name), getattr(other, part.name)) for part in fields(self))  # type: ignore[arg-type]
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -73,8 +73,8 @@ class Trace:
 
         Parameters
         ----------
-        after : StackTrace or RecurrentTrace
-            Of the same kind; depth and sizes may differ.
+        after : StackTrace, RecurrentTrace or WatchTrace
+            Of the same kind; depth, sizes and modules may differ.
 
         Returns
         -------
@@ -123,12 +123,14 @@ class Trace:
         return dataset
 
 
-def _equal(a: Any, b: Any) -> bool:
+def equal(a: Any, b: Any) -> bool:
     """Whether two parts of a trace are equal, NaN included; containers entry by entry."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_equal(a[name], b[name]) for name in a)
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(_equal, a, b))
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(equal(a[name], b[name]) for name in a)
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    if is_dataclass(a) and type(a) is type(b) and not isinstance(a, Trace):
+        return all(equal(getattr(a, part.name), getattr(b, part.name)) for part in fields(a) if part.compare)
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=True)
     if isinstance(a, float) and isinstance(b, float):

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gradtrace import doors
 from gradtrace.json_ready import json_ready
+from gradtrace.traces import export
 from gradtrace.traces.inside import Inside
 from gradtrace.traces.ledger import Ledger
+from gradtrace.traces.methods import Trace, equal
 from gradtrace.traces.per_sample import PerSample
 
-__all__ = ["ModuleFigures", "WatchTrace"]
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+__all__ = ["FIGURES", "ModuleFigures", "WatchTrace"]
 
 Floats = npt.NDArray[np.float64]
 _FACTS = ("step", "backward", "backwards", "order", "notes", "log2_cotangent", "along_outputs")
@@ -83,7 +89,11 @@ class ModuleFigures:
     weighs: bool = False
 
 
-@dataclass(frozen=True)
+#: Names of the figures of a module.
+FIGURES = tuple(part.name for part in fields(ModuleFigures) if part.name not in ("name", "kind"))
+
+
+@dataclass(frozen=True, eq=False)
 class WatchTrace:
     """What a watched step left behind, modules in the order of the forward pass.
 
@@ -156,6 +166,43 @@ class WatchTrace:
         "Draw the gradient of every module's output, of its weights, and its output.",
         "log2 of norms; modules in the order of the forward pass.",
     )
+
+    compare = Trace.compare
+    save = Trace.save
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Give one tidy row for each module.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``module``, ``kind``, and one for each figure of `ModuleFigures`.
+        """
+        kinds = [one.kind for one in self.modules]
+        columns = {name: [getattr(one, name) for one in self.modules] for name in FIGURES}
+        return export.frame({"module": list(self.names), "kind": kinds, **columns})
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Give the figures as a dataset with a named axis.
+
+        Returns
+        -------
+        xarray.Dataset
+            Dimension ``module``, with coordinates ``module`` and ``kind``; the step's own facts as attributes.
+        """
+        facts = {name: getattr(self, name) for name in ("step", "backward", "backwards", "order")}
+        facts |= {name: getattr(self, name) for name in ("log2_cotangent", "along_outputs", "at_guess")}
+        figures = {name: ("module", self.figures(name)) for name in FIGURES}
+        coordinates = {"module": list(self.names), "kind": ("module", [one.kind for one in self.modules])}
+        dataset: xarray.Dataset = export.labelled(figures, coordinates, facts)
+        return dataset
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(equal(getattr(self, part.name), getattr(other, part.name)) for part in fields(self))
+
+    __hash__ = None  # type: ignore[assignment]
 
     def to_dict(self) -> dict[str, Any]:
         """Give all figures, fit for strict JSON."""

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 
 from gradtrace.analysis.insides import figures_of_inside
-from gradtrace.traces.history import FIGURES, History, InsideCourse
+from gradtrace.traces.history import History, InsideCourse
+from gradtrace.traces.modules import FIGURES
 from gradtrace.watch.inside import look_inside
 from gradtrace.watch.rows import Rows, rows_of_step
 from gradtrace.watch.step import BackwardPass, Step
