@@ -15,6 +15,7 @@ def test_thresholds_are_the_ones_of_the_docs(request):
     for name in (
         "AT_GUESS",
         "LOST_BITS",
+        "NOTHING_BITS",
         "REMEMBERED_STEPS",
         "HOPELESS_BITS",
         "SAMPLES",

@@ -150,6 +150,27 @@ def test_gradients_that_float32_reads_as_zero_are_there():
     assert np.isfinite(trace.log2_dh).all()
 
 
+def shut(kind):
+    """Recurrent modules that pass nothing: dead, saturated, or behind a gate that never opens."""
+    module = {"dead": nn.RNN(INPUTS, H, nonlinearity="relu"), "flat": nn.RNN(INPUTS, H), "output": nn.LSTM(INPUTS, H),
+              "input": nn.LSTM(INPUTS, H), "update": nn.GRU(INPUTS, H)}[kind]  # fmt: skip
+    rows, value = {"dead": (slice(None), -100.0), "flat": (slice(None), 50.0), "output": (slice(3 * H, None), -200.0),
+                   "input": (slice(0, H), -200.0), "update": (slice(H, 2 * H), 60.0)}[kind]  # fmt: skip
+    with torch.no_grad():
+        module.bias_ih_l0[rows] = value
+    return module
+
+
+@pytest.mark.parametrize("kind", ["dead", "flat", "output", "input", "update"])
+def test_a_module_that_passes_nothing_is_critical_whatever_the_task(kind):
+    torch.manual_seed(0)
+    trace = watched_once(Around(shut(kind), last).float(), torch.randn(20, B, INPUTS), lambda y: y.sum())
+    found = trace.diagnose()
+    assert found.severity == "critical"
+    assert found[0].part == "inner"
+    assert "whatever the task" in found[0].cause
+
+
 # Chains --------------------------------------------------------------------------------------------------------------
 
 
@@ -416,7 +437,7 @@ def test_a_chaotic_network_is_traced_and_said_to_be_one(kind):
     trace = watched_once(model, torch.randn(150, 8, 4), lambda out: out[0][-1].square().sum())
     inside = trace.inside[kind]
     assert np.median(inside.log2_dh[0, 0] - inside.log2_dh[0, -1]) > 20
-    assert any("chaotic" in note for note in trace.notes)
+    assert any("rounding" in note for note in trace.notes)
     assert "exploding" in inside.diagnose().kinds
 
 

@@ -14,10 +14,9 @@ from gradtrace.analysis.statistics import over_last
 from gradtrace.traces.modules import WatchTrace
 from gradtrace.traces.recurrent import RecurrentTrace
 from gradtrace.traces.stack import StackTrace
+from gradtrace.wording import factor
 
 __all__ = ["figures_of_inside", "quoted"]
-
-_SMALLEST = {"float32": -149.0, "float64": -1074.0}  # log2 of the smallest number above 0
 
 
 def figures_of_inside(inside: RecurrentTrace | StackTrace) -> dict[str, float]:
@@ -38,33 +37,41 @@ def quoted(trace: WatchTrace) -> Iterator[Finding]:
     """Give the findings of every recurrent inside, ``part`` its name; layers and steps are those of that trace.
 
     A part of a model is not all of it: a short memory may be all that the task needs. So they are information; what
-    would be more is a warning where the loss stayed at a guess's for as many steps as most tasks are learned in, and
-    stays what it is where the module passes nothing at all, whatever the task. Chains of layers are judged with the
-    other modules.
+    would be more is a warning where the loss stayed at a guess's for as many steps as most tasks are learned in.
+    Critical is a module that passes nothing at all, whatever the task. Chains of layers are judged with the other
+    modules.
     """
     for name, inside in trace.inside.items():
         if not isinstance(inside, RecurrentTrace):
             continue
-        shut = _passes_nothing(inside)
+        left = _left(inside)
+        if left < -limit.NOTHING_BITS:
+            yield _nothing(name, left)
+        stuck = trace.at_guess >= limit.AT_GUESS
         for one in inside.diagnose():
-            severity = one.severity if shut else "information"
-            if one.severity != "information" and not shut and trace.at_guess >= limit.AT_GUESS:
-                severity = "warning"
-                one = replace(one, cause=f"{one.cause} The loss has stayed at that of a guess for {_steps(trace)}.")
+            severity, cause = "information", one.cause
+            if stuck and one.severity != "information":
+                severity, cause = "warning", f"{cause} The loss has stayed at that of a guess for {_steps(trace)}."
             code = f"{inside.cell} = {_submodule(trace, name)}\n{one.code}" if one.code else ""
-            yield replace(one, severity=severity, part=name, code=code)
+            yield replace(one, severity=severity, cause=cause, part=name, code=code)
+
+
+def _nothing(name: str, left: float) -> Finding:
+    share = "nothing" if np.isneginf(left) else f"{factor(left)} times it"
+    cause = f"Of the gradient that comes to its outputs {share} reaches its weights and inputs, whatever the task."
+    return Finding("vanishing", "critical", cause, {"log2_change": left}, part=name)
 
 
 def _steps(trace: WatchTrace) -> str:
     return f"{trace.at_guess} watched steps" + (" and more" if trace.at_guess >= limit.REMEMBERED_STEPS else "")
 
 
-def _passes_nothing(inside: RecurrentTrace) -> bool:
-    """Whether of what arrives at a module's outputs its format holds nothing at its weights, nor at its inputs."""
-    arrives = np.nanmax(inside.log2_dh, initial=-np.inf)
+def _left(inside: RecurrentTrace) -> float:
+    """What reaches a module's weights or inputs of what arrives at its outputs, in bits; NaN where nothing arrives."""
+    arrives = float(np.fmax.reduce(inside.log2_dh, axis=None))
     parts = (inside.log2_dx, inside.log2_grad_weight_ih, inside.log2_grad_weight_hh)
-    left = max(np.nanmax(part, initial=-np.inf) for part in parts)
-    return bool(np.isfinite(arrives) and left - arrives < _SMALLEST[inside.dtype])
+    left = max(float(np.fmax.reduce(part, axis=None)) for part in parts)
+    return left - arrives if np.isfinite(arrives) else math.nan
 
 
 def _submodule(trace: WatchTrace, name: str) -> str:

@@ -84,6 +84,9 @@ ANSWER_BITS = 4.0
 #: Watched steps at a guess's loss that make a short memory more than information: half of those in which a task that
 #: needs none is learned (definitions of health: 60).
 AT_GUESS = 30
+#: Of a gradient of the order of 1 what is left below 2^-64 moves no float32 weight, not by Adam either: over its
+#: epsilon of 1e-8 it is 2^-37.
+NOTHING_BITS = 64.0
 #: So many are remembered.
 REMEMBERED_STEPS = 64
 #: Steps that the slope at the outset promises, a twentieth of those that a healthy network takes: as the loss falls,
