@@ -189,6 +189,8 @@ TABLE = {
     ("health", "steps"): (None, 3, "of training until the loss is low enough: rounding differs between processors"),
     ("random shapes", "bits"): (1e-9, 0.02, "the issue's limit in float32; what cancels more, 20 times portable's"),
     ("autocast", "log2"): (0.05, None, "bits; some ten products of bfloat16, 2^-8 each, and eight steps of training"),
+    ("random modules", "outputs"): (1e-9, None, "of the largest; float64, chains of some ten products"),
+    ("random modules", "log2"): (1e-9, None, "bits; as the outputs"),
     ("torch", "log2"): (1e-10, 1e-5, "bits; autograd of a few layers, far from underflow"),
     ("per sample", "log2"): (1e-9, 1e-4, "bits; sums over a thousand rows that cancel a thousandfold"),
     ("torch", "entries"): (1e-12, None, "absolute; float64 autograd, entries up to some tens"),

@@ -124,6 +124,11 @@ class StackBuilder:
         """Units of the last layer."""
         return len(self._layers[-1]["weight"])
 
+    @property
+    def skips(self) -> bool:
+        """Whether the last layer has a skip connection."""
+        return self._layers[-1]["residual"] is not None
+
     def _is_bare(self) -> bool:
         """Whether nothing stands behind the last linear layer."""
         return bool(self._layers) and all(self._layers[-1][part] is None for part in ("activation", "norm", "residual"))
@@ -131,11 +136,13 @@ class StackBuilder:
     def scale_last(self, name: str, scale: Array, shift: Array) -> bool:
         """Make ``scale z + shift`` part of the last linear layer, ``z`` its outputs; False where others see them first.
 
-        Computed in float64; the layer then has an array of its own.
+        Computed in float64; the layer then has an array of its own. Behind its normalisation it becomes part of that.
         """
+        layer: dict[str, Any] = self._layers[-1] if self._layers else {"norm": None}
+        if layer["norm"] is not None and layer["activation"] is None and layer["residual"] is None:
+            return self._scale_norm(name, layer, scale, shift)
         if not self._is_bare():
             return False
-        layer = self._layers[-1]
         weight, bias = layer["weight"], layer["bias"]
         if len(scale) != len(weight):
             raise RefusedError(name, f"expected parameters of shape ({len(weight)},), got ({len(scale)},)")
@@ -145,6 +152,16 @@ class StackBuilder:
                 layer["weight"] = np.ascontiguousarray((scale[:, None] * weight).astype(weight.dtype))
             if bias is not None or np.any(shift != 0):
                 layer["bias"] = moved.astype(weight.dtype)
+        return True
+
+    def _scale_norm(self, name: str, layer: dict[str, Any], scale: Array, shift: Array) -> bool:
+        weight, bias = layer["norm"]
+        if len(scale) != len(layer["weight"]):
+            raise RefusedError(name, f"expected parameters of shape ({len(layer['weight'])},), got ({len(scale)},)")
+        dtype = layer["weight"].dtype
+        scaled = scale * (1.0 if weight is None else weight)
+        moved = shift + scale * (0.0 if bias is None else bias)
+        layer["norm"] = (scaled.astype(dtype), moved.astype(dtype))
         return True
 
     def build(self) -> Stack:

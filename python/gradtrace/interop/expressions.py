@@ -208,8 +208,14 @@ class Pieces:
     offset: Array | None = None
 
 
-def decompose(expression: Expression) -> Pieces:
+def decompose(expression: Expression, limit: float = _SAME) -> Pieces:
     """Give an expression as an activation between two affine functions.
+
+    Parameters
+    ----------
+    expression : Expression
+    limit : float, default 4e-6
+        By how much of 1 + |value| it may be off.
 
     Raises
     ------
@@ -224,7 +230,7 @@ def decompose(expression: Expression) -> Pieces:
     values = [expression.value(_units(form, expression.wide)) for form in forms]
     for free in (False, True):
         for form, value in zip(forms, values, strict=True):
-            found = _recognised(value, free)
+            found = _recognised(value, free, limit)
             if found is not None:
                 name, gain, offset = found
                 return Pieces(*_named(*form), name, *_named(gain, offset))
@@ -299,8 +305,8 @@ def _activation(name: str) -> Array:
     return np.asarray(single.forward(np.ascontiguousarray(_GRID[:, None])))
 
 
-def _same(value: Array, wanted: Array) -> bool:
-    return bool(np.all(np.abs(value - wanted) <= _SAME * (1 + np.abs(wanted))))
+def _same(value: Array, wanted: Array, limit: float = _SAME) -> bool:
+    return bool(np.all(np.abs(value - wanted) <= limit * (1 + np.abs(wanted))))
 
 
 def _at(value: Array, point: float) -> Array:
@@ -308,16 +314,16 @@ def _at(value: Array, point: float) -> Array:
     return row
 
 
-def _recognised(value: Array, free: bool) -> tuple[str, Any, Any] | None:
+def _recognised(value: Array, free: bool, limit: float) -> tuple[str, Any, Any] | None:
     """Give name, gain and offset of the activation that has these values on the grid."""
     if not np.isfinite(value).all():
         return None
     for name in _FIXED:
         wanted = _activation(name)
         gain, offset = (np.float64(1), np.float64(0)) if not free else _fitted(value, wanted)
-        if np.all(gain != 0) and _same(value, gain * wanted + offset):
+        if np.all(gain != 0) and _same(value, gain * wanted + offset, limit):
             return name, gain, offset
-    return _with_parameter(value, free)
+    return _with_parameter(value, free, limit)
 
 
 def _fitted(value: Array, wanted: Array) -> tuple[Array, Array]:
@@ -326,7 +332,7 @@ def _fitted(value: Array, wanted: Array) -> tuple[Array, Array]:
     return gain, value[low] - gain * wanted[low]
 
 
-def _with_parameter(value: Array, free: bool) -> tuple[str, Any, Any] | None:
+def _with_parameter(value: Array, free: bool, limit: float) -> tuple[str, Any, Any] | None:
     gain, offset = _at(value, 2.0) - _at(value, 1.0), _at(value, 0.0)
     if not free:
         gain, offset = np.float64(1), np.float64(0)
@@ -340,7 +346,7 @@ def _with_parameter(value: Array, free: bool) -> tuple[str, Any, Any] | None:
         if not np.all(np.abs(parameter - one) <= 1e-6 * (1 + abs(one))) or not 1e-20 <= abs(one) <= 1e20:
             continue
         name = kind if abs(one - usual) < 1e-7 else f"{kind}:{_short(one)}"
-        if _same(value, gain * _activation(f"{kind}:{one!r}") + offset):
+        if _same(value, gain * _activation(f"{kind}:{one!r}") + offset, limit):
             return name, gain, offset
     return None
 

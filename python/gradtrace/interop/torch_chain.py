@@ -36,6 +36,7 @@ class Chain:
         self._table: Array | None = None
         self._mark = 0
         self._before: Value | None = None  # what the last linear layer took
+        self._plain = True  # whether that was the layer's outputs as they are
         self._batch_first: bool | None = None
         self._at = ""  # where the readout stands
         self._in_front: tuple[Any, Any] | None = None  # of recurrent layers
@@ -64,6 +65,15 @@ class Chain:
         if value.stage == "embedded" or (value.stage == "input" and (self._mark or self.cells)):
             raise RefusedError(name, f"it takes {value.what} directly, which is not represented")
 
+    def detached(self, value: Value) -> Value:
+        """Follow what stops the gradient: of the inputs that is nobody's loss, all else is not represented."""
+        if value.stage in ("shape", "zeros", "given"):
+            return value
+        if value.stage == "input" and not self._mark and not self.cells:
+            self.note(f"the gradient of the inputs ends{self.here}: the figures at the inputs are those without that")
+            return value
+        return replace(value, stage="detached")
+
     def _features(self, before: Value) -> Value:
         self._mark += 1
         return Value("features", self._mark, before.swapped, flat=before.flat)
@@ -80,7 +90,9 @@ class Chain:
         if value.stage != "features":
             if pieces.activation != "linear":
                 what = pieces.activation if value.stage != "embedded" else f"{pieces.activation} of the embedded inputs"
-                raise RefusedError(units.last, f"a {what} before the first linear layer is not represented")
+                raise RefusedError(units.last, f"{_a(what)} before the first linear layer is not represented")
+            return pieces.scale, pieces.shift
+        if pieces.activation == "linear" and self.builder.skips:
             return pieces.scale, pieces.shift
         self._inside(name, units, pieces)
         if pieces.activation != "linear":
@@ -159,6 +171,7 @@ class Chain:
         if value.stage in ("sequence", "last"):
             self._at = "all" if value.stage == "sequence" else "last"
         scale, shift = self.settled(name, value)
+        self._plain = scale is None and shift is None
         matrix, vector = array_of(weight), array_of(bias)
         assert matrix is not None
         if scale is not None or shift is not None:
@@ -216,8 +229,9 @@ class Chain:
     def _layer_norm(self, name: str, layer: Any, value: Value) -> Value:
         if value.stage != "features" or value.all_units.names:
             raise RefusedError(name, "a normalisation is represented between a linear layer and its activation only")
-        self.settled(name, value)
         self._fold_skip()
+        if any(part is not None for part in self.settled(name, value)):
+            raise RefusedError(name, "a normalisation is represented between a linear layer and its activation only")
         eps = layer.eps
         if abs(eps - _EPSILON) > 1e-9 and eps > 0:
             size, factor = self.builder.outputs, (_EPSILON / eps) ** 0.5
@@ -230,13 +244,13 @@ class Chain:
     def added(self, name: str, a: Value, b: Value) -> Value:
         """Follow a sum: a skip connection around the last linear layer and its activation."""
         now, skipped = (a, b) if a.stage == "features" and a.mark == self._mark else (b, a)
+        if skipped.stage == "detached":
+            self.current(name, skipped)
         self.current(name, now)
         if skipped is not self._before or now.stage != "features" or skipped.stage == "sequence":
             raise RefusedError(name, "a skip connection is represented around one linear layer and its activation only")
-        skip = skipped.all_units.pieces()
-        behind = (skip.gain, skip.offset) if skipped.stage == "features" else (skip.scale, skip.shift)
         units = now.all_units
-        if any(part is not None for part in behind) or now.wire != units.wire:
+        if not self._plain or now.wire != units.wire:
             raise RefusedError(name, "a skip connection of scaled values is not represented")
         scale = units.expression.scale * units.gain if units.expression.affine else None
         if scale is None or np.size(scale) > 1 or np.any(units.whole.shift != 0):
@@ -311,7 +325,7 @@ class Chain:
     def turned(self, name: str, value: Value, axes: Any) -> Value:
         """Follow axes that change places."""
         axes = tuple(axes[0]) if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else tuple(axes)
-        if sorted(axes) != [0, 1] and axes != (1, 0, 2):
+        if set(axes) != {0, 1} and axes != (1, 0, 2):
             raise RefusedError(name, f"expected steps and samples to change places, got axes {axes}")
         return replace(value, swapped=not value.swapped)
 
@@ -369,9 +383,13 @@ class Chain:
         return Followed(network, gives, output.end, output.swapped, cells=tuple(cell for _, cell in self.cells))
 
 
+def _a(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
 def _several(units: Units) -> str:
     """Say of one activation behind another that there is one a layer."""
     if len(units.names) < 2:
         return ""
     before, last = units.names[-2:]
-    return f"a {last} behind a {before} is not represented; one activation a layer"
+    return f"{_a(last)} behind {_a(before)} is not represented; one activation a layer"

@@ -75,7 +75,23 @@ class _Reader:
         self._chain.place = self._place_of(node)
         self._places.setdefault(name, self._chain.place)
         with _Told(self):
-            self._values[node] = self._value(name, node)
+            value = self._value(name, node)
+            if node.meta.get("autocast") and isinstance(value, Value):
+                raise RefusedError(name, "autocast to another precision is not represented")
+            if node.meta.get("no_grad") and isinstance(value, Value):
+                value = self._chain.detached(value)
+            self._values[node] = value
+            if self._in_place(node) and node.args[0] in self._values:
+                self._values[node.args[0]] = value
+
+    def _in_place(self, node: Any) -> bool:
+        """Whether a node changes what it takes, so that all who take that afterwards see the change."""
+        if node.op == "call_module":
+            return bool(node.args) and bool(getattr(self._modules[str(node.target)], "inplace", False))
+        target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        changes = target.endswith("_") and not target.endswith("__")
+        changes = changes or target in ("iadd", "isub", "imul", "itruediv") or node.kwargs.get("inplace") is True
+        return node.op in ("call_function", "call_method") and changes and bool(node.args)
 
     def told(self, error: RefusedError) -> RefusedError:
         """Add the user's line and what always works to a refusal."""

@@ -17,11 +17,11 @@ from gradtrace.interop.torch_units import BINARY, COMPARISONS, UNARY
 
 __all__ = ["Functions"]
 
-_KEEPS = ("contiguous", "float", "double", "to", "clone", "detach", "type_as", "cpu", "cuda")
+_KEEPS = ("contiguous", "float", "double", "to", "clone", "type_as", "cpu", "cuda")
 _SHAPES = ("flatten", "reshape", "view", "squeeze", "unsqueeze", "unflatten", *_KEEPS)
 _ZEROS = ("zeros", "new_zeros", "zeros_like")
-_OF_ZEROS = (*_SHAPES, "requires_grad_", "expand", "repeat", "zero_", "half")
-_OF_GIVEN = (*_KEEPS, "squeeze", "tolist", "long", "int", "view", "flatten", "reshape")
+_OF_ZEROS = (*_SHAPES, "detach", "requires_grad_", "expand", "repeat", "zero_", "half")
+_OF_GIVEN = (*_KEEPS, "detach", "squeeze", "tolist", "long", "int", "view", "flatten", "reshape")
 _SUMS = ("add", "iadd", "add_")
 
 
@@ -57,6 +57,10 @@ class Functions:
             raise RefusedError(name, _cannot(function))
         if value.stage in ("shape", "zeros", "given"):
             return self._of_no_features(name, function, value)
+        if function in ("detach", "detach_"):
+            return self._chain.detached(value)
+        if function in ("to", "type") and any(_is_other_dtype(one) for one in (*args[1:], *kwargs.values())):
+            raise RefusedError(name, "a change to another precision is not represented")
         if function in ("neg", "neg_"):
             return self._chain.scaled(name, value, -1.0, 0.0)
         if function in UNARY and value.stage in ("features", "input", "embedded", "sequence", "last"):
@@ -85,7 +89,7 @@ class Functions:
         if function == "getattr" and args[1] in ("data", "batch_sizes"):
             if value.packed is not None:
                 raise RefusedError(name, f"{args[1]} of a packed sequence is not represented")
-            return value
+            return self._chain.detached(value)
         return Value("shape", 0)
 
     def _zeros(self, name: str, function: str, value: Any, args: Any, kwargs: Any) -> Any:
@@ -134,7 +138,7 @@ class Functions:
         return self._chain.loss_end(name, kind, kwargs.get("dim", args[1] if len(args) > 1 else None), value)
 
     def _turned(self, name: str, function: str, value: Any, args: Any, kwargs: Any) -> Any:
-        axes = args[1:] or (kwargs.get("dims") or (kwargs.get("dim0"), kwargs.get("dim1")),)
+        axes = args[1:] or (kwargs["dims"] if "dims" in kwargs else tuple(kwargs.values()),)
         if isinstance(value, Value) and value.stage in ("input", "embedded", "sequence", "features"):
             return self._chain.turned(name, value, axes)
         raise RefusedError(name, _cannot(function))
@@ -261,6 +265,10 @@ def _constant(name: str, node: Any, args: Any, kwargs: Any) -> Any:
             return node.target(*args, **kwargs)
     except Exception as error:  # of any kind: what a function raises is its own affair
         raise RefusedError(name, f"it cannot be computed: {' '.join(str(error).split())[:80]}") from None
+
+
+def _is_other_dtype(value: Any) -> bool:
+    return type(value).__name__ == "dtype" and str(value) not in ("torch.float32", "torch.float64")
 
 
 def _cannot(function: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -74,17 +76,32 @@ def from_torch(module: Any, example: Any = None, check: bool = True) -> Stack | 
         module = getattr(module, WRAPPERS[type(module).__name__])
     if isinstance(module, torch.jit.ScriptModule):
         raise RefusedError(type(module).__name__, "a scripted module cannot be followed; pass what it was made of")
-    modes = {child: child.training for child in module.modules()}
-    module.eval()
-    try:
+    with _kept(module):
+        module.eval()
         followed = follow(module, _probe(module, example))
-        if check or example is not None:
+    if check or example is not None:
+        with _kept(module):
+            module.eval()
             _compare(module, followed, example)
-    finally:
-        for child, mode in modes.items():
-            child.training = mode
     network: Stack | Recurrent = followed.network
     return network
+
+
+@contextmanager
+def _kept(module: Any) -> Iterator[None]:
+    """Leave a module as it was, whatever its forward pass keeps in its attributes."""
+    parts = list(module.modules())
+    attributes = [dict(part.__dict__) for part in parts]
+    tables = [(value, value.copy()) for own in attributes for value in own.values() if type(value) in (dict, list)]
+    try:
+        yield
+    finally:
+        for part, own in zip(parts, attributes, strict=True):
+            part.__dict__.clear()
+            part.__dict__.update(own)
+        for table, before in tables:
+            table.clear()
+            table.extend(before) if isinstance(table, list) else table.update(before)
 
 
 def _probe(module: Any, example: Any) -> tuple[Any, ...] | None:
@@ -130,7 +147,8 @@ def _compare_on(module: Any, followed: Followed, x: Array, example: Any) -> None
             f"example: expected an input of the module, got None, and it takes none of shape {x.shape}: {_line(error)}"
         ) from None
     y = y if followed.key is None else y[followed.key]
-    expected = np.asarray((y[0] if isinstance(y, (tuple, list)) else y).numpy())
+    y = y[0] if isinstance(y, (tuple, list)) else y
+    expected = np.asarray((y if str(y.dtype) in ("torch.float32", "torch.float64") else y.double()).numpy())
 
     def forward(other: Any) -> Array:
         got = _outputs(other, followed, x, lengths)
@@ -189,6 +207,11 @@ def _outputs(network: Any, followed: Followed, x: Array, lengths: Array | None) 
     """Give what the module gives, by our network."""
     import torch
 
+    if not isinstance(network, Stack) and network.embedding is None and x.ndim != 3:  # the module gives the axes
+        x = np.ascontiguousarray(
+            x.reshape(*(x.shape[:1] if network.batch_first else x.shape[:2]), -1, network.input_size)
+        )
+        x = x if network.batch_first else x.reshape(*x.shape[:2], -1)
     if isinstance(network, Stack):
         y = network.forward(np.ascontiguousarray(x.reshape(len(x), -1)))
     elif followed.gives == "last":

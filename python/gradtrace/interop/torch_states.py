@@ -14,7 +14,7 @@ _WHAT = {
     "input": "the inputs", "embedded": "the embedded inputs", "sequence": "all outputs", "run": "outputs and states",
     "states": "all states", "hidden": "all layers' states", "half": "one direction's state", "cell": "cell states",
     "last": "the last outputs", "features": "a layer's outputs", "shape": "a shape", "zeros": "zeros",
-    "given": "a further input", "padded": "padded outputs and lengths",
+    "given": "a further input", "detached": "what has no gradient", "padded": "padded outputs and lengths",
 }  # fmt: skip
 
 

@@ -82,6 +82,21 @@ class _Tracer(fx.Tracer):  # type: ignore[misc, unused-ignore]
     def is_leaf_module(self, m: Any, module_qualified_name: str) -> bool:
         return type(m).__name__ not in _NO_LEAVES and bool(super().is_leaf_module(m, module_qualified_name))
 
+    def call_module(self, m: Any, forward: Any, args: Any, kwargs: Any) -> Any:
+        """Look into modules that are held in no attribute of a module, as far as they have no parameters."""
+        try:
+            self.path_of_module(m)
+        except NameError:
+            if next(m.parameters(), None) is None:
+                return forward(*args, **kwargs)
+            raise
+        return super().call_module(m, forward, args, kwargs)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> Any:
+        node = super().create_node(*args, **kwargs)
+        node.meta["no_grad"], node.meta["autocast"] = not torch.is_grad_enabled(), _autocast()
+        return node
+
     def proxy(self, node: Any) -> Any:
         return super().proxy(node) if self._shapes is None else _Shaped(node, self)
 
@@ -92,6 +107,10 @@ class _Tracer(fx.Tracer):  # type: ignore[misc, unused-ignore]
         if self._shapes[node.name] is None:
             raise ValueError("the shape of what is no tensor")
         return self._shapes[node.name]
+
+
+def _autocast() -> bool:
+    return any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
 
 
 class _Shapes(fx.Interpreter):  # type: ignore[misc, unused-ignore]
@@ -150,7 +169,7 @@ def traced(module: Any, inputs: Any) -> Graph:
     if len(given) >= _MOST_INPUTS:
         raise RefusedError(type(module).__name__, f"a module of several inputs is not represented; {WATCH}")
     root = _rooted(module, 1 + len(given))
-    with torch.no_grad(), _packing():
+    with torch.enable_grad(), torch.autocast("cpu", enabled=False), _intercepted():
         try:
             return Graph(root, _Tracer(None).trace(root).nodes, given, shaped=False)
         except Exception as error:  # whatever a forward pass does with what is no tensor
@@ -174,22 +193,35 @@ def _with_shapes(root: Any, inputs: Any) -> Any:
             return None
         try:
             tracer.graph.output(None)
-            _Shapes(tracer.root, tracer.graph, shapes).run(*inputs, enable_io_processing=False)
+            with torch.no_grad():
+                _Shapes(tracer.root, tracer.graph, shapes).run(*inputs, enable_io_processing=False)
         except Exception:  # as above
             return None
     return None
 
 
 @contextmanager
-def _packing() -> Iterator[None]:
-    """Let functions about packed sequences be nodes, also where they are reached as attributes."""
+def _intercepted() -> Iterator[None]:
+    """Let functions about packed sequences be nodes, also as attributes, and gradients of a user's own be refused."""
+    apply = torch.autograd.Function.__dict__["apply"]
     try:
         for name, function in _ORIGINALS.items():
             setattr(rnn, name, _noded(function))
+        torch.autograd.Function.apply = classmethod(_refused(apply))  # type: ignore[assignment, method-assign]
         yield
     finally:
+        torch.autograd.Function.apply = apply  # type: ignore[method-assign]
         for name, function in _ORIGINALS.items():
             setattr(rnn, name, function)
+
+
+def _refused(apply: Any) -> Any:
+    def refuse(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(one, fx.Proxy) for one in (*args, *kwargs.values())):
+            raise ValueError(f"{cls.__name__} has a gradient of its own")
+        return apply.__get__(None, cls)(*args, **kwargs)
+
+    return refuse
 
 
 def _noded(function: Any) -> Any:

@@ -23,6 +23,7 @@ BINARY = {
 }  # fmt: skip
 COMPARISONS = {"gt": "Greater", "ge": "GreaterOrEqual", "lt": "Less", "le": "LessOrEqual"}
 
+_SAME = 2e-8  # of 1 + |value|: constants are Python's numbers, or written with eight digits
 _SELU = (1.6732632423543772, 1.0507009873554805)  # alpha and gamma
 
 
@@ -112,11 +113,11 @@ class Units:
             return Pieces(*_told(gain, offset))
         if self.name:
             if np.any(self.offset != 0):  # 2 sigmoid(2 z) - 1 is a tanh
-                whole = decompose(self.whole)
+                whole = decompose(self.whole, _SAME)
                 if whole.gain is None and whole.offset is None:
                     return whole
             return Pieces(*_told(*self.inner), self.name, *_told(self.gain, self.offset))
-        found = decompose(self.expression)
+        found = decompose(self.expression, _SAME)
         gain = 1.0 if found.gain is None else found.gain
         offset = 0.0 if found.offset is None else found.offset
         return Pieces(
