@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 GALLERY = ROOT / "docs" / "gallery"
 NOTEBOOKS = sorted(GALLERY.glob("*.ipynb"))
 MOST_BYTES = 60_000
-NEEDS = ("torch", "matplotlib", "nbclient", "ipykernel")
+NEEDS = ("torch", "matplotlib", "sklearn", "nbclient", "ipykernel")
 
 
 def gallery():
@@ -54,10 +54,10 @@ def test_it_is_small_and_says_nothing_of_the_machine_that_ran_it(path):
 
 
 def test_the_page_has_a_row_for_each_with_the_losses_that_it_prints():
-    rows = re.findall(r"^\| \[[^]]+\]\((\w+)\.ipynb\) (.*)$", (GALLERY / "index.md").read_text(encoding="utf-8"), re.M)
+    rows = re.findall(r"^\| \[[^]]+\]\((\w+)\.ipynb\)(.*)$", (GALLERY / "index.md").read_text(encoding="utf-8"), re.M)
     assert sorted(name for name, _ in rows) == [path.stem for path in NOTEBOOKS]
     for name, rest in rows:
-        losses = re.findall(r"[\d.e-]+", rest.rstrip("| ").split("|")[-1])
+        losses = re.findall(r"\d[\d.e+-]*", rest.rstrip("| ").split("|")[-1])
         assert len(losses) >= 2
         assert [loss for loss in losses if loss not in printed(GALLERY / f"{name}.ipynb")] == []
 
@@ -91,6 +91,16 @@ def test_words_and_numbers_are_compared_and_numbers_of_training_left_to_the_asse
 
     for tags, alike in (([], same), ([tool.TRAINED], once_trained)):
         assert (tool.differences(book(STORED, tags), book(now, tags)) == []) is alike
+
+
+def test_what_is_printed_in_a_row_is_one_output_however_it_was_cut():
+    nbformat = pytest.importorskip("nbformat")
+    tool, new = gallery(), nbformat.v4
+    outputs = [new.new_output("stream", name="stdout", text=text) for text in ("one\n", "two\n")]
+    outputs.insert(1, new.new_output("display_data", data={"text/plain": "<Figure>"}))
+    cell = new.new_code_cell("f()", outputs=[outputs[0], outputs[2], outputs[1], outputs[2]])
+    tool.tidied(new.new_notebook(cells=[cell]))
+    assert [output.get("text") for output in cell.outputs] == ["one\ntwo\n", None, "two\n"]
 
 
 def test_another_source_and_an_output_of_another_kind_are_differences():

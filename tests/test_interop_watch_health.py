@@ -6,6 +6,7 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_interop_watch_models import inputs
 from tolerances import tolerance
@@ -369,3 +370,49 @@ def test_the_diagnosis_takes_the_calls_of_a_module_together():
         head(torch.cat([enter(inputs().float()), enter(inputs().float())], dim=1)).sum().backward()
     (finding,) = watched.trace().diagnose()
     assert (finding.kind, finding.layers) == ("forward_overflow", (0, 2))
+
+
+def test_sigmoids_that_lose_the_gradient_are_named_with_other_activations():
+    model = plain(12, nn.Sigmoid, nn.init.xavier_normal_)
+    finding = watched(model, labelled(model)).diagnose()[0]
+    share = float(finding.cause.split("at most 1/4, take ")[1].split("%")[0])
+    assert 50 < share < 100  # xavier's weights keep the length; a quarter is two bits
+    assert finding.remedies[0] == "tanh_orthogonal"
+    assert "nn.Tanh()  # in the place of nn.Sigmoid()" in finding.code
+    gt.remedy("tanh_orthogonal").apply(model)
+    assert alarms(model, labelled(model)) == []
+    weights = plain(12, nn.Tanh, lambda weight: nn.init.normal_(weight, std=0.02))
+    other = watched(weights, labelled(weights)).diagnose()[0]
+    assert other.remedies[0] == "scaled_residual"
+    assert "sigmoid" not in other.cause
+
+
+def test_second_derivatives_of_what_is_linear_in_pieces_are_named():
+    for activation, kinds in ((nn.ReLU, ("vanishing",)), (nn.Tanh, ())):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(1, 16), activation(), nn.Linear(16, 16), activation(), nn.Linear(16, 1))
+        t = torch.linspace(0, 1, 16)[:, None].requires_grad_()
+        with gt.watch(model) as watch:
+            (du,) = torch.autograd.grad(model(t).sum(), t, create_graph=True)
+            (ddu,) = torch.autograd.grad(du.sum(), t, create_graph=True)
+            (ddu + 1).square().mean().backward() if ddu.requires_grad else None
+        found = watch.trace(order=2).diagnose()
+        assert found.kinds == kinds
+        assert not kinds or "(ReLU)" in found[0].cause
+
+
+@pytest.mark.parametrize("how", ["backward", "grad"])
+def test_a_gradient_penalty_of_relus_comes_to_weights_and_is_no_finding(how):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 1))
+    x = torch.randn(8, 2, requires_grad=True)
+    with gt.watch(model) as watch:
+        (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        penalty = (slope.norm(dim=1) - 1).square().mean()
+        if how == "backward":
+            penalty.backward()
+        else:
+            torch.autograd.grad(penalty, list(model.parameters()), allow_unused=True)
+        trace = watch.trace(order=2)
+    assert np.isneginf(trace.figures("log2_grad_output")[:-1]).all()
+    assert trace.diagnose().kinds == ()

@@ -61,12 +61,25 @@ def tidied(book: Any) -> Any:
         cell.id = f"cell-{number}"
         tags = cell.metadata.get("tags")
         cell.metadata = {"tags": tags} if tags else {}
+        if cell.cell_type == "code":
+            cell.outputs = _joined(cell.outputs)
         for output in cell.get("outputs", []):
             output.get("metadata", {}).clear()
             picture = output.get("data", {}).get("image/png")
             if picture:
                 output.data["image/png"] = _smaller(picture)
     return book
+
+
+def _joined(outputs: list[Any]) -> list[Any]:
+    """Put what was printed in a row into one output; where it is cut is chance."""
+    joined: list[Any] = []
+    for output in outputs:
+        if joined and output.output_type == joined[-1].output_type == "stream" and output.name == joined[-1].name:
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def _smaller(picture: str) -> str:

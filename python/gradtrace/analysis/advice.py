@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gradtrace.activations import facts, parameter
+from gradtrace.activations import ACTIVATIONS, facts, parameter
 from gradtrace.analysis.diagnosis import Finding
 from gradtrace.quiet import quiet
 from gradtrace.theory.criticality import critical_point
+from gradtrace.traces.modules import WatchTrace
 from gradtrace.traces.recurrent import RecurrentTrace
 from gradtrace.traces.stack import StackTrace
 
@@ -234,10 +235,19 @@ def _filled(trace: Any, finding: Finding, name: str) -> dict[str, Any]:
         "hidden": "n",
     }
     plain |= {"rows": _CARRIED, "bias": _Words("-0.5 * math.log(2 ** (1 / steps) - 1)"), "target_axes": "0"}
+    if isinstance(trace, WatchTrace):
+        return plain | {"act": _most_frequent(trace)}
     if isinstance(trace, RecurrentTrace) and finding.part != "readout":
         return plain | _of_recurrent(trace, name)
     stack = trace.readout if isinstance(trace, RecurrentTrace) else trace
     return plain | _of_stack(stack, finding, name) if isinstance(stack, StackTrace) else plain
+
+
+def _most_frequent(trace: WatchTrace) -> str:
+    """Write the activation that most of a watched model's activation modules are."""
+    known = {word for row in ACTIVATIONS.values() for word in row.torch.split() if word[0].isupper()}
+    kinds = [one.kind for one in trace.modules if one.kind in known]
+    return f"nn.{max(sorted(set(kinds)), key=kinds.count)}()" if kinds else "nn.ReLU()"
 
 
 def _of_stack(trace: StackTrace, finding: Finding, name: str) -> dict[str, Any]:

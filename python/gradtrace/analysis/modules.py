@@ -30,6 +30,9 @@ _REMEDIES = {
     "saturation": ("layer_norm", "standardised_inputs"),
     "forward_overflow": ("layer_norm", "he_initialisation"),
 }
+# Where sigmoids lost most of it: other activations keep the length, and have the mean 0, or half a sigmoid's.
+_NO_SIGMOID = ("tanh_orthogonal", "relu_he", "layer_norm")
+_LINEAR_IN_PIECES = ("Hardtanh", "LeakyReLU", "PReLU", "ReLU", "ReLU6")
 _NAMED = 4
 # What the calls of a module have of their own; its weights have one gradient, whatever the number of calls.
 _NORMS = ("log2_grad_output", "log2_output")
@@ -42,7 +45,7 @@ def diagnose_modules(trace: WatchTrace) -> Diagnosis:
     ``trace.inside[part]``.
     """
     title = trace.title
-    found = [*_followed(trace)]
+    found = [*_followed(trace), *_straight(trace)]
     trace, rows = _by_module(trace)
     shared = [
         *_shares(trace, "dead_units", "dead", limit.DEAD_BY_CHANCE, "units", "are dead for the whole batch"),
@@ -150,6 +153,10 @@ def _lost(trace: WatchTrace, part: _Followed) -> Finding:
         kind, where = "bias_shift", alike
         merged = f"{_called(last.name)}{_merging(trace)}"
         cause = f"Samples become alike on their way to {merged}: {_share(part.apart[-1], last)}."
+    remedies = _REMEDIES[kind]
+    if kind != "data" and (share := _of_sigmoids(trace)) > 0.5:
+        cause += f" Of what modules take from the gradient sigmoids, whose slope is at most 1/4, take {share:.0%}."
+        remedies = _NO_SIGMOID
     evidence = {
         "log2_kernel": part.different,
         "log2_first_over_outputs": float(part.pull[0]),
@@ -157,7 +164,14 @@ def _lost(trace: WatchTrace, part: _Followed) -> Finding:
         "log2_apart_last": float(part.apart[-1]),
     }
     layers = tuple(row for row, concerned in zip(part.rows, where, strict=True) if concerned)
-    return Finding(kind, limit.severity_of(part.different), cause, evidence, layers, remedies=_REMEDIES[kind])
+    return Finding(kind, limit.severity_of(part.different), cause, evidence, layers, remedies=remedies)
+
+
+def _of_sigmoids(trace: WatchTrace) -> float:
+    """Share of the bits lost in modules that is lost in sigmoids."""
+    lost = -np.minimum(np.nan_to_num(trace.figures("gain"), neginf=0.0), 0.0)
+    sigmoids = [one.kind == "Sigmoid" for one in trace.modules]
+    return float(lost[sigmoids].sum() / lost.sum()) if lost.any() else 0.0
 
 
 def _share(apart: float, one: ModuleFigures) -> str:
@@ -201,6 +215,22 @@ def _too_large(trace: WatchTrace, part: _Followed) -> Finding:
     )
     evidence = {"log2_kernel": part.all, "log2_first_over_outputs": float(part.pull[0])}
     return Finding("exploding", "critical", cause, evidence, (part.rows[worst],), remedies=_REMEDIES["exploding"])
+
+
+def _straight(trace: WatchTrace) -> list[Finding]:
+    """Name a pass through gradients that comes to no module and no weights: what is linear in pieces has no curve."""
+    given, weights = trace.figures("log2_grad_output"), trace.figures("log2_grad_weight")
+    given = given[~np.isnan(given)]
+    if trace.order < 2 or not given.size or not np.isneginf(given).all() or (weights > -np.inf).any():
+        return []
+    kinds = sorted({one.kind for one in trace.modules if one.kind in _LINEAR_IN_PIECES})
+    of = f" ({', '.join(kinds)})" if kinds else ""
+    cause = (
+        f"The gradient of the gradient is 0 at every module, as where activations are linear in pieces{of}: what a "
+        f"loss asks of second derivatives depends on no weights."
+    )
+    layers = tuple(range(len(trace.modules)))
+    return [Finding("vanishing", "critical", cause, {}, layers, remedies=("tanh_orthogonal",))]
 
 
 # Shares and numbers that are none ------------------------------------------------------------------------------------
