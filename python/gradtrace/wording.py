@@ -56,7 +56,7 @@ def halves(steps: float) -> str:
     """
     if math.isinf(steps):
         return "never halves"
-    if f"{steps:.2g}" == "1":
+    if 0.965 < steps < 1.035:  # so that no step is halved 1.01 times
         return "halves at every step"
     return f"halves every {steps:.3g} steps" if steps > 1 else f"halves {1 / steps:.3g} times a step"
 

@@ -49,8 +49,9 @@ class Comparison:
 
     def _table(self) -> Table:
         rows = [
-            [name, f"{before:.3g}", f"{after:.3g}", f"{difference(after, before):+.3g}"]
+            [name, _shown(before), _shown(after), _shown(difference(after, before), "+")]
             for name, (before, after) in self.figures.items()
+            if not (math.isnan(before) and math.isnan(after))
         ]
         kinds = {word: ", ".join(getattr(self, word)) for word in ("resolved", "remaining", "new")}
         notes = [f"{word}: {names}" for word, names in kinds.items() if names] or ["no findings in either"]
@@ -128,3 +129,8 @@ def _figures(trace: Any) -> dict[str, float]:
     if trace.loss is not None:
         figures["loss"] = trace.loss
     return figures
+
+
+def _shown(value: float, sign: str = "") -> str:
+    """Write a figure; one that is not there is no number."""
+    return "" if math.isnan(value) else f"{value:{sign}.3g}"
