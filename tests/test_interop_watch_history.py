@@ -245,6 +245,11 @@ def test_a_loss_needs_a_step():
         pytest.raises(RuntimeError, match="loss: expected a forward pass of the model within the watch"),
     ):
         watched.loss(1.0)
+    model = mlp()
+    with gt.watch(model) as watched:
+        train(model, watched, 1)
+    with pytest.raises(RuntimeError, match=r"got a step that is over; tell it within the context"):
+        watched.loss(1.0)
 
 
 def test_findings_and_the_first_step_of_each():

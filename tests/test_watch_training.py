@@ -354,3 +354,17 @@ def test_memory_does_not_grow_along_a_loop(monkeypatch):
     assert sum(one() is not None for one in seen) <= 1
     assert len(watched.history) <= 2 * 64
     assert watched.history.recorded == 400
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_figures_are_the_same_where_torch_measures_and_where_they_wait_on_a_device(monkeypatch, waits):
+    from gradtrace.watch import measure
+
+    whole, parts = trained(Checkpointed("reentrant").double(), steps=40), trained(mlp(), steps=40)
+    monkeypatch.setattr(measure, "_seen", lambda values: None)
+    if waits:
+        monkeypatch.setattr(measure, "_settled", lambda number: number)
+    again = trained(Checkpointed("reentrant").double(), steps=40)
+    same(again, whole, (*FIGURES, "distinct", "dead", "saturated", "log2_input"))
+    same(trained(mlp(), steps=40), parts, (*FIGURES, "distinct", "dead", "saturated", "log2_input"))
+    np.testing.assert_allclose(again.along_outputs, whole.along_outputs, atol=BITS)

@@ -186,7 +186,7 @@ class Watch:
         TypeError
             If it is no number.
         RuntimeError
-            If there was no forward pass yet.
+            If there was no forward pass yet, or the context has ended.
 
         Examples
         --------
@@ -195,9 +195,10 @@ class Watch:
         """
         from gradtrace.watch.history import checked_loss
 
-        kept, step = checked_loss(value), self._recorder.step
+        kept, step = checked_loss(value), self._recorder.unfinished
         if step is None:
-            raise RuntimeError("loss: expected a forward pass of the model within the watch, got none")
+            got = "none" if self._recorder.step is None else "a step that is over; tell it within the context"
+            raise RuntimeError(f"loss: expected a forward pass of the model within the watch, got {got}")
         step.loss = kept
         return value
 

@@ -127,7 +127,7 @@ class Course:
         """
         self._read()
         all_kept, recorded = list(self._kept), self.recorded
-        now = None if step is None else _kept(step, names, owned, self.inside)
+        now = None if step is None or not step.recorded else _kept(step, names, owned, self.inside)
         if now is not None:
             now.read()
             if self._places and self._places[-1] % self.stride:

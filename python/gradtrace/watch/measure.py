@@ -99,10 +99,14 @@ def measured(values: Any) -> Any:
     try:
         if not measurable(values):
             return None
-        size = norm(values.detach())
-        return size.item() if size.is_cpu else size
+        return _settled(norm(values.detach()))
     except (RuntimeError, TypeError):  # an operation or a type that this kind of tensor lacks, or no memory
         return None
+
+
+def _settled(number: Any) -> Any:
+    """Give a number as a float; on a device as the tensor that it is, to be read later."""
+    return number.item() if number.is_cpu else number
 
 
 def _seen(values: Any) -> npt.NDArray[Any] | None:

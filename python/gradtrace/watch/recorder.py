@@ -111,8 +111,8 @@ class Recorder(Arrivals):
 
     @property
     def unfinished(self) -> Step | None:
-        """The newest step, while the course does not have it; another backward pass may follow."""
-        return self.step if self.step is not None and self.step is not self._told and self.step.recorded else None
+        """The newest step, until it is over: another backward pass may follow."""
+        return None if self.step is self._told else self.step
 
     def start(self, module: Any, handled: BaseException | None) -> None:
         """A module with children begins."""
