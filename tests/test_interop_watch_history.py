@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from tolerances import tolerance
 
 import gradtrace as gt
 
@@ -228,6 +229,21 @@ def test_the_loss_is_what_the_model_returns_or_is_told():
     with gt.watch(model.inner) as watched:
         model(torch.randn(4, 3))["loss"].backward()
     assert np.isnan(watched.history.loss).all()
+
+
+def test_a_cross_entropy_is_told_from_the_gradient_of_the_logits():
+    model, losses = mlp(), []
+    with gt.watch(model) as watched:
+        for target in (torch.tensor([0, 1, 1, 0, 1]), torch.tensor([1, 1, 1, 0, 0])):
+            loss = nn.functional.cross_entropy(model(torch.randn(5, 6)), target)
+            loss.backward()
+            losses.append(loss.item())
+        (2 * nn.functional.cross_entropy(model(torch.randn(5, 6)), target)).backward()
+        watched.loss(nn.functional.cross_entropy(model(torch.randn(5, 6)), target)).backward()
+        watched.loss(7.0)
+    np.testing.assert_allclose(watched.history.loss[:2], losses, rtol=tolerance("torch", "answers"))
+    assert math.isnan(watched.history.loss[2])
+    assert watched.history.loss[3] == 7
 
 
 @pytest.mark.parametrize("value", [None, "1", torch.ones(2), True, [1.0], torch.ones((), dtype=torch.complex64)])

@@ -40,7 +40,7 @@ def watched():
         for step in range(5):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(torch.randint(11, (7, 4))), torch.arange(7) % 3)
-            (watched.loss(loss) if step else loss).backward()
+            (watched.loss(loss) if step else 2 * loss).backward()
             if step < 4:
                 optimizer.step()
     return watched

@@ -101,7 +101,10 @@ class Arrivals:
         if isinstance(call, ForwardPass):
             output, call.outputs[place] = call.outputs[place], None  # it need not outlive the first backward pass
             if one is step.passes[0]:
-                self.answers.take(step.number, loss_and_guess(gradient, output))
+                told = loss_and_guess(gradient, output)
+                self.answers.take(step.number, told)
+                if told is not None and step.loss is None and len(call.outputs) == 1:
+                    step.loss = told[0]
             if gradient.numel() > 1:
                 one.ends.setdefault(call, []).append((self.known.measured(gradient), *along(gradient, output)))
             return
