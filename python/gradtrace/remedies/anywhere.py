@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from gradtrace.activations import ACTIVATIONS
 from gradtrace.interop.torch_build import activation_module
 from gradtrace.interop.torch_layers import activation_of_module
 from gradtrace.interop.torch_modules import from_torch
-from gradtrace.remedies.modules import CELLS, apply_recurrent, cell_places, check_shapes, shapes_of, skip
+from gradtrace.remedies.modules import CELLS, OutsideError, apply_recurrent, cell_places, check_shapes, shapes_of, skip
 from gradtrace.remedies.places import (
     Place,
     checked_module,
     effective_copy,
+    functions,
     is_activation,
     leaves,
     or_as_it_was,
@@ -26,12 +26,13 @@ from gradtrace.remedies.places import (
 from gradtrace.remedies.recurrent_changes import RECURRENT_CHANGES, UNTRIED
 from gradtrace.theory.criticality import critical_point
 
-__all__ = ["WEIGHTS_ALONE", "apply_anywhere"]
+__all__ = ["PART_BY_PART", "apply_anywhere"]
 
-#: What changes weights and biases alone, so that it can be done whatever the forward() is.
-WEIGHTS_ALONE = ("he_initialisation", "critical_initialisation", "orthogonal", "zero_bias")
-
-_FUNCTIONS = "its hidden activations are functions in forward(), not modules; see the remedy's code"
+#: What can be done part by part where a network of ours cannot be had: scalings and the like stand in forward().
+PART_BY_PART = (
+    "he_initialisation", "critical_initialisation", "orthogonal", "zero_bias", "layer_norm", "relu_he",
+    "tanh_orthogonal", "selu_lecun",
+)  # fmt: skip
 
 
 def apply_anywhere(module: Any, name: str, steps: int) -> None:
@@ -55,6 +56,9 @@ def apply_anywhere(module: Any, name: str, steps: int) -> None:
             raise ValueError(f"module: expected one that {name} changes; it has nothing of the kind")
 
 
+_THEIRS = ("torch.nn.modules.activation", "torch.nn.modules.transformer")
+
+
 # Parts ----------------------------------------------------------------------------------------------------------------
 
 
@@ -67,8 +71,12 @@ def _weighted(nn: Any, module: Any) -> list[Any]:
 
 
 def _places(module: Any) -> list[Place]:
-    """Give the places of all leaves, each once: a block may be used twice."""
-    return list({(id(place.owner), place.key): place for place in leaves(module)}.values())
+    """Give the places of leaves that others can be put at, each once: a block may be used twice.
+
+    What stands in one of PyTorch's own modules but its containers may be used by its attributes, as in attention.
+    """
+    free = [place for place in leaves(module) if not type(place.owner).__module__.startswith(_THEIRS)]
+    return list({(id(place.owner), place.key): place for place in free}.values())
 
 
 def _hidden_activations(nn: Any, module: Any) -> list[Place]:
@@ -109,7 +117,9 @@ def _critical(orthogonal: bool, nn: Any, module: Any) -> bool:
     layers = _weighted(nn, module)
     if len(layers) < 2:
         return False
-    names = [_name(place.module) for place in _hidden_activations(nn, module)] or _functions(module)
+    names = [_name(place.module) for place in _hidden_activations(nn, module)] or [
+        name for _, name, _ in functions(module)
+    ]
     if not names:
         raise ValueError("module: its hidden activations are neither modules nor known, and the size follows from them")
     try:
@@ -133,19 +143,6 @@ def _name(module: Any) -> str:
     return activation_of_module("", module) or "linear"
 
 
-def _functions(module: Any) -> list[str]:
-    """Give the activations that a forward() applies as functions, where torch.fx can follow it."""
-    from gradtrace.interop.torch_trace import traced
-
-    words = {word: row.name for row in ACTIVATIONS.values() for word in row.torch.split()}
-    try:
-        nodes = traced(module, None).nodes
-    except ValueError:
-        return []
-    called = [node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "") for node in nodes]
-    return [words[one] for one in called if one in words]
-
-
 def _zero_bias(nn: Any, module: Any) -> bool:
     biased = [one for one in _weighted(nn, module) if one.bias is not None and bool(one.bias.any())]
     for one in biased:
@@ -165,9 +162,9 @@ def _leaky(nn: Any, module: Any) -> bool:
 
 def _other(activation: str, init: Callable[[Any, Any], Any], nn: Any, module: Any) -> bool:
     places = [place for place in _hidden_activations(nn, module) if _name(place.module) != activation]
+    if functions(module):
+        raise OutsideError(module)
     if not places:
-        if not _hidden_activations(nn, module) and _functions(module):
-            raise ValueError(f"module: {_FUNCTIONS}")
         return False
     for place in places:
         place.put(activation_module(activation))
@@ -256,9 +253,9 @@ def _cells(nn: Any, module: Any, name: str, steps: int) -> bool:
     holders = [(parent, key) for parent in module.modules() for key in parent._modules]
     found = [Place(parent, key) for parent, key in holders if type(parent._modules[key]).__name__ in CELLS]
     places = cell_places(module) if type(module).__name__ in CELLS else found
-    for place in {id(place.module): place for place in places}.values():
+    for seed, place in enumerate({id(place.module): place for place in places}.values()):
         network: Any = from_torch(place.module, check=False)
-        changed = change.build(network, np.zeros((steps, 1, network.input_size), network.dtype), 0)
+        changed = change.build(network, np.zeros((steps, 1, network.input_size), network.dtype), seed)
         if changed is None:
             continue
         replaced = type(changed) is not type(network)

@@ -14,6 +14,7 @@ from gradtrace.remedies.places import (
     Place,
     checked_module,
     evaluated,
+    functions,
     is_activation,
     leaves,
     or_as_it_was,
@@ -32,8 +33,11 @@ _PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 class OutsideError(ValueError):
     """A module whose forward() stands in the way of a change from outside."""
 
-    def __init__(self) -> None:
-        super().__init__("module: its forward() does what cannot be changed from outside; see the remedy's code")
+    def __init__(self, module: Any) -> None:
+        function = next((f": it applies {word} as a function{place}" for word, _, place in functions(module)), "")
+        super().__init__(
+            f"module: its forward() does what cannot be changed from outside{function}; see the remedy's code"
+        )
 
 
 def apply_network(module: Any, network: Any) -> None:
@@ -94,7 +98,7 @@ def _check(module: Any, network: Stack) -> None:
     if got is not None and got.shape == wanted.shape:
         near = np.abs(got - wanted) <= 1e-3 * np.abs(wanted).max()
     if not np.all(near | ~np.isfinite(wanted)):
-        raise OutsideError
+        raise OutsideError(module)
 
 
 def _check_recurrent(module: Any, network: Any) -> None:
@@ -108,7 +112,7 @@ def _check_recurrent(module: Any, network: Any) -> None:
             a, b = (0.0 if one is None else one for one in (a, b))
             same = same and bool(np.allclose(a, b, rtol=1e-4, atol=1e-6, equal_nan=True))
     if not same:
-        raise OutsideError
+        raise OutsideError(module)
 
 
 def shapes_of(module: Any, inputs: int) -> Any:

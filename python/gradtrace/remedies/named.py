@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from textwrap import indent
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from gradtrace.analysis.advice import advice_of
 from gradtrace.checks import checked_count, wrong_name
 from gradtrace.networks.stack import Stack
-from gradtrace.remedies.anywhere import WEIGHTS_ALONE, apply_anywhere
+from gradtrace.remedies.anywhere import PART_BY_PART, apply_anywhere
 from gradtrace.remedies.modules import OutsideError, apply_network
 from gradtrace.remedies.places import checked_module
 from gradtrace.remedies.recurrent_changes import RECURRENT_CHANGES, UNTRIED
@@ -77,23 +78,20 @@ class NamedRemedy:
     def _change(self, module: Any, steps: int) -> None:
         from gradtrace.interop import from_torch
 
-        try:
-            network: Any = from_torch(module)
-        except (TypeError, ValueError):  # no stack and no recurrent network
-            network = None
-        changes = STACK_CHANGES if isinstance(network, Stack) else {**RECURRENT_CHANGES, **UNTRIED}
-        if network is None or self.name not in changes:
+        network: Any = None
+        if self.name in STACK_CHANGES:
+            with suppress(TypeError, ValueError):  # no stack and no recurrent network
+                network = from_torch(module)
+        if not isinstance(network, Stack):
             apply_anywhere(module, self.name, steps)
             return
-        x = np.zeros((1, network.sizes[0]) if isinstance(network, Stack) else (steps, 1, network.input_size))
-        plain = network if isinstance(network, Stack) else network.replaced(readout=None, embedding=None)
-        changed = changes[self.name].build(plain, x, 0)
-        if changed is None:
+        changed = STACK_CHANGES[self.name].build(network, np.zeros((1, network.sizes[0])), 0)
+        if changed is None or changed == network:
             raise ValueError(f"module: expected one that {self.name} changes; it has nothing of the kind")
         try:
             apply_network(module, changed)
         except OutsideError:
-            if self.name not in WEIGHTS_ALONE:
+            if self.name not in PART_BY_PART:
                 raise
             apply_anywhere(module, self.name, steps)
 

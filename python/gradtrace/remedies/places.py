@@ -13,8 +13,8 @@ from gradtrace.activations import ACTIVATIONS
 from gradtrace.interop.torch_modules import WRAPPERS
 
 __all__ = [
-    "Place", "checked_module", "effective_copy", "evaluated", "is_activation", "leaves", "or_as_it_was", "unwrapped",
-    "write",
+    "Place", "checked_module", "effective_copy", "evaluated", "functions", "is_activation", "leaves", "or_as_it_was",
+    "unwrapped", "write",
 ]  # fmt: skip
 
 
@@ -86,6 +86,30 @@ def _called(module: Any) -> list[Place] | None:
         place = Place(module.get_submodule(owner), key)
         inside = _parts(place.module) if not is_parametrised(place.module) else []
         found += inside or [place]
+    return found
+
+
+def functions(module: Any) -> list[tuple[str, str, str]]:
+    """Give the activations that a forward() applies as functions, where torch.fx can follow it.
+
+    Returns
+    -------
+    list of tuple
+        PyTorch's name, ours, and the user's line in brackets, or "" where that is not known.
+    """
+    from gradtrace.interop.torch_trace import place_of, traced
+
+    words = {word: row.name for row in ACTIVATIONS.values() for word in row.torch.split()}
+    try:
+        nodes = traced(module, None).nodes
+    except ValueError:
+        return []
+    found = []
+    for node in nodes:
+        word = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        if node.op in ("call_function", "call_method") and word in words:
+            place = place_of(node)
+            found.append((word, words[word], f" ({place})" if place else ""))
     return found
 
 
