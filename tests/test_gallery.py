@@ -66,7 +66,7 @@ STORED = "information: forgetting\n  It is 4.1e-9 times, states 0 to 192, 3.3e-1
 
 
 @pytest.mark.parametrize(
-    ("now", "same", "once_trained"),
+    ("now", "same", "where_loose"),
     [
         (STORED, True, True),
         (STORED.replace("4.1e-9", "4.2e-9").replace("192", "191").replace("-----", "------"), True, True),
@@ -80,7 +80,7 @@ STORED = "information: forgetting\n  It is 4.1e-9 times, states 0 to 192, 3.3e-1
         ("", False, False),
     ],
 )
-def test_words_and_numbers_are_compared_and_numbers_of_training_left_to_the_asserts(now, same, once_trained):
+def test_words_and_numbers_are_compared_and_numbers_of_loose_cells_left_to_the_asserts(now, same, where_loose):
     nbformat = pytest.importorskip("nbformat")
     tool = gallery()
 
@@ -89,7 +89,7 @@ def test_words_and_numbers_are_compared_and_numbers_of_training_left_to_the_asse
         cell.metadata["tags"] = tags
         return nbformat.v4.new_notebook(cells=[cell])
 
-    for tags, alike in (([], same), ([tool.TRAINED], once_trained)):
+    for tags, alike in (([], same), ([tool.LOOSE], where_loose)):
         assert (tool.differences(book(STORED, tags), book(now, tags)) == []) is alike
 
 

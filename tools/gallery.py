@@ -28,8 +28,8 @@ SECONDS = 120
 NEAR = 0.01
 # Below 2^-46 a share of squares is of float32's rounding: so many times as much is the same.
 ROUNDED, TIMES = 2.0**-46, 4
-# Cells whose numbers are of training, where rounding grows: their words are compared, their numbers by asserts.
-TRAINED = "trained"
+# Cells whose numbers rounding decides, as training's: their words are compared, numbers left to the cells' own asserts.
+LOOSE = "loose"
 _NUMBER = re.compile(r"(?<![\w.])[-+−]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
@@ -103,17 +103,17 @@ def differences(stored: Any, fresh: Any) -> list[str]:
             found.append(f"cell {number}: another source")
             continue
         one, other = printed(old), printed(new)
-        trained = TRAINED in new.metadata.get("tags", [])
+        loose = LOOSE in new.metadata.get("tags", [])
         kinds = [[sorted(output.get("data", {})) for output in cell.get("outputs", [])] for cell in (old, new)]
-        if kinds[0] != kinds[1] or not _alike(one, other, trained):
+        if kinds[0] != kinds[1] or not _alike(one, other, loose):
             found.append(f"cell {number}: stored\n{one}\nnow\n{other}")
     return found
 
 
-def _alike(one: str, other: str, trained: bool) -> bool:
+def _alike(one: str, other: str, loose: bool) -> bool:
     words = [" ".join(re.sub(r"-{3,}", "", _NUMBER.sub("#", text)).split()) for text in (one, other)]
     numbers = zip(_NUMBER.findall(one), _NUMBER.findall(other), strict=False)
-    return words[0] == words[1] and (trained or all(_near(*pair) for pair in numbers))
+    return words[0] == words[1] and (loose or all(_near(*pair) for pair in numbers))
 
 
 def _near(one: str, other: str) -> bool:

@@ -16,7 +16,7 @@ from gradtrace.traces.recurrent import RecurrentTrace
 from gradtrace.traces.stack import StackTrace
 from gradtrace.wording import factor
 
-__all__ = ["figures_of_inside", "quoted"]
+__all__ = ["figures_of_inside", "quoted", "stayed"]
 
 
 def figures_of_inside(inside: RecurrentTrace | StackTrace) -> dict[str, float]:
@@ -51,7 +51,7 @@ def quoted(trace: WatchTrace) -> Iterator[Finding]:
         for one in inside.diagnose():
             severity, cause = "information", one.cause
             if stuck and one.severity != "information":
-                severity, cause = "warning", f"{cause} The loss has stayed at that of a guess for {_steps(trace)}."
+                severity, cause = "warning", f"{cause} {stayed(trace)}"
             code = f"{inside.cell} = {_submodule(trace, name)}\n{one.code}" if one.code else ""
             yield replace(one, severity=severity, cause=cause, part=name, code=code)
 
@@ -62,8 +62,10 @@ def _nothing(name: str, left: float) -> Finding:
     return Finding("vanishing", "critical", cause, {"log2_change": left}, part=name)
 
 
-def _steps(trace: WatchTrace) -> str:
-    return f"{trace.at_guess} watched steps" + (" and more" if trace.at_guess >= limit.REMEMBERED_STEPS else "")
+def stayed(trace: WatchTrace) -> str:
+    """Say for how long the loss has been no better than a guess's."""
+    more = " and more" if trace.at_guess >= limit.REMEMBERED_STEPS else ""
+    return f"The loss has stayed at that of a guess for {trace.at_guess} watched steps{more}."
 
 
 def _left(inside: RecurrentTrace) -> float:

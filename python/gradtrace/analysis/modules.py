@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from gradtrace.analysis import thresholds as limit
 from gradtrace.analysis.advice import advised
+from gradtrace.analysis.attentions import attention_findings
 from gradtrace.analysis.diagnosis import Diagnosis, Finding, ranked
 from gradtrace.analysis.insides import quoted
 from gradtrace.traces.modules import ModuleFigures, WatchTrace
@@ -53,7 +54,7 @@ def diagnose_modules(trace: WatchTrace) -> Diagnosis:
         *_not_finite(trace),
     ]
     found += [replace(one, layers=tuple(rows[layer] for layer in one.layers)) for one in shared]
-    found += quoted(trace)
+    found += [*attention_findings(trace), *quoted(trace)]
     return Diagnosis(advised(ranked(found), trace), title)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from gradtrace.show.module_tables import shown_kind
 from gradtrace.tables import Table, shown_layers
 from gradtrace.traces.ledger import AttentionPart, Entry, Ledger, PointFigures
 
@@ -28,8 +29,9 @@ def ledger_table(ledger: Ledger, lines: int) -> Table:
     if shown < every:
         notes.append(f"{every} modules in {shown} lines; ledger.table(lines={every}) has them all.")
     if ledger.meetings:
-        notes.append(f"Branches meet at {len(ledger.meetings)} points; ledger.branches() says what came by which way.")
-    heads = ["part", "modules", "gain", "log2 |dy|", "most of it by"]
+        points = "one point" if len(ledger.meetings) == 1 else f"{len(ledger.meetings)} points"
+        notes.append(f"Branches meet at {points}; ledger.branches() says what came by which way.")
+    heads = ["part", "modules", "gain", "log2 |dy|", "largest in it"]
     return Table(heads, rows, f"Ledger: {every} modules", notes, words={0, 1, 4})
 
 
@@ -61,8 +63,11 @@ def attention_table(ledger: Ledger, lines: int) -> Table:
 
 
 def _kinds(entry: Entry) -> str:
-    texts = [kind if count == 1 else f"{kind} x{count}" for kind, count in entry.kinds[:_KINDS]]
-    return ", ".join([*texts, "..."] if len(entry.kinds) > _KINDS else texts)
+    counts: dict[str, int] = {}
+    for kind, count in entry.kinds:
+        counts[shown_kind(kind)] = counts.get(shown_kind(kind), 0) + count
+    texts = [kind if count == 1 else f"{kind} x{count}" for kind, count in counts.items()]
+    return ", ".join([*texts[:_KINDS], "..."] if len(texts) > _KINDS else texts)
 
 
 def _most(entry: Entry) -> str:

@@ -11,7 +11,7 @@ from gradtrace.traces.history import History
 from gradtrace.traces.modules import WatchTrace
 from gradtrace.wording import power_of_ten
 
-__all__ = ["history_table", "module_table"]
+__all__ = ["history_table", "module_table", "shown_kind"]
 
 _SHOWN = 24
 _STEPS = 5
@@ -26,7 +26,7 @@ def module_table(trace: WatchTrace) -> Table:
         rows.append(
             [
                 one.name,
-                one.kind,
+                shown_kind(one.kind),
                 _number(one.log2_grad_output),
                 "" if math.isnan(one.log2_grad_output) else power_of_ten(one.log2_grad_output),
                 *map(_number, numbers),
@@ -44,6 +44,11 @@ def module_table(trace: WatchTrace) -> Table:
         words={0, 1},
         blocks={4},
     )
+
+
+def shown_kind(kind: str) -> str:
+    """Name a module's class; PyTorch has one of its own for the last matrix of an attention, which is a Linear."""
+    return "Linear" if kind == "NonDynamicallyQuantizableLinear" else kind
 
 
 def _number(value: float) -> str:
