@@ -4,7 +4,9 @@ Broken networks of `drawn_stacks` (their labels say which) are given remedies; e
 it is, is then trained by a loop of its own: mini-batches, a third of all samples held out, both optimisers, three seeds
 of split and order, the best of its rates. Printed are the rank correlations (Spearman, ties within the spread over the
 seeds) of each order with its optimiser's, of the common one with the mean of both, and of the optimisers among
-themselves; whether the first one beats the network as it is; and how often "helps" was right.
+themselves; whether the first one beats the network as it is; and how often "helps" was right. ``--again`` trains all of
+them once more with three other seeds, and prints how far PyTorch's own orders agree, the most that any order can be
+expected to, and the correlations with the order of all six seeds.
 """
 
 from __future__ import annotations
@@ -70,11 +72,12 @@ def trained(name: str, stack: gt.Stack, drawn: Any, optimiser: str, rate: float,
     return end if math.isfinite(end) else math.inf
 
 
-def losses_of(name: str, stack: gt.Stack, drawn: Any, optimiser: str) -> list[float]:
-    """Give the losses of the seeds at the rate that is best for the first."""
-    first = {rate: trained(name, stack, drawn, optimiser, rate, 0) for rate in RATES[optimiser]}
+def losses_of(name: str, stack: gt.Stack, drawn: Any, optimiser: str, start: int = 0) -> list[float]:
+    """Give the losses of the seeds from `start` on at the rate that is best for the first."""
+    first = {rate: trained(name, stack, drawn, optimiser, rate, start) for rate in RATES[optimiser]}
     best = min(first, key=lambda rate: first[rate])
-    return [first[best], *(trained(name, stack, drawn, optimiser, best, seed) for seed in range(1, SEEDS))]
+    others = range(start + 1, start + SEEDS)
+    return [first[best], *(trained(name, stack, drawn, optimiser, best, seed) for seed in others)]
 
 
 def places(losses: dict[str, list[float]]) -> dict[str, float]:
@@ -107,8 +110,30 @@ def spearman(a: dict[str, float], b: dict[str, float]) -> float:
     return float(np.corrcoef(x, y)[0, 1])
 
 
-def judged(drawn: Any, told: Callable[[str], Any]) -> dict[str, Any]:
-    """Try remedies on a drawn network, train all of them, and compare."""
+def common(places_of: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Give the mean of both optimisers' places."""
+    return {name: (place + places_of["adam"][name]) / 2 for name, place in places_of["sgd"].items()}
+
+
+def again(row: dict[str, Any], tried: Any, drawn: Any) -> None:
+    """Train with three other seeds; add to a row how far both trainings agree, and the orders with all six."""
+    once, twice, six = {}, {}, {}
+    networks = {one.name: one.network for one in tried}
+    for optimiser in RATES:
+        ends = {name: values for name, values in row["ends"][optimiser].items() if name}
+        other = {name: losses_of(name, networks[name], drawn, optimiser, SEEDS) for name in ends}
+        once[optimiser], twice[optimiser] = places(ends), places(other)
+        six[optimiser] = places({name: ends[name] + other[name] for name in ends})
+        said = tried.places(optimiser)
+        row[f"ceiling {optimiser}"] = spearman(once[optimiser], twice[optimiser])
+        row[f"six {optimiser}"] = spearman({name: said[name] for name in ends}, six[optimiser])
+    said = tried.places()
+    row["ceiling common"] = spearman(common(once), common(twice))
+    row["six common"] = spearman({name: said[name] for name in six["sgd"]}, common(six))
+
+
+def judged(drawn: Any, told: Callable[[str], Any], twice: bool = False) -> dict[str, Any]:
+    """Try remedies on a drawn network, train all of them, twice if so wished, and compare."""
     began = time.perf_counter()
     tried = drawn.stack.remedies(drawn.x, drawn.target, drawn.loss)
     row: dict[str, Any] = {"seed": drawn.seed, "what": drawn.what, "seconds": round(time.perf_counter() - began, 1)}
@@ -120,8 +145,7 @@ def judged(drawn: Any, told: Callable[[str], Any]) -> dict[str, Any]:
         for optimiser, found in ends.items():
             found[name] = losses_of(name, stack, drawn, optimiser)
     then = {optimiser: places({k: v for k, v in found.items() if k}) for optimiser, found in ends.items()}
-    names = list(then["sgd"])
-    both = {name: (then["sgd"][name] + then["adam"][name]) / 2 for name in names}
+    names, both = list(then["sgd"]), common(then)
     for optimiser in RATES:
         said = tried.places(optimiser)
         row[optimiser] = spearman({name: said[name] for name in names}, then[optimiser])
@@ -133,6 +157,8 @@ def judged(drawn: Any, told: Callable[[str], Any]) -> dict[str, Any]:
     row["helps"] = {one.name: one.helps for one in tried}
     row["ends"] = {o: {k: [round(v, 4) for v in values] for k, values in found.items()} for o, found in ends.items()}
     row["said"] = {o: {one.name: round(one.trainings[o].score, 4) for one in tried} for o in RATES}
+    if twice:
+        again(row, tried, drawn)
     told(f"{drawn.seed}: sgd {row['sgd']:.2f}, adam {row['adam']:.2f}, common {row['common']:.2f}, {row['seconds']} s")
     return row
 
@@ -158,8 +184,12 @@ def broken(half: str, count: int) -> list[int]:
 def summary(rows: list[dict[str, Any]]) -> str:
     """Write the means, and how often the first remedy beats the network as it is."""
     lines = []
-    for name in ("sgd", "adam", "common", "between"):
-        values = [row[name] for row in rows]
+    orders = ("sgd", "adam", "common")
+    more = [f"{what} {order}" for what in ("ceiling", "six") for order in orders]
+    for name in (*orders, "between", *more):
+        values = [row[name] for row in rows if name in row]
+        if not values:
+            continue
         lines.append(f"{name}: mean rank correlation {np.nanmean(values):.2f}, lowest {np.nanmin(values):.2f}")
     lines.append(f"first beats as it is: {sum(any(row['first_beats']) for row in rows)} of {len(rows)} with either, "
                  f"{sum(all(row['first_beats']) for row in rows)} with both")  # fmt: skip
@@ -189,12 +219,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10)
     parser.add_argument("--output", type=Path, help="where every figure goes as JSON")
     parser.add_argument("--quiet", action="store_true", help="totals alone")
+    parser.add_argument("--again", action="store_true", help="three more seeds: how far PyTorch agrees with itself")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     rows = []
     for seed in broken(options.half, options.count):
-        rows.append(judged(drawn_stack(seed), (lambda text: None) if options.quiet else print))
+        rows.append(judged(drawn_stack(seed), (lambda text: None) if options.quiet else print, options.again))
         if options.output is not None:
             options.output.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     print(summary(rows))
