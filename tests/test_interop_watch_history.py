@@ -151,7 +151,7 @@ def test_steps_without_a_backward_pass_have_no_row():
     model = mlp()
     with gt.watch(model) as watched:
         assert len(watched.history) == 0
-        assert str(watched.history)
+        assert "No recorded step yet" in str(watched.history)
         model(torch.randn(5, 6)).sum()
         assert len(watched.history) == 0
         with torch.no_grad():
@@ -229,6 +229,16 @@ def test_the_loss_is_what_the_model_returns_or_is_told():
     with gt.watch(model.inner) as watched:
         model(torch.randn(4, 3))["loss"].backward()
     assert np.isnan(watched.history.loss).all()
+
+
+def test_of_several_numbers_the_first_is_the_loss():
+    model = nn.Linear(3, 2)
+    both = nn.ModuleList([model])
+    both.forward = lambda x: (model(x).mean(), model(x), model(x).square().mean())
+    with gt.watch(both) as watched:
+        loss, _, other = both(torch.randn(4, 3))
+        (loss + other).backward()
+    assert watched.history.loss.tolist() == [loss.item()]
 
 
 def test_a_cross_entropy_is_told_from_the_gradient_of_the_logits():

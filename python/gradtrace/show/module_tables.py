@@ -67,6 +67,8 @@ def history_table(history: History) -> Table:
     if shown and not np.isnan(history.loss[shown]).all():
         losses = ", ".join("none" if math.isnan(one) else f"{one:.4g}" for one in history.loss[shown])
         notes.append(f"Loss at these steps: {losses}.")
+    if not shown:
+        notes = ["No recorded step yet that a backward pass followed."]
     heads = [f"step {history.steps[step]}" for step in shown]
     notes += [f"Note: {one}." for one in history.notes]
     return Table(["module", *heads], rows, f"History: {history.title}", notes, words={0})

@@ -66,9 +66,9 @@ class History:
     backward, backwards, order : ndarray of int64, shape (S,)
         Which backward pass of the step it is, of how many, and of which order, as in `WatchTrace`.
     loss : ndarray of float64, shape (S,)
-        What the model returned as a single number, or ``watched.loss(value)`` was told. Where neither was, of a mean
-        (binary) cross entropy of the logits that the model returned what the gradient there tells of it, without what
-        was added to the loss; else NaN.
+        What the model returned as a single number, the first if there are several, or ``watched.loss(value)`` was told.
+        Where neither was, of a mean (binary) cross entropy of the logits that the model returned what the gradient
+        there tells of it, without what was added to the loss; else NaN.
     log2_cotangent, along_outputs : ndarray of float64, shape (S,)
         As in `WatchTrace`.
     names, kinds : tuple of str, length M

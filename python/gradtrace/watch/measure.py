@@ -23,6 +23,7 @@ __all__ = [
     "along",
     "dead_share",
     "distinct_share",
+    "is_loss",
     "measurable",
     "measured",
     "norm",
@@ -184,6 +185,11 @@ def measurable(values: Any) -> bool:
     if values.is_meta or values.is_nested or values.is_quantized or values.layout not in _LAYOUTS:
         return False
     return not any(of_transform(values) for of_transform in _OF_TRANSFORMS)
+
+
+def is_loss(values: Any) -> bool:
+    """Tell whether an output is taken for the loss: one real number without axes."""
+    return values.ndim == 0 and not values.is_complex()
 
 
 def tensors(output: Any) -> list[Any]:

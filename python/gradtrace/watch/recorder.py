@@ -21,6 +21,7 @@ from gradtrace.watch.kept import KeptOfStep
 from gradtrace.watch.measure import (
     dead_share,
     distinct_share,
+    is_loss,
     measurable,
     rows_of,
     saturated_share,
@@ -160,11 +161,12 @@ class Recorder(Arrivals):
 
     def _finish(self, given: Any, output: Any) -> None:
         """A forward pass is over: it counts if a backward pass can come by."""
+        losses = [tensor for tensor in tensors(output) if tensor.requires_grad and is_loss(tensor)]
+        if losses and self._coming is not None:
+            self._coming.loss = losses[0].detach().clone()
         for tensor in tensors(output):
             if tensor.requires_grad:
                 self._count()
-                if tensor.ndim == 0 and self._coming is not None and not tensor.is_complex():
-                    self._coming.loss = tensor.detach().clone()
                 if self._forward is not None:
                     place = len(self._forward.outputs)
                     kept = measurable(tensor) and self._coming is not None and self._coming.recorded
