@@ -1,4 +1,7 @@
+# ruff: noqa: E501  (tables of forward passes)
 """Forward passes whose value says nothing of their gradient, that keep something, or that look at shapes."""
+
+import threading
 
 import numpy as np
 import pytest
@@ -188,3 +191,56 @@ def test_checkpointed_blocks_are_followed():
 
     net = gt.from_torch(module(lambda m, x: m.b(checkpoint(m.a, x, use_reentrant=False))))
     assert net.sizes == (4, 4, 2)
+
+
+def deep(m, x):
+    for _ in range(300):
+        x = 0.9 * torch.tanh(x) + 0.1 * x
+    return m.a(x)
+
+
+ODD = {
+    "nothing": lambda m, x: None, "a number": lambda m, x: 3, "the inputs": lambda m, x: x, "a parameter": lambda m, x: m.a.weight,
+    "no outputs": lambda m, x: (), "itself": lambda m, x: m.forward(x), "a generator": lambda m, x: next(iter(())), "a shape": lambda m, x: m.a(x).shape,
+    "samples by samples": lambda m, x: m.a(x) @ x.t(), "a call": lambda m, x: m.a(x)(3), "an attribute": lambda m, x: m.a(x).missing,
+    "inputs as weights": lambda m, x: F.linear(x, m.a(x)), "units by samples": lambda m, x: m.a.weight @ x.t(), "none added": lambda m, x: m.a(x) + None,
+    "a word added": lambda m, x: m.a(x) + "word", "infinite": lambda m, x: m.b(m.a(x) * float("inf")), "by 0": lambda m, x: m.b(m.a(x) / 0.0),
+    "too few": lambda m, x: m.b(m.a(x) * torch.full((3,), 2.0)), "a matrix": lambda m, x: m.b(m.a(x) * torch.ones(4, 4)),
+    "empty": lambda m, x: m.b(m.a(x) + torch.ones(0)), "a square": lambda m, x: m.b(m.a(x) ** 2), "a power": lambda m, x: m.b(2 ** m.a(x)), "deep": deep,
+    "a loop over samples": lambda m, x: sum(m.a(row) for row in x), "complex": lambda m, x: m.a(x) * 1j, "turned": lambda m, x: m.a(x).T,
+    "as an array": lambda m, x: torch.from_numpy(m.a(x).detach().numpy()), "a tensor of one": lambda m, x: torch.tensor(m.a(x)),
+    "an item": lambda m, x: m.a(x) * x.sum().item(), "by its samples": lambda m, x: m.a(x) / x.size(0), "keys": lambda m, x: m.a(x["inputs"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("name", ODD)
+def test_odd_forward_passes_are_refused_in_one_line(name, check):
+    with pytest.raises(ValueError, match=r"^(layer '.*'( \(.*\))?|example): ") as refused:
+        gt.from_torch(module(ODD[name]), check=check)
+    assert "\n" not in str(refused.value)
+
+
+def test_what_depends_on_dtype_and_axes_follows_the_example():
+    def forward(m, x):
+        x = x if x.dtype == torch.float32 and x.ndim == 2 else x.float().flatten(1)
+        return m.b(torch.relu(m.a(x)))
+
+    assert gt.from_torch(module(forward)).activation == ("relu", "linear")
+    assert gt.from_torch(module(forward), torch.randn(3, 2, 2)).sizes == (4, 4, 2)
+
+
+def test_threads_may_follow_modules_at_the_same_time():
+    made = [module(lambda m, x: m.b(F.relu(m.a(x)))) for _ in range(3)]
+    networks = []
+
+    def follow(one):
+        networks.extend(gt.from_torch(one) for _ in range(5))
+
+    threads = [threading.Thread(target=follow, args=(one,)) for one in made]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(networks) == 15
+    assert all(net == networks[0] for net in networks)

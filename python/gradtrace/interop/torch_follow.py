@@ -47,9 +47,10 @@ def follow(module: Any, inputs: Any = None) -> Followed:
 
     graph = traced(module, inputs)
     reader = _Reader(graph)
-    for node in graph.nodes:
-        reader.read(node)
-    followed = reader.result()
+    with np.errstate(all="ignore"):  # weights may be anything
+        for node in graph.nodes:
+            reader.read(node)
+        followed = reader.result()
     followed.shaped = graph.shaped
     return followed
 

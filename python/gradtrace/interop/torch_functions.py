@@ -222,6 +222,8 @@ class Functions:
                 "Add": (1.0, number), "Sub": (1.0, np.negative(number)), "Mul": (number, 0.0),
                 "Div": (np.divide(1.0, number), 0.0),
             }[operator]  # fmt: skip
+        if not np.isfinite(scale).all():
+            raise RefusedError(name, "a division by 0 is not represented")
         return self._chain.scaled(name, a, scale, shift)
 
     def reshaped(self, name: str, value: Value, function: str, sizes: Any) -> Value:
@@ -280,13 +282,17 @@ def _part(name: str, function: str, value: Any) -> Any:
     if isinstance(value, Value):
         return 0.0 if value.stage == "zeros" else value
     if isinstance(value, (bool, int, float)):
+        if not math.isfinite(value):
+            raise RefusedError(name, f"a {function} with what is not finite is not represented")
         return float(value)
     if not hasattr(value, "detach"):
         raise RefusedError(name, _cannot(function))
     array = np.asarray(value.detach().cpu().numpy(), dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise RefusedError(name, f"a {function} with what is not finite is not represented")
     if array.size == 1:
         return float(array.reshape(()))
-    if array.size != array.shape[-1]:
+    if array.size != array.shape[-1] or not array.size:
         raise RefusedError(name, f"a {function} with a constant of shape {array.shape} is not represented")
     return array.reshape(-1)
 

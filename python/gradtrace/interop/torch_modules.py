@@ -97,11 +97,20 @@ def _kept(module: Any) -> Iterator[None]:
         yield
     finally:
         for part, own in zip(parts, attributes, strict=True):
-            part.__dict__.clear()
-            part.__dict__.update(own)
+            for key in part.__dict__.keys() - own.keys():
+                del part.__dict__[key]
+            part.__dict__.update({key: one for key, one in own.items() if part.__dict__.get(key, own) is not one})
         for table, before in tables:
-            table.clear()
-            table.extend(before) if isinstance(table, list) else table.update(before)
+            _restore(table, before)
+
+
+def _restore(table: Any, before: Any) -> None:
+    now, then = (list(one.items()) if isinstance(one, dict) else one for one in (table, before))
+    flat = [[part for pair in one for part in (pair if isinstance(table, dict) else (pair,))] for one in (now, then)]
+    if len(flat[0]) == len(flat[1]) and all(a is b for a, b in zip(*flat, strict=True)):
+        return
+    table.clear()
+    table.extend(before) if isinstance(table, list) else table.update(before)
 
 
 def _probe(module: Any, example: Any) -> tuple[Any, ...] | None:

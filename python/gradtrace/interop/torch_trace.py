@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ WATCH = "gt.watch(model) takes any module"
 PACKING = ("pack_padded_sequence", "pad_packed_sequence")
 
 _ORIGINALS = {name: getattr(rnn, name) for name in PACKING}
+_LOCK = threading.RLock()  # torch.fx changes modules and functions for all threads while it traces
 _MOST_INPUTS, _MOST_ROUNDS = 3, 40
 _OWN = (os.path.dirname(torch.__file__), os.path.dirname(os.path.dirname(__file__)))
 _NO_LEAVES = ("DataParallel", "DistributedDataParallel")
@@ -52,10 +54,21 @@ class _ShapeWantedError(Exception):
 
 
 class _Shaped(fx.Proxy):  # type: ignore[misc, unused-ignore]
-    """A value whose shape is that of the example."""
+    """A value whose shape, dtype and device are those of the example."""
 
     @property
     def shape(self) -> Any:
+        return self._known()[0]
+
+    @property
+    def dtype(self) -> Any:
+        return self._known()[1]
+
+    @property
+    def device(self) -> Any:
+        return self._known()[2]
+
+    def _known(self) -> Any:
         tracer: Any = self.tracer
         return tracer.shape_of(self.node)
 
@@ -83,7 +96,9 @@ class _Tracer(fx.Tracer):  # type: ignore[misc, unused-ignore]
         return type(m).__name__ not in _NO_LEAVES and bool(super().is_leaf_module(m, module_qualified_name))
 
     def call_module(self, m: Any, forward: Any, args: Any, kwargs: Any) -> Any:
-        """Look into modules that are held in no attribute of a module, as far as they have no parameters."""
+        """Look into modules without parameters that no module holds, and let those run that other threads call."""
+        if not _followed((args, kwargs)):
+            return forward(*args, **kwargs)
         try:
             self.path_of_module(m)
         except NameError:
@@ -109,6 +124,13 @@ class _Tracer(fx.Tracer):  # type: ignore[misc, unused-ignore]
         return self._shapes[node.name]
 
 
+def _followed(value: Any) -> bool:
+    """Whether anything in it is followed."""
+    if isinstance(value, dict):
+        return any(map(_followed, value.values()))
+    return any(map(_followed, value)) if isinstance(value, (tuple, list)) else isinstance(value, fx.Proxy)
+
+
 def _autocast() -> bool:
     return any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
 
@@ -122,7 +144,8 @@ class _Shapes(fx.Interpreter):  # type: ignore[misc, unused-ignore]
 
     def run_node(self, n: Any) -> Any:
         value = super().run_node(n)
-        self.shapes[n.name] = value.shape if isinstance(value, torch.Tensor) else None
+        known = isinstance(value, torch.Tensor)
+        self.shapes[n.name] = (value.shape, value.dtype, value.device) if known else None
         return value
 
 
@@ -169,7 +192,7 @@ def traced(module: Any, inputs: Any) -> Graph:
     if len(given) >= _MOST_INPUTS:
         raise RefusedError(type(module).__name__, f"a module of several inputs is not represented; {WATCH}")
     root = _rooted(module, 1 + len(given))
-    with torch.enable_grad(), torch.autocast("cpu", enabled=False), _intercepted():
+    with _LOCK, torch.enable_grad(), torch.autocast("cpu", enabled=False), _intercepted():
         try:
             return Graph(root, _Tracer(None).trace(root).nodes, given, shaped=False)
         except Exception as error:  # whatever a forward pass does with what is no tensor
@@ -217,7 +240,7 @@ def _intercepted() -> Iterator[None]:
 
 def _refused(apply: Any) -> Any:
     def refuse(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(one, fx.Proxy) for one in (*args, *kwargs.values())):
+        if _followed((args, kwargs)):
             raise ValueError(f"{cls.__name__} has a gradient of its own")
         return apply.__get__(None, cls)(*args, **kwargs)
 
