@@ -145,7 +145,7 @@ def test_doors_lead_where_they_say() -> None:
 
 
 def test_the_package_shows_what_is_public_and_nothing_else() -> None:
-    assert set(dir(gt)) == {*gt.__all__, "integrations", "questions"}
+    assert set(dir(gt)) == {*gt.__all__, "integrations", "questions", "theory"}
     for name in dir(gt):
         assert hasattr(gt, name)
     for name in ("diagnose", "trace", "stack", "recurrent"):  # modules of before, by accident

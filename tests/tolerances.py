@@ -133,6 +133,13 @@ TABLE = {
     ("mean field", "bits of ten critical layers"): (0.8, 0.8, "width 400: its own spread, 16 samples that share it"),
     ("theory", "critical point"): (1e-9, None, "relative; quadrature and a root, against known answers"),
     ("theory", "length at a critical point"): (1e-8, None, "relative; as above, flat in the gain"),
+    ("theory", "means"): (1e-12, None, "relative; quadrature against mpmath's, and closed forms"),
+    ("theory", "gap near 1"): (1e-10, None, "relative, of a difference of two values that agree to six digits"),
+    ("theory", "fixed point"): (1e-11, None, "relative; as the means, over one minus the map's slope, 0.05 and more"),
+    ("printed", "sb2"): (3e-5, None, "relative; 2.0105e-5 moves the gain by a tenth of its own half unit"),
+    ("printed", "ten decimals"): (6e-11, None, "relative; half a unit of the last digit"),
+    ("theory", "rounding"): (2e-14, None, "absolute; of a length that tends to 0"),
+    ("theory", "limit in width"): (4, None, "standard errors of an extrapolation in 1/n to infinite width"),
     ("theory", "bits a layer"): (0.1, 0.1, "against infinite width; 32 or 64 units, one network"),
     ("theory", "bits a layer of tanh"): (0.15, 0.15, "as above; saturation near the input takes a little more"),
     # What diagnoses, remedies and answers find, against theory.

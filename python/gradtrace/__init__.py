@@ -51,7 +51,7 @@ __all__ = [
     "watch",
 ]
 
-_LATER = ("integrations", "questions")  # not at import: they take what not everybody needs
+_LATER = ("integrations", "questions", "theory")  # not at import: they take what not everybody needs
 
 
 def remedy(name: str) -> _Any:
