@@ -126,7 +126,7 @@ class Arrivals:
         """A gradient came to a point that no recorded module gave."""
         one = self.running()
         if one is not None and one.kept:
-            one.at_points[point] = None if point in one.at_points else measured(gradient)
+            one.at_points[point] = None if point in one.at_points else self.known.measured(gradient)
 
     def sent(self, call: Call, sent: list[tuple[int, Any]]) -> None:
         """A call sent gradients back to its inputs."""
@@ -148,14 +148,16 @@ class Arrivals:
         if not measurable(gradient):
             step.unmeasured.add("a parameter")
             return
-        gradient = gradient.detach()
-        if id(parameter) not in step.weights:
-            step.weights[id(parameter)] = measured(parameter)
+        key, gradient = id(parameter), gradient.detach() if gradient.requires_grad else gradient
+        if key not in step.weights:
+            step.weights[key] = measured(parameter)
         if graph_task() == self._task:
-            more = id(parameter) in step.in_parts
+            more = key in step.in_parts
             one.arrived(parameter, gradient, more)
-            for name, rows in () if more else self.attention.get(id(parameter), ()):
-                one.of_attention[name] = measured(gradient[rows]), measured(parameter[rows])
+            if key in self.attention and not more:
+                values = parameter.detach()
+                for name, rows in self.attention[key]:
+                    one.of_attention[name] = measured(gradient[rows]), measured(values[rows])
             return
 
         def added(_: Any) -> None:

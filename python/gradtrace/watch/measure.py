@@ -184,7 +184,10 @@ def measurable(values: Any) -> bool:
     """Tell whether a tensor has numbers that outlive the call: not one on no device, nested, or of a transform."""
     if values.is_meta or values.is_nested or values.is_quantized or values.layout not in _LAYOUTS:
         return False
-    return not any(of_transform(values) for of_transform in _OF_TRANSFORMS)
+    for of_transform in _OF_TRANSFORMS:  # noqa: SIM110 (any() takes as long as all else)
+        if of_transform(values):
+            return False
+    return True
 
 
 def is_loss(values: Any) -> bool:

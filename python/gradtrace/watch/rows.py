@@ -93,23 +93,28 @@ class Rows:
         """Give all figures by name, as `ModuleFigures` has them."""
         numbers = self._numbers.read()
         count = _OF_CALL * len(self.names)
-        gradient, output, dead, saturated, given, distinct, sent, taken = numbers[:count].reshape(-1, _OF_CALL).T
+        of_calls = numbers[:count].reshape(-1, _OF_CALL).T
+        _, _, dead, saturated, _, distinct, _, _ = of_calls
+        gradient, output, _, _, given, _, sent, taken = _log2(of_calls)
         weights = numbers[count : len(numbers) - sum(self._ends)].reshape(-1, 2).tolist()
-        came, there = [], []
-        for own, reached in zip(self._own, self._reached, strict=True):
-            came.append(_together([weights[place][0] for place, by in zip(own, reached, strict=True) if by]))
-            there.append(_together([weights[place][1] for place in own]))
-        sent, taken = _log2(sent), _log2(taken)
+        norms = [
+            [
+                _together([weights[place][0] for place, by in zip(own, reached, strict=True) if by])
+                for own, reached in zip(self._own, self._reached, strict=True)
+            ],
+            [_together([weights[place][1] for place in own]) for own in self._own],
+        ]
+        came, there = _log2(np.array(norms))
         with np.errstate(invalid="ignore"):
             gain = np.where(np.isinf(sent) & (sent == taken), np.nan, sent - taken)
         return {
-            "log2_grad_output": _log2(gradient),
-            "log2_output": _log2(output),
-            "log2_grad_weight": _log2(np.array(came)),
-            "log2_weight": _log2(np.array(there)),
+            "log2_grad_output": gradient,
+            "log2_output": output,
+            "log2_grad_weight": came,
+            "log2_weight": there,
             "dead": dead,
             "saturated": saturated,
-            "log2_input": _log2(given),
+            "log2_input": given,
             "distinct": distinct,
             "gain": gain,
             **{name: np.array(values, np.float64) for name, values in self.counts.items()},
@@ -228,6 +233,8 @@ def _counts(
 
 def _together(norms: list[float]) -> float:
     """Norm of all; NaN where there are none, or one of them is not known."""
+    if len(norms) == 1:
+        return norms[0]
     return math.hypot(*norms) if norms and not any(map(math.isnan, norms)) else math.nan
 
 
