@@ -184,7 +184,7 @@ _SENTENCES: tuple[tuple[str, tuple[str, ...], Callable[[Evidence], str]], ...] =
      lambda e: f"that of the longest output of a layer is {_size(e['log2_largest_activation'])}"),
     ("log2_smallest", (), lambda e: f"the smallest is {_size(e['log2_smallest'])}"),
     ("log2_noise_growth", (), lambda e: f"what is added to the input grows {factor(e['log2_noise_growth'])} times"),
-    ("log2_kernel", (), lambda e: "with a rate of 1 a step closes "
+    ("log2_kernel", (), lambda e: "with a rate of one a step closes "
      f"{factor(e['log2_kernel'])} of the gap between outputs and answers"),
     ("log2_first_over_outputs", (), lambda e: "at the output of the first module that learns the gradient is "
      f"{_size(e['log2_first_over_outputs'])} times that at the model's outputs"),

@@ -143,7 +143,7 @@ def _lost(trace: WatchTrace, part: _Followed) -> Finding:
         cause = f"The samples are nearly equal: {_share(part.apart[0], first)}."
     elif weak[0] or not alike[-1]:
         kind, where = "vanishing", weak if weak.any() else ~weak
-        times = "0" if np.isneginf(part.pull[0]) else f"{factor(part.pull[0])} times that at the model's outputs"
+        times = "0" if np.isneginf(part.pull[0]) else _beside_outputs(part.pull[0])
         cause = f"The gradient at the output of {_called(first.name)} is {times}{_losing(trace)}."
         if alike[-1]:
             cause += f" Where the gradient is larger, samples are alike: {_share(part.apart[-1], last)}."
@@ -211,11 +211,15 @@ def _too_large(trace: WatchTrace, part: _Followed) -> Finding:
     cause = (
         f"A step moves the outputs by {factor(part.all)} times the rate and the gradient there, so that only "
         f"rates below {factor(-part.all)} can hold: at the output of {_called(one.name)} the gradient is "
-        f"{factor(part.pull[worst])} times that at the model's outputs, and a row of its input has the norm "
-        f"{factor(part.size[worst])}."
+        f"{_beside_outputs(part.pull[worst])}, and a row of its input has the norm {factor(part.size[worst])}."
     )
     evidence = {"log2_kernel": part.all, "log2_first_over_outputs": float(part.pull[0])}
     return Finding("exploding", "critical", cause, evidence, (part.rows[worst],), remedies=_REMEDIES["exploding"])
+
+
+def _beside_outputs(bits: float) -> str:
+    times = factor(bits)
+    return "that at the model's outputs" if times == "1" else f"{times} times that at the model's outputs"
 
 
 def _straight(trace: WatchTrace) -> list[Finding]:
