@@ -230,6 +230,63 @@ def test_what_depends_on_dtype_and_axes_follows_the_example():
     assert gt.from_torch(module(forward), torch.randn(3, 2, 2)).sizes == (4, 4, 2)
 
 
+class Critic(nn.Module):
+    """Two inputs side by side, of which nobody knows the widths but who calls it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.l1, self.l2 = nn.Linear(7, 8), nn.Linear(8, 1)
+
+    def forward(self, state, action):
+        return self.l2(F.relu(self.l1(torch.cat([state, action], dim=1))))
+
+
+class Physics(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, x, y, t):
+        return self.net(torch.cat((x, y, t), -1))
+
+
+@pytest.mark.parametrize(("kind", "widths"), [(Critic, (5, 2)), (Physics, (1, 1, 1))])
+def test_inputs_side_by_side_are_one(kind, widths):
+    made = kind().double()
+    example = tuple(torch.randn(4, width, dtype=torch.float64) for width in widths)
+    net = gt.from_torch(made, example)
+    assert gt.from_torch(made) == net
+    assert any("side by side" in note for note in net.notes)
+    x = [one.clone().requires_grad_() for one in example]
+    y = made(*x)
+    cotangent = torch.randn(4, 1, dtype=torch.float64)
+    y.backward(cotangent)
+    together = np.ascontiguousarray(torch.cat(example, 1).numpy())
+    assert np.abs(net.forward(together) - y.detach().numpy()).max() < tolerance("torch", "entries")
+    dx = torch.cat([one.grad for one in x], 1).norm(dim=1).log2().numpy()
+    trace = net.trace(together, cotangent=cotangent.numpy())
+    assert np.abs(trace.log2_grad_input - dx).max() < tolerance("torch", "log2")
+    for wrong in (example[0], example[:1], (*example, example[0])):
+        with pytest.raises(ValueError, match=rf"example: expected a tuple of the module's {len(widths)} inputs"):
+            gt.from_torch(made, wrong)
+    with pytest.raises(ValueError, match="example: expected inputs of shape"):
+        gt.from_torch(made, tuple(one[:, :, None] for one in example))
+
+
+def test_inputs_that_are_not_side_by_side_are_refused():
+    def turned(m, state, action):
+        return m.l2(F.relu(m.l1(torch.cat([action, state], dim=1))))
+
+    def scaled(m, state, action):
+        return m.l2(F.relu(m.l1(torch.cat([state, 2 * action], dim=1))))
+
+    for forward in (turned, scaled):
+        with pytest.raises(ValueError, match=r"side by side only|further input"):
+            gt.from_torch(type("Model", (Critic,), {"forward": forward})())
+
+
 def test_threads_may_follow_modules_at_the_same_time():
     made = [module(lambda m, x: m.b(F.relu(m.a(x)))) for _ in range(3)]
     networks = []

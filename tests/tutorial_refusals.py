@@ -74,14 +74,15 @@ class Actor(nn.Module):
         return self.max_action * torch.tanh(self.l2(a))  # here
 
 
-class Critic(nn.Module):
+class TwoTowers(nn.Module):
     def __init__(self):
         super().__init__()
-        self.l1, self.l2 = nn.Linear(4, 8), nn.Linear(8, 1)
+        self.user, self.item = nn.Linear(4, 8), nn.Linear(3, 8)
 
-    def forward(self, state, action):
-        q = F.relu(self.l1(torch.cat([state, action], 1)))  # here
-        return self.l2(q)
+    def forward(self, user, item):
+        u = torch.tanh(self.user(user))
+        i = torch.tanh(self.item(item))  # here
+        return (u * i).sum(1)
 
 
 class Siren(nn.Module):
@@ -208,7 +209,7 @@ class Seq2Seq(nn.Module):
 
 REFUSED = {
     "two-layer block": TwoLayerBlock, "pre-norm": PreNorm, "actor and critic": ActorCritic, "dynamic": DynamicNet, "vae": VAE, "actor": Actor,
-    "critic": Critic, "siren": Siren, "convolution": ConvNet, "gated": Gated, "einsum": Einsum,
+    "two towers": TwoTowers, "siren": Siren, "convolution": ConvNet, "gated": Gated, "einsum": Einsum,
     "mean": MeanPool, "last of both": LastOfBoth, "attention": Attention, "cells": CellLoop, "learned state": LearnedState, "random state": RandomState,
     "norm between": NormBetween, "sequence to sequence": Seq2Seq,
 }  # fmt: skip

@@ -292,6 +292,8 @@ class Chain:
             raise RefusedError(name, "expected a chain, but it takes the inputs")
         if value.stage == "sequence" and value.mark != len(self.cells):
             raise RefusedError(name, "expected a chain, but it takes an earlier layer's outputs")
+        if value.stage == "input" and value.index:
+            raise RefusedError(name, "recurrent layers behind several inputs are not represented")
         if value.padded:
             raise RefusedError(name, "recurrent layers behind padded outputs are not represented; pack them again")
         if value.units is not None:

@@ -194,12 +194,15 @@ class _Reader:
         """Put the network together."""
         assert self._output is not None
         with _Told(self):
-            followed = self._chain.result(self._output)
+            usual = "side" if self._functions.side else ""
             self._roles = [
-                "lengths" if self._functions.lengths == at else role for at, role in enumerate(self._roles, 1)
+                "lengths" if self._functions.lengths == at else role or usual for at, role in enumerate(self._roles, 1)
             ]
+            if usual:
+                self._chain.note("x is the module's inputs side by side, in the order of its arguments")
             if not all(self._roles):
                 raise RefusedError("output", "a module of several inputs is not represented")
+            followed = self._chain.result(self._output)
         followed.key, followed.given = self._key, tuple(self._roles)
         return followed
 

@@ -32,10 +32,12 @@ class Functions:
     ----------
     lengths : int
         Which further input the lengths of sequences are; 0 where none is.
+    side : bool
+        Whether all inputs are taken side by side.
     """
 
     def __init__(self, chain: Chain) -> None:
-        self.lengths = 0
+        self.lengths, self.side = 0, False
         self._chain = chain
 
     def call(self, name: str, node: Any, args: Any, kwargs: Any) -> Any:
@@ -96,7 +98,9 @@ class Functions:
         return Value("zeros", 0)
 
     def _cat(self, name: str, function: str, value: Any, args: Any, kwargs: Any) -> Any:
-        return self._chain.joined(name, value, args[1:], kwargs)
+        joined = self._chain.joined(name, value, args[1:], kwargs)
+        self.side = self.side or joined.stage == "input"
+        return joined
 
     def _linear(self, name: str, function: str, value: Any, args: Any, kwargs: Any) -> Any:
         rest = [*args[1:], None]

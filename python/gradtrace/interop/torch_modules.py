@@ -37,9 +37,9 @@ def from_torch(module: Any, example: Any = None, check: bool = True) -> Stack | 
         Of linear layers, layer and batch normalisations, activations and dropout, or of an embedding, LSTM, GRU or RNN
         layers and a head behind all outputs, the last one or the last state: an ``nn.Sequential``, a single layer, or
         any module whose forward pass torch.fx can follow. It is followed as in ``eval()``. Float32 or float64.
-    example : tensor or ndarray, optional
+    example : tensor or ndarray, or a tuple of them, optional
         An input of the module, to compare both on, and whose shape its forward pass may ask for; random ones by
-        default.
+        default. A tuple where it takes several side by side.
     check : bool, default True
         Compare a forward pass of both, in ``eval()``.
 
@@ -118,7 +118,7 @@ def _probe(module: Any, example: Any) -> tuple[Any, ...] | None:
     import torch
 
     if example is not None:
-        return (torch.from_numpy(_checked(example)),)
+        return tuple(torch.from_numpy(_checked(one)) for one in (example if isinstance(example, tuple) else (example,)))
     for layer in module.modules():
         kind = kind_of(layer)
         if kind == "Linear":
@@ -133,22 +133,40 @@ def _probe(module: Any, example: Any) -> tuple[Any, ...] | None:
 
 def _compare(module: Any, followed: Followed, example: Any) -> None:
     """Compare forward passes, on the example or on random inputs."""
-    network = followed.network
-    x = _inputs(network, example)
-    _compare_on(module, followed, x, example)
+    network, widths = followed.network, None
+    if "side" in followed.given:
+        x, widths = _side_by_side(network, 1 + len(followed.given), example)
+    else:
+        x = _inputs(network, example)
+    _compare_on(module, followed, x, example, widths)
     if followed.shaped:  # a number of samples that went into it must not matter
         axis = 0 if isinstance(network, Stack) or network.batch_first else 1
         more = np.ascontiguousarray(np.concatenate([x, x], axis))
-        _compare_on(module, followed, more, example)
+        _compare_on(module, followed, more, example, widths)
 
 
-def _compare_on(module: Any, followed: Followed, x: Array, example: Any) -> None:
+def _side_by_side(network: Stack, count: int, example: Any) -> tuple[Array, list[int]]:
+    """Give the inputs of a module that takes several, as one, and where the later ones begin."""
+    if example is None:
+        return _inputs(network, None), list(range(max(network.sizes[0] - count, 0) + 1, network.sizes[0]))[: count - 1]
+    if not isinstance(example, tuple) or len(example) != count:
+        got = f"{len(example)}" if isinstance(example, tuple) else type(example).__name__
+        raise ValueError(f"example: expected a tuple of the module's {count} inputs, got {got}")
+    parts = [_checked(one) for one in example]
+    if any(part.ndim != 2 or len(part) != len(parts[0]) for part in parts):
+        shapes = ", ".join(str(part.shape) for part in parts)
+        raise ValueError(f"example: expected inputs of shape (batch, features), got {shapes}")
+    return np.concatenate(parts, axis=1), np.cumsum([part.shape[1] for part in parts])[:-1].tolist()
+
+
+def _compare_on(module: Any, followed: Followed, x: Array, example: Any, widths: list[int] | None) -> None:
     import torch
 
     network, given, lengths = followed.network, *_further(followed, x)
     try:
         with torch.no_grad():
-            y = module(torch.from_numpy(x), *given)
+            parts = [x] if widths is None else np.split(x, widths, axis=1)
+            y = module(*(torch.from_numpy(np.ascontiguousarray(part)) for part in parts), *given)
     except Exception as error:
         if example is not None:
             raise ValueError(f"example: expected an input of the module, which says: {_line(error)}") from None
@@ -173,6 +191,8 @@ def _further(followed: Followed, x: Array) -> tuple[tuple[Any, ...], Array | Non
     given: list[Any] = []
     lengths = None
     for role in followed.given:
+        if role == "side":
+            continue
         steps, samples = x.shape[1::-1] if followed.network.batch_first else x.shape[:2]
         if role == "lengths":
             ends = np.maximum(steps - np.arange(samples) % steps, 1) if followed.gives == "last" else [steps] * samples

@@ -33,7 +33,7 @@ class Value:
     cell : module or None
         Of outputs and states.
     index : int
-        Of one direction's state.
+        Of one direction's state; of inputs side by side how many.
     units : Units or None
         What functions made of it; None where that is nothing.
     end : callable or None
@@ -90,7 +90,8 @@ class Followed:
     key : int, str or None
         Which of several outputs.
     given : tuple of str
-        What further inputs are: ``"lengths"``, or a ``"state"`` or ``"pair"`` of its first recurrent layers.
+        What further inputs are: ``"side"`` by side with the first, ``"lengths"``, or a ``"state"`` or ``"pair"`` of
+        its first recurrent layers.
     shaped : bool
         Whether shapes were taken as those of an example.
     cells : tuple of modules
@@ -170,9 +171,13 @@ def concatenated(name: str, values: Any, rest: Any, kwargs: Any) -> Value:
     dim = kwargs.get("dim", rest[0] if rest else 0)
     values = kwargs.get("tensors", values)
     parts = list(values) if isinstance(values, (tuple, list)) else []
-    if any(isinstance(part, Value) and part.stage == "given" for part in parts):
-        raise RefusedError(name, "a module of several inputs is not represented")
-    if [getattr(part, "stage", "") for part in parts] == ["half", "half"] and dim in (1, -1):
+    stages = [getattr(part, "stage", "") for part in parts]
+    if "given" in stages:
+        marks = [(part.mark, part.index) for part in parts if isinstance(part, Value) and part.units is None]
+        if dim not in (1, -1) or marks != [(k, 0) for k in range(len(parts))] or stages[0] != "input":
+            raise RefusedError(name, "several inputs are represented side by side only, in the order of the arguments")
+        return Value("input", 0, index=len(parts))
+    if stages == ["half", "half"] and dim in (1, -1):
         first, second = parts
         if (first.index, second.index) == (-2, -1) and first.mark == second.mark:
             return Value("last", first.mark, first.swapped, cell=first.cell)
