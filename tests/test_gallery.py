@@ -41,7 +41,8 @@ def test_it_runs_and_prints_what_is_stored(path):
             pytest.skip(f"{name} is not installed")
     command = [sys.executable, str(ROOT / "tools" / "gallery.py"), "--check", path.stem]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    anew = f"if that is right: python tools/gallery.py {path.stem}, and its row in docs/gallery/index.md"
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}\n{anew}"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
