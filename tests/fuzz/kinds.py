@@ -245,6 +245,30 @@ def use_trace(trace):
     trace.underflow()
 
 
+def watched_traces():
+    import torch
+
+    torch.manual_seed(0)
+    lstm, head = torch.nn.LSTM(3, 4), torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    model = torch.nn.ModuleList([lstm, head])
+    with gt.watch(model, inside="history", per_sample=["1"]) as watched:
+        for _ in range(3):
+            watched.loss(head(lstm(torch.randn(5, 4, 3))[0][-1]).square().mean()).backward()
+    return {"step": watched.trace(), "history": watched.history}
+
+
+def use_watched(trace):
+    str(trace)
+    trace._repr_html_()
+    if hasattr(trace, "findings"):
+        trace.findings()
+        return
+    trace.diagnose()
+    trace.to_dict()
+    str(trace.ledger)
+    trace.compare(trace)
+
+
 def read_inputs(path, name, seed):
     return read_sequences(path, "float32")
 
@@ -268,6 +292,7 @@ KINDS = {
     "onnx beside": Kind(".onnx", lambda: {"stack": onnx_beside()[0]}, read_beside, use_network, needs="onnx"),
     "stack trace": Kind(".npz", trace_files(stack_traces), read_trace, use_trace, archive=True),
     "recurrent trace": Kind(".npz", trace_files(recurrent_traces), read_trace, use_trace, archive=True),
+    "watched trace": Kind(".npz", trace_files(watched_traces), read_trace, use_watched, archive=True, needs="torch"),
 }
 
 

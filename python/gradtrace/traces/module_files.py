@@ -24,8 +24,9 @@ Facts = dict[str, Any]
 
 _COUNTED = {part.name: str(part.type) for part in fields(ModuleFigures) if str(part.type) in ("int", "bool")}
 _SHARES = ("dead", "saturated", "distinct")
-_MOST_BITS = 1e308
+_MOST_BITS = 2.0**13  # of norms of float64 tensors, and of what one is over another
 _STEP_FACTS = {"step": 0, "backward": 0, "backwards": 1, "order": 1, "at_guess": 0}  # and the least of each
+_ENDS = ("log2_cotangent", "along_outputs")
 _OF_INSIDE = ("log2_first_over_last", "forget_half_life")
 _OF_STEPS = {"steps": 0, "backward": 0, "backwards": 1, "order": 1}
 
@@ -83,7 +84,7 @@ def packed_step(trace: WatchTrace, prefix: str, pack: Callable[[Any, str], Array
     arrays = {f"{prefix}{name}": array for name, array in arrays.items()}
     for i, inside in enumerate(trace.inside.values()):
         arrays |= pack(inside, f"{prefix}inside/{i}/")
-    names = (*_STEP_FACTS, "log2_cotangent", "along_outputs")
+    names = (*_STEP_FACTS, *_ENDS)
     return arrays, {name: getattr(trace, name) for name in names}
 
 
@@ -91,11 +92,12 @@ def unpacked_step(
     arrays: Arrays, prefix: str, facts: Facts, taken: Taken, unpack: Callable[[Arrays, str], Any]
 ) -> WatchTrace:
     """Make a watched step of its arrays; `unpack` makes a trace of its inside."""
-    _checked(facts.keys() == {*_STEP_FACTS, "log2_cotangent", "along_outputs"}, "facts", "those of a watched step")
+    _checked(facts.keys() == {*_STEP_FACTS, *_ENDS}, "facts", "those of a watched step")
     for name, least in _STEP_FACTS.items():
         _checked(type(facts[name]) is int and least <= facts[name] < 2**62, name, f"an integer from {least} on")
-    for name in ("log2_cotangent", "along_outputs"):
+    for name in _ENDS:
         _checked(type(facts[name]) is float, name, "a float")
+        _check_figure(name, np.array([facts[name]]))
     names = _taken_texts(arrays, f"{prefix}names")
     kinds = _taken_texts(arrays, f"{prefix}kinds", len(names))
     columns = []
@@ -152,9 +154,11 @@ def _unpacked_ledger(arrays: Arrays, prefix: str, modules: tuple[ModuleFigures, 
     names = _taken_texts(arrays, f"{prefix}ledger/names")
     by = _taken_texts(arrays, f"{prefix}ledger/by")
     norms = _taken_any(arrays, f"{prefix}ledger/log2_grad")
+    _check_figure("ledger/log2_grad", norms)
     counts = taken(arrays, f"{prefix}ledger/counts", norms.shape, "int64")
     branches = taken(arrays, f"{prefix}ledger/branches", norms.shape, "int64")
     came = taken(arrays, f"{prefix}ledger/came", (len(by),), "float64").tolist()
+    _check_figure("ledger/came", np.array(came))
     _check_counts("ledger/counts", counts, names)
     _check_counts("ledger/branches", branches, by)
     points, at, first = [], 0, 0
@@ -170,7 +174,7 @@ def _unpacked_ledger(arrays: Arrays, prefix: str, modules: tuple[ModuleFigures, 
 
 def packed_history(history: History, prefix: str) -> tuple[Arrays, Facts]:
     """Give the arrays and the facts of the course of a training run."""
-    arrays = {name: getattr(history, name) for name in (*_OF_STEPS, "loss", "log2_cotangent", "along_outputs")}
+    arrays = {name: getattr(history, name) for name in (*_OF_STEPS, "loss", *_ENDS)}
     arrays |= {name: _texts(getattr(history, name)) for name in ("names", "kinds", "notes")}
     arrays |= {f"figures/{name}": values for name, values in history._figures.items()}
     arrays["inside/names"] = _texts([*history.inside])
@@ -195,8 +199,9 @@ def unpacked_history(arrays: Arrays, prefix: str, facts: Facts, taken: Taken) ->
         _checked(bool(np.all(of_steps[name] >= least)), name, f"integers from {least} on")
     _checked(bool(np.all(np.diff(of_steps["steps"]) > 0)), "steps", "rising numbers")
     _checked(facts["recorded"] >= len(loss), "recorded", f"at least {len(loss)}")
-    for name in ("log2_cotangent", "along_outputs"):
+    for name in _ENDS:
         of_steps[name] = taken(arrays, f"{prefix}{name}", loss.shape, "float64")
+        _check_figure(name, of_steps[name])
     figures = {}
     for name in (*FIGURES, "place"):
         figures[name] = taken(arrays, f"{prefix}figures/{name}", (len(loss), len(names)), "float64")
