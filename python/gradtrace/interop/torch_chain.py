@@ -326,6 +326,8 @@ class Chain:
 
     def turned(self, name: str, value: Value, axes: Any) -> Value:
         """Follow axes that change places."""
+        if value.flat or (value.stage == "features" and self._at != "all"):
+            raise RefusedError(name, "a transposition of units and samples is not represented")
         axes = tuple(axes[0]) if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else tuple(axes)
         if set(axes) != {0, 1} and axes != (1, 0, 2):
             raise RefusedError(name, f"expected steps and samples to change places, got axes {axes}")
@@ -334,7 +336,8 @@ class Chain:
     def part(self, name: str, value: Any, key: Any) -> Any:
         """Follow an index."""
         every = self._at == "all" and isinstance(value, Value) and value.mark == self._mark
-        found = indexed(name, value, key, self.batch_first, every)
+        both = bool(self.cells) and bool(self.cells[-1][1].bidirectional)
+        found = indexed(name, value, key, self.batch_first, every, both)
         if isinstance(found, Value) and found.stage == "features":
             self._at = "last"
             return replace(found, swapped=False)

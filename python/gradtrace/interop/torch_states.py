@@ -108,13 +108,13 @@ class Followed:
     cells: tuple[Any, ...] = ()
 
 
-def indexed(name: str, value: Any, key: Any, batch_first: bool, at_every_step: bool = False) -> Any:
+def indexed(name: str, value: Any, key: Any, batch_first: bool, at_every_step: bool = False, both: bool = False) -> Any:
     """Follow ``value[key]``: what of outputs and states is represented."""
     if not isinstance(value, Value):
         if isinstance(value, (tuple, list)) and isinstance(key, int):
             return value[key]
         raise RefusedError(name, "an index into that is not represented")
-    both = value.cell is not None and value.cell.bidirectional
+    both = value.cell.bidirectional if value.cell is not None else both
     if value.stage in ("shape", "zeros"):
         return value
     if value.stage == "given":
