@@ -1,50 +1,18 @@
-"""Inside the recurrent modules and chains of a watched model: figures against autograd, refusals, and what is kept."""
+"""Inside the recurrent modules of a watched model: figures against autograd, refusals, and what is kept."""
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from cells_by_hand import F64, chain_gradients, expected, same  # noqa: E402
+from cells_by_hand import F64, expected, same  # noqa: E402
 from tolerances import tolerance  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence  # noqa: E402
+from watched_models import INPUTS, Around, B, H, T, last, linear_sequence, rnn, watched_once  # noqa: E402
 
 import gradtrace as gt  # noqa: E402
-
-BITS = tolerance("torch", "inside")
-INPUTS, H, T, B = 3, 5, 7, 4
-
-
-def rnn(kind, **options):
-    torch.manual_seed(3)
-    name, _, nonlinearity = kind.partition(" ")
-    if nonlinearity:
-        options["nonlinearity"] = nonlinearity
-    return getattr(nn, name)(INPUTS, H, **options).double()
-
-
-class Around(nn.Module):
-    """A recurrent module between a linear layer and a head, so that a gradient comes by its input too."""
-
-    def __init__(self, inner, use):
-        super().__init__()
-        self.below, self.inner, self.use = nn.Linear(INPUTS, INPUTS).double(), inner, use
-
-    def forward(self, x):
-        return self.use(self.inner, self.below(x))
-
-
-def watched_once(model, x, loss=lambda y: y.square().sum()):
-    with gt.watch(model) as watched:
-        y = model(x)
-        loss(y).backward()
-        return watched.trace()
-
-
-def last(module, x):
-    return module(x)[0][-1]
 
 
 def everything(module, x):
@@ -169,144 +137,6 @@ def test_a_module_that_passes_nothing_is_critical_whatever_the_task(kind):
     assert found.severity == "critical"
     assert found[0].part == "inner"
     assert "whatever the task" in found[0].cause
-
-
-# Chains --------------------------------------------------------------------------------------------------------------
-
-
-class Residual(nn.Module):
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x):
-        return x + self.inner(x)
-
-
-def linear_sequence(*sizes, act=nn.Tanh):
-    layers = [part for a, b in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(a, b), act())]
-    return nn.Sequential(*layers[:-1]).double()
-
-
-class Functional(nn.Module):
-    """Functions between modules: what autograd's graph calls them is what they are."""
-
-    def __init__(self, function, inplace=False):
-        super().__init__()
-        self.function = function
-        self.a, self.b, self.c = nn.Linear(4, 6).double(), nn.Linear(6, 6).double(), nn.Linear(6, 2).double()
-
-    def forward(self, x):
-        return self.c(self.function(self.b(self.function(self.a(x)))))
-
-
-FUNCTIONS = {
-    "relu": F.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "gelu": F.gelu, "silu": F.silu, "selu": F.selu,
-    "softplus": F.softplus, "elu:0.5": lambda z: F.elu(z, 0.5), "leaky_relu:0.2": lambda z: F.leaky_relu(z, 0.2),
-    "hard_tanh": F.hardtanh, "erf": torch.erf, "relu in place": F.relu_,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_functions_between_layers(name):
-    model, x = Functional(FUNCTIONS[name]), torch.randn(5, 4, dtype=F64)
-    trace = watched_once(model, x)
-    inside = trace.inside["Functional"]
-    assert inside.activation == (name.split()[0],) * 2 + ("linear",)
-    exact = chain_gradients(model, x) if "place" not in name else None
-    for layer, own in enumerate("abc" if exact else ""):
-        assert np.abs(inside.log2_delta[layer] - exact[own]).max() < BITS
-
-
-@pytest.mark.parametrize("function", [torch.sin, lambda z: z * 2, lambda z: F.gelu(z, approximate="tanh"), torch.abs])
-def test_what_is_no_activation_cuts(function):
-    assert not watched_once(Functional(function), torch.randn(5, 4, dtype=F64)).inside
-
-
-def test_chains_of_modules_of_all_kinds():
-    model = nn.Sequential(
-        nn.Linear(4, 8), nn.LayerNorm(8), nn.ReLU(inplace=True), nn.Dropout(0.0), nn.Linear(8, 8), nn.BatchNorm1d(8),
-        nn.ELU(0.5), nn.Identity(), nn.Linear(8, 3), nn.Sigmoid(),
-    ).double()  # fmt: skip
-    model(torch.randn(20, 4, dtype=F64))  # statistics
-    model.eval()
-    x = torch.randn(6, 4, dtype=F64)
-    trace = watched_once(model, x)
-    assert trace.notes == ("Sequential: the batch normalisation 5, as in eval(), is part of the weights beside it",)
-    inside, exact = trace.inside["Sequential"], chain_gradients(model, x)
-    assert inside.activation == ("relu", "elu:0.5", "sigmoid")
-    assert np.abs(inside.log2_delta[2] - exact["8"]).max() < BITS
-    model.train()  # the batch normalisation sees the batch, and what is left is no chain of two
-    assert set(watched_once(model, x).inside) == {"0..4"}
-
-
-def test_rows_are_samples_and_a_part_has_the_name_of_what_holds_it():
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.blocks = nn.ModuleList(Residual(linear_sequence(4, 16, 4, act=nn.GELU)) for _ in range(3))
-            self.head = nn.Linear(4, 2).double()
-
-        def forward(self, x):
-            for block in self.blocks:
-                x = block(x)
-            return self.head(x)
-
-    model, x = Model(), torch.randn(3, 5, 4, dtype=F64)
-    trace, exact = watched_once(model, x), chain_gradients(model, x)
-    assert list(trace.inside) == [f"blocks.{k}.inner" for k in range(3)]
-    for k in range(3):
-        inside = trace.inside[f"blocks.{k}.inner"]
-        assert inside.samples == 15
-        for layer, own in enumerate((f"blocks.{k}.inner.0", f"blocks.{k}.inner.2")):
-            assert np.abs(inside.log2_delta[layer] - exact[own]).max() < BITS
-        assert trace.inside[f"blocks.{k}.inner.2"] is inside
-
-
-class TwoHeads(nn.Module):
-    def __init__(self, how):
-        super().__init__()
-        self.trunk, self.how = linear_sequence(4, 6, 6, 6), how
-        self.actor, self.critic = linear_sequence(6, 6, 2), linear_sequence(6, 5, 1)
-
-    def forward(self, x):
-        h = self.trunk(x)
-        if self.how == "two modules":
-            return torch.cat([self.actor(h), self.critic(h)], 1)
-        if self.how == "a skip":
-            return self.critic(self.actor[0](h) + h)
-        if self.how == "returned":
-            return torch.cat([self.actor(h), h], 1)
-        return torch.cat([self.actor(h), h.cos().exp() + 1], 1)  # seen by nothing but autograd
-
-
-@pytest.mark.parametrize("how", ["two modules", "a skip", "returned", "functions"])
-def test_a_chain_ends_where_something_else_takes_its_outputs(how):
-    model, x = TwoHeads(how), torch.randn(5, 4, dtype=F64)
-    trace, exact = watched_once(model, x), chain_gradients(model, x)
-    for name, inside in trace.inside.items():
-        linear = [member for member in trace.inside.members[name] if member in exact]
-        for layer, own in enumerate(linear):
-            assert np.abs(inside.log2_delta[layer] - exact[own]).max() < BITS, (name, own)
-    if how in ("two modules", "returned"):
-        assert set(trace.inside) >= {"trunk", "actor"}
-
-
-def test_a_frozen_layer_and_a_shared_one():
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Linear(4, 4).double(), nn.Linear(4, 4).double()
-            self.a.requires_grad_(False)
-
-        def forward(self, x):
-            return self.b(torch.tanh(self.b(torch.tanh(self.a(x)))))
-
-    model, x = Model(), torch.randn(5, 4, dtype=F64, requires_grad=True)
-    trace = watched_once(model, x)
-    inside = trace.inside["Model"]
-    assert trace.inside.members["Model"] == ("a", "b#0", "b#1")
-    assert np.abs(inside.log2_grad_input - x.grad.norm(dim=1).log2().numpy()).max() < BITS
 
 
 # What is kept --------------------------------------------------------------------------------------------------------
@@ -439,37 +269,6 @@ def test_a_chaotic_network_is_traced_and_said_to_be_one(kind):
     assert np.median(inside.log2_dh[0, 0] - inside.log2_dh[0, -1]) > 20
     assert any("rounding" in note for note in trace.notes)
     assert "exploding" in inside.diagnose().kinds
-
-
-def test_a_gradient_that_somebody_changed_is_not_taken_for_the_modules():
-    def use(module, x):
-        y = module(x)[0]
-        y.register_hook(lambda gradient: 3 * gradient)
-        return y[-1]
-
-    for precision in (torch.float32, torch.float64):
-        trace = watched_once(
-            Around(rnn("LSTM").to(precision), use).to(precision), torch.randn(T, B, INPUTS).to(precision)
-        )
-        assert not trace.inside
-        assert any("something else takes part" in note for note in trace.notes)
-
-
-def test_weights_shared_with_other_modules():
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b, self.other = nn.Linear(4, 4).double(), nn.Linear(4, 4).double(), nn.Linear(4, 4).double()
-            self.other.weight = self.a.weight
-
-        def forward(self, x):
-            return self.b(self.a(x).tanh()) + self.other(x).exp()
-
-    model, x = Tied(), torch.randn(5, 4, dtype=F64)
-    trace, exact = watched_once(model, x), chain_gradients(model, x)
-    inside = trace.inside["a..b"]
-    for layer, own in enumerate("ab"):
-        assert np.abs(inside.log2_delta[layer] - exact[own]).max() < BITS
 
 
 def test_watching_changes_no_number():

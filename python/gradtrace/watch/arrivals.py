@@ -100,7 +100,7 @@ class Arrivals:
             return
         if isinstance(call, ForwardPass):
             output, call.outputs[place] = call.outputs[place], None  # it need not outlive the first backward pass
-            if one is step.passes[0]:
+            if step.passes[:1] == [one]:  # in another thread the step may be over
                 told = loss_and_guess(gradient, output)
                 self.answers.take(step.number, told)
                 if told is not None and step.loss is None and len(call.outputs) == 1:
@@ -108,8 +108,6 @@ class Arrivals:
             if gradient.numel() > 1:
                 one.ends.setdefault(call, []).append((self.known.measured(gradient), *along(gradient, output)))
             return
-        if call.step == step.number and step.kept is not None:
-            step.kept.reached(one.at_outputs, call, place, gradient)
         if call.step == step.number and step.samples is not None and place == 0:
             step.samples.reached(one.samples, call, self.names[call.module], gradient)
         if call.step != step.number:
@@ -121,6 +119,12 @@ class Arrivals:
             size = one.gradients[call, place] = self.known.measured(gradient)
             if size is None:
                 step.unmeasured.add(self.names[call.module])
+
+    def kept_reached(self, call: Call, place: int, gradient: Any) -> None:
+        """A gradient came to the node of an output that is kept."""
+        one, step = self.running(), self.step
+        if one is not None and step is not None and one.kept and call.step == step.number and step.kept is not None:
+            step.kept.reached(one.at_outputs, call, place, gradient)
 
     def point_reached(self, point: Point, gradient: Any) -> None:
         """A gradient came to a point that no recorded module gave."""

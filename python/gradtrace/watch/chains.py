@@ -28,21 +28,30 @@ _RECURRENT = ("LSTM", "GRU", "RNN")
 
 @dataclass(frozen=True)
 class Role:
-    """What a module can be inside: ``"recurrent"``, ``"linear"``, ``"norm"``, ``"activation"``, ``"passes"``."""
+    """What a module can be inside: ``"recurrent"``, ``"linear"``, ``"norm"``, ``"activation"``, ``"passes"``.
+
+    One that is not fixed may be another at the next call, as a slope that is trained.
+    """
 
     kind: str
     activation: str = ""
+    fixed: bool = True
 
 
 @dataclass(frozen=True, eq=False)
 class Link:
-    """One part of a chain; a function has no call. Of a linear layer what it was given, and the version of that."""
+    """One part of a chain; a function has no call.
+
+    Of a linear layer what it was given, and the version of that; of each the node of autograd's graph that gives its
+    output, while the forward pass runs.
+    """
 
     kind: str
     call: Call | None = None
     activation: str = ""
     x: Any = None
     version: int = 0
+    node: Any = None
 
 
 @dataclass(eq=False)
@@ -88,7 +97,7 @@ class Chains:
         """Take the next call of a module with what it was given and gave."""
         arguments, keywords = given
         alone = len(arguments) == 1 and not keywords and isinstance(arguments[0], torch.Tensor)
-        kind = _kind_now(role, call.module) if alone and role is not None and isinstance(output, torch.Tensor) else ""
+        kind = _kind_now(role, call.module, output) if alone and role is not None else ""
         if not kind or output.grad_fn is None:
             self._use(tensors(given))
             return
@@ -103,8 +112,8 @@ class Chains:
             chain = Chain()
             self._chains.append(chain)
         linear = kind == "linear"
-        kept = (x.detach(), version(x)) if linear else (None, 0)
-        self._add(chain, Link(kind, call, "" if role is None else role.activation, *kept), output.grad_fn)
+        activation, node = "" if role is None else role.activation, output.grad_fn
+        self._add(chain, Link(kind, call, activation, x.detach() if linear else None, version(x), node), node)
 
     def finish(self, outputs: Iterable[Any]) -> list[Chain]:
         """Give the chains of the forward pass, which is over."""
@@ -146,12 +155,14 @@ class Chains:
 
 
 def role_of(name: str, module: Any) -> Role | None:
-    """What a module can be inside, or None."""
-    kind = kind_of(module)
+    """What a module can be inside, or None: of one with a forward pass of its own nobody knows."""
+    kind = "" if "forward" in module.__dict__ else kind_of(module)
     if kind in _RECURRENT:
         return Role("recurrent")
     if kind == "Linear":
-        return Role("linear")
+        # A weight that is no parameter is somebody's own, but for what PyTorch's own hooks compute.
+        weighs = any(hasattr(hook, "compute_weight") for hook in module._forward_pre_hooks.values())
+        return Role("linear") if weighs or "weight" not in module.__dict__ else None
     if kind in PASSES:
         return Role("passes")
     if kind == "LayerNorm":
@@ -163,13 +174,15 @@ def role_of(name: str, module: Any) -> Role | None:
         activation = activation_of_module(name, module)
     except RefusedError:
         return None
-    return None if activation is None else Role("activation", activation)
+    return None if activation is None else Role("activation", activation, fixed=":" not in activation)
 
 
-def _kind_now(role: Role, module: Any) -> str:
-    """Give what a module is this time: what sees the batch, or draws, cuts a chain."""
-    if role.kind == "recurrent":
+def _kind_now(role: Role, module: Any, output: Any) -> str:
+    """Give what a module is this time: what sees the batch, or draws, cuts a chain, and so do complex numbers."""
+    if role.kind == "recurrent" or not isinstance(output, torch.Tensor) or output.is_complex():
         return ""
+    if role.kind == "norm" and output.ndim != 2 and kind_of(module) != "LayerNorm":
+        return ""  # whose units are the second axis then
     if role.kind == "passes" and module.training and getattr(module, "p", 0):
         return ""
     if role.kind == "norm" and module.training and kind_of(module) != "LayerNorm":

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Apart",
+    "AtNode",
     "AtPoint",
     "BeforeOptimiser",
     "Calls",
@@ -42,6 +43,7 @@ class Arrivals(Protocol):
     def running(self) -> BackwardPass | None: ...
     def passed(self, one: BackwardPass) -> None: ...
     def reached(self, call: Call | ForwardPass, place: int, gradient: Any) -> None: ...
+    def kept_reached(self, call: Call, place: int, gradient: Any) -> None: ...
     def point_reached(self, point: Point, gradient: Any) -> None: ...
     def sent(self, call: Call, sent: list[tuple[int, Any]]) -> None: ...
     def weight_reached(self, parameter: Any, gradient: Any) -> None: ...
@@ -188,6 +190,21 @@ class Gradient(_Hook[Arrivals]):
         recorder = self.recorder()
         if recorder is not None and gradient is not None:  # None: of an output unused beside one that is used
             recorder.reached(self.call, self.place, gradient)
+
+
+class AtNode(_Hook[Arrivals]):
+    """On the node that gives an output of a module that is looked into: what comes there when all others' hooks ran."""
+
+    __slots__ = ("call", "number", "place")
+
+    def __init__(self, recorder: Arrivals, call: Call, place: int, number: int) -> None:
+        super().__init__(recorder)
+        self.call, self.place, self.number = call, place, number
+
+    def __call__(self, gradients: Any) -> None:  # noqa: D102
+        recorder = self.recorder()
+        if recorder is not None and gradients[self.number] is not None:
+            recorder.kept_reached(self.call, self.place, gradients[self.number])
 
 
 class AtPoint(_Hook[Arrivals]):

@@ -21,10 +21,10 @@ def look_inside(step: Step, one: BackwardPass, names: dict[Any, str]) -> tuple[I
     kept = step.kept
     if kept is None or not (kept.recurrent or kept.chains or kept.left_out):
         return Inside(), []
-    notes = [f"{name}: not looked into, what it needs is more than a watch keeps" for name in sorted(kept.left_out)]
+    notes = [f"{name}: not looked into, {why}" for name, why in sorted(kept.left_out.items())]
     traces, members = {}, {}
     labels, again = labelled(step, names), claimed(step, one, names, [])
-    uses = Counter(id(parameter) for call in step.calls for parameter in call.module.parameters())
+    uses = Counter(id(own) for call in step.calls for own in call.module.parameters(recurse=False))
     jobs: list[tuple[str, tuple[str, ...], Callable[[], Traced]]] = []
     for call in step.calls:
         own = again.get(call, call)
@@ -42,7 +42,7 @@ def look_inside(step: Step, one: BackwardPass, names: dict[Any, str]) -> tuple[I
             if str(why):
                 notes.append(f"{name}: not looked into, {why}")
             continue
-        except (ValueError, TypeError, MemoryError) as error:
+        except (ValueError, TypeError, MemoryError, RuntimeError) as error:  # of PyTorch's too
             notes.append(f"{name}: not looked into, {' '.join(str(error).split())}")
             continue
         traces[name], members[name] = trace, parts

@@ -6,32 +6,53 @@ autograd holds too. All of a step together is bounded; what does not fit is left
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import torch
 
 from gradtrace.watch.calls import Call, version
 from gradtrace.watch.chains import Chain
-from gradtrace.watch.measure import measurable
+from gradtrace.watch.measure import measurable, tensors
 
-__all__ = ["Held", "KeptOfStep", "RecurrentCall"]
+__all__ = ["Held", "KeptOfStep", "RecurrentCall", "same_entries"]
+
+_ENTRIES = 16
+_FULL = "what it needs is more than a watch keeps"
 
 
 @dataclass(eq=False)
 class Held:
-    """A tensor, detached, and how often it had been changed in place."""
+    """A tensor, detached, how often it had been changed in place, and a few of its entries."""
 
     tensor: Any
     version: int
+    entries: Any = None
 
     @property
     def intact(self) -> bool:
-        """Whether it is what it was."""
-        return version(self.tensor) == self.version
+        """Whether it is what it was; what shares its memory, as NumPy's arrays and ``.data``, counts no versions."""
+        return version(self.tensor) == self.version and same_entries(self.tensor, self.entries)
 
     @property
     def bytes(self) -> int:
         """What it takes, if nobody else holds it."""
         return int(self.tensor.numel() * self.tensor.element_size())
+
+
+def entries_of(tensor: Any) -> Any:
+    """Copy a few entries of a tensor, evenly chosen; None of one that does not lie in a row."""
+    if not tensor.is_contiguous() or not tensor.numel():
+        return None
+    flat = tensor.detach().view(-1)
+    return flat[:: max(flat.numel() // _ENTRIES, 1)].clone()
+
+
+def same_entries(tensor: Any, entries: Any) -> bool:
+    """Whether a tensor still has the entries that were copied, NaN included."""
+    now = None if entries is None else entries_of(tensor)
+    return now is None or bool(((now == entries) | ((now != now) & (entries != entries))).all())
 
 
 @dataclass(eq=False)
@@ -69,29 +90,38 @@ class KeptOfStep:
     Attributes
     ----------
     most_bytes : int
+    hook : callable
+        ``hook(node, number, call, place)`` has what comes to a node's output kept.
     recurrent : dict
         By call.
     chains : list of Chain
     inputs : dict
         By chain.
     weights : dict
-        Copies of parameters by identity, made before an optimiser changed them.
-    left_out : set of str
-        Names of modules for which there was no room.
+        Copies of parameters by identity, made before an optimiser changed them; None where there was no room.
+    entries : dict
+        A few of the entries of parameters and buffers, by identity, as the forward pass had them.
+    buffers : dict
+        Copies of those that weights are computed with.
+    left_out : dict of str
+        Names of modules that are not looked into, and why.
     """
 
     most_bytes: int
+    hook: Callable[[Any, int, Call, int], None]
     recurrent: dict[Call, RecurrentCall] = field(default_factory=dict)
     chains: list[Chain] = field(default_factory=list)
     inputs: dict[Chain, Held] = field(default_factory=dict)
     weights: dict[int, Any] = field(default_factory=dict)
-    left_out: set[str] = field(default_factory=set)
+    entries: dict[int, Any] = field(default_factory=dict)
+    buffers: dict[int, Any] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
     _ends: set[Call] = field(default_factory=set)
     _bytes: int = 0
 
     def hold(self, tensor: Any) -> Held | None:
         """Keep a tensor; None where there is no room, or where it has no numbers to keep."""
-        held = Held(tensor.detach(), version(tensor)) if measurable(tensor) else None
+        held = Held(tensor.detach(), version(tensor), entries_of(tensor)) if measurable(tensor) else None
         if held is None or self._bytes + held.bytes > self.most_bytes:
             return None
         self._bytes += held.bytes
@@ -99,8 +129,11 @@ class KeptOfStep:
 
     # Forward
 
-    def recurrent_call(self, call: Call, name: str, given: Any, dtype: Any) -> None:
-        """Keep what a recurrent module was given."""
+    def recurrent_call(self, call: Call, name: str, own: bool, given: Any, output: Any) -> None:
+        """Keep what a recurrent module was given, if its forward pass is PyTorch's own."""
+        if not own:
+            self.left_out[name] = "its forward pass is its own"
+            return
         arguments, keywords = given
         x = arguments[0] if arguments else keywords.get("input")
         states = arguments[1] if len(arguments) > 1 else keywords.get("hx")
@@ -108,23 +141,44 @@ class KeptOfStep:
         parts = [] if states is None else [*states] if isinstance(states, (tuple, list)) else [states]
         held = [self.hold(part) for part in (x.data if packed is not None else x, *parts)]
         if None in held:
-            self.left_out.add(name)
+            self.left_out[name] = _FULL
             return
         there = [one for one in held if one is not None]
-        self.recurrent[call] = RecurrentCall(there[0], tuple(there[1:]), packed, call.module.training, dtype)
+        outputs = list(tensors(output))
+        self.recurrent[call] = RecurrentCall(there[0], tuple(there[1:]), packed, call.module.training, outputs[0].dtype)
+        self._note_weights(call.module)
+        for place, tensor in enumerate(outputs):
+            if tensor.requires_grad:
+                edge = torch.autograd.graph.get_gradient_edge(tensor)
+                self.hook(edge.node, edge.output_nr, call, place)
         self._ends.add(call)
 
     def chains_over(self, chains: list[Chain], names: dict[Any, str]) -> None:
         """Keep the chains of a forward pass."""
         for chain in chains:
-            first = chain.links[0]
+            first, last = chain.links[0], chain.links[-1]
             held = self.hold(first.x)
-            if held is None:
-                self.left_out.add(names[chain.calls[0].module])
+            if held is None or last.call is None:
+                self.left_out[names[chain.calls[0].module]] = _FULL
                 continue
-            self.inputs[chain] = Held(held.tensor, first.version)
+            self.inputs[chain] = Held(held.tensor, first.version, held.entries)
             self.chains.append(chain)
+            self.hook(last.node, 0, last.call, 0)
+            chain.links = [replace(link, x=None, node=None) for link in chain.links]
+            for call in chain.calls:
+                self._note_weights(call.module)
             self._ends.add(chain.calls[-1])
+
+    def _note_weights(self, module: Any) -> None:
+        """Note what parameters are, and copy the buffers that weights are computed with, which a look must not move."""
+        computed = next(module.children(), None) is not None or len(module._forward_pre_hooks) > 0
+        for parameter in module.parameters():
+            self.entries.setdefault(id(parameter), entries_of(parameter))
+        for buffer in module.buffers():
+            if computed:
+                self.buffers[id(buffer)] = buffer.detach().clone()
+            else:
+                self.entries[id(buffer)] = entries_of(buffer)
 
     def forget_all_but(self, calls: set[Call]) -> None:
         """Let go of forward passes that no backward pass can reach any more."""
@@ -163,5 +217,4 @@ class KeptOfStep:
                 if key not in parameters or key in self.weights or versions.get(key) != version(parameter):
                     continue
                 held = self.hold(parameter)
-                if held is not None:
-                    self.weights[key] = held.tensor.clone()
+                self.weights[key] = None if held is None else held.tensor.clone()

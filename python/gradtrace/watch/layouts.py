@@ -66,4 +66,4 @@ def rows(values: Any, dtype: np.dtype[Any]) -> Array:
 def array(values: Any, dtype: np.dtype[Any]) -> Array:
     """Give a tensor's numbers as an array of its own layout."""
     wide = values if values.dtype in (torch.float32, torch.float64) else values.float()
-    return np.ascontiguousarray(wide.cpu().numpy(), dtype=dtype)
+    return np.ascontiguousarray(wide.cpu().resolve_conj().resolve_neg().numpy(), dtype=dtype)

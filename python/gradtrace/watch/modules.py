@@ -41,10 +41,11 @@ def takes_hooks(module: Any) -> bool:
 
 
 def is_recurrent(module: Any) -> bool:
-    """Whether a module runs over time by itself."""
-    import torch
+    """Whether a module is PyTorch's own of those that run over time, forward pass included."""
+    from torch import nn
 
-    return isinstance(module, torch.nn.RNNBase)
+    forwards = (nn.LSTM.forward, nn.GRU.forward, nn.RNN.forward)
+    return isinstance(module, nn.RNNBase) and type(module).forward in forwards and "forward" not in module.__dict__
 
 
 def is_wanted(name: str, module: Any, closed: bool, only: tuple[str, ...] | None) -> bool:

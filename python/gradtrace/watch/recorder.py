@@ -33,6 +33,8 @@ from gradtrace.watch.step import BackwardPass, ForwardPass, Step
 
 __all__ = ["Recorder"]
 
+_NO_ROLE = Role("")
+
 
 @dataclass(eq=False, kw_only=True)
 class Recorder(Arrivals):
@@ -151,7 +153,7 @@ class Recorder(Arrivals):
             number = 0 if step is None else step.number + 1
             step = Step(number, number % self.every == 0)
             if step.recorded and self.kept_bytes:
-                step.kept = KeptOfStep(self.kept_bytes)
+                step.kept = KeptOfStep(self.kept_bytes, self._hook_node)
             if step.recorded and self.asked is not None:
                 step.samples = Samples(self.asked)
         points = Points(self._hook_point) if step.recorded else None
@@ -250,14 +252,13 @@ class Recorder(Arrivals):
             step.samples.called(call, self.names[call.module], given, output)
         if step.kept is None:
             return
-        module = call.module
-        if module not in self._roles:
-            self._roles[module] = role_of(self.names[module], module)
-        role = self._roles[module]
-        if role is not None and role.kind == "recurrent" and call.hook is not None:
-            step.kept.recurrent_call(call, self.names[module], given, tensors(output)[0].dtype)
+        module, role = call.module, self._roles.get(call.module)
+        if role is None or not role.fixed:
+            role = self._roles[module] = role_of(self.names[module], module) or _NO_ROLE
+        if isinstance(module, torch.nn.RNNBase) and call.hook is not None:
+            step.kept.recurrent_call(call, self.names[module], role.kind == "recurrent", given, output)
         if self._chains is not None:
-            self._chains.called(call, role, given, output)
+            self._chains.called(call, role if role.kind else None, given, output)
 
     def _called_again(self, module: Any, given: Any, output: Any) -> None:
         """A checkpoint computes again, in a backward pass, what had no gradients; where it had, hooks are there."""
@@ -301,6 +302,9 @@ class Recorder(Arrivals):
         for node, of_node in places.items():
             node.register_hook(hooks.Sent(self, call, of_node))
 
+    def _hook_node(self, node: Any, number: int, call: Call, place: int) -> None:
+        node.register_prehook(hooks.AtNode(self, call, place, number))
+
     def _hook_point(self, tensor: Any, point: Point) -> None:
         self.hook_tensor(tensor, hooks.AtPoint(self, point))
 
@@ -337,7 +341,7 @@ class Recorder(Arrivals):
         if hasattr(values, "batch_sizes"):
             return values._replace(data=self.apart(values.data))
         if isinstance(values, (tuple, list)):
-            return tuple(map(self.apart, values))
+            return type(values)(map(self.apart, values)) if type(values) in (tuple, list) else values
         return values
 
     def before_change(self, parameters: Iterable[Any]) -> None:
