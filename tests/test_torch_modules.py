@@ -84,6 +84,7 @@ STACKS = {
     "softmax": lambda: nn.Sequential(*mlp(nn.Softmax(dim=1))),
     "log softmax": lambda: nn.Sequential(*mlp(nn.LogSoftmax(dim=-1))),
     "dropout": lambda: nn.Sequential(L(4, 8), nn.ReLU(), nn.Dropout(0.9), L(8, 2)),
+    "dropout of channels": lambda: module(lambda m, x: m.b(F.dropout1d(m.drop(F.relu(m.a(x))), 0.5, training=m.training)), a=L(4, 8), drop=nn.Dropout1d(0.5), b=L(8, 2)),
     "layer normalisation": lambda: nn.Sequential(L(4, 8), drawn(nn.LayerNorm(8)), nn.ReLU(), L(8, 2)),
     "batch normalisation": lambda: nn.Sequential(L(4, 8), drawn(nn.BatchNorm1d(8)), nn.ReLU(), L(8, 2)),
     "batch normalisation behind": lambda: nn.Sequential(L(4, 8), nn.ReLU(), drawn(nn.BatchNorm1d(8)), L(8, 2)),

@@ -126,7 +126,7 @@ class Functions:
         return self._chain.linear(name, turned, bias, value)
 
     def _dropout(self, name: str, function: str, value: Any, args: Any, kwargs: Any) -> Any:
-        if kwargs.get("training", args[2] if len(args) > 2 else function != "feature_dropout"):
+        if kwargs.get("training", args[2] if len(args) > 2 else True):
             raise RefusedError(
                 name, "a dropout that is on in eval() too is not represented; F.dropout takes training=self.training"
             )
@@ -309,7 +309,9 @@ _SPECIAL: dict[str, Callable[..., Any]] = {
     "linear": Functions._linear,
     **dict.fromkeys(("rand", "randn", "randint", "normal", "rand_like", "randn_like", "bernoulli"), Functions._random),
     **dict.fromkeys(("matmul", "mm", "addmm"), Functions._product),
-    **dict.fromkeys(("dropout", "alpha_dropout", "dropout1d"), Functions._dropout),
+    **dict.fromkeys(
+        ("dropout", "alpha_dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout"), Functions._dropout
+    ),
     **dict.fromkeys(("softmax", "log_softmax"), Functions._softmax),
     **dict.fromkeys(("transpose", "permute", "swapaxes", "swapdims", "movedim", "t"), Functions._turned),
     **dict.fromkeys(("clamp", "clip", "clamp_", "clamp_min", "clamp_max", "clamp_min_"), Functions._clamp),

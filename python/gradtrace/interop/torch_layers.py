@@ -21,7 +21,7 @@ __all__ = [
 Array = npt.NDArray[Any]
 
 #: Modules that pass everything, as in ``eval()``.
-PASSES = ("Identity", "Dropout", "AlphaDropout", "FeatureAlphaDropout")
+PASSES = ("Identity", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout")
 #: A loss's business, left out at the end.
 LOSS_ENDS = ("Softmax", "LogSoftmax")
 
