@@ -132,7 +132,10 @@ def _followed(value: Any) -> bool:
 
 
 def _autocast() -> bool:
-    return any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
+    try:
+        return any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
+    except TypeError:  # PyTorch before 2.4 has a function for each device
+        return torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled()
 
 
 class _Shapes(fx.Interpreter):  # type: ignore[misc, unused-ignore]
