@@ -12,19 +12,16 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 
 import gradtrace as gt  # noqa: E402
-from gradtrace.watch.answers import loss_and_guess  # noqa: E402
+from gradtrace.watch.answers import Answers, Told, told  # noqa: E402
 
 
-def told(outputs, loss):
+def seen(outputs, loss):
+    """The loss, and what was told of it: the loss, and how often each answer was given."""
     outputs.requires_grad_()
     value = loss(outputs)
     (gradient,) = torch.autograd.grad(value, outputs)
-    got = loss_and_guess(gradient, outputs.detach())
-    return value.item(), None if got is None else got.tolist()
-
-
-def entropy(shares):
-    return -sum(share * math.log(share) for share in shares if share)
+    got = told(gradient, outputs.detach())
+    return value.item(), None if got is None else (got.loss.item(), got.counts.tolist())
 
 
 LABELS = torch.tensor([0, 0, 0, 2, 1, 0, 2, 0])
@@ -38,36 +35,37 @@ def ignoring(z):
 
 
 CASES = {
-    "cross entropy": (lambda: LOGITS.clone(), lambda z: F.cross_entropy(z, LABELS), entropy([5 / 8, 1 / 8, 2 / 8])),
+    "cross entropy": (lambda: LOGITS.clone(), lambda z: F.cross_entropy(z, LABELS), [[5, 1, 2]]),
     "of tokens": (
         lambda: LOGITS.reshape(2, 4, 3).clone(),
         lambda z: F.cross_entropy(z.reshape(-1, 3), LABELS),
-        entropy([5 / 8, 1 / 8, 2 / 8]),
+        [[5, 1, 2]],
     ),
-    "rows that do not count": (lambda: LOGITS.clone(), ignoring, entropy([4 / 7, 1 / 7, 2 / 7])),
+    "rows that do not count": (lambda: LOGITS.clone(), ignoring, [[4, 1, 2]]),
     "of log_softmax": (
         lambda: LOGITS.log_softmax(1),
         lambda z: F.nll_loss(z, LABELS),
-        entropy([5 / 8, 1 / 8, 2 / 8]),
+        [[5, 1, 2]],
     ),
     "binary": (
         lambda: LOGITS[:, :1].clone(),
         lambda z: F.binary_cross_entropy_with_logits(z, (LABELS[:, None] == 0).float()),
-        entropy([5 / 8, 3 / 8]),
+        [[3, 5]],
     ),
     "binary, flat": (
         lambda: LOGITS[:, 0].clone(),
         lambda z: F.binary_cross_entropy_with_logits(z, (LABELS == 0).float()),
-        entropy([5 / 8, 3 / 8]),
+        [[3, 5]],
     ),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_loss_and_guess_are_told(name):
-    outputs, loss, guess = CASES[name]
-    value, got = told(outputs(), loss)
-    assert got == pytest.approx([value, guess], rel=tolerance("torch", "answers"))
+def test_loss_and_answers_are_told(name):
+    outputs, loss, counts = CASES[name]
+    value, got = seen(outputs(), loss)
+    assert got[0] == pytest.approx(value, rel=tolerance("torch", "answers"))
+    assert got[1] == counts
 
 
 @pytest.mark.parametrize(
@@ -82,7 +80,33 @@ def test_loss_and_guess_are_told(name):
     ],
 )
 def test_other_losses_are_not_taken_for_it(loss):
-    assert told(LOGITS.clone(), loss)[1] is None
+    assert seen(LOGITS.clone(), loss)[1] is None
+
+
+def remembered(losses, classes, batch, seed=0):
+    """Steps of so many samples, of classes that are equally often."""
+    rng, answers = np.random.default_rng(seed), Answers()
+    for number, loss in enumerate(losses):
+        counts = np.bincount(rng.integers(0, classes, batch), minlength=classes)
+        answers.take(number, Told(torch.tensor(loss), torch.tensor(counts[None], dtype=torch.float32)))
+    return answers.at_guess()
+
+
+@pytest.mark.parametrize(("classes", "batch"), [(100, 8), (10, 2), (4, 64)])
+def test_small_batches_of_many_classes_are_held_against_all_that_was_asked(classes, batch):
+    """A batch of 8 has an entropy of log 8 at most, under which a network of 100 classes is far better than a guess."""
+    rng = np.random.default_rng(1)
+    noise = rng.normal(size=64) / math.sqrt(batch)
+    assert remembered(0.65 * math.log(classes) + 0.05 * noise, classes, batch) < 30
+    assert remembered(1.03 * math.log(classes) + 0.05 * noise, classes, batch) >= 30
+
+
+def test_losses_that_fall_are_not_at_a_guess():
+    rng = np.random.default_rng(2)
+    start = math.log(10) + 1.0
+    noise = 0.1 * rng.normal(size=64)
+    assert remembered(start + noise, 10, 32) == 64
+    assert remembered(start + noise - np.linspace(0, 0.5, 64), 10, 32) == 0
 
 
 class Reader(nn.Module):

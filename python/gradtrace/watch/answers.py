@@ -8,24 +8,43 @@ inputs, the entropy of the answers. Of outputs that are logarithms of probabilit
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from gradtrace.analysis.thresholds import REMEMBERED_STEPS
 from gradtrace.watch.measure import measurable
 
-__all__ = ["Answers", "loss_and_guess"]
+__all__ = ["Answers", "Told", "told"]
 
 _MOST = 2**16  # entries of outputs that are looked at
 _OFF = 0.02  # what rounding in half precision leaves of an answer
+_FEWEST, _CHANCE = 4, 2.5  # losses, and standard errors
 _BETTER = 0.97  # of the guess's loss: less than that is better than a guess
 
 
-def loss_and_guess(gradient: Any, outputs: Any) -> Any:
-    """Give the loss and that of the best guess, a tensor of two numbers in nats; None where the loss is another.
+@dataclass(frozen=True)
+class Told:
+    """Of one step the loss, in nats, and how often each answer was given.
+
+    Attributes
+    ----------
+    loss : Tensor
+        Of one number.
+    counts : Tensor
+        (units, answers): one unit of all classes, or every output with its zeros and ones.
+    """
+
+    loss: Any
+    counts: Any
+
+
+def told(gradient: Any, outputs: Any) -> Told | None:
+    """Give the loss and the answers that a gradient at the outputs tells of; None where the loss is another.
 
     A factor on the loss other than 1 makes it another, for answers are then no zeros and ones.
     """
@@ -41,14 +60,12 @@ def loss_and_guess(gradient: Any, outputs: Any) -> Any:
         logarithms = len(rows) > 0 and bool(rows.logsumexp(1).abs().amax() < _OFF)  # of probabilities, as they are
         for answers in (-down, rows.softmax(1) - down) if logarithms else (rows.softmax(1) - down,):
             if len(rows) and _are_answers(answers, one_hot=True):
-                share = answers.clamp(0, 1).mean(0)
-                loss = -(answers * rows.log_softmax(1)).sum(1).mean()
-                return torch.stack([loss, -(share * share.clamp_min(1e-30).log()).sum()])
+                return Told(-(answers * rows.log_softmax(1)).sum(1).mean(), answers.round().sum(0)[None])
     answers = z.sigmoid() - g * g.numel()
     if _are_answers(answers, one_hot=False):
-        share = answers.clamp(0, 1).reshape(-1, answers.shape[-1] if answers.ndim > 1 else 1).mean(0).clamp(1e-30, 1)
-        guess = -(share * share.log() + (1 - share) * (1 - share).clamp_min(1e-30).log()).mean()
-        return torch.stack([torch.nn.functional.binary_cross_entropy_with_logits(z, answers.clamp(0, 1)), guess])
+        ones = answers.round().reshape(-1, answers.shape[-1] if answers.ndim > 1 else 1)
+        counts = torch.stack([len(ones) - ones.sum(0), ones.sum(0)], dim=1)
+        return Told(torch.nn.functional.binary_cross_entropy_with_logits(z, answers.clamp(0, 1)), counts)
     return None
 
 
@@ -60,21 +77,48 @@ def _are_answers(answers: Any, one_hot: bool) -> bool:
 
 @dataclass(eq=False)
 class Answers:
-    """Loss and guess of the newest steps, those of which they could be told."""
+    """Losses and answers of the newest steps, those of which they could be told."""
 
-    _steps: deque[tuple[int, Any]] = field(default_factory=lambda: deque(maxlen=REMEMBERED_STEPS))
+    _steps: deque[tuple[int, Told]] = field(default_factory=lambda: deque(maxlen=REMEMBERED_STEPS))
 
-    def take(self, number: int, told: Any) -> None:
+    def take(self, number: int, one: Told | None) -> None:
         """Take those of a step's first backward pass."""
-        if told is not None and (not self._steps or self._steps[-1][0] != number):
-            self._steps.append((number, told))
+        if one is not None and (not self._steps or self._steps[-1][0] != number):
+            self._steps.append((number, one))
 
     def at_guess(self) -> int:
-        """Count the newest steps in a row that did no better than the guess, as far back as they are remembered."""
-        count = 0
-        for _, told in reversed(self._steps):
-            loss, guess = told.tolist()
-            if not (guess > 0 and loss >= _BETTER * guess):
-                break
-            count += 1
-        return count
+        """Count the newest steps in a row that did no better than the guess, as far back as they are remembered.
+
+        The guess knows how often each answer is given over all these steps, not in a batch alone, where few samples
+        have few of many classes. None counts where the losses fall all the same.
+        """
+        if not self._steps:
+            return 0
+        shape = self._steps[-1][1].counts.shape
+        alike = [one for _, one in self._steps if one.counts.shape == shape]
+        guess = _guess(torch.stack([one.counts for one in alike]).sum(0).double())
+        losses = torch.stack([one.loss for one in alike]).double().tolist()
+        better = [place for place, loss in enumerate(losses) if not (guess > 0 and loss >= _BETTER * guess)]
+        row = losses[better[-1] + 1 :] if better else losses
+        return 0 if _falling(row) else len(row)
+
+
+def _guess(counts: Any) -> float:
+    """Entropy of the answers, in nats; that of few samples is too small by half a nat for each answer a sample.
+
+    The correction is Miller's and Madow's: (answers seen - 1) / (2 samples).
+    """
+    samples = counts.sum(1, keepdim=True)
+    share = counts / samples
+    entropy = -(share * share.clamp_min(1e-30).log()).sum(1) + ((counts > 0).sum(1) - 1) / (2 * samples[:, 0])
+    return float(entropy.mean())
+
+
+def _falling(losses: list[float]) -> bool:
+    """Whether the last third of the losses lies under the first by more than chance."""
+    third = len(losses) // 3
+    if third < _FEWEST:
+        return False
+    parts = np.array(losses[:third]), np.array(losses[-third:])
+    spread = math.sqrt(sum(part.var(ddof=1) / third for part in parts))
+    return bool(parts[0].mean() - parts[1].mean() > _CHANCE * spread)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from gradtrace.watch import hooks
-from gradtrace.watch.answers import Answers, loss_and_guess
+from gradtrace.watch.answers import Answers, told
 from gradtrace.watch.calls import Call
 from gradtrace.watch.measure import Known, along, measurable, measured
 from gradtrace.watch.points import Point
@@ -101,10 +101,10 @@ class Arrivals:
         if isinstance(call, ForwardPass):
             output, call.outputs[place] = call.outputs[place], None  # it need not outlive the first backward pass
             if step.passes[:1] == [one]:  # in another thread the step may be over
-                told = loss_and_guess(gradient, output)
-                self.answers.take(step.number, told)
-                if told is not None and step.loss is None and len(call.outputs) == 1:
-                    step.loss = told[0]
+                answered = told(gradient, output)
+                self.answers.take(step.number, answered)
+                if answered is not None and step.loss is None and len(call.outputs) == 1:
+                    step.loss = answered.loss
             if gradient.numel() > 1:
                 one.ends.setdefault(call, []).append((self.known.measured(gradient), *along(gradient, output)))
             return
