@@ -149,3 +149,11 @@ def test_and_information_where_it_is_learned_or_not_known(steps, at, answered):
     assert trace.at_guess < 30
     assert trace.diagnose().find("forgetting").severity == "information"
     assert trace.diagnose().healthy
+
+
+def test_an_unknown_figure_is_refused_by_name():
+    trace = watched_training(1, at=0)
+    with pytest.raises(ValueError, match=r"name: expected one of .*log2_grad_output"):
+        trace.figures("log2_gradient")
+    with pytest.raises(TypeError, match="name"):
+        trace.figures(3)

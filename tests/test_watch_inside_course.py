@@ -70,7 +70,7 @@ def test_nothing_is_looked_into_unless_asked():
         train(watched, 2)
     assert not watched.history.inside
     assert watched.history.first("forgetting") is None
-    with pytest.raises(ValueError, match=r"inside: expected .*history"):
+    with pytest.raises(ValueError, match="inside: expected True, False or 'history'"):
         gt.watch(Model(), inside="always")
     with pytest.raises(TypeError, match="inside"):
         gt.watch(Model(), inside=3)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace import doors
+from gradtrace.checks import checked_name
 from gradtrace.json_ready import json_ready
 from gradtrace.traces import export
 from gradtrace.traces.inside import Inside
@@ -149,7 +150,8 @@ class WatchTrace:
         return tuple(module.name for module in self.modules)
 
     def figures(self, name: str) -> Floats:
-        """Give one figure of all modules, such as ``"log2_grad_output"``."""
+        """Give one figure of all modules, such as ``"log2_grad_output"``; an unknown one is a ValueError."""
+        name = checked_name("name", name, FIGURES)
         return np.array([getattr(module, name) for module in self.modules], dtype=np.float64)
 
     def diagnose(self) -> doors.Diagnosis:

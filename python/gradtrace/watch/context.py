@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from gradtrace import doors
-from gradtrace.checks import checked_count, checked_flag, checked_name, checked_names
+from gradtrace.checks import checked_count, checked_flag, checked_names, shown
 from gradtrace.traces.modules import WatchTrace
 from gradtrace.watch import hooks
 from gradtrace.watch.attention import parts_of
@@ -323,7 +323,9 @@ def watch(
         only = tuple(checked_names("only", only, known, f"only={known[-1:]}", "names of the model's modules"))
     from gradtrace.watch.samples import checked_asked
 
-    flag = checked_name("inside", inside, ("history",)) if isinstance(inside, str) else checked_flag("inside", inside)
+    if isinstance(inside, str) and inside != "history":
+        raise ValueError(f"inside: expected True, False or 'history', got {shown(inside)}")
+    flag = inside if isinstance(inside, str) else checked_flag("inside", inside)
     most = checked_count("most_bytes", most_bytes)
     recorded = [(name, module) for name, module, closed in found if is_wanted(name, module, closed, only)]
     asked = checked_asked(per_sample, sample_axis, most, recorded)
