@@ -13,8 +13,9 @@ from gradtrace.memory import blames
 from gradtrace.networks.batches import batches, slices
 from gradtrace.networks.initialisation import random_parameters
 from gradtrace.networks.losses import TargetSums
-from gradtrace.networks.network import UNCHANGED, Network
+from gradtrace.networks.network import UNCHANGED
 from gradtrace.networks.results import TraceBuilder, build_readout
+from gradtrace.networks.spectra import StackSpectra
 from gradtrace.networks.stack_arguments import check_options, check_quantiles, checked_keep
 from gradtrace.traces.scaled import ScaledArray
 from gradtrace.traces.stack import StackTrace
@@ -31,7 +32,7 @@ LayerNorm = bool | Sequence[bool | tuple[Array | None, Array | None] | None] | N
 _QUANTILE_BATCH = 4096
 
 
-class Stack(Network):
+class Stack(StackSpectra):
     """A stack of fully connected layers, ``z_l = W_l a_{l-1} + b_l`` and ``a_l = phi_l(z_l)``.
 
     Layers may be normalised and have skip connections. The arrays are kept as they are, not copied: change a weight in

@@ -2,6 +2,7 @@
 
 from gradtrace.traces.influence import Influence
 from gradtrace.traces.recurrent import RecurrentTrace
+from gradtrace.traces.spectrum import Spectrum
 from gradtrace.traces.stack import StackTrace
 
-__all__ = ["Influence", "RecurrentTrace", "StackTrace"]
+__all__ = ["Influence", "RecurrentTrace", "Spectrum", "StackTrace"]
