@@ -165,9 +165,9 @@ def test_the_limit_is_where_the_iteration_goes(name, gain, bias_std):
     """From 1, as `q` says; a thousand steps of the map itself, where that is enough."""
     q = 1.0
     for _ in range(1000):
-        q = min(float(theory.length_map(name, q, gain, bias_std)), 1e99)
+        q = min(float(theory.length_map(name, q, gain, bias_std)), 1e29)
     got = theory.mean_field(name, gain, bias_std).q
-    if q > 1e30:
+    if q > 1e28:
         assert got == math.inf
     elif q < 1e-30:
         assert got == 0
@@ -232,7 +232,7 @@ def test_critical_gains_without_biases():
     [
         (lambda: theory.mean_field("swish"), ValueError, "activation"),
         (lambda: theory.mean_field(3), TypeError, "activation"),
-        (lambda: theory.mean_field("tanh", -1.0), ValueError, "gain: expected a finite number, 0 to 1e.100, got -1"),
+        (lambda: theory.mean_field("tanh", -1.0), ValueError, "gain: expected a finite number, 0 to 1e.15, got -1"),
         (lambda: theory.mean_field("tanh", [1.0, math.nan]), ValueError, "gain: expected finite numbers.*got nan"),
         (lambda: theory.mean_field("tanh", "1"), TypeError, "gain: expected a number or an array of numbers, got '1'"),
         (lambda: theory.mean_field("tanh", True), TypeError, "gain"),

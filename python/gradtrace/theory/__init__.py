@@ -1,19 +1,43 @@
 """Theory of random networks: numbers only, no network is drawn.
 
->>> import gradtrace as gt
->>> gt.theory.critical_line("tanh", 0.05**0.5).gain  # doctest: +SKIP
-1.3270096607058675
+Arguments broadcast; scalars in, floats out. Formulas and their sources stand in the docstrings.
 """
 
+from gradtrace.theory.angles import GradientCorrelation, correlation_map, gradient_correlation
+from gradtrace.theory.finite_width import (
+    ReluFiniteWidth,
+    UnderflowDepth,
+    born_dead,
+    relu_finite_width,
+    underflow_depth,
+)
+from gradtrace.theory.jacobian import JacobianSpectrum, jacobian_spectrum
 from gradtrace.theory.lines import CriticalLine, critical_line
 from gradtrace.theory.mean import MeanField, MeanFieldPath, length_map, mean_field, mean_field_path
+from gradtrace.theory.recurrent import Chrono, ForgetGate, LyapunovTheory, chrono, forget_gate, lyapunov
 
 __all__ = [
+    "Chrono",
     "CriticalLine",
+    "ForgetGate",
+    "GradientCorrelation",
+    "JacobianSpectrum",
+    "LyapunovTheory",
     "MeanField",
     "MeanFieldPath",
+    "ReluFiniteWidth",
+    "UnderflowDepth",
+    "born_dead",
+    "chrono",
+    "correlation_map",
     "critical_line",
+    "forget_gate",
+    "gradient_correlation",
+    "jacobian_spectrum",
     "length_map",
+    "lyapunov",
     "mean_field",
     "mean_field_path",
+    "relu_finite_width",
+    "underflow_depth",
 ]

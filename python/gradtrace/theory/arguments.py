@@ -18,6 +18,7 @@ __all__ = [
     "broadcast",
     "checked_activation",
     "checked_bias",
+    "checked_correlation",
     "checked_gain",
     "checked_length",
     "checked_numbers",
@@ -79,18 +80,23 @@ def weight_variance(gain: Floats, init: Any) -> Floats:
 
 
 def checked_gain(gain: Numbers) -> Floats:
-    """Give gains, 0 to 1e100."""
-    return checked_numbers("gain", gain, 0.0, 1e100)
+    """Give gains, 0 to 1e15."""
+    return checked_numbers("gain", gain, 0.0, 1e15)
 
 
 def checked_bias(bias_std: Numbers) -> Floats:
-    """Give deviations of biases, 0 to 1e100."""
-    return checked_numbers("bias_std", bias_std, 0.0, 1e100)
+    """Give deviations of biases, 0 to 1e15."""
+    return checked_numbers("bias_std", bias_std, 0.0, 1e15)
 
 
 def checked_length(name: str, q: Numbers) -> Floats:
-    """Give variances of preactivations, 0 to 1e100."""
-    return checked_numbers(name, q, 0.0, 1e100)
+    """Give variances of preactivations, 0 to 1e30."""
+    return checked_numbers(name, q, 0.0, 1e30)
+
+
+def checked_correlation(name: str, c: Numbers) -> Floats:
+    """Give correlations, -1 to 1."""
+    return checked_numbers(name, c, -1.0, 1.0)
 
 
 def checked_widths(widths: Any) -> npt.NDArray[np.int64]:

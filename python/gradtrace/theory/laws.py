@@ -20,7 +20,7 @@ import numpy as np
 from gradtrace.activations import kind, parameter
 from gradtrace.theory.quadrature import END, Floats, halvings, nodes, normal_nodes, special, value_and_derivative
 
-__all__ = ["Moments", "Pairs", "limit_slopes", "moments", "value_at_zero"]
+__all__ = ["Moments", "Pairs", "limit_slopes", "lines_apart", "moments", "value_at_zero"]
 
 _MOST = 1 << 20  # values at a time
 _TERMS = 512  # of Mehler's expansion
@@ -110,14 +110,10 @@ class Pairs:
         if self._lines is None and kind(activation) not in ("erf", "hard_tanh"):
             self._series = _mehler(activation, q, self.single)
 
-    def part(self, chosen: Floats) -> Pairs:
-        """Give those of some q alone."""
-        return Pairs(self.activation, self.q[chosen])
-
     def gap_and_slope(self, d: Floats) -> tuple[Floats, Floats]:
         """Give E phi^2 - E phi(u1) phi(u2) and E phi'(u1) phi'(u2), (P,) both; 0 <= d <= 2."""
         if self._lines is not None:
-            return _lines_apart(*self._lines, self.q, d)
+            return lines_apart(*self._lines, self.q, d)
         if kind(self.activation) == "erf":
             return _erf_apart(self.q, d)
         if kind(self.activation) == "hard_tanh":
@@ -132,13 +128,14 @@ class Pairs:
             lacking = np.where((c > 0)[:, None], -np.expm1(exponent), 1 - power)  # 1 - c^k would cancel near c = 1
             last = np.exp(_TERMS * log_c[:, 0])
             gap, slope = np.sum(a2 * lacking, axis=1) + rest_a * (1 - last), np.sum(b2 * power, axis=1)
-            beyond = rest_b * last > _REST * self.single.derivative
+            beyond = (rest_b * last > _REST * self.single.derivative) & (d > 0)
+        slope = np.where(d == 0, self.single.derivative, slope)
         for i in np.flatnonzero(beyond):
             gap[i], slope[i] = _in_two_dimensions(self.activation, float(self.q[i]), float(d[i]))
         return gap, slope
 
 
-def _lines_apart(below: float, above: float, q: Floats, d: Floats) -> tuple[Floats, Floats]:
+def lines_apart(below: float, above: float, q: Floats, d: Floats) -> tuple[Floats, Floats]:
     """phi(u) = a u + b abs(u): E u1 u2 = q c, E abs(u1 u2) = 2 q / pi (sin t + (pi/2 - t) cos t), c = cos t."""
     a2, b2 = (0.5 * (above + below)) ** 2, (0.5 * (above - below)) ** 2
     t = 2 * np.arcsin(np.sqrt(0.5 * d))

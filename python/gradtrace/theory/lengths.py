@@ -17,11 +17,12 @@ from gradtrace.activations import facts
 from gradtrace.theory.laws import Moments, homogeneous_slopes, limit_slopes, moments, value_at_zero
 from gradtrace.theory.quadrature import Floats, Indices, increasing_root
 
-__all__ = ["ROUNDING", "chi_of", "fixed_lengths", "length_ends", "near_one", "slope_of", "table"]
+__all__ = ["LARGEST", "ROUNDING", "SMALLEST", "chi_of", "fixed_lengths", "length_ends", "near_one", "slope_of", "table"]
 
 ROUNDING = 1e-14  # what a chi may differ from 1 by the rounding of a gain, or of a mean
 
 _LAST = 108.0  # octaves of q, either way; beyond them every activation is two lines to rounding
+SMALLEST, LARGEST = 2.0**-_LAST, 2.0**_LAST
 _STEP = 0.25
 
 
@@ -57,12 +58,12 @@ def slope_of(activation: str, sw2: Floats, q: Floats) -> Floats:
 def _at(activation: str, q: Floats) -> Floats:
     tiny, huge = length_ends(activation)
     found = np.where(q > 1, huge, tiny) * np.ones((2, 1))
-    inside = np.flatnonzero((q > 2.0**-_LAST) & (q < 2.0**_LAST))
+    inside = np.flatnonzero((q > SMALLEST) & (q < LARGEST))
     if inside.size:
         some = moments(activation, q[inside])
         found[0, inside], found[1, inside] = some.derivative, some.slope
     elif not facts(activation).zero_at_origin:  # sigmoid, softplus: E phi^2 bends at 0
-        some = moments(activation, np.array([2.0**-_LAST]))
+        some = moments(activation, np.array([SMALLEST]))
         found[1, q <= 1] = some.slope
     return found
 

@@ -19,7 +19,7 @@ from gradtrace.theory.arguments import (
     weight_variance,
 )
 from gradtrace.theory.laws import Pairs, limit_slopes, moments, value_at_zero
-from gradtrace.theory.lengths import chi_of, fixed_lengths, slope_of
+from gradtrace.theory.lengths import LARGEST, SMALLEST, chi_of, fixed_lengths, slope_of
 from gradtrace.theory.quadrature import Floats
 
 __all__ = ["MeanField", "MeanFieldPath", "length_map", "mean_field", "mean_field_path"]
@@ -165,13 +165,12 @@ def length_map(activation: str, q: Numbers, gain: Numbers = 1.0, bias_std: Numbe
 
 
 def _next_length(name: str, q: Floats, sw2: Floats, sb2: Floats) -> Floats:
-    tiny, huge = 2.0**-108, 2.0**108
-    square = moments(name, np.clip(q, tiny, huge)).square
+    square = moments(name, np.clip(q, SMALLEST, LARGEST)).square
     zero = value_at_zero(name) ** 2
-    square = np.where(q < tiny, zero + (square - zero) * (q / tiny), square * np.maximum(q / huge, 1.0))
-    if limit_slopes(name, 1e30) == (0.0, 0.0):  # bounded: no larger beyond
-        square = np.where(q > huge, moments(name, np.array([huge])).square, square)
-    result: Floats = sw2 * square + sb2
+    bounded = limit_slopes(name, 1e30) == (0.0, 0.0)
+    with np.errstate(over="ignore"):  # lengths may grow without end
+        square = np.where(q < SMALLEST, zero + (square - zero) * np.minimum(q / SMALLEST, 1.0), square)
+        result: Floats = sw2 * square * (1.0 if bounded else np.maximum(q / LARGEST, 1.0)) + sb2
     return result
 
 
