@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -140,6 +141,7 @@ def _taken_any(arrays: Arrays, name: str) -> Array:
 
 def _packed_ledger(ledger: Ledger) -> Arrays:
     branches = [branch for point in ledger.points for branch in point.branches]
+    after = [way for point in ledger.points for way in point.after]
     return {
         "ledger/names": _texts([name for point in ledger.points for name in point.names]),
         "ledger/counts": np.array([len(point.names) for point in ledger.points], np.int64),
@@ -147,6 +149,9 @@ def _packed_ledger(ledger: Ledger) -> Arrays:
         "ledger/branches": np.array([len(point.branches) for point in ledger.points], np.int64),
         "ledger/by": _texts([branch.by for branch in branches]),
         "ledger/came": np.array([branch.log2_grad for branch in branches], np.float64),
+        "ledger/after": np.array([len(point.after) for point in ledger.points], np.int64),
+        "ledger/to": np.array([to for to, _ in after], np.int64),
+        "ledger/through": _texts([by for _, by in after]),
     }
 
 
@@ -161,11 +166,20 @@ def _unpacked_ledger(arrays: Arrays, prefix: str, modules: tuple[ModuleFigures, 
     _check_figure("ledger/came", np.array(came))
     _check_counts("ledger/counts", counts, names)
     _check_counts("ledger/branches", branches, by)
-    points, at, first = [], 0, 0
-    for norm, count, many in zip(norms.tolist(), counts.tolist(), branches.tolist(), strict=True):
-        ways = tuple(map(Branch, by[first : first + many], came[first : first + many]))
-        points.append(PointFigures(names[at : at + count], norm, ways))
-        at, first = at + count, first + many
+    through = _taken_texts(arrays, f"{prefix}ledger/through")
+    after = taken(arrays, f"{prefix}ledger/after", norms.shape, "int64")
+    to = taken(arrays, f"{prefix}ledger/to", (len(through),), "int64")
+    _check_counts("ledger/after", after, through)
+    _checked(bool(np.all((to >= 0) & (to < len(norms)))), "ledger/to", f"places of {len(norms)} points")
+    branched = map(Branch, by, came)
+    led = zip(to.tolist(), through, strict=True)
+    each = zip(norms.tolist(), counts.tolist(), branches.tolist(), after.tolist(), strict=True)
+    points, at = [], 0
+    for norm, count, many, led_to in each:
+        points.append(
+            PointFigures(names[at : at + count], norm, tuple(islice(branched, many)), tuple(islice(led, led_to)))
+        )
+        at += count
     return Ledger(modules if points else (), tuple(points))
 
 

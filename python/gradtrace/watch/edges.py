@@ -8,7 +8,7 @@ import torch
 
 from gradtrace.watch.modules import is_recurrent
 
-__all__ = ["edge_of", "uses_of_inputs"]
+__all__ = ["edge_of", "is_in_place", "uses_of_inputs"]
 
 _MOST_NODES = 512  # of one call: a recurrent cell over long sequences has thousands, and is left out
 
@@ -39,7 +39,7 @@ def uses_of_inputs(module: Any, inputs: list[Any], outputs: list[Any]) -> Uses:
         if not tensor.requires_grad:
             continue
         if any(tensor is one for one in outputs):
-            return _in_place(module, tensor)
+            return [(tensor.grad_fn, 0, 0)] if is_in_place(module, tensor) else []
         wanted.setdefault(edge_of(tensor), number)
     ends = {node for node, _ in wanted}
     # Python's objects of nodes are those of before only while they are held.
@@ -67,10 +67,10 @@ def edge_of(tensor: Any) -> tuple[Any, int]:
     return edge.node, edge.output_nr
 
 
-def _in_place(module: Any, tensor: Any) -> Uses:
-    """Find the use of an input that was overwritten: its node is now the call's own, if it is named as the module is.
+def is_in_place(module: Any, tensor: Any) -> bool:
+    """Whether a tensor that a call gives back was overwritten: its node is then the call's own, and named as it is.
 
     It is another's where nothing was done, as by dropout in evaluation, or where the input was a view.
     """
     node, kind = tensor.grad_fn, type(module).__name__.lower()
-    return [(node, 0, 0)] if node is not None and node.name().lower().startswith(f"{kind}backward") else []
+    return node is not None and node.name().lower().startswith(f"{kind}backward")

@@ -10,8 +10,8 @@ import numpy as np
 from gradtrace.traces.ledger import AttentionPart, Branch, Ledger, PointFigures
 from gradtrace.traces.modules import ModuleFigures
 from gradtrace.watch.calls import Call
-from gradtrace.watch.points import Point
-from gradtrace.watch.rows import claimed, labelled, norms_read
+from gradtrace.watch.points import Block, Point
+from gradtrace.watch.rows import claimed, labelled, norms_read, numbered
 from gradtrace.watch.step import BackwardPass, Step
 
 __all__ = ["ledger_of_step"]
@@ -20,8 +20,8 @@ __all__ = ["ledger_of_step"]
 def ledger_of_step(step: Step, one: BackwardPass, modules: tuple[ModuleFigures, ...], names: dict[Any, str]) -> Ledger:
     """Read the points of a step's forward passes in one of its backward passes."""
     labels, again = labelled(step, names), claimed(step, one, names, [])
-    points = [point for forward in step.forwards if forward.points is not None for point in forward.points.all]
-    called = {point: tuple(_names(point, labels)) for point in points}
+    called = _called(step, labels)
+    points = list(called)
     parts: list[Any] = []
     ways: list[list[str]] = []
     for point in points:
@@ -37,11 +37,12 @@ def ledger_of_step(step: Step, one: BackwardPass, modules: tuple[ModuleFigures, 
     with np.errstate(divide="ignore"):
         numbers = iter(np.log2(norms_read(parts)).tolist())
     figures = []
+    places = {point: place for place, point in enumerate(points)}
     for point, by in zip(points, ways, strict=True):
         whole = next(numbers)
         branches = tuple(Branch(name, next(numbers)) for name in by)
-        if called[point]:
-            figures.append(PointFigures(called[point], whole, branches))
+        after = {(places[to], labels.get(call, "") if call else ""): None for to, call in point.after if to in places}
+        figures.append(PointFigures(called[point], whole, branches, tuple(after)))
     return Ledger(modules, tuple(figures), tuple(_attention(one)))
 
 
@@ -60,20 +61,28 @@ def _at(point: Point, one: BackwardPass, again: dict[Call, Call]) -> Any:
     return one.gradients.get((again.get(point.call, point.call), point.place))
 
 
-def _names(point: Point, labels: dict[Call, str]) -> Iterator[str]:
+def _called(step: Step, labels: dict[Call, str]) -> dict[Point, tuple[str, ...]]:
+    """Name every point of a step."""
+    of_forwards = [forward.points for forward in step.forwards if forward.points is not None]
+    by_name: dict[str, list[Block]] = {}
+    for ended in (one for points in of_forwards for one in points.ended):
+        by_name.setdefault(ended.name, []).append(ended)
+    blocks = {one: label for name, own in by_name.items() for one, label in zip(own, numbered(name, own), strict=True)}
+    called = {point: tuple(_names(point, labels, blocks)) for points in of_forwards for point in points.all}
+    return {point: names for point, names in called.items() if names}
+
+
+def _names(point: Point, labels: dict[Call, str], blocks: dict[Block, str]) -> Iterator[str]:
     """Name a point: as what gave it, then as what took it, the innermost first."""
-    if point.call is not None and point.call in labels:
-        yield labels[point.call] + _numbered(point.place)
-    for name, what in point.blocks:
-        if what == "output":
-            yield name
-    for call, number in point.takers:
-        if call in labels:
-            yield f"{labels[call]}:input{_numbered(number)}"
-    for name, what in point.blocks:
-        if what == "input":
-            yield f"{name}:input"
+    gave = [] if point.call is None else [(labels.get(point.call, ""), point.place)]
+    gave += [(labels.get(call, ""), place) for call, place, _ in point.passed]
+    gave += [(blocks.get(block, ""), place) for block, what, place in point.blocks if what == "output"]
+    took = [(labels.get(call, ""), number) for call, number in point.takers]
+    took += [(labels.get(call, ""), number) for call, _, number in point.passed if number is not None]
+    took += [(blocks.get(block, ""), place) for block, what, place in point.blocks if what == "input"]
+    names = [name + _place(place) for name, place in gave if name]
+    yield from dict.fromkeys(names + [f"{name}:input{_place(place)}" for name, place in took if name])
 
 
-def _numbered(place: int) -> str:
+def _place(place: int) -> str:
     return f":{place}" if place else ""

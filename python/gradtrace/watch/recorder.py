@@ -156,7 +156,8 @@ class Recorder(Arrivals):
                 step.kept = KeptOfStep(self.kept_bytes, self._hook_node)
             if step.recorded and self.asked is not None:
                 step.samples = Samples(self.asked)
-        points = Points(self._hook_point) if step.recorded else None
+        key = ("gradtrace", id(self), step.number)
+        points = Points(self._hook_point, key, bool(step.forwards)) if step.recorded else None
         self._coming, self._forward = step, ForwardPass(torch.is_grad_enabled(), module=module, points=points)
         self._chains = None if step.kept is None else Chains()
         return self._forward
@@ -178,7 +179,7 @@ class Recorder(Arrivals):
         self.known.forget()
         chains, self._chains = self._chains, None
         if forward is not None and forward.points is not None:
-            forward.points.finish()
+            forward.points.finish(tensors(output))
         if forward is None or step is None or not forward.counts:
             return
         if chains is not None and step.kept is not None:

@@ -16,7 +16,7 @@ from gradtrace.traces.modules import ModuleFigures
 from gradtrace.watch.calls import Call
 from gradtrace.watch.step import BackwardPass, Step
 
-__all__ = ["Rows", "claimed", "labelled", "norms_read", "rows_of_step"]
+__all__ = ["Rows", "claimed", "labelled", "norms_read", "numbered", "rows_of_step"]
 
 _SAME = 1e-6  # relative; what a checkpoint computes again has the same norm, to another order of summation
 _OF_CALL = 8  # numbers
@@ -265,8 +265,8 @@ def _first_reached(one: BackwardPass) -> dict[Call, Any]:
     return {call: gradient for (call, _), gradient in sorted(one.gradients.items(), key=lambda item: -item[0][1])}
 
 
-def _labels(name: str, places: Sequence[Any]) -> list[str]:
-    """Name the calls of a module: ``name#0`` and so on where there are several."""
+def numbered(name: str, places: Sequence[Any]) -> list[str]:
+    """Name so many calls of a module: ``name#0`` and so on where there are several."""
     return [name] if len(places) == 1 else [f"{name}#{number}" for number in range(len(places))]
 
 
@@ -275,7 +275,7 @@ def labelled(step: Step, names: dict[Any, str]) -> dict[Call, str]:
     by_module: dict[Any, list[Call]] = {}
     for call in step.calls:
         by_module.setdefault(call.module, []).append(call)
-    pairs = (zip(calls, _labels(names[module], calls), strict=True) for module, calls in by_module.items())
+    pairs = (zip(calls, numbered(names[module], calls), strict=True) for module, calls in by_module.items())
     return dict(pair for own in pairs for pair in own)
 
 
@@ -291,7 +291,9 @@ def _ordered(step: Step, names: dict[Any, str], of_module: dict[Any, list[Any]])
         own = places.get(module, [])
         if own:
             at = float(own[-1])
-            rows += [(place, label, module, calls[place]) for place, label in zip(own, _labels(name, own), strict=True)]
+            rows += [
+                (place, label, module, calls[place]) for place, label in zip(own, numbered(name, own), strict=True)
+            ]
         elif of_module[module]:
             rows.append((at + 0.5, name, module, None))
     return [(name, module, call) for _, name, module, call in sorted(rows, key=lambda row: row[0])]
