@@ -10,7 +10,7 @@ void bind_measures(pybind11::module_& module);   // norms of a watched model's t
 void bind_quantiles(pybind11::module_& module);  // over the samples of a trace
 void bind_random(pybind11::module_& module);     // random weights
 void bind_recurrent(pybind11::module_& module);  // recurrent networks, their traces and influence maps
-void bind_spectrum(pybind11::module_& module);   // singular values of Jacobians
+void bind_spectrum(pybind11::module_& module);   // singular values of Jacobians, Lyapunov exponents
 void bind_stack(pybind11::module_& module);      // DenseStack and StackTracer
 void bind_tables(pybind11::module_& module);     // what the core knows of activations and cells
 

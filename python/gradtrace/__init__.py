@@ -18,7 +18,7 @@ from gradtrace.analysis import Diagnosis, Finding
 from gradtrace.config import get_num_threads, precision, set_num_threads, show_config
 from gradtrace.interop import from_torch, load, to_torch
 from gradtrace.networks import GRU, LSTM, RNN, Stack
-from gradtrace.traces import Influence, RecurrentTrace, Spectrum, StackTrace
+from gradtrace.traces import Influence, Lyapunov, RecurrentTrace, Spectrum, StackTrace
 from gradtrace.traces.files import load_trace
 from gradtrace.traces.scaled import ScaledArray
 from gradtrace.watch import watch
@@ -32,6 +32,7 @@ __all__ = [
     "Diagnosis",
     "Finding",
     "Influence",
+    "Lyapunov",
     "RecurrentTrace",
     "ScaledArray",
     "Spectrum",

@@ -14,10 +14,11 @@ from gradtrace.checks import checked_flag, checked_seed, shown
 from gradtrace.memory import blames
 from gradtrace.networks.asked import AskedLater, loss_of_guess
 from gradtrace.networks.carried import Carried
-from gradtrace.networks.network import UNCHANGED, Network
+from gradtrace.networks.network import UNCHANGED
 from gradtrace.networks.outset import Asked, OutsetLater
 from gradtrace.networks.recurrent_arguments import check_loss, checked_keep
 from gradtrace.networks.recurrent_initialisation import random_recurrent
+from gradtrace.networks.recurrent_spectra import RecurrentSpectra
 from gradtrace.networks.results import build_readout, build_trace
 from gradtrace.networks.stack import LossName, Stack
 from gradtrace.traces.influence import Influence
@@ -31,7 +32,7 @@ Biases = Array | Sequence[Array | None] | None
 _Self = TypeVar("_Self", bound="Recurrent")
 
 
-class Recurrent(Network):
+class Recurrent(RecurrentSpectra):
     """What the three cells share; use `LSTM`, `GRU` or `RNN`."""
 
     __slots__ = ("_carried", "_core")

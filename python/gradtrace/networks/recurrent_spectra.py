@@ -1,0 +1,153 @@
+"""Spectra and Lyapunov exponents of recurrent networks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradtrace import _core
+from gradtrace.checks import shown
+from gradtrace.memory import blames
+from gradtrace.networks.network import Network
+from gradtrace.networks.spectra import check_chain, check_outermost, checked_span, outermost
+from gradtrace.quiet import quiet
+from gradtrace.traces.lyapunov import Lyapunov
+from gradtrace.traces.spectrum import Spectrum
+
+__all__ = ["RecurrentSpectra"]
+
+Array = npt.NDArray[Any]
+
+# Of the steps after the first tenth: blocks of a standard error, fewest steps for one, points of the course.
+_BLOCKS, _FEWEST_STEPS, _POINTS = 20, 2000, 200
+
+
+class RecurrentSpectra(Network):
+    """What a recurrent network knows of the Jacobians of its state."""
+
+    __slots__ = ()
+
+    @blames("x", "use fewer samples or steps at a time")
+    def spectrum(
+        self, x: Array, k: int | None = None, steps: tuple[int, int] | None = None, h0: Any = None, c0: Any = None
+    ) -> Spectrum:
+        """Compute the singular values of the Jacobian of the state in an earlier one, exact over any range.
+
+        Parameters
+        ----------
+        x : ndarray of the network's dtype
+            Shape (T, B, I), as `trace` takes it.
+        k : int, optional
+            Only the largest k and the smallest k; all by default.
+        steps : tuple of int, optional
+            (s, t), 0 <= s < t <= T: the Jacobian of the state after t steps with respect to that after s. By default
+            (0, T).
+        h0, c0 : ndarray or list of ndarray, optional
+            Initial states, as `trace` takes them (c0 of an LSTM only); zero by default.
+
+        Returns
+        -------
+        Spectrum
+            One value for each number in the state: h of all stacked layers, in an LSTM c too. Computed in float64
+            whatever the network's dtype; see `Stack.spectrum` for how, and for its accuracy.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit, or the network is bidirectional; the message names it.
+        MemoryError
+            If the Jacobians of all steps do not fit this machine.
+        """
+        wide, x, h0, c0 = self._driven(x, h0, c0)
+        first, last = checked_span("steps", steps, len(x))
+        size = self._state_size
+        check_outermost(k, size)
+        check_chain(2 * 8 * (last - first) * size**2, x.shape[1])
+        return outermost(_core.recurrent_spectrum(wide, x, h0, c0, first, last), k, "steps", (first, last))
+
+    @blames("x", "use fewer samples or steps at a time")
+    def lyapunov(self, x: Array, k: int | None = None, h0: Any = None, c0: Any = None) -> Lyapunov:
+        """Compute the Lyapunov exponents of the state along the trajectory that x drives.
+
+        Parameters
+        ----------
+        x : ndarray of the network's dtype
+            Shape (T, B, I), as `trace` takes it; zeros for the network left alone.
+        k : int, optional
+            Only the largest k; all by default.
+        h0, c0 : ndarray or list of ndarray, optional
+            Initial states, as `trace` takes them (c0 of an LSTM only); zero by default.
+
+        Returns
+        -------
+        Lyapunov
+            In bits a step; means over the steps after the first tenth.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit, or the network is bidirectional; the message names it.
+        MemoryError
+            If x does not fit this machine in float64.
+
+        Notes
+        -----
+        Benettin et al. (1980): directions that begin as unit vectors are carried along and orthogonalised at every step
+        (QR by Householder reflections); the logarithms of the diagonal of R are added up. In float64 whatever the
+        network's dtype.
+
+        Examples
+        --------
+        >>> import numpy as np, gradtrace as gt
+        >>> quiet = gt.RNN.random(1, 32, gain=0.5, seed=1)
+        >>> bool(quiet.lyapunov(np.zeros((200, 1, 1), dtype="float32"), k=1).largest[0] < 0)
+        True
+        """
+        wide, x, h0, c0 = self._driven(x, h0, c0)
+        size, steps = self._state_size, len(x)
+        check_outermost(k, size)
+        skipped = steps // 10
+        counted = steps - skipped
+        edges = skipped + np.arange(min(counted, _POINTS) + 1) * counted // min(counted, _POINTS)
+        sums = _core.lyapunov(wide, x, h0, c0, size if k is None else int(k), edges.tolist())
+        return _exponents(sums, edges, steps, size)
+
+    @property
+    def _state_size(self) -> int:
+        net: Any = self
+        units: int = sum(net._hidden_sizes)
+        return units * (2 if net._cell.has_cell_state else 1)
+
+    def _driven(self, x: Any, h0: Any, c0: Any) -> tuple[_core.Recurrent, Array, Any, Any]:
+        """Give the network, its inputs and initial states in float64, checked."""
+        net: Any = self
+        if net.bidirectional:
+            raise ValueError(
+                "bidirectional: expected a network of one direction, got two, whose states have no common time"
+            )
+        if c0 is not None and not net._cell.has_cell_state:
+            raise ValueError(f"c0: expected None, a {net._cell.name} has no state c beside h; got {shown(c0)}")
+        x = net._time_first(x)
+        net._core.check(x, h0, c0, None)
+        return net.astype(np.float64)._core, np.asarray(x, dtype=np.float64), _wide(h0), _wide(c0)
+
+
+def _wide(states: Any) -> Any:
+    if isinstance(states, (list, tuple)):
+        return [_wide(state) for state in states]
+    return None if states is None else np.asarray(states, dtype=np.float64)
+
+
+@quiet
+def _exponents(sums: npt.NDArray[np.float64], edges: npt.NDArray[np.int64], steps: int, size: int) -> Lyapunov:
+    """Make the result of what every point of the course adds, (C, B, k)."""
+    total, counted = sums.cumsum(axis=0), (edges[1:] - edges[0])[:, None, None]
+    errors = np.full(sums.shape[1:], np.nan)
+    if steps >= _FEWEST_STEPS:
+        ends = np.linspace(0, len(sums), _BLOCKS + 1).astype(int)
+        blocks = np.add.reduceat(sums, ends[:-1], axis=0) / np.diff(edges[ends])[:, None, None]
+        errors = blocks.std(axis=0, ddof=1) / np.sqrt(_BLOCKS)
+    course = total / counted
+    return Lyapunov(course[-1].copy(), errors, course, edges[1:].copy(), steps, size)
