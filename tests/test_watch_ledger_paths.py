@@ -3,6 +3,7 @@
 import gc
 import itertools
 import math
+import random
 import weakref
 from contextlib import ExitStack
 
@@ -55,7 +56,7 @@ def by_hand(model, *given):
 
     def behind(name):
         def hook(_, arguments, output):
-            count = sum(key[0] == name for key in kept)
+            count = sum(key[0] == name and key[2] == 0 for key in kept)
             for place, one in enumerate(output if isinstance(output, tuple) else (output,)):
                 one.retain_grad()
                 kept[name, count, place] = one
@@ -207,6 +208,67 @@ def test_gains_between_all_points_that_lead_to_one_another(name):
         else:
             assert math.isnan(gain), (below, above)
     assert ways < set(itertools.product(at, at))
+
+
+class Halves(nn.Module):
+    """Two outputs of two parts, one of them of both."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x, y):
+        left = self.left(x)
+        return left.sin(), self.right(y) * left if y.shape == left.shape else left
+
+
+def random_way(seed):
+    """Modules called again and again in any order, functions between them, some of it left unused or cut off."""
+
+    def forward(net, x):
+        rng = random.Random(seed)
+        there = [net.stem(x)]
+        for _ in range(rng.randrange(3, 14)):
+            a, b = rng.choice(there), rng.choice(there)
+            name = rng.choice([*net.parts_of_it, *FUNCTIONS])
+            if name in FUNCTIONS:
+                there.append(FUNCTIONS[name](a, b))
+            elif name == "halves":
+                there += net.halves(a, b)
+            else:
+                there.append(getattr(net, name)(a))
+        return tuple(rng.sample(there, rng.randrange(1, 3) if len(there) > 3 else 1))
+
+    return forward
+
+
+FUNCTIONS = {
+    "sum": lambda a, b: a + b,
+    "scaled sum": lambda a, b: torch.add(a, b, alpha=0.5),
+    "three": lambda a, b: a + b.tanh() + a * 0.1,
+    "product": lambda a, b: a * torch.sigmoid(b),
+    "softmax": lambda a, b: torch.softmax(a @ b.T, 1) @ b,
+    "cat": lambda a, b: torch.cat([a, b], 1)[:, 1:5],
+    "cut": lambda a, b: a.detach() + b,
+    "view": lambda a, b: a.view(a.shape) * 1,
+}
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_paths_of_random_models(seed):
+    torch.manual_seed(seed)
+    parts = {"a": nn.Linear(4, 4), "b": block(), "c": nn.LayerNorm(4), "scaled": Scaled(), "halves": Halves()}
+    model = Net(random_way(seed), stem=nn.Linear(3, 4), **parts)
+    model.parts_of_it = list(parts)
+    x = torch.randn(5, 3, dtype=F64)
+    at, _, ways = by_hand(model, x)
+    ledger = ledger_of(model, x)
+    for below, above in itertools.product(at, at):
+        gain = ledger.gain(below, above)
+        if (below, above) in ways and not math.isnan(at[below]) and not math.isnan(at[above]):
+            assert abs(gain - (at[below] - at[above])) < BITS, (below, above)
+        else:
+            assert math.isnan(gain), (below, above)
 
 
 def entry(ledger, name, lines):

@@ -17,7 +17,7 @@ from gradtrace.watch.modules import is_recurrent
 __all__ = ["Block", "Point", "Points"]
 
 _MOST_TERMS = 8  # of a sum that is followed
-_MOST_NODES = 64  # of functions between two points
+_MOST_NODES = 256  # of functions between two points
 
 Edge = tuple[Any, int]
 
@@ -124,7 +124,7 @@ class Points:
     def finish(self, outputs: Iterable[Any] = ()) -> None:
         """Let go of the graph; what the forward pass gives may be given to the next one, and then is known again."""
         for tensor in outputs:
-            if tensor.requires_grad:
+            if tensor.grad_fn is not None:  # a leaf's node would gather what was noted, step after step
                 node, number = edge_of(tensor)
                 point = self._by_edge.get((node, number))
                 if point is not None:
