@@ -347,6 +347,72 @@ def test_neighbours_with_functions_between():
     assert abs(entry(ledger, "r#1 to c", 3).gain - (at["b"] - at["c"])) < BITS
 
 
+@pytest.mark.parametrize("first", [nn.ReLU(True), nn.Identity()], ids=["module", "function"])
+@pytest.mark.parametrize("between", [lambda z: z, lambda z: z * 2], ids=["of a module", "of a function"])
+def test_a_block_that_overwrites_what_it_was_given(first, between):
+    class Over(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.f = first, nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.f(self.first(x if isinstance(self.first, nn.ReLU) else torch.relu_(x))).tanh_()
+
+    torch.manual_seed(4)
+    a, over, b = nn.Linear(3, 4).double(), Over().double(), nn.Linear(4, 2).double()
+    x = torch.randn(5, 3, dtype=F64)
+    given = between(a(x)).detach()
+    given.requires_grad = True
+    squares(b(over.f(torch.relu(given)).tanh())).backward()
+    model = Net(lambda net, x: net.b(net.over(between(net.a(x)))), a=a, over=over, b=b)
+    ledger = ledger_of(model, x)
+    assert ledger.point("over:input").log2_grad == pytest.approx(given.grad.norm().log2().item(), abs=BITS)
+    assert ledger.point("over:input") is not ledger.point("over.f:input")
+    assert (ledger.point("over:input") is ledger.point("a")) == (between(x) is x)
+    assert math.isfinite(ledger.gain("a", "over"))
+    assert math.isfinite(ledger.gain("over:input", "b"))
+
+
+def test_points_that_are_known_when_others_behind_them_are_there():
+    class Late(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.f, self.g, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            h = x + self.f(torch.tanh(x))
+            h = (h + self.g(h)).sin()
+            return h, self.head(h.cos())
+
+    torch.manual_seed(6)
+    kept = []
+
+    def forward(net, x):
+        z = net.a(x) * 2
+        z.retain_grad()
+        h, y = net.late(z)
+        h.retain_grad()
+        kept[:] = z, h
+        return h, y
+
+    model, x = Net(forward, a=nn.Linear(3, 4), late=Late()), torch.randn(5, 3, dtype=F64)
+    at, _, _ = by_hand(model, x)
+    ledger = ledger_of(model, x)
+    z, h = (one.grad.norm().log2().item() for one in kept)
+    for below, above, exact in (
+        ("a", "late:input", at["a"] - z),
+        ("late:input", "late.f", z - at["late.f"]),
+        ("late:input", "late", z - h),
+        ("late.g", "late", at["late.g"] - h),
+        ("late", "late.head", h - at["late.head"]),
+        ("late", "late:1", h - at["late.head"]),
+        ("late:1", "late", math.nan),
+        ("late", "late.g", math.nan),
+    ):
+        assert ledger.gain(below, above) == pytest.approx(exact, abs=BITS, nan_ok=True), (below, above)
+    assert [one.by for one in ledger.point("late:input").branches] == ["sum at late.g:input"]
+
+
 def test_each_of_several_outputs_has_its_name():
     model, x = MODELS["several"]
     at, _, _ = by_hand(model, x)

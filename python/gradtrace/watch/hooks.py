@@ -53,7 +53,7 @@ class Arrivals(Protocol):
 class Recorder(Arrivals, Protocol):
     """What hooks on modules and optimisers call; `gradtrace.watch.recorder` has it."""
 
-    def start(self, module: Any, handled: BaseException | None) -> None: ...
+    def start(self, module: Any, given: Any, handled: BaseException | None) -> None: ...
     def end(self, module: Any, given: Any, output: Any, handled: BaseException | None) -> None: ...
     def apart(self, values: Any) -> Any: ...
     def before_change(self, parameters: Any) -> None: ...
@@ -112,7 +112,7 @@ class Starts(_ModuleHook):
     def __call__(self, called: Any, arguments: Any, keywords: Any) -> None:  # noqa: D102
         recorder = self.recorder()
         if recorder is not None and self.module() is called:
-            recorder.start(called, sys.exc_info()[1])
+            recorder.start(called, (arguments, keywords), sys.exc_info()[1])
 
 
 class Ends(_ModuleHook):

@@ -85,6 +85,9 @@ class Points:
     all: list[Point] = field(default_factory=list)
     ended: list[Block] = field(default_factory=list)
     _by_edge: dict[Edge, Point] = field(default_factory=dict)
+    # Edges that are no points, or none yet: what they lead to, and the sums that they are terms of.
+    _leads: dict[Edge, list[tuple[Point, Call | None]]] = field(default_factory=dict)
+    _terms_of: dict[Edge, list[Point]] = field(default_factory=dict)
 
     def called(self, call: Call, given: Iterable[Any], outputs: Iterable[Any]) -> None:
         """Note a call of a recorded module."""
@@ -112,14 +115,17 @@ class Points:
                 self._follow(point, edge, call)
             self._add(edge, point)
 
-    def block(self, name: str, given: Iterable[Any], outputs: Iterable[Any]) -> None:
-        """Note a module with children, which has ended."""
+    def block(self, name: str, edges: dict[int, Edge], given: Iterable[Any], outputs: Iterable[Any]) -> None:
+        """Note a module with children, which has ended; what it was given had these edges then, by its identity."""
         ended = Block(name)
         self.ended.append(ended)
         for what, values in (("input", given), ("output", outputs)):
             for place, tensor in enumerate(values):
                 if tensor.requires_grad and not isinstance(tensor, torch.nn.Parameter):
-                    self._at(tensor, edge_of(tensor)).blocks.append((ended, what, place))
+                    edge = edge_of(tensor)
+                    if what == "input":  # which may have been overwritten since
+                        edge = edges.get(id(tensor), edge)
+                    self._at(tensor, edge).blocks.append((ended, what, place))
 
     def finish(self, outputs: Iterable[Any] = ()) -> None:
         """Let go of the graph; what the forward pass gives may be given to the next one, and then is known again."""
@@ -130,7 +136,8 @@ class Points:
                 if point is not None:
                     key = (*self.key, number)
                     node.metadata[key] = weakref.ref(point)
-        self._by_edge.clear()
+        for held in (self._by_edge, self._leads, self._terms_of):
+            held.clear()
 
     def _known(self, edge: Edge) -> Point | None:
         point = self._by_edge.get(edge)
@@ -147,15 +154,17 @@ class Points:
             point = Point(tensor.shape)
             self._follow(point, edge, None)
             self._add(edge, point)
-            for term in self._terms(edge[0]):
+            for term in self._terms(edge[0], point):
                 if term.shape == point.shape:
                     term.sums.append(point)
+            point.sums += [total for total in self._terms_of.get(edge, ()) if total.shape == point.shape]
             self.hook(tensor if edge == edge_of(tensor) else _Behind(*edge), point)
         return point
 
     def _add(self, edge: Edge, point: Point) -> None:
         self._by_edge[edge] = point
         self.all.append(point)
+        point.after += self._leads.get(edge, ())
 
     def _follow(self, point: Point, edge: Edge, call: Call | None) -> None:
         """Note which known points lead to a new one, the nearest nodes first."""
@@ -167,14 +176,16 @@ class Points:
                 before = self._known(after)
                 if before is not None:
                     found.add(before)
-                elif after[0] not in seen:
+                    continue
+                self._leads.setdefault(after, []).append((point, call))
+                if after[0] not in seen:
                     seen.add(after[0])
                     waiting.append(after[0])
         for before in found:
             if all(one is not point for one, _ in before.after):
                 before.after.append((point, call))
 
-    def _terms(self, node: Any) -> Iterator[Point]:
+    def _terms(self, node: Any, total: Point) -> Iterator[Point]:
         """Find the points that a sum is made of."""
         waiting, count = [node], 0
         while waiting and count < _MOST_TERMS:
@@ -187,6 +198,7 @@ class Points:
                 if term is not None:
                     yield term
                 elif edge[0] is not None:
+                    self._terms_of.setdefault(edge, []).append(total)
                     waiting.append(edge[0])
 
     def _taken(self, module: Any, tensor: Any, outputs: tuple[Any, ...]) -> Edge | None:

@@ -15,7 +15,7 @@ from gradtrace.watch import hooks
 from gradtrace.watch.arrivals import Arrivals, graph_task
 from gradtrace.watch.calls import Call, version
 from gradtrace.watch.chains import Chains, Role, role_of
-from gradtrace.watch.edges import uses_of_inputs
+from gradtrace.watch.edges import edge_of, uses_of_inputs
 from gradtrace.watch.history import Course
 from gradtrace.watch.kept import KeptOfStep
 from gradtrace.watch.measure import (
@@ -72,8 +72,8 @@ class Recorder(Arrivals):
     _parameters: dict[int, tuple[Any, Any]] = field(default_factory=dict)
     _owned: dict[Any, list[Any]] = field(default_factory=dict)  # parameters of modules, in this step
     _lazy: bool = False  # whether parameters are still to come
-    # Modules with children that run, and the exception that was being handled when they began.
-    _outer: list[tuple[Any, Any]] = field(default_factory=list)
+    # Modules with children that run; the exception that was being handled when they began, what they were given then.
+    _outer: list[tuple[Any, Any, dict[int, Any]]] = field(default_factory=list)
     _forward: ForwardPass | None = None
     _roles: dict[Any, Role | None] = field(default_factory=dict)
     _chains: Chains | None = None  # of the forward pass that runs
@@ -117,20 +117,25 @@ class Recorder(Arrivals):
         """The newest step, until it is over: another backward pass may follow."""
         return None if self.step is self._told else self.step
 
-    def start(self, module: Any, handled: BaseException | None) -> None:
+    def start(self, module: Any, given: Any, handled: BaseException | None) -> None:
         """A module with children begins."""
-        if any(module is running for running, _ in self._outer) and not _calls_itself(module):
+        if any(module is running for running, _, _ in self._outer) and not _calls_itself(module):
             # What an exception ended that is none of Exception's, Ctrl-C: nobody said that it ended.
             self._outer.clear()
             self._drop()
-        self._outer.append((module, handled))
-        if len(self._outer) == 1 and graph_task() == -1:
+        edges: dict[int, Any] = {}
+        self._outer.append((module, handled, edges))
+        if graph_task() != -1:
+            return
+        if len(self._outer) == 1:
             self._begin(module)
+        if self._forward is not None and self._forward.points is not None:
+            edges.update((id(tensor), edge_of(tensor)) for tensor in tensors(given) if tensor.requires_grad)
 
     def end(self, module: Any, given: Any, output: Any, handled: BaseException | None) -> None:
         """A module with children ended, or raised."""
         while self._outer:
-            running, before = self._outer.pop()
+            running, before, edges = self._outer.pop()
             if running is module:
                 break
         else:
@@ -138,7 +143,7 @@ class Recorder(Arrivals):
         if self._forward is None or graph_task() != -1:
             return
         if handled is before and self._forward.points is not None:
-            self._forward.points.block(self.blocks[module], tensors(given), tensors(output))
+            self._forward.points.block(self.blocks[module], edges, tensors(given), tensors(output))
         if self._outer:
             return
         if handled is not before:
