@@ -63,6 +63,30 @@ def test_what_is_saved_comes_back(saved):
     assert (folder / "again").read_bytes() == (folder / "good").read_bytes()
 
 
+@pytest.mark.parametrize("calls", [1, 2])
+def test_a_step_comes_back_with_its_attentions(calls, tmp_path):
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.attend = nn.Linear(3, 4), nn.MultiheadAttention(4, 2, batch_first=True)
+
+        def forward(self, x):
+            x = self.embed(x)
+            for _ in range(calls):
+                x = x + self.attend(x, x, x)[0]
+            return x
+
+    model = Attending()
+    with gt.watch(model) as watched:
+        model(torch.randn(2, 5, 3)).square().sum().backward()
+        trace = watched.trace()
+    assert {one.part for one in trace.ledger.attention} == {"queries", "keys", "values", "outputs"}
+    trace.save(tmp_path / "t")
+    again = gt.load_trace(tmp_path / "t")
+    assert equal(again.ledger, trace.ledger)
+    assert str(again.ledger.attentions()) == str(trace.ledger.attentions())
+
+
 def test_a_step_comes_back_with_its_inside_and_its_ledger(watched, tmp_path):
     trace = watched.trace()
     assert {"gru", "head"} <= set(trace.inside)

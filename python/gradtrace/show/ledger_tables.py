@@ -6,14 +6,13 @@ import math
 
 from gradtrace.show.module_tables import shown_kind
 from gradtrace.tables import Table, console_width, shown_layers
-from gradtrace.traces.ledger import AttentionPart, Ledger, PointFigures
+from gradtrace.traces.ledger import ATTENTION_PARTS, AttentionPart, Ledger, PointFigures
 from gradtrace.traces.ledger_groups import Entry
 
 __all__ = ["branch_table", "ledger_table"]
 
 _KINDS = 2
 _WAYS = 4
-_PARTS = ("queries", "keys", "values", "outputs")
 _CUT = "..."
 
 
@@ -66,16 +65,16 @@ def attention_table(ledger: Ledger, lines: int) -> Table:
     blocks: dict[str, dict[str, AttentionPart]] = {}
     for one in ledger.attention:
         blocks.setdefault(one.name, {})[one.part] = one
-    names = sorted(blocks, key=[one.name for one in ledger.modules].index)
+    names = sorted(blocks, key=[one.name.partition("#")[0] for one in ledger.modules].index)
     room = console_width() // 2
     within = _common(names) if max(map(len, names), default=0) > room else ""
     rows = []
     for place in reversed(shown_layers(len(names), lines) if names else []):
-        there = [blocks[names[place]].get(part) for part in _PARTS]
+        there = [blocks[names[place]].get(part) for part in ATTENTION_PARTS]
         name = _fitted(_inner(names[place], within), room)
         rows.append([name, *("" if one is None else _bits(one.log2_grad_weight) for one in there)])
     notes = ["log2 of |dW|. Queries and keys get little where all weights of an attention are equal, or one is 1."]
-    return Table(["attention", *_PARTS], rows, f"Gradients of attentions{_of(within)}", notes, words={0})
+    return Table(["attention", *ATTENTION_PARTS], rows, f"Gradients of attentions{_of(within)}", notes, words={0})
 
 
 def _counted(count: int, word: str) -> str:

@@ -14,8 +14,9 @@ from gradtrace.checks import checked_count
 from gradtrace.tables import Table
 from gradtrace.traces.ledger_groups import Entry, Graph, bits_between, entries_of
 
-__all__ = ["AttentionPart", "Branch", "Ledger", "PointFigures"]
+__all__ = ["ATTENTION_PARTS", "AttentionPart", "Branch", "Ledger", "PointFigures"]
 
+ATTENTION_PARTS = ("queries", "keys", "values", "outputs")
 _CLOSEST = 4  # names that an error gives
 
 

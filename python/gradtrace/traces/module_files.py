@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from itertools import islice
 from typing import Any
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from gradtrace.traces.history import History, InsideCourse
 from gradtrace.traces.inside import Inside
-from gradtrace.traces.ledger import Branch, Ledger, PointFigures
+from gradtrace.traces.ledger import ATTENTION_PARTS, AttentionPart, Branch, Ledger, PointFigures
 from gradtrace.traces.modules import FIGURES, ModuleFigures, WatchTrace
 from gradtrace.traces.per_sample import PerSample
 
@@ -152,6 +152,10 @@ def _packed_ledger(ledger: Ledger) -> Arrays:
         "ledger/after": np.array([len(point.after) for point in ledger.points], np.int64),
         "ledger/to": np.array([to for to, _ in after], np.int64),
         "ledger/through": _texts([by for _, by in after]),
+        "ledger/attentions": _texts([one.name for one in ledger.attention]),
+        "ledger/parts": _texts([one.part for one in ledger.attention]),
+        "ledger/grad_weight": np.array([one.log2_grad_weight for one in ledger.attention], np.float64),
+        "ledger/weight": np.array([one.log2_weight for one in ledger.attention], np.float64),
     }
 
 
@@ -180,7 +184,21 @@ def _unpacked_ledger(arrays: Arrays, prefix: str, modules: tuple[ModuleFigures, 
             PointFigures(names[at : at + count], norm, tuple(islice(branched, many)), tuple(islice(led, led_to)))
         )
         at += count
-    return Ledger(modules if points else (), tuple(points))
+    return Ledger(modules if points else (), tuple(points), tuple(_unpacked_attention(arrays, prefix, modules, taken)))
+
+
+def _unpacked_attention(
+    arrays: Arrays, prefix: str, modules: tuple[ModuleFigures, ...], taken: Taken
+) -> Iterator[AttentionPart]:
+    names = _taken_texts(arrays, f"{prefix}ledger/attentions")
+    parts = _taken_texts(arrays, f"{prefix}ledger/parts", len(names))
+    _checked({*names} <= {one.name.partition("#")[0] for one in modules}, "ledger/attentions", "names of modules")
+    _checked({*parts} <= {*ATTENTION_PARTS}, "ledger/parts", f"of {', '.join(ATTENTION_PARTS)}")
+    of_each = []
+    for name in ("grad_weight", "weight"):
+        of_each.append(taken(arrays, f"{prefix}ledger/{name}", (len(names),), "float64"))
+        _check_figure(f"ledger/{name}", of_each[-1])
+    yield from map(AttentionPart, names, parts, *(values.tolist() for values in of_each))
 
 
 # A course ------------------------------------------------------------------------------------------------------------
