@@ -160,6 +160,8 @@ TABLE = {
     ("theory", "onset"): (5, None, "relative, over gain - 1: the next term of a series in it"),
     ("theory", "gates"): (1e-11, None, "relative; quadrature against mpmath's, products of 10^6 factors"),
     ("printed", "six decimals"): (6e-7, None, "half a unit of the last digit"),
+    ("theory", "deviation of seeds"): (0.2, None, "relative; 200 networks, and the first order in 1/n"),
+    ("theory", "deviation of an isometry"): (1e-3, None, "bits; float32 keeps norms to 1e-6, whose root this is"),
     ("theory", "limit in width"): (4, None, "standard errors of an extrapolation in 1/n to infinite width"),
     ("theory", "bits a layer"): (0.1, 0.1, "against infinite width; 32 or 64 units, one network"),
     ("theory", "bits a layer of tanh"): (0.15, 0.15, "as above; saturation near the input takes a little more"),

@@ -17,6 +17,8 @@ from gradtrace.networks.network import UNCHANGED
 from gradtrace.networks.results import TraceBuilder, build_readout
 from gradtrace.networks.spectra import StackSpectra
 from gradtrace.networks.stack_arguments import check_options, check_quantiles, checked_keep
+from gradtrace.networks.theory import theory_of
+from gradtrace.theory.stacks import StackTheory
 from gradtrace.traces.scaled import ScaledArray
 from gradtrace.traces.stack import StackTrace
 from gradtrace.wording import repeats
@@ -392,6 +394,40 @@ class Stack(StackSpectra):
             self, x, target, loss=loss, cotangent=cotangent, only=only, steps=steps, seed=seed, seconds=seconds,
             progress=progress,
         )  # fmt: skip
+
+    def theory(self, x: Array | None = None) -> StackTheory:
+        """Say what mean field says of this stack: its variances, widths and activations, as if drawn at random.
+
+        Parameters
+        ----------
+        x : ndarray, optional
+            (B, n_0), of which the mean square is taken; 1 by default.
+
+        Returns
+        -------
+        gradtrace.theory.StackTheory
+            The line of the norm of dL/dz against that of the last layer, and the band that width and seed allow.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `x` does not fit, the weights are not finite, or the stack has skip connections or normalised layers, for
+            which there is no such theory here.
+
+        Examples
+        --------
+        >>> import gradtrace as gt
+        >>> theory = gt.Stack.random([64] * 31, "sigmoid", init="normal").theory()
+        >>> round(float(theory.log2_delta[0] - theory.log2_delta[1]), 2)
+        -2.08
+        """
+        if any(scale is not None for scale in self.residual) or any(self._facts["layer_norm"]):
+            raise ValueError(
+                "theory: expected a stack without skip connections and normalised layers, got one with them"
+            )
+        if x is not None:
+            self._core.check_batch(x, None, "", None)
+        return theory_of(self.weights, self.biases, self.activation, x)
 
     @blames("x", "use fewer samples at a time")
     def trace_rows(

@@ -19,7 +19,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from gradtrace._core import derivative_sup
 from gradtrace.analysis.statistics import mean_over_samples, median, spread
 from gradtrace.analysis.thresholds import FLAT, FLOAT32
+from gradtrace.checks import checked_flag
 from gradtrace.show.looks import ROLE_COLORS, SERIES_COLORS, SERIES_DASHES, finite, framed, ink
+from gradtrace.show.theory_lines import draw_theory, theory_of_trace
 from gradtrace.tables import shown_layers
 from gradtrace.traces.stack import StackTrace
 
@@ -42,7 +44,9 @@ _NEIGHBOURS_APART = 350.0
 _MOST_LAYERS = 400
 
 
-def plot_gradient_norm(traces: StackTrace | Mapping[str, StackTrace], ax: Axes | None = None) -> Axes:
+def plot_gradient_norm(
+    traces: StackTrace | Mapping[str, StackTrace], ax: Axes | None = None, theory: bool = False
+) -> Axes:
     """Draw the norm of dL/dz against the layer on a logarithmic axis.
 
     Parameters
@@ -51,6 +55,9 @@ def plot_gradient_norm(traces: StackTrace | Mapping[str, StackTrace], ax: Axes |
         One trace, or several by the name that the legend gives them.
     ax : matplotlib Axes, optional
         Where to draw; a new figure by default.
+    theory : bool, default False
+        Whether to draw what mean field says beside it, from the last layer down, at the lengths that the preactivations
+        have: a dotted line, and hatched the band of two deviations in which other networks of these widths lie.
 
     Returns
     -------
@@ -60,13 +67,17 @@ def plot_gradient_norm(traces: StackTrace | Mapping[str, StackTrace], ax: Axes |
     """
     ax = checked_axes(ax)
     named = _named(traces)
+    expected = [theory_of_trace(trace) for trace in named.values()] if checked_flag("theory", theory) else []
+    for line, trace, color in zip(expected, named.values(), cycle(SERIES_COLORS), strict=False):
+        draw_theory(ax, line, float(median(trace, "log2_delta")[-1]), _drawn_layers(trace.depth), color)
     for (name, trace), color, dash in zip(named.items(), cycle(SERIES_COLORS), cycle(SERIES_DASHES)):
         layers = _drawn_layers(trace.depth)
         low, high = (finite(edge)[layers] for edge in spread(trace))
         ax.fill_between(layers, low, high, color=color, alpha=0.18, linewidth=0)
         level = finite(median(trace, "log2_delta"))
         marker = "o" if trace.depth == 1 else None  # one point is no line
-        ax.plot(layers, level[layers], color=color, linestyle=(0, dash), label=name, marker=marker)
+        shown = name or ("measured" if theory else "")
+        ax.plot(layers, level[layers], color=color, linestyle=(0, dash), label=shown, marker=marker)
         _mark_end(ax, level, color)
     _layer_axis(ax, max(trace.depth for trace in named.values()))
     ax.set_ylabel("norm of dL/dz, log2 axis")
@@ -74,7 +85,7 @@ def plot_gradient_norm(traces: StackTrace | Mapping[str, StackTrace], ax: Axes |
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(2, value)))
     _mark_float32(ax)
     _decimal_axis(ax)
-    _legend(ax, len(named) > 1)
+    _legend(ax, len(named) > 1 or theory)
     return ax
 
 

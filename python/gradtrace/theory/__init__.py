@@ -14,7 +14,9 @@ from gradtrace.theory.finite_width import (
 from gradtrace.theory.jacobian import JacobianSpectrum, jacobian_spectrum
 from gradtrace.theory.lines import CriticalLine, critical_line
 from gradtrace.theory.mean import MeanField, MeanFieldPath, length_map, mean_field, mean_field_path
+from gradtrace.theory.phase import phase_diagram
 from gradtrace.theory.recurrent import Chrono, ForgetGate, LyapunovTheory, chrono, forget_gate, lyapunov
+from gradtrace.theory.stacks import StackTheory
 
 __all__ = [
     "Chrono",
@@ -26,6 +28,7 @@ __all__ = [
     "MeanField",
     "MeanFieldPath",
     "ReluFiniteWidth",
+    "StackTheory",
     "UnderflowDepth",
     "born_dead",
     "chrono",
@@ -38,6 +41,7 @@ __all__ = [
     "lyapunov",
     "mean_field",
     "mean_field_path",
+    "phase_diagram",
     "relu_finite_width",
     "underflow_depth",
 ]

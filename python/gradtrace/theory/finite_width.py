@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,15 @@ from gradtrace.theory.arguments import Numbers, checked_numbers, checked_widths,
 from gradtrace.theory.mean import mean_field
 from gradtrace.theory.quadrature import Floats
 
-__all__ = ["ReluFiniteWidth", "UnderflowDepth", "born_dead", "relu_finite_width", "underflow_depth"]
+__all__ = [
+    "ReluFiniteWidth",
+    "UnderflowDepth",
+    "born_dead",
+    "log_cumulants",
+    "polygamma",
+    "relu_finite_width",
+    "underflow_depth",
+]
 
 # By format: log2 of the smallest normal number, and of what rounds to 0.
 _FORMATS = {
@@ -83,7 +92,7 @@ def relu_finite_width(widths: Any) -> ReluFiniteWidth:
     (-1.764, 15.17)
     """
     units, counts = np.unique(checked_widths(widths), return_counts=True)
-    cumulants = counts @ np.array([_log_cumulants(int(n)) for n in units])
+    cumulants = counts @ np.array([log_cumulants(int(n)) for n in units])
     n = units.astype(np.float64)
     return ReluFiniteWidth(
         tuple(int(w) for w in checked_widths(widths)),
@@ -101,7 +110,8 @@ def _product(factors: Floats, counts: Any) -> float:
         return float(np.exp(counts @ np.log(factors)))
 
 
-def _log_cumulants(n: int) -> list[float]:
+@lru_cache(maxsize=256)
+def log_cumulants(n: int) -> tuple[float, float, float, float]:
     """First four cumulants of ln X of one layer, given K > 0: of a mixture over K."""
     middle, reach = max(1, n // 2), 20 * math.isqrt(n) + 20  # 40 deviations
     up = np.arange(middle, min(n, middle + reach))
@@ -109,17 +119,17 @@ def _log_cumulants(n: int) -> list[float]:
     share = np.concatenate([np.cumprod(down / (n - down + 1.0))[::-1], [1.0], np.cumprod((n - up) / (up + 1.0))])
     share /= share.sum()
     half = 0.5 * np.arange(middle - len(down), middle + len(up) + 1.0, dtype=np.float64)
-    mean, second, third, fourth = (_polygamma(order, half) for order in range(4))
+    mean, second, third, fourth = (polygamma(order, half) for order in range(4))
     mean = mean + math.log(4 / n)
     total = float(share @ mean)
     off = mean - total
     m2 = float(share @ (second + off**2))
     m3 = float(share @ (third + 3 * off * second + off**3))
     m4 = float(share @ (fourth + 3 * second**2 + 4 * off * third + 6 * off**2 * second + off**4))
-    return [total, m2, m3, m4 - 3 * m2**2]
+    return total, m2, m3, m4 - 3 * m2**2
 
 
-def _polygamma(order: int, x: Floats) -> Floats:
+def polygamma(order: int, x: Floats) -> Floats:
     """The digamma function and its derivatives, up to the third: carried up to 16, then Stirling's series."""
     rising, sign, factorial = np.zeros_like(x), (-1.0) ** (order + 1), math.factorial(order)
     x = np.array(x)

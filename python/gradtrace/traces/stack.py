@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,9 @@ from gradtrace import doors
 from gradtrace.traces.figures import STACK, STACK_KEPT
 from gradtrace.traces.methods import Trace, documented
 from gradtrace.traces.scaled import ScaledArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["StackTrace"]
 
@@ -121,12 +125,28 @@ class StackTrace(Trace):
         causes = [dead_causes(self, layer) for layer in range(self.depth)]
         return {name: np.array([of[name] for of in causes]) for name in causes[0]}
 
-    plot = doors.plotting(
-        "plot",
-        "stack_plots.plot_gradient_norm",
-        "Draw the norm of dL/dz against the layer; `gradtrace.plot.plot_gradient_norm`.",
-        "Line: median over samples; band: 5 % to 95 % of them. log2 at the left, powers of ten at the right.",
-    )
+    def plot(self, ax: Axes | None = None, theory: bool = False) -> Axes:
+        """Draw the norm of dL/dz against the layer; `gradtrace.plot.plot_gradient_norm`.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; a new figure by default.
+        theory : bool, default False
+            Whether to draw what mean field says beside it, from the last layer down: the dotted line, and the band of
+            two deviations in which other networks of these widths lie.
+
+        Returns
+        -------
+        matplotlib Axes
+            Line: median over samples; band: 5 % to 95 % of them. log2 at the left, powers of ten at the right.
+
+        Raises
+        ------
+        ValueError
+            If `theory` is asked for where a layer has a skip connection or is normalised, or is not finite.
+        """
+        return doors.draw("stack_plots", "plot_gradient_norm", self, ax, theory)
 
     plot_gains = doors.plotting(
         "plot_gains",
