@@ -19,6 +19,7 @@ from gradtrace.watch.measure import measurable, tensors
 __all__ = ["Held", "KeptOfStep", "RecurrentCall", "same_entries"]
 
 _ENTRIES = 16
+_WITH_ARRAYS = (torch.float32, torch.float64)  # which NumPy knows, and handles sooner
 _FULL = "what it needs is more than a watch keeps"
 
 
@@ -46,7 +47,8 @@ def entries_of(tensor: Any) -> Any:
     if not tensor.is_contiguous() or not tensor.numel():
         return None
     flat = tensor.detach().view(-1)
-    return flat[:: max(flat.numel() // _ENTRIES, 1)].clone()
+    some = flat[:: max(flat.numel() // _ENTRIES, 1)]
+    return some.numpy().copy() if some.device.type == "cpu" and some.dtype in _WITH_ARRAYS else some.clone()
 
 
 def same_entries(tensor: Any, entries: Any) -> bool:
@@ -119,9 +121,10 @@ class KeptOfStep:
     _ends: set[Call] = field(default_factory=set)
     _bytes: int = 0
 
-    def hold(self, tensor: Any) -> Held | None:
+    def hold(self, tensor: Any, with_entries: bool = True) -> Held | None:
         """Keep a tensor; None where there is no room, or where it has no numbers to keep."""
-        held = Held(tensor.detach(), version(tensor), entries_of(tensor)) if measurable(tensor) else None
+        entries = entries_of(tensor) if with_entries and measurable(tensor) else None
+        held = Held(tensor.detach(), version(tensor), entries) if measurable(tensor) else None
         if held is None or self._bytes + held.bytes > self.most_bytes:
             return None
         self._bytes += held.bytes
@@ -171,13 +174,15 @@ class KeptOfStep:
 
     def _note_weights(self, module: Any) -> None:
         """Note what parameters are, and copy the buffers that weights are computed with, which a look must not move."""
-        computed = next(module.children(), None) is not None or len(module._forward_pre_hooks) > 0
-        for parameter in module.parameters():
-            self.entries.setdefault(id(parameter), entries_of(parameter))
-        for buffer in module.buffers():
-            if computed:
+        inner = bool(module._modules)
+        computed = inner or bool(module._forward_pre_hooks)
+        for parameter in module.parameters() if inner else module._parameters.values():
+            if parameter is not None and id(parameter) not in self.entries:
+                self.entries[id(parameter)] = entries_of(parameter)
+        for buffer in module.buffers() if inner else module._buffers.values():
+            if buffer is not None and computed:
                 self.buffers[id(buffer)] = buffer.detach().clone()
-            else:
+            elif buffer is not None:
                 self.entries[id(buffer)] = entries_of(buffer)
 
     def forget_all_but(self, calls: set[Call]) -> None:
@@ -201,7 +206,7 @@ class KeptOfStep:
         if (call, place) in arrived:
             arrived[call, place] = None  # it came in parts
             return
-        arrived[call, place] = self.hold(gradient)
+        arrived[call, place] = self.hold(gradient, with_entries=False)
 
     @property
     def modules(self) -> list[Any]:
@@ -216,5 +221,5 @@ class KeptOfStep:
                 key = id(parameter)
                 if key not in parameters or key in self.weights or versions.get(key) != version(parameter):
                     continue
-                held = self.hold(parameter)
+                held = self.hold(parameter, with_entries=False)
                 self.weights[key] = None if held is None else held.tensor.clone()
