@@ -192,6 +192,17 @@ def test_fixed_points_at_the_edges():
     assert theory.mean_field("selu").chi == pytest.approx(1.0715749925, rel=tolerance("printed", "ten decimals"))
 
 
+def test_where_two_fixed_lengths_meet():
+    """silu's stable length and its unstable one, closer than the table's steps; by the map on a fine grid."""
+    q = 2.0 ** np.linspace(0, 8, 8001)
+    square = moments("silu", q).square
+    fold = np.max((q - 0.25) / square)  # the largest sigma_w^2 with a fixed length above 1
+    assert theory.mean_field("silu", (fold * (1 + 1e-6)) ** 0.5, 0.5).q == math.inf
+    point = theory.mean_field("silu", (fold * (1 - 1e-6)) ** 0.5, 0.5)
+    assert 1 < point.q < q[np.argmax((q - 0.25) / square)]
+    assert point.xi_q > 100
+
+
 def test_arguments_broadcast_and_scalars_give_floats():
     got = theory.mean_field("tanh", np.linspace(0.5, 2, 4)[:, None], [0.0, 0.2, 0.4])
     assert got.q.shape == got.chi.shape == got.xi_c.shape == got.gain.shape == (4, 3)

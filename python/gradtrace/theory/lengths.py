@@ -78,7 +78,11 @@ def fixed_lengths(activation: str, sw2: Floats, sb2: Floats) -> Floats:
     up, down = excess[:, start] > ROUNDING, excess[:, start] < -ROUNDING
     low, high = np.ones(len(sw2)), np.ones(len(sw2))
     for i in np.flatnonzero(up):
+        pinch = _pinch(activation, excess[i], sw2[i], sb2[i], start)
         turned = np.flatnonzero(excess[i, start:] <= 0)
+        if pinch is not None and (turned.size == 0 or pinch[1] < q[start + turned[0]]):
+            low[i], high[i] = pinch
+            continue
         if turned.size:
             low[i], high[i] = q[start + turned[0] - 1], q[start + turned[0]]
         else:
@@ -101,6 +105,20 @@ def fixed_lengths(activation: str, sw2: Floats, sb2: Floats) -> Floats:
         else:
             found[open_] = _root(activation, sw2[open_], sb2[open_], low[open_], high[open_])
     return found
+
+
+def _pinch(activation: str, excess: Floats, sw2: float, sb2: float, start: int) -> tuple[float, float] | None:
+    """Find the first pair of fixed lengths upwards between two of the table, as where those of gelu and silu meet."""
+    q, means = table(activation)
+    falls = sw2 * means.slope * q < sw2 * means.square + sb2  # of V / q
+    above = excess > 0
+    for j in np.flatnonzero(above[:-1] & above[1:] & falls[:-1] & ~falls[1:]):
+        if j >= start and excess[j : j + 2].min() < 0.1:
+            fine = np.geomspace(q[j], q[j + 1], 513)
+            below = np.flatnonzero(sw2 * moments(activation, fine).square + sb2 <= fine)
+            if below.size:
+                return float(fine[below[0] - 1]), float(fine[below[0]])
+    return None
 
 
 def _root(activation: str, sw2: Floats, sb2: Floats, low: Floats, high: Floats) -> Floats:
