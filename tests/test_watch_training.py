@@ -368,3 +368,26 @@ def test_figures_are_the_same_where_torch_measures_and_where_they_wait_on_a_devi
     same(again, whole, (*FIGURES, "distinct", "dead", "saturated", "log2_input"))
     same(trained(mlp(), steps=40), parts, (*FIGURES, "distinct", "dead", "saturated", "log2_input"))
     np.testing.assert_allclose(again.along_outputs, whole.along_outputs, atol=BITS)
+
+
+def test_threads_under_one_watch_raise_nothing():
+    """What they leave is of steps that no order tells apart; training must not notice."""
+    import threading
+
+    model, raised = nn.Module(), []
+    model.a, model.b = (nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, out)) for out in (2, 1))
+
+    def train(part):
+        try:
+            for _ in range(60):
+                part(torch.randn(16, 4)).sum().backward()
+        except BaseException as error:
+            raised.append(error)
+
+    with gt.watch(model):
+        threads = [threading.Thread(target=train, args=(part,)) for part in (model.a, model.b)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert raised == []

@@ -44,10 +44,11 @@ class _Kept:
 
     def read(self) -> None:
         """Fetch the figures, and let go of where they came from."""
-        if self.rows is not None:
-            figures = {**self.rows.figures(), "place": np.arange(len(self.names))}
+        rows = self.rows  # another thread may read them at the same time, to the same end
+        if rows is not None:
+            figures = {**rows.figures(), "place": np.arange(len(self.names))}
             self.figures = np.array([figures[name] for name in _COLUMNS], np.float64)
-            self.ends, self.rows = self.rows.at_outputs(), None
+            self.ends, self.rows = rows.at_outputs(), None
         if self.loss is not None:
             self.loss = float(self.loss)
 

@@ -147,7 +147,7 @@ class _Inner:
         """Likewise the gradient of the input."""
         theirs = self.one.to_inputs.get((call, 0))
         if theirs is not None:
-            yield _pair("input", "the input", _whole(log2_rows), theirs, entries)
+            yield _pair("input", "the gradient of the input", _whole(log2_rows), theirs, entries)
 
 
 def _pair(key: str, what: str, ours: Any, theirs: Any, entries: int) -> _Pair:
@@ -200,14 +200,19 @@ class InnerRecurrent(_Inner):
             ours = trace.figures.get(f"log2_grad_{part}", trace.figures.get("log2_grad_bias"))
             for at, suffix in enumerate(_suffixes(module)):
                 name = f"{part}_{suffix}"
-                yield from self.pair(name, name, math.nan if ours is None else ours[at], module._parameters.get(name))
+                yield from self.pair(
+                    name,
+                    f"the gradient of {name}",
+                    math.nan if ours is None else ours[at],
+                    module._parameters.get(name),
+                )
         yield from self.pair_of_input(self.call, trace.log2_dx, self.kept.recurrent[self.call].x.tensor.numel())
 
     def _outputs(self, network: Any, x: Any, lengths: Any, given: dict[str, Any]) -> _Pair:
         """Of a call of which autograd gave nothing to compare with, the outputs at least."""
         y = network.forward(x, lengths=lengths, **{name: given[name] for name in ("h0", "c0") if name in given})[0]
         norm = np.log2(np.linalg.norm(y.astype(np.float64)))
-        return _pair("y", "the outputs", norm, self.call.output, y.size)
+        return _pair("y", "its outputs", norm, self.call.output, y.size)
 
     def _is_what_we_take_it_for(self, network: Any, x: Any) -> None:
         """Compare with PyTorch in float64, over a few steps: that it repeats itself says nothing of our network."""
@@ -285,13 +290,15 @@ class InnerChain(_Inner):
             layer += link.kind == "linear"
             if link.kind == "linear" and not self._is_folded(at):  # else ours is another matrix
                 weight, theirs = call.module._parameters.get("weight"), self.one.gradients.get((call, 0))
-                yield from self.pair(f"{at}.weight", f"{name}.weight", trace.log2_grad_weight[layer], weight)
+                yield from self.pair(
+                    f"{at}.weight", f"the gradient of {name}.weight", trace.log2_grad_weight[layer], weight
+                )
                 if theirs is not None:
                     delta = _whole(trace.log2_delta[layer])
-                    yield _pair(f"{at}.output", f"the output of {name}", delta, theirs, call.entries)
+                    yield _pair(f"{at}.output", f"the gradient at the output of {name}", delta, theirs, call.entries)
             if after in ("", "linear") and not self._function_follows(link) and call.output is not None:
                 size = _whole(trace.log2_activation[layer + 1])
-                yield _pair(f"{at}.forward", f"{name}, forward,", size, call.output, call.entries)
+                yield _pair(f"{at}.forward", f"the output of {name}", size, call.output, call.entries)
         first = self.chain.calls[0]
         yield from self.pair_of_input(first, trace.log2_grad_input, self.kept.inputs[self.chain].tensor.numel())
 
@@ -331,12 +338,12 @@ def _rounded(off: list[_Pair], again: dict[str, Any], precision: str) -> Iterato
         if not (same == pair.theirs or abs(same - pair.theirs) <= _AGAIN[precision] * max(same, pair.theirs)):
             _strange(f"{pair.what} ({pair.much})")
     worst = max(off, key=lambda pair: pair.apart)
-    yield f"PyTorch's rounding changes the gradient of {worst.what} {worst.much}"
+    yield f"PyTorch's rounding changes {worst.what} {worst.much}"
 
 
 def _strange(what: str) -> NoReturn:
     raise LeftOut(
-        f"by it {what} would be another than autograd's, so something else takes part, such as a penalty on weights or "
+        f"{what} would be another than autograd's, so something else takes part, such as a penalty on weights or "
         "somebody's hook"
     )
 
