@@ -13,7 +13,8 @@ import numpy.typing as npt
 from gradtrace import _core
 from gradtrace.checks import checked_path, shown
 from gradtrace.data.readers import DataError, Table, listed, read_table
-from gradtrace.networks.stack import LossName, Stack
+from gradtrace.networks.losses import LossName
+from gradtrace.networks.stack import Stack
 from gradtrace.traces.stack import StackTrace
 
 __all__ = ["DataError", "Dataset", "load", "load_digits", "random_inputs", "standard_normal", "standardised"]

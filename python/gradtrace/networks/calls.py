@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from gradtrace.networks.losses import LossName
 from gradtrace.networks.recurrent import Array, Arrays, Recurrent
-from gradtrace.networks.stack import LossName, Stack
+from gradtrace.networks.stack import Stack
 from gradtrace.traces.influence import Influence
 from gradtrace.traces.recurrent import RecurrentTrace
 

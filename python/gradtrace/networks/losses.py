@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,9 @@ import numpy.typing as npt
 from gradtrace import activations
 from gradtrace.quiet import quiet
 
-__all__ = ["LOSSES", "TargetSums"]
+__all__ = ["LOSSES", "LossName", "TargetSums"]
+
+LossName = Literal["cross_entropy", "mse"]
 
 #: As `torch.nn.functional.cross_entropy` and `mse_loss` with their default reduction.
 LOSSES = ("cross_entropy", "mse")

@@ -14,13 +14,14 @@ from gradtrace.checks import checked_flag, checked_seed, shown
 from gradtrace.memory import blames
 from gradtrace.networks.asked import AskedLater, loss_of_guess
 from gradtrace.networks.carried import Carried
+from gradtrace.networks.losses import LossName
 from gradtrace.networks.network import UNCHANGED
 from gradtrace.networks.outset import Asked, OutsetLater
 from gradtrace.networks.recurrent_arguments import check_loss, checked_keep
 from gradtrace.networks.recurrent_initialisation import random_recurrent
 from gradtrace.networks.recurrent_spectra import RecurrentSpectra
 from gradtrace.networks.results import build_readout, build_trace
-from gradtrace.networks.stack import LossName, Stack
+from gradtrace.networks.stack import Stack
 from gradtrace.traces.influence import Influence
 from gradtrace.traces.recurrent import RecurrentTrace
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from gradtrace.checks import checked_count, checked_seed, first_samples, shown
 from gradtrace.networks import Recurrent, Stack
+from gradtrace.networks.losses import LossName
 from gradtrace.networks.recurrent_arguments import check_loss
-from gradtrace.networks.stack import LossName
 from gradtrace.remedies.contestants import Budget, Progress
 from gradtrace.remedies.judgement import names_to_try, try_remedies
 from gradtrace.remedies.results import Remedies

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace.networks import Recurrent
+from gradtrace.networks.losses import LossName
 from gradtrace.networks.recurrent import last_output
-from gradtrace.networks.stack import LossName, Stack
+from gradtrace.networks.stack import Stack
 from gradtrace.networks.stack_arguments import check_options
 from gradtrace.quiet import quiet
 
