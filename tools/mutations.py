@@ -84,7 +84,8 @@ class PythonMutants(ast.NodeVisitor):
     def add(self, start: int, end: int, new: str) -> None:
         line = self.data.count(b"\n", 0, start) + 1
         old = self.data[start:end].decode()
-        self.found.append(Mutant(self.path, line, start, end, old, new, tuple(self.inside)))
+        if "\n" not in old + new and old != new:  # of arguments that stand one a line their order is left
+            self.found.append(Mutant(self.path, line, start, end, old, new, tuple(self.inside)))
 
     def between(self, left: ast.AST, right: ast.AST, old: str, new: str) -> None:
         """The operator that stands between two operands."""
@@ -197,7 +198,9 @@ def cpp_mutants(path: str, data: bytes) -> list[Mutant]:
             for pattern, changed in CPP.items():
                 for match in re.finditer(pattern, line):
                     start, old = at + match.start(1), match[1].decode()
-                    found.append(Mutant(path, number, start, start + len(old), old, changed(old), inside))
+                    new = changed(old)
+                    if new != old:  # two arguments of one name
+                        found.append(Mutant(path, number, start, start + len(old), old, new, inside))
         at += len(line) + 1
     return found
 

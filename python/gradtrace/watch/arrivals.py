@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -15,7 +18,21 @@ from gradtrace.watch.measure import Known, along, measurable, measured
 from gradtrace.watch.points import Point
 from gradtrace.watch.step import BackwardPass, ForwardPass, Step
 
-__all__ = ["Arrivals", "graph_task"]
+__all__ = ["Arrivals", "graph_task", "one_at_a_time"]
+
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def one_at_a_time(method: _Method) -> _Method:
+    """Let threads wait for each other; what they leave is of steps that no order tells apart, but nothing is raised."""
+
+    @wraps(method)
+    def locked(self: Any, *arguments: Any) -> Any:
+        with self.lock:
+            return method(self, *arguments)
+
+    return cast(_Method, locked)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -42,6 +59,8 @@ class Arrivals:
         Norms of outputs, until the forward pass ends, then of gradients.
     running_pass : BackwardPass or None
         The newest.
+    lock : RLock
+        Held while a hook writes.
     """
 
     most_passes: int
@@ -53,6 +72,7 @@ class Arrivals:
     answers: Answers = field(default_factory=Answers)
     known: Known = field(default_factory=Known)
     running_pass: BackwardPass | None = None
+    lock: Any = field(default_factory=threading.RLock)
     _pass_end: weakref.ref[hooks.PassEnd] | None = None
     _task: int = -1  # number of that pass
     _leaves: list[Any] = field(default_factory=list)  # hooks on tensors that outlive the step
@@ -79,6 +99,7 @@ class Arrivals:
         """Give the backward pass that runs and has come by already."""
         return self.running_pass if hooks.is_running(self._pass_end) else None
 
+    @one_at_a_time
     def passed(self, one: BackwardPass) -> None:
         """A backward pass ended."""
         one.end()
@@ -87,6 +108,7 @@ class Arrivals:
         if step is not None and step.recorded and one in step.passes:
             self.last = step
 
+    @one_at_a_time
     def reached(self, call: Call | ForwardPass, place: int, gradient: Any) -> None:
         """A gradient came to an output."""
         one, step = self.running(), self.step
@@ -120,18 +142,21 @@ class Arrivals:
             if size is None:
                 step.unmeasured.add(self.names[call.module])
 
+    @one_at_a_time
     def kept_reached(self, call: Call, place: int, gradient: Any) -> None:
         """A gradient came to the node of an output that is kept."""
         one, step = self.running(), self.step
         if one is not None and step is not None and one.kept and call.step == step.number and step.kept is not None:
             step.kept.reached(one.at_outputs, call, place, gradient)
 
+    @one_at_a_time
     def point_reached(self, point: Point, gradient: Any) -> None:
         """A gradient came to a point that no recorded module gave."""
         one = self.running()
         if one is not None and one.kept:
             one.at_points[point] = None if point in one.at_points else self.known.measured(gradient)
 
+    @one_at_a_time
     def sent(self, call: Call, sent: list[tuple[int, Any]]) -> None:
         """A call sent gradients back to its inputs."""
         one, step = self.running(), self.step
@@ -141,6 +166,7 @@ class Arrivals:
             if measurable(gradient):
                 one.sent(call, number, gradient, self.known.measured)
 
+    @one_at_a_time
     def weight_reached(self, parameter: Any, gradient: Any) -> None:
         """A gradient came to a parameter."""
         one, step = self.running(), self.step
@@ -166,8 +192,9 @@ class Arrivals:
 
         def added(_: Any) -> None:
             handle.remove()
-            if not one.complete:
-                one.arrived(parameter, gradient, more=True)
+            with self.lock:
+                if not one.complete:
+                    one.arrived(parameter, gradient, more=True)
 
         # Of a pass within the pass: it is a part if it is added to .grad, and a matter of its own if it is not.
         handle = parameter.register_post_accumulate_grad_hook(added)

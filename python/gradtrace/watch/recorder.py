@@ -12,7 +12,7 @@ import torch
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from gradtrace.watch import hooks
-from gradtrace.watch.arrivals import Arrivals, graph_task
+from gradtrace.watch.arrivals import Arrivals, graph_task, one_at_a_time
 from gradtrace.watch.calls import Call, version
 from gradtrace.watch.chains import Chains, Role, role_of
 from gradtrace.watch.edges import edge_of, uses_of_inputs
@@ -117,6 +117,7 @@ class Recorder(Arrivals):
         """The newest step, until it is over: another backward pass may follow."""
         return None if self.step is self._told else self.step
 
+    @one_at_a_time
     def start(self, module: Any, given: Any, handled: BaseException | None) -> None:
         """A module with children begins."""
         if any(module is running for running, _, _ in self._outer) and not _calls_itself(module):
@@ -132,6 +133,7 @@ class Recorder(Arrivals):
         if self._forward is not None and self._forward.points is not None:
             edges.update((id(tensor), edge_of(tensor)) for tensor in tensors(given) if tensor.requires_grad)
 
+    @one_at_a_time
     def end(self, module: Any, given: Any, output: Any, handled: BaseException | None) -> None:
         """A module with children ended, or raised."""
         while self._outer:
@@ -219,6 +221,7 @@ class Recorder(Arrivals):
         if step.recorded:
             self._hook_parameters(step)
 
+    @one_at_a_time
     def called(self, module: Any, given: Any, output: Any) -> None:
         """Measure an output at once, and its gradient when a backward pass comes by."""
         if graph_task() != -1:
@@ -350,6 +353,7 @@ class Recorder(Arrivals):
             return type(values)(map(self.apart, values)) if type(values) in (tuple, list) else values
         return values
 
+    @one_at_a_time
     def before_change(self, parameters: Iterable[Any]) -> None:
         """An optimiser is about to change parameters."""
         keys = None
