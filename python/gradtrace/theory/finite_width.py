@@ -64,7 +64,7 @@ def relu_finite_width(widths: Any) -> ReluFiniteWidth:
     ----------
     widths : list of int
         Units of the layers that are passed: hidden layers 1 to l for the mean square activation of layer l against
-        that of the input; for |delta_1|^2 against |delta_l|^2, of the layers that are arrived at, 1 to l - 1.
+        that of the input; for ``|delta_1|^2`` against ``|delta_l|^2``, of the layers that are arrived at, 1 to l - 1.
 
     Returns
     -------
