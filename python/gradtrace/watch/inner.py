@@ -116,14 +116,14 @@ class _Inner:
             raise LeftOut("its statistics changed since; call trace() before")
         return (buffer if kept is None else kept).detach().clone()
 
-    def wide(self, module: Any, least: Any = torch.float32) -> Any:
+    def wide(self, module: Any) -> Any:
         """Give a module's twin as the step used it, in float32 at least."""
 
-        def at_least(parameter: Any) -> Any:
+        def at_least_float32(parameter: Any) -> Any:
             used = self.as_used(parameter)
-            return used if used.dtype in (least, torch.float64) else used.to(least)
+            return used if used.dtype in (torch.float32, torch.float64) else used.float()
 
-        return twin(module, at_least, self.buffer)
+        return twin(module, at_least_float32, self.buffer)
 
     def once_more(self, module: Any, dtype: Any = None) -> Any:
         """Give a module's twin as the step used it, to be differentiated, in another precision if one is named."""
@@ -131,11 +131,10 @@ class _Inner:
         def fresh(parameter: Any) -> Any:
             return self.as_used(parameter).detach().to(dtype or parameter.dtype).clone().requires_grad_()
 
-        return twin(
-            module,
-            fresh,
-            lambda one: self.buffer(one).to(dtype) if dtype and one.is_floating_point() else self.buffer(one),
-        )
+        def copied(buffer: Any) -> Any:
+            return self.buffer(buffer).to(dtype if dtype and buffer.is_floating_point() else buffer.dtype)
+
+        return twin(module, fresh, copied)
 
     def pair(self, key: str, what: str, ours: Any, parameter: Any) -> Iterator[_Pair]:
         """Set a gradient of ours beside autograd's, if a single call had the parameter: one of a module called once."""
@@ -188,9 +187,9 @@ class InnerRecurrent(_Inner):
         off = [pair for pair in pairs if not pair.agrees(precision)]
         if not off:
             return trace, _said(seen.dtype, trace.dtype)
-        again = run_recurrent(self.once_more(module), seen, given, held, gradients)
         if off[0].key == "y":
             _strange("its outputs")
+        again = run_recurrent(self.once_more(module), seen, given, held, gradients)
         self._is_what_we_take_it_for(network, x)
         return trace, [*_said(seen.dtype, trace.dtype), *_rounded(off, again, precision)]
 
