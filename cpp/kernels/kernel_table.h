@@ -194,8 +194,15 @@ struct RandomKernels {
     // Uniform on (0, 1), the same elements.
     void (*uniform)(std::uint64_t seed, std::uint32_t stream, std::uint32_t kind, std::uint64_t first_block,
                     std::size_t blocks, double* out);
+    // The same in float32, other numbers: elements [32 * first_block, 32 * (first_block + blocks)) of standard normals
+    // times factor, and of uniforms on [-1, 1] times factor.
+    void (*fast_normal)(std::uint64_t seed, std::uint32_t stream, std::uint32_t kind, std::uint64_t first_block,
+                        std::size_t blocks, float factor, float* out);
+    void (*fast_uniform)(std::uint64_t seed, std::uint32_t stream, std::uint32_t kind, std::uint64_t first_block,
+                         std::size_t blocks, float factor, float* out);
 };
 constexpr std::size_t kRandomBlock = 16;
+constexpr std::size_t kFastRandomBlock = 32;
 
 // The bare functions of simd/math.h on flat arrays of any length, for the tests of the mathematics.
 template <class T>
