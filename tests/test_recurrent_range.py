@@ -474,3 +474,23 @@ def test_what_cancels_exactly_leaves_the_smallest_sample(cell, isa):
     name = "log2_grad_bias_hh_step" if cell == "gru" else "log2_grad_bias_step"
     assert np.all(getattr(alone, name) < -600)
     assert_close(getattr(got, name), getattr(alone, name), tolerance("recurrent", "log2", "float64"), name)
+
+
+@pytest.mark.parametrize("at", ["last", "all"])
+def test_a_readout_sends_back_gradients_beyond_2_to_the_2_to_the_63(dtype, at):
+    """A relu doubles its state at every step; logits h and -h give dL/dh = -2 exp(-2 h) where the label is right."""
+    steps = 90
+    one = np.ones((1, 1), dtype)
+    net = gt.RNN(one, 2 * one, activation="relu")
+    readout = gt.Stack([np.array([[1], [-1]], dtype)])
+    x = np.zeros((steps, 1, 1), dtype)
+    x[0] = 1
+    target = np.zeros((steps, 1) if at == "all" else 1, np.int64)
+    trace = net.trace(x, readout=readout, target=target, loss="cross_entropy", at=at)
+    h = 2.0 ** np.arange(steps)  # after one step and so on
+    sent = 1 - 2 * h / np.log(2)
+    if at == "last":  # later ones only double
+        sent = sent[-1] + np.arange(steps)[::-1]
+    got = trace.log2_dh[0, 1:, 0] + (np.log2(steps) if at == "all" else 0)
+    assert np.isfinite(got).all()
+    assert_close(got[70:] / sent[70:], np.ones(20), 8 * tolerance("recomputed", "one rounding", dtype))

@@ -99,9 +99,10 @@ double log2_norm(std::size_t count, const T* x) {
     return log2_norm_by_largest(count, 1, x, largest);
 }
 
+constexpr double kWholeAnyway = 4e15;  // every double beyond is an integer
+
 // The exponent at which rows of these sizes (log2 of their norms, -inf for a zero row) are added: a whole number.
 inline double common_exponent(double top) {
-    constexpr double kWholeAnyway = 4e15;  // every double beyond is an integer
     if (!(top > -std::numeric_limits<double>::max() && top < std::numeric_limits<double>::max())) return 0;
     return std::fabs(top) < kWholeAnyway ? static_cast<double>(static_cast<std::int64_t>(top)) + 1 : top;
 }

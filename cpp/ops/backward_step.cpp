@@ -269,6 +269,11 @@ void BackwardStep<T>::propagate(std::size_t rows, const PackedMatrix<T>& hh) {
     for (std::size_t r = 0; r < rows; ++r) {
         p.exponent[r] = (parted(r) ? recurrent_exponent_[r] : exponent(r, kDz)) + hh.exponent;
         p.log2[r] = p_log2_[r] + p.exponent[r];
+        // A step's growth is less than the last digit of such an exponent, and would stay in the mantissas for good.
+        if (std::fabs(p.exponent[r]) > kWholeAnyway) {
+            T* row = p.row.data() + r * hidden_;
+            normalise_row(hidden_, row, 0.0, row);
+        }
     }
 }
 

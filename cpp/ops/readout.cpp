@@ -47,20 +47,17 @@ void ReadoutRows<T>::read_every(const RecurrentTracer<T>& tracer) {
 
 // The factor in two parts: it may leave T.
 template <class T>
-bool ReadoutRows<T>::send_back(const KeptRows<T>& rows, double factor) {
+void ReadoutRows<T>::send_back(const T* rows, const double* exponent, double factor) {
     int power = 0;
     const T mantissa = static_cast<T>(std::frexp(factor, &power));
     back_.assign(checked_multiply(all_, width_), T(0));
     exponent_.assign(all_, 0);
-    bool fits = true;
     std::vector<T> row(width_);
     for (std::size_t i = 0; i < count(); ++i) {
         const auto to = static_cast<std::size_t>(source_[i]);
-        for (std::size_t c = 0; c < width_; ++c) row[c] = rows.mantissa[i * width_ + c] * mantissa;
-        fits &= keep_row(width_, row.data(), static_cast<double>(rows.exponent[i]) + power, back_.data() + to * width_,
-                         exponent_.data() + to);
+        for (std::size_t c = 0; c < width_; ++c) row[c] = rows[i * width_ + c] * mantissa;
+        exponent_[to] = normalise_row(width_, row.data(), exponent[i] + power, back_.data() + to * width_);
     }
-    return fits;
 }
 
 template <class T>

@@ -19,9 +19,9 @@ class ReadoutRows {
     // Of each: its sample, or step * batch + sample.
     const std::vector<std::int64_t>& source() const { return source_; }
 
-    // dL/d(rows) as the stack's trace gave it, for a sum over rows, times the factor of the loss's mean. False where an
-    // exponent is beyond int64.
-    bool send_back(const KeptRows<T>& rows, double factor);
+    // dL/d(rows) (count, width) * 2^exponent of each row as the stack's trace gave it, for a sum over rows, times the
+    // factor of the loss's mean. Exponents of any size: where logits lie 1e38 apart, so does the gradient's logarithm.
+    void send_back(const T* rows, const double* exponent, double factor);
     // What was sent back, as the recurrent network's backward pass takes it; steps past an end get 0.
     typename RecurrentTracer<T>::Cotangent cotangent() const;
 
@@ -33,7 +33,7 @@ class ReadoutRows {
     std::size_t width_, all_;  // all: batch, or steps * batch
     std::vector<std::int64_t> source_;
     std::vector<T> rows_, back_;
-    std::vector<std::int64_t> exponent_;
+    std::vector<double> exponent_;
 };
 
 }  // namespace gt

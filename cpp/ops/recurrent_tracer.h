@@ -74,7 +74,7 @@ class RecurrentTracer {
     // exponent is beyond int64.
     struct Cotangent {
         const T* rows;
-        const std::int64_t* exponent;
+        const double* exponent;
         bool every_step;
         LayerArrays<const T> dh_last, dc_last;
     };

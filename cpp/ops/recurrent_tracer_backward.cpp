@@ -120,7 +120,7 @@ void RecurrentTracer<T>::pack_cotangent(const Cotangent& cotangent, PackedCotang
     out->copy = AlignedBuffer<T>(checked_multiply(count, width));
     out->exponent.resize(count);
     const auto take = [&](std::size_t row, std::size_t source) {
-        const double exponent = cotangent.exponent ? static_cast<double>(cotangent.exponent[source]) : 0.0;
+        const double exponent = cotangent.exponent ? cotangent.exponent[source] : 0.0;
         out->exponent[row] =
             normalise_row(width, cotangent.rows + source * width, exponent, out->copy.data() + row * width);
     };

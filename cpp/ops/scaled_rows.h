@@ -11,11 +11,13 @@
 
 namespace gt {
 
-// Scaled rows for the caller: mantissa (rows, n) with largest magnitude in [1/2, 1), exponent (rows,).
+// Scaled rows for the caller: mantissa (rows, n) with largest magnitude in [1/2, 1), exponent (rows,). Those that an op
+// takes further have `any_exponent` (rows,) instead, whole numbers beyond int64 too.
 template <class T>
 struct KeptRows {
     T* mantissa = nullptr;
     std::int64_t* exponent = nullptr;
+    double* any_exponent = nullptr;
 
     explicit operator bool() const { return mantissa != nullptr; }
 };

@@ -17,8 +17,12 @@ bool keep_tile(const KernelTable<T>& kernels, const BlockPart<T>& part, std::siz
         const double top = largest[b];
         const bool plain = !(top > 0) || !std::isfinite(top);
         const double shift = plain ? 0 : exponent_of(top), kept = plain ? 0 : exponent[b] + shift;
-        fits &= std::fabs(kept) < kEndOfInt64;
         factor[b] = power_of_two<T>(-shift);
+        if (to.any_exponent) {
+            to.any_exponent[part.first + b] = kept;
+            continue;
+        }
+        fits &= std::fabs(kept) < kEndOfInt64;
         to.exponent[part.first + b] = std::fabs(kept) < kEndOfInt64 ? static_cast<std::int64_t>(kept) : 0;
     }
     kernels.reduce->transpose(units, part.samples, tile, part.ld, to.mantissa + part.first * units, units, factor);
