@@ -28,9 +28,17 @@ INFLUENCE_CALL = """
 lstm = gt.LSTM.random(64, 512)
 call = lambda: lstm.influence(np.ones((600, 8, 64), "float32"))
 """
+ENSEMBLE_CALL = """
+from gradtrace.networks.recurrent_ensemble import trace_recurrent_networks
+law = dict(input_size=64, hidden_size=64, num_layers=1, init="normal", recurrent_init="orthogonal")
+law |= dict(bidirectional=False, gain=1.0)
+call = lambda: trace_recurrent_networks("lstm", range(20000), 100, 8, ["log2_dh"], **law)
+"""
 
 
-@pytest.mark.parametrize("setup", [STACK_CALL, LSTM_CALL, INFLUENCE_CALL], ids=["stack", "lstm", "influence"])
+@pytest.mark.parametrize(
+    "setup", [STACK_CALL, LSTM_CALL, INFLUENCE_CALL, ENSEMBLE_CALL], ids=["stack", "lstm", "influence", "ensemble"]
+)
 def test_ctrl_c_stops_a_long_trace(setup):
     code = f"""
 import signal, numpy as np, gradtrace as gt

@@ -76,6 +76,8 @@ template <>
 inline constexpr const char* kDtypeName<float> = "float32";
 template <>
 inline constexpr const char* kDtypeName<std::int64_t> = "int64";
+template <>
+inline constexpr const char* kDtypeName<std::uint64_t> = "uint64";
 
 // "dtype (why)", contiguous, aligned, native byte order: what a kernel may read in place.
 template <class T>

@@ -27,6 +27,8 @@ void fill(py::array_t<T>& out, const std::string& law, std::uint64_t seed, std::
 void bind_random(py::module_& module) {
     module.attr("DRAW_WEIGHT") = static_cast<std::uint32_t>(Draw::weight);
     module.attr("DRAW_BIAS") = static_cast<std::uint32_t>(Draw::bias);
+    module.attr("DRAW_COTANGENT") = static_cast<std::uint32_t>(Draw::cotangent);
+    module.attr("DRAW_INPUT") = static_cast<std::uint32_t>(Draw::input);
     module.def(
         "fill_random",
         [](const py::array& out, const std::string& law, std::uint64_t seed, std::uint32_t stream, std::uint32_t kind,

@@ -75,19 +75,19 @@ void check_biases(RecurrentParameters& net, const py::object& biases, const std:
     }
 }
 
-CellKind kind_of(const std::string& name) {
+}  // namespace
+
+CellKind cell_kind(const std::string& name) {
     for (std::size_t kind = 0; kind < kCellKinds; ++kind)
         if (name == kCells[kind]->name) return static_cast<CellKind>(kind);
     fail_value("cell", "the name of a cell", shortened(name), "core/cells.h lists them");
 }
 
-}  // namespace
-
 std::shared_ptr<RecurrentParameters> make_recurrent(const std::string& kind, const py::object& weight_ih,
                                                     const py::object& weight_hh, const py::object& bias_ih,
                                                     const py::object& bias_hh, bool bidirectional) {
     auto net = std::make_shared<RecurrentParameters>();
-    net->kind = kind_of(kind);
+    net->kind = cell_kind(kind);
     net->directions = bidirectional ? 2 : 1;
     const Objects hh = as_list(weight_hh, "weight_hh"), ih = as_list(weight_ih, "weight_ih");
     if (bidirectional && hh.size() % 2 != 0)

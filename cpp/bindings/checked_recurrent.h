@@ -43,7 +43,10 @@ struct RecurrentParameters {
     }
 };
 
-// Throws TypeError or ValueError that names the array. `kind`: "lstm", "gru", "rnn_tanh", "rnn_relu"; weights: one
+// The cell of that name: "lstm", "gru", "rnn_tanh", "rnn_relu"; ValueError.
+CellKind cell_kind(const std::string& name);
+
+// Throws TypeError or ValueError that names the array. `kind` as `cell_kind` has it; weights: one
 // array or a list; biases: the same, or None, or a list with None.
 std::shared_ptr<RecurrentParameters> make_recurrent(const std::string& kind, const py::object& weight_ih,
                                                     const py::object& weight_hh, const py::object& bias_ih,

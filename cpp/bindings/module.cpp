@@ -9,6 +9,7 @@ PYBIND11_MODULE(_core, module) {
     gt::bind_quantiles(module);
     gt::bind_random(module);
     gt::bind_recurrent(module);
+    gt::bind_recurrent_ensemble(module);
     gt::bind_spectrum(module);
     gt::bind_stack(module);
     gt::bind_tables(module);

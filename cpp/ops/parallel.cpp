@@ -15,6 +15,7 @@ namespace gt {
 namespace {
 
 std::atomic<int> g_thread_limit{0};
+thread_local bool t_one_thread = false;
 
 }  // namespace
 
@@ -39,8 +40,12 @@ const char* thread_count_source() {
 #endif
 }
 
-Loop::Loop(std::size_t items, double operations) : items_(items) {
+OneThread::OneThread() : before_(t_one_thread) { t_one_thread = true; }
+OneThread::~OneThread() { t_one_thread = before_; }
+
+Loop::Loop(std::size_t items, double operations) : items_(items), workers_(1) {
     constexpr double kOperationsPerWorker = 2e6;
+    if (t_one_thread) return;
     const auto worth = static_cast<std::size_t>(std::min(operations / kOperationsPerWorker, 4096.0));
     workers_ = std::max<std::size_t>(1, std::min({items, worth, static_cast<std::size_t>(threads_in_use())}));
 }

@@ -15,6 +15,19 @@ void set_thread_limit(int threads);
 int threads_in_use();               // what a loop of many items would use now
 const char* thread_count_source();  // who gives the number that no limit overrides
 
+// While one lives, loops that this thread begins stay on it: its caller shares out larger items already. What a loop
+// computes is the same.
+class OneThread {
+  public:
+    OneThread();
+    ~OneThread();
+    OneThread(const OneThread&) = delete;
+    OneThread& operator=(const OneThread&) = delete;
+
+  private:
+    bool before_;
+};
+
 // A loop of independent items, its workers chosen once: scratch is made for so many, and another thread may change the
 // limit meanwhile. `operations` is a rough count over all items: small loops stay on one thread, whose start would cost
 // more than it saves.

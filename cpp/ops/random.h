@@ -10,7 +10,7 @@
 namespace gt {
 
 // What a stream is for: streams of different kinds never share numbers.
-enum class Draw : std::uint32_t { weight = 0, bias = 1, cotangent = 2 };
+enum class Draw : std::uint32_t { weight = 0, bias = 1, cotangent = 2, input = 3 };
 
 enum class Law { normal, uniform };  // standard normal; uniform on (-1, 1)
 

@@ -18,6 +18,7 @@ RecurrentFigures<T>::RecurrentFigures(const RecurrentNetwork<T>& network, std::s
     place_states();
     place_gates();
     place_steps();
+    place_gradients();
     place_kept();
 }
 
@@ -138,6 +139,15 @@ void RecurrentFigures<T>::place_steps() {
 }
 
 template <class T>
+void RecurrentFigures<T>::place_gradients() {
+    const bool two = cell_.separate_biases;
+    norm_ih_ = blank("log2_grad_weight_ih", {layers()});
+    norm_hh_ = blank("log2_grad_weight_hh", {layers()});
+    norm_bias_ih_ = blank(two ? "log2_grad_bias_ih" : "log2_grad_bias", {layers()});
+    norm_bias_hh_ = two ? blank("log2_grad_bias_hh", {layers()}) : nullptr;
+}
+
+template <class T>
 void RecurrentFigures<T>::place_kept() {
     const bool has_c = cell_.has_cell_state, carries = cell_.carries;
     const auto of_states = [&](const char* name) { return kept_layers(name, steps_ + 1, 1); };
@@ -164,8 +174,7 @@ void RecurrentFigures<T>::place_kept() {
 // The norm of every layer's gradient, and the gradients where they are kept.
 template <class T>
 template <class GradientOf, class ShapeOf>
-bool RecurrentFigures<T>::write(const char* figure, const char* name, GradientOf&& gradient_of, ShapeOf&& shape_of) {
-    double* norms = to_.figure(figure, {layers()});
+bool RecurrentFigures<T>::write(double* norms, const char* name, GradientOf&& gradient_of, ShapeOf&& shape_of) {
     for (std::size_t k = 0; k < layers(); ++k) norms[k] = gradient_of(k).log2_norm;
     if (!keeps(name)) return true;
     std::vector<Extents> shapes;
@@ -185,13 +194,11 @@ bool RecurrentFigures<T>::write_gradients(const RecurrentTracer<T>& tracer) {
     const auto bias = [&](std::size_t k) { return Extents{rows(k)}; };
     using G = DirectionGradients<T>;
     const bool two = cell_.separate_biases;
-    bool fits = write("log2_grad_weight_ih", "grad_weight_ih", of(&G::ih),
+    bool fits = write(norm_ih_, "grad_weight_ih", of(&G::ih),
                       [&](std::size_t k) { return Extents{rows(k), network_.layers[k].inputs}; });
-    fits &= write("log2_grad_weight_hh", "grad_weight_hh", of(&G::hh),
-                  [&](std::size_t k) { return Extents{rows(k), hidden(k)}; });
-    fits &=
-        write(two ? "log2_grad_bias_ih" : "log2_grad_bias", two ? "grad_bias_ih" : "grad_bias", of(&G::bias_ih), bias);
-    if (two) fits &= write("log2_grad_bias_hh", "grad_bias_hh", of(&G::bias_hh), bias);
+    fits &= write(norm_hh_, "grad_weight_hh", of(&G::hh), [&](std::size_t k) { return Extents{rows(k), hidden(k)}; });
+    fits &= write(norm_bias_ih_, two ? "grad_bias_ih" : "grad_bias", of(&G::bias_ih), bias);
+    if (two) fits &= write(norm_bias_hh_, "grad_bias_hh", of(&G::bias_hh), bias);
     return fits;
 }
 

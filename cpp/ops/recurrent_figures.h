@@ -35,15 +35,17 @@ class RecurrentFigures {
     void place_states();
     void place_gates();
     void place_steps();
+    void place_gradients();
     void place_kept();
     template <class GradientOf, class ShapeOf>
-    bool write(const char* figure, const char* name, GradientOf&& gradient_of, ShapeOf&& shape_of);
+    bool write(double* norms, const char* name, GradientOf&& gradient_of, ShapeOf&& shape_of);
 
     const RecurrentNetwork<T>& network_;
     const CellShape& cell_;
     std::size_t steps_, batch_;
     const Names& keep_;
     Figures<T>& to_;
+    double *norm_ih_, *norm_hh_, *norm_bias_ih_, *norm_bias_hh_;  // of the gradients, (layers,) each
 };
 
 // What a trace of so many sequences takes: its figures with the states and gates of every step, and what is kept.

@@ -248,6 +248,7 @@ void GradientPass<T>::add(std::size_t first, std::size_t end) {
 
 template <class T>
 void GradientPass<T>::add_norms(std::size_t first, std::size_t end) {
+    if (norms_.ih == nullptr) return;
     const PackedSequence& sequence = context_.sequence;
     const double rows = static_cast<double>(sequence.first_row(end) - sequence.first_row(first));
     const Loop loop{end - first, rows * static_cast<double>(sequence.batch()) *

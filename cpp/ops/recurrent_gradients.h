@@ -22,7 +22,7 @@ struct DirectionGradients {
     ParameterGradient<double> bias_ih, bias_hh;  // (weight_blocks * hidden,); the latter for a GRU, else the same
 };
 
-// log2 norms, (steps,) each; null: not wanted.
+// log2 norms, (steps,) each; ih null: none are wanted.
 struct StepNorms {
     double *ih, *hh, *bias_ih, *bias_hh;
 };

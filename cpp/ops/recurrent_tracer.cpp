@@ -196,6 +196,7 @@ template <class T>
 void RecurrentTracer<T>::forward(const T* x, const LayerArrays<const T>& h0, const LayerArrays<const T>& c0,
                                  Interrupt& interrupt) {
     const SubnormalMode flush(Subnormals::flush);
+    first_nonfinite_ = 0;
     load_input(x);
     weights_.clear();
     for (const RecurrentLayer<T>& layer : network_.layers)

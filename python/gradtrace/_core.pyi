@@ -9,6 +9,8 @@ import numpy.typing as npt
 kernels: Any
 DRAW_WEIGHT: int
 DRAW_BIAS: int
+DRAW_COTANGENT: int
+DRAW_INPUT: int
 
 def isa_active() -> str: ...
 def isa_supported() -> list[str]: ...
@@ -115,3 +117,34 @@ class Recurrent:
         keep: Sequence[str],
         input_gradient: bool,
     ) -> tuple[dict[str, Any], Any]: ...
+
+class RecurrentLaw:
+    def __init__(
+        self,
+        kind: str,
+        inputs: int,
+        hidden: int,
+        depth: int,
+        directions: int,
+        first_ih: tuple[str, float],
+        ih: tuple[str, float],
+        hh: tuple[str, float],
+        bias_limit: float,
+        forget: str,
+        forget_number: float,
+        forget_block: int,
+        input_block: int,
+    ) -> None: ...
+    def draw(self, seed: int, is_float32: bool) -> dict[str, list[npt.NDArray[Any]]]: ...
+
+def trace_recurrent_ensemble(
+    law: RecurrentLaw,
+    seeds: npt.NDArray[np.uint64],
+    steps: int,
+    samples: int,
+    x: Any,
+    cotangent: Any,
+    every_step: bool,
+    is_float32: bool,
+    figures: Sequence[str],
+) -> dict[str, npt.NDArray[np.float64]]: ...

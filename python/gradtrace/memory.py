@@ -36,7 +36,7 @@ def blames(argument: str, remedy: str) -> Callable[[Callable[_P, _R]], Callable[
                 return function(*args, **kwargs)
             except MemoryError as error:
                 text = str(error)
-                if re.match(r"[a-z_0-9\[\]]+: ", text):
+                if re.match(r"[a-z_0-9\[\], ]+: ", text):
                     raise
                 size = re.search(r"allocate ([\d.]+ \w+)", text)
                 more = f"{size[1]} more than this machine has" if size else "more memory than this machine has"

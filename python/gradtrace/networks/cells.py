@@ -113,8 +113,9 @@ class LSTM(WithCellState):
             If the weights do not fit this machine.
         """
         return cls._drawn(
-            input_size, hidden_size, num_layers, bidirectional, init, recurrent_init, gain, seed, dtype,
-            forget_bias=forget_bias,
+            input_size=input_size, hidden_size=hidden_size, num_layers=num_layers, init=init,
+            recurrent_init=recurrent_init, forget_bias=forget_bias, seed=seed, bidirectional=bidirectional, gain=gain,
+            dtype=dtype,
         )  # fmt: skip
 
 
@@ -203,8 +204,9 @@ class RNN(WithoutCellState):
         RNN
         """
         return cls._drawn(
-            input_size, hidden_size, num_layers, bidirectional, init, recurrent_init, gain, seed, dtype,
-            activation=activation,
+            input_size=input_size, hidden_size=hidden_size, num_layers=num_layers, init=init,
+            recurrent_init=recurrent_init, activation=activation, seed=seed, bidirectional=bidirectional, gain=gain,
+            dtype=dtype,
         )  # fmt: skip
 
     @property

@@ -85,11 +85,16 @@ class Recurrent(RecurrentSpectra):
         -------
         The class that it is called on.
         """
-        return cls._drawn(input_size, hidden_size, num_layers, bidirectional, init, recurrent_init, gain, seed, dtype)
+        return cls._drawn(
+            input_size=input_size, hidden_size=hidden_size, num_layers=num_layers, init=init,
+            recurrent_init=recurrent_init, seed=seed, bidirectional=bidirectional, gain=gain, dtype=dtype,
+        )  # fmt: skip
 
     @classmethod
-    def _drawn(cls: type[_Self], *law: Any, forget_bias: Any = None, **options: Any) -> _Self:
-        return cls(**random_recurrent(cls._cell.blocks, forget_bias, *law), **options)
+    def _drawn(cls: type[_Self], bidirectional: bool, seed: int, dtype: npt.DTypeLike, **law: Any) -> _Self:
+        options = {"activation": law.pop("activation")} if "activation" in law else {}
+        arrays = random_recurrent(seed, dtype, kind=cls._cell.variants[0], bidirectional=bidirectional, **law)
+        return cls(**arrays, bidirectional=bidirectional, **options)
 
     @property
     def weight_ih(self) -> tuple[Array, ...]:

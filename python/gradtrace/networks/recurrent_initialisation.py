@@ -14,22 +14,35 @@ from gradtrace.checks import checked_flag, checked_seed, shown, wrong_name
 from gradtrace.memory import blames
 from gradtrace.networks.initialisation import INITIALISATIONS, checked_precision, checked_real, checked_size
 
-__all__ = ["random_recurrent"]
-
-Array = npt.NDArray[Any]
-
-# Streams of the generator: apart from those of stacks, and so many for each layer.
-_FIRST_STREAM, _STREAMS = 1 << 24, 16
-_WEIGHT_IH, _WEIGHT_HH, _BIAS_IH, _BIAS_HH, _CHRONO = 0, 4, 8, 9, 10
+__all__ = ["random_recurrent", "recurrent_law"]
 
 _LSTM = CELLS["lstm"]
-_INPUT, _FORGET = _LSTM.gate("input"), _LSTM.gate("forget")  # blocks of rows
 
 
 @blames("hidden_size", "use smaller layers")
-def random_recurrent(
-    blocks: int,
-    forget_bias: float | str | None,
+def random_recurrent(seed: int, dtype: npt.DTypeLike, **law: Any) -> dict[str, Any]:
+    """Draw the arrays of stacked layers; every gate of every layer has a stream of its own.
+
+    Parameters
+    ----------
+    seed, dtype
+        As `gradtrace.LSTM.random` has them.
+    **law
+        Arguments of `recurrent_law`.
+
+    Returns
+    -------
+    dict
+        Arguments of the network: lists ``weight_ih``, ``weight_hh``, ``bias_ih``, ``bias_hh``.
+    """
+    scalar = checked_precision(dtype)
+    drawn = recurrent_law(scalar, **law)
+    return drawn.draw(checked_seed("seed", seed), scalar == np.float32)
+
+
+def recurrent_law(
+    scalar: np.dtype[Any],
+    kind: str,
     input_size: int,
     hidden_size: int,
     num_layers: int,
@@ -37,22 +50,22 @@ def random_recurrent(
     init: str,
     recurrent_init: str,
     gain: float,
-    seed: int,
-    dtype: npt.DTypeLike,
-) -> dict[str, Any]:
-    """Draw the arrays of `num_layers` stacked layers; every gate of every layer has a stream of its own.
+    forget_bias: float | str | None = None,
+) -> _core.RecurrentLaw:
+    """Check the arguments of a random network, and put its law down for the core.
 
     Parameters
     ----------
-    blocks : int
-        Gates, blocks of `hidden_size` rows in each weight.
-    forget_bias, input_size, hidden_size, num_layers, bidirectional, init, recurrent_init, gain, seed, dtype
+    scalar : dtype
+        float32 or float64.
+    kind : str
+        The cell as the core calls it.
+    input_size, hidden_size, num_layers, bidirectional, init, recurrent_init, gain, forget_bias
         As `gradtrace.LSTM.random` has them.
 
     Returns
     -------
-    dict
-        Arguments of the network: lists ``weight_ih``, ``weight_hh``, ``bias_ih``, ``bias_hh``, and ``bidirectional``.
+    _core.RecurrentLaw
     """
     inputs, hidden, layers = (
         checked_size(name, size)
@@ -61,66 +74,25 @@ def random_recurrent(
     for name, value in (("init", init), ("recurrent_init", recurrent_init)):
         if not isinstance(value, str) or value not in INITIALISATIONS:
             raise wrong_name(name, INITIALISATIONS, value)
-    gain, seed, scalar = checked_real("gain", gain), checked_seed("seed", seed), checked_precision(dtype)
-    forget = _checked_forget_bias(forget_bias)
-    directions = 2 if checked_flag("bidirectional", bidirectional) else 1
-    _check_memory(blocks, inputs, hidden, layers, directions, scalar)
-    arrays: dict[str, Any] = {"weight_ih": [], "weight_hh": [], "bias_ih": [], "bias_hh": []}
-    for layer in range(layers * directions):
-        fan_in = inputs if layer < directions else directions * hidden
-        first = _FIRST_STREAM + _STREAMS * layer
-        arrays["weight_ih"].append(_weight(init, blocks, hidden, fan_in, gain, seed, first + _WEIGHT_IH, scalar))
-        arrays["weight_hh"].append(
-            _weight(recurrent_init, blocks, hidden, hidden, gain, seed, first + _WEIGHT_HH, scalar)
-        )
-        bias_ih = _bias(init, blocks * hidden, hidden, seed, first + _BIAS_IH, scalar)
-        bias_hh = _bias(init, blocks * hidden, hidden, seed, first + _BIAS_HH, scalar)
-        _set_forget_bias(forget, bias_ih, bias_hh, seed, first + _CHRONO)
-        arrays["bias_ih"].append(bias_ih)
-        arrays["bias_hh"].append(bias_hh)
-    return arrays | {"bidirectional": bool(bidirectional)}
+    gain, directions = checked_real("gain", gain), 2 if checked_flag("bidirectional", bidirectional) else 1
+    forget = _checked_forget_bias(forget_bias, scalar)
+    _check_memory(CELLS[kind.partition("_")[0]].blocks, inputs, hidden, layers, directions, scalar)
+    return _core.RecurrentLaw(
+        kind, inputs, hidden, layers, directions,
+        first_ih=_weight_law(init, inputs, hidden, gain), ih=_weight_law(init, directions * hidden, hidden, gain),
+        hh=_weight_law(recurrent_init, hidden, hidden, gain),
+        bias_limit=1 / math.sqrt(hidden) if init == "torch_default" else 0.0,
+        forget={float: "value", int: "chrono"}.get(type(forget), "left"), forget_number=float(forget or 0),
+        forget_block=_LSTM.gate("forget"), input_block=_LSTM.gate("input"),
+    )  # fmt: skip
 
 
-def _weight(
-    init: str, blocks: int, hidden: int, fan_in: int, gain: float, seed: int, stream: int, scalar: np.dtype[Any]
-) -> Array:
+def _weight_law(init: str, fan_in: int, hidden: int, gain: float) -> tuple[str, float]:
     law = INITIALISATIONS[init]
-    factor = 1 / math.sqrt(hidden) if init == "torch_default" else law.factor(fan_in, hidden)
-    weight = np.empty((blocks * hidden, fan_in), dtype=scalar)
-    for block in range(blocks):  # orthogonal, and fan_out, are meant gate by gate
-        part = weight[block * hidden : (block + 1) * hidden]
-        _core.fill_random(part, law.draw, seed, stream + block, _core.DRAW_WEIGHT, gain * factor)
-    return weight
+    return law.draw, gain * (1 / math.sqrt(hidden) if init == "torch_default" else law.factor(fan_in, hidden))
 
 
-def _bias(init: str, size: int, hidden: int, seed: int, stream: int, scalar: np.dtype[Any]) -> Array:
-    if init != "torch_default":
-        return np.zeros(size, dtype=scalar)
-    bias = np.empty(size, dtype=scalar)
-    _core.fill_random(bias, "uniform", seed, stream, _core.DRAW_BIAS, 1 / math.sqrt(hidden))
-    return bias
-
-
-def _set_forget_bias(forget: float | int | None, bias_ih: Array, bias_hh: Array, seed: int, stream: int) -> None:
-    """Set the sum of the two biases, in `bias_ih`: a number, or by the longest time for chrono initialisation."""
-    if forget is None:
-        return
-    hidden = len(bias_ih) // _LSTM.blocks
-    gates = {_FORGET: np.full(hidden, forget, dtype=np.float64)}
-    if isinstance(forget, int):  # Tallec and Ollivier 2018: forget log U[1, T - 1], input its negative
-        gates[_FORGET] = np.empty(hidden)
-        _core.fill_random(gates[_FORGET], "uniform", seed, stream, _core.DRAW_BIAS, 1.0)
-        gates[_FORGET] = np.log(1 + (gates[_FORGET] + 1) / 2 * (forget - 2))
-        gates[_INPUT] = -gates[_FORGET]
-    for block, values in gates.items():
-        rows = slice(block * hidden, (block + 1) * hidden)
-        with np.errstate(all="ignore"):
-            bias_ih[rows], bias_hh[rows] = values, 0
-        if not np.isfinite(bias_ih[rows]).all():
-            raise ValueError(f"forget_bias: expected a number within {bias_ih.dtype}, got {shown(forget)}")
-
-
-def _checked_forget_bias(forget_bias: Any) -> float | int | None:
+def _checked_forget_bias(forget_bias: Any, scalar: np.dtype[Any]) -> float | int | None:
     """Give the bias as a float, the time of ``"chrono:T"`` as an int, or None."""
     if forget_bias is None:
         return None
@@ -130,7 +102,12 @@ def _checked_forget_bias(forget_bias: Any) -> float | int | None:
             expected = "a number, None or 'chrono:T' with a time T of at least 2"
             raise ValueError(f"forget_bias: expected {expected}, got {shown(forget_bias)}")
         return int(time)
-    return checked_real("forget_bias", forget_bias)
+    number = checked_real("forget_bias", forget_bias)
+    with np.errstate(over="ignore"):
+        held = np.isfinite(scalar.type(number))
+    if not held:
+        raise ValueError(f"forget_bias: expected a number within {scalar}, got {shown(number)}")
+    return number
 
 
 def _check_memory(blocks: int, inputs: int, hidden: int, layers: int, directions: int, scalar: np.dtype[Any]) -> None:
