@@ -20,6 +20,7 @@ set(GT_TEST_ISA_TABLE
 
 set(GT_KERNEL_SOURCES
   cpp/kernels/activation.cpp
+  cpp/kernels/ensemble.cpp
   cpp/kernels/gemm.cpp
   cpp/kernels/gru_pointwise.cpp
   cpp/kernels/layer_norm.cpp

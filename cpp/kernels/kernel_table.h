@@ -186,6 +186,43 @@ struct ReduceKernels {
     void (*powers)(std::size_t count, const double* log2, double* out);
 };
 
+// A network's few samples: tiles are samples x units here, units contiguous, row stride `ld` a multiple of
+// kColumnMultiple. What lies beyond the units of a tile is zero in products and cotangents, and anything in values.
+// Sums over units are taken in T over up to 16 vectors, then in float64; one entry a sample.
+template <class T>
+struct RowsForward {
+    std::size_t samples, units, ld;
+    T* z;               // in: the product; out: with the bias
+    T *a, *derivative;  // out
+    const T* bias;      // (ld,), zero beyond the units; or null
+    const T* linear;    // (samples,): not 0 where phi is its slope at 0 to rounding; or null
+    double parameter;
+    double *z_squared, *a_squared;  // out
+    double *size, *saturated, *on;  // out: of |phi'|, and counts as ForwardSums has them; or null all three
+};
+
+template <class T>
+struct EnsembleKernels {
+    // to (columns, ld_to) = from^T, from (rows, columns); rows at most ld_to, zero up to there.
+    void (*transpose)(std::size_t rows, std::size_t columns, const T* from, std::size_t ld_from, T* to,
+                      std::size_t ld_to);
+    // y (samples, n) = x (samples, k) p (k, n); n and ldp multiples of kColumnMultiple.
+    void (*product)(std::size_t samples, std::size_t k, std::size_t n, const T* x, std::size_t ldx, const T* p,
+                    std::size_t ldp, T* y, std::size_t ldy);
+    void (*const* forward)(const RowsForward<T>&);  // by activation
+    // delta *= da * factor, where delta comes as phi'(z); sums of squares of both, `da_squared` or null.
+    void (*backward)(std::size_t samples, std::size_t n, std::size_t ld, T factor, const T* da, T* delta,
+                     double* da_squared, double* delta_squared);
+    // x = y + factor * x, and the sums of squares over the first `units` of each row.
+    void (*add)(std::size_t samples, std::size_t units, std::size_t ld, T factor, const T* y, T* x, double* squared);
+    double (*dot)(std::size_t n, const T* x, const T* y);  // n a multiple of kColumnMultiple, zero beyond the units
+    // gram[b * samples + c], c <= b: the products of rows b and c over the first n units.
+    void (*gram)(std::size_t samples, std::size_t units, std::size_t ld, const T* x, double* gram);
+    // Units whose derivative is 0 in every row.
+    std::size_t (*off)(std::size_t samples, std::size_t units, std::size_t ld, const T* derivative);
+    void (*scale)(std::size_t n, T factor, T* x);  // of one row
+};
+
 // Element i of stream (seed, stream, kind) is a pure function of these four, the same bits on every ISA.
 struct RandomKernels {
     // Standard normals: elements [16 * first_block, 16 * (first_block + blocks)).
@@ -237,6 +274,7 @@ struct KernelTable {
     const CellKernels<T>* cells[kCellKinds];  // by CellKind
     const PeakKernels<T>* peak;
     const LayerNormKernels<T>* layer_norm;
+    const EnsembleKernels<T>* ensemble;
 };
 
 // How a table leaves the file that fills it, and its names in the ISA's namespace: gemm_f32, gemm_f64.

@@ -12,6 +12,7 @@ GT_DECLARE_KERNELS(PanelKernels, panel)
 GT_DECLARE_KERNELS(RowKernels, rows)
 GT_DECLARE_KERNELS(PeakKernels, peak)
 GT_DECLARE_KERNELS(LayerNormKernels, layer_norm)
+GT_DECLARE_KERNELS(EnsembleKernels, ensemble)
 GT_DECLARE_KERNELS(CellKernels, lstm)
 GT_DECLARE_KERNELS(CellKernels, gru)
 GT_DECLARE_KERNELS(CellKernels, rnn_tanh)
@@ -32,7 +33,8 @@ extern const RandomKernels random;
      .rows = &rows_##TYPE,                                                     \
      .cells = {&lstm_##TYPE, &gru_##TYPE, &rnn_tanh_##TYPE, &rnn_relu_##TYPE}, \
      .peak = &peak_##TYPE,                                                     \
-     .layer_norm = &layer_norm_##TYPE}
+     .layer_norm = &layer_norm_##TYPE,                                         \
+     .ensemble = &ensemble_##TYPE}
 
 extern const IsaKernels kernels;
 const IsaKernels kernels{.name = GT_NAME(GT_ISA), .f32 = GT_TABLE(f32), .f64 = GT_TABLE(f64)};

@@ -13,7 +13,33 @@ namespace {
 constexpr std::size_t kBlocksPerItem = 256;  // 4096 numbers: one item of the parallel loop
 constexpr std::size_t kItem = kBlocksPerItem * kRandomBlock;
 
+// Whole blocks [first, first + blocks).
+void fill_blocks(const RandomKernels& random, Law law, std::uint64_t seed, std::uint32_t stream, Draw draw,
+                 double factor, std::uint64_t first, std::size_t blocks, float* out) {
+    const auto fill = law == Law::normal ? random.fast_normal : random.fast_uniform;
+    fill(seed, stream, static_cast<std::uint32_t>(draw), first, blocks, static_cast<float>(factor), out);
+}
+void fill_blocks(const RandomKernels& random, Law law, std::uint64_t seed, std::uint32_t stream, Draw draw,
+                 double factor, std::uint64_t first, std::size_t blocks, double* out) {
+    const bool normal = law == Law::normal;
+    (normal ? random.normal : random.uniform)(seed, stream, static_cast<std::uint32_t>(draw), first, blocks, out);
+    for (std::size_t i = 0; i < blocks * kRandomBlock; ++i) out[i] = factor * (normal ? out[i] : 2 * out[i] - 1);
+}
+
 }  // namespace
+
+template <class T>
+void fill_range(const IsaKernels& isa, Law law, std::uint64_t seed, std::uint32_t stream, Draw draw, double factor,
+                std::uint64_t first, std::size_t count, T* out) {
+    constexpr std::size_t kBlock = random_block<T>;
+    const RandomKernels& random = *isa.f64.random;
+    const std::size_t whole = count / kBlock, rest = count % kBlock;
+    fill_blocks(random, law, seed, stream, draw, factor, first / kBlock, whole, out);
+    if (rest == 0) return;
+    T last[kBlock];
+    fill_blocks(random, law, seed, stream, draw, factor, first / kBlock + whole, 1, last);
+    std::copy(last, last + rest, out + whole * kBlock);
+}
 
 template <class T>
 void fill_random(const IsaKernels& isa, Law law, std::uint64_t seed, std::uint32_t stream, Draw draw, double factor,
@@ -69,6 +95,10 @@ void unit_rows(const IsaKernels& isa, std::uint64_t seed, std::size_t rows, std:
     }
 }
 
+template void fill_range<float>(const IsaKernels&, Law, std::uint64_t, std::uint32_t, Draw, double, std::uint64_t,
+                                std::size_t, float*);
+template void fill_range<double>(const IsaKernels&, Law, std::uint64_t, std::uint32_t, Draw, double, std::uint64_t,
+                                 std::size_t, double*);
 template void fill_random<float>(const IsaKernels&, Law, std::uint64_t, std::uint32_t, Draw, double, std::size_t,
                                  float*, Interrupt&);
 template void fill_random<double>(const IsaKernels&, Law, std::uint64_t, std::uint32_t, Draw, double, std::size_t,

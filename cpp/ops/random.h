@@ -14,6 +14,15 @@ enum class Draw : std::uint32_t { weight = 0, bias = 1, cotangent = 2, input = 3
 
 enum class Law { normal, uniform };  // standard normal; uniform on (-1, 1)
 
+// A stream's elements come in blocks of so many.
+template <class T>
+constexpr std::size_t random_block = sizeof(T) == 4 ? kFastRandomBlock : kRandomBlock;
+
+// out[i] = factor * element `first` + i of T's own stream, i < count, on this thread; `first` begins a block.
+template <class T>
+void fill_range(const IsaKernels& isa, Law law, std::uint64_t seed, std::uint32_t stream, Draw draw, double factor,
+                std::uint64_t first, std::size_t count, T* out);
+
 // out[i] = T(factor * element i of the stream), i < count: computed in float64 and rounded once, so that a float32
 // network is the rounding of the float64 one. Throws Interrupted.
 template <class T>
