@@ -23,7 +23,6 @@ DenseLayer<T> layer_of(const py::dict& network, const char* activation) {
     layer.parameter = checked.parameter;
     layer.info = checked.info;
     layer.residual = get<double>(network, "residual");
-    layer.normalised = get<bool>(network, "layer_norm");
     return layer;
 }
 
@@ -41,6 +40,7 @@ EnsembleSpec<T> spec_of(const py::dict& network, std::size_t samples) {
     spec.has_bias = spec.bias_factor != 0;
     spec.bias_law = bias_law == "normal" ? Law::normal : Law::uniform;
     spec.hidden = layer_of<T>(network, "activation");
+    spec.hidden.normalised = get<bool>(network, "layer_norm");  // as layer_norm=True has it: not the last
     spec.output = layer_of<T>(network, "output_activation");
     return spec;
 }

@@ -92,11 +92,18 @@ struct RowsProduct {
     std::size_t ldy;
 };
 
-template <class T, std::size_t R, std::size_t V>
+// Rows that are far apart are strangers to the hardware's prefetcher.
+constexpr std::size_t kAhead = 12;
+
+template <class T, std::size_t R, std::size_t V, bool kFar>
 GT_INLINE void product_tile(const RowsProduct<T>& t, std::size_t row, std::size_t column) {
     Vec<T> sum[R][V] = {};
     const T *x = t.x + row * t.ldx, *p = t.p + column;
     for (std::size_t k = 0; k < t.k; ++k, p += t.ldp) {
+        if (kFar)
+#pragma GCC unroll 16
+            for (std::size_t v = 0; v < V * sizeof(Vec<T>); v += 64)
+                __builtin_prefetch((const char*)(p + kAhead * t.ldp) + v);
         Vec<T> right[V];
 #pragma GCC unroll 16
         for (std::size_t v = 0; v < V; ++v) right[v] = load(p + v * kLanes<T>);
@@ -116,7 +123,9 @@ GT_INLINE void product_tile(const RowsProduct<T>& t, std::size_t row, std::size_
 // R rows, V vectors at a time while there are so many, then half as many.
 template <class T, std::size_t R, std::size_t V>
 GT_INLINE void product_rows(const RowsProduct<T>& t, std::size_t row, std::size_t column, std::size_t n) {
-    for (; column + V * kLanes<T> <= n; column += V * kLanes<T>) product_tile<T, R, V>(t, row, column);
+    for (; column + V * kLanes<T> <= n; column += V * kLanes<T>)
+        t.ldp > 4 * V* kLanes<T> ? product_tile<T, R, V, true>(t, row, column)
+                                 : product_tile<T, R, V, false>(t, row, column);
     if constexpr (V > 1)
         if (column < n) product_rows<T, R, V / 2>(t, row, column, n);
 }

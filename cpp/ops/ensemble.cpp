@@ -52,7 +52,7 @@ void draw_ensemble_inputs(const IsaKernels& isa, const EnsembleSpec<T>& spec, st
         std::copy(spec.inputs, spec.inputs + spec.samples * n, x);
         return;
     }
-    fill_range(isa, Law::normal, seed, 0, Draw::ensemble_input, 1.0, 0, spec.samples * n, x);
+    fill_range(isa, Law::normal, seed, 0, Draw::input, 1.0, 0, spec.samples * n, x);
     if (std::isnan(spec.similarity)) return;
     // The second of a pair: c times the first, and of what was drawn for it the part at right angles to the first.
     const double sine = std::sqrt(std::max(0.0, 1 - spec.similarity * spec.similarity));
@@ -77,7 +77,7 @@ void draw_ensemble_inputs(const IsaKernels& isa, const EnsembleSpec<T>& spec, st
 
 template <class T>
 void draw_ensemble_cotangent(const IsaKernels& isa, const EnsembleSpec<T>& spec, std::uint64_t seed, T* cotangent) {
-    fill_range(isa, Law::normal, seed, 0, Draw::ensemble_cotangent, 1.0, 0, spec.samples * spec.width, cotangent);
+    fill_range(isa, Law::normal, seed, 0, Draw::cotangent, 1.0, 0, spec.samples * spec.width, cotangent);
 }
 
 template <class T>
@@ -104,7 +104,7 @@ std::size_t trace_ensemble(const IsaKernels& isa, const EnsembleSpec<T>& spec, c
                            std::size_t keep_bytes, const EnsembleOutputs& out, Interrupt& interrupt) {
     const auto n = static_cast<double>(spec.width), draws = static_cast<double>(seeds.size() * spec.depth) * n * n;
     const Loop loop{seeds.size(), draws * (2 + 4 * static_cast<double>(spec.samples))};
-    const bool exact = spec.hidden.normalised || spec.output.normalised;
+    const bool exact = spec.hidden.normalised;
     std::vector<std::unique_ptr<EnsemblePass<T>>> passes(loop.workers());
     std::vector<std::uint8_t> redone(seeds.size());
     parallel_for(loop, [&](std::size_t i, std::size_t worker) {

@@ -8,13 +8,30 @@ namespace gt {
 namespace {
 
 // Squared norms within these are as good as T; a row whose square leaves the inner ones gets an exponent.
-constexpr double kLeast = 0x1p-80, kMost = 0x1p+100, kSmall = 0x1p-40, kLarge = 0x1p+40;
-// A sum of pairs less than this beside the sum of its terms' sizes has cancelled too far.
-constexpr double kCancelledPairs = 1e-2;
+template <class T>
+constexpr double kLeast = sizeof(T) == 4 ? 0x1p-80 : 0x1p-400;
+template <class T>
+constexpr double kMost = sizeof(T) == 4 ? 0x1p+100 : 0x1p+400;
+constexpr double kSmall = 0x1p-40, kLarge = 0x1p+40;
+// A sum of pairs less than this beside the sum of its terms' sizes has cancelled too far for terms summed in T, and in
+// float64.
+constexpr double kCancelledPairs = 1e-2, kCancelledWidePairs = 1e-9;
 
 bool out_of_range(double squared) { return squared != 0 && (squared < kSmall || squared > kLarge); }
 
 double half_exponent(double squared) { return std::floor(exponent_of(squared) / 2); }
+
+// As the kernel has it, in float64.
+template <class T>
+void wide_gram(std::size_t samples, std::size_t units, std::size_t ld, const T* x, double* gram) {
+    for (std::size_t b = 0; b < samples; ++b)
+        for (std::size_t c = 0; c <= b; ++c) {
+            double sum = 0;
+            for (std::size_t u = 0; u < units; ++u)
+                sum += static_cast<double>(x[b * ld + u]) * static_cast<double>(x[c * ld + u]);
+            gram[b * samples + c] = sum;
+        }
+}
 
 }  // namespace
 
@@ -93,7 +110,7 @@ bool EnsemblePass<T>::trace(std::uint64_t seed, std::size_t network) {
         const T* row = a(0) + b * ld_;
         a_squared_[b] = kernels_.dot(ld_, row, row);
         a_exponent_[b] = 0;
-        if (!(a_squared_[b] < kMost) || (a_squared_[b] < kLeast && a_squared_[b] != 0)) return false;
+        if (!(a_squared_[b] < kMost<T>) || (a_squared_[b] < kLeast<T> && a_squared_[b] != 0)) return false;
     }
     for (std::size_t l = 0; l < L; ++l)
         if (!forward_layer(l)) return false;
@@ -159,7 +176,7 @@ bool EnsemblePass<T>::settle_exponents(std::size_t l) {
         if (exponent == 0 || info.near_zero == NearZero::homogeneous) continue;
         T* z = z_.data() + b * ld_;
         const double squares = kernels_.dot(ld_, z, z);
-        if (!(squares > kLeast && squares < kMost)) return false;
+        if (!(squares > kLeast<T> && squares < kMost<T>)) return false;
         if (0.5 * std::log2(squares) + exponent < limit) {
             linear_[b] = 1;
         } else {
@@ -212,10 +229,10 @@ bool EnsemblePass<T>::check_values(std::size_t l) {
     for (std::size_t b = 0; b < spec_.samples; ++b) {
         const double z = at(z_squared_, l)[b];
         double& squared = at(a_squared_, l + 1)[b];
-        if (!(z < kMost && squared < kMost)) return false;  // NaN too
+        if (!(z < kMost<T> && squared < kMost<T>)) return false;  // NaN too
         const bool nothing = z == 0 && at(a_squared_, l)[b] == 0;
-        if (z < kLeast && !nothing) return false;
-        if (squared < kLeast && !(squared == 0 && (info.can_die || z == 0))) return false;
+        if (z < kLeast<T> && !nothing) return false;
+        if (squared < kLeast<T> && !(squared == 0 && (info.can_die || z == 0))) return false;
         const bool keeps = homogeneous || (at(z_exponent_, l)[b] != 0 && linear_[b] != T(0));
         double& exponent = at(a_exponent_, l + 1)[b];
         exponent = keeps ? at(z_exponent_, l)[b] : 0;
@@ -288,7 +305,7 @@ bool EnsemblePass<T>::check_gradients(std::size_t l) {
     for (std::size_t b = 0; b < spec_.samples; ++b) {
         double& squared = at(delta_squared_, l)[b];
         const bool dead = squared == 0 && (may_be_zero || (l + 1 < spec_.depth && at(delta_squared_, l + 1)[b] == 0));
-        if (!(squared < kMost) || (squared < kLeast && !dead)) return false;
+        if (!(squared < kMost<T>) || (squared < kLeast<T> && !dead)) return false;
         if (out_of_range(squared)) {
             const double shift = half_exponent(squared);
             const T factor = power_of_two<T>(-shift);
@@ -302,36 +319,51 @@ bool EnsemblePass<T>::check_gradients(std::size_t l) {
     return true;
 }
 
-// Of the batch: sums over pairs of samples of the products of their deltas, times those of their inputs for W. False
-// where they cancel.
+// Of the batch: the sum over pairs of samples of the products of their deltas, times those of their inputs for W, as
+// log2 of its root; `left`: what its terms left of the sum of their sizes.
+template <class T>
+double EnsemblePass<T>::sum_of_pairs(std::size_t l, bool weights, double* left) const {
+    const std::size_t S = spec_.samples;
+    const auto exponent = [&](std::size_t b) {
+        return delta_exponent_[l * S + b] + (weights ? a_exponent_[l * S + b] : 0);
+    };
+    double top = kNegativeInfinity, sum = 0, sizes = 0;
+    for (std::size_t b = 0; b < S; ++b)
+        if (gram_delta_[b * S + b] != 0) top = std::max(top, exponent(b));
+    for (std::size_t b = 0; b < S; ++b)
+        for (std::size_t c = 0; c <= b; ++c) {
+            const double pair = gram_delta_[b * S + c] * (weights ? gram_a_[b * S + c] : 1);
+            if (pair == 0) continue;
+            const double shift = exponent(b) + exponent(c) - 2 * top;
+            const double term = (b == c ? 1 : 2) * (shift == 0 ? pair : scale_by(pair, shift));
+            sum += term;
+            sizes += std::fabs(term);
+        }
+    *left = sizes > 0 ? sum / sizes : 1;
+    return sum > 0 ? 0.5 * std::log2(sum) + top : kNegativeInfinity;
+}
+
+// False where they cancel beyond float64.
 template <class T>
 bool EnsemblePass<T>::gradient_of_weights(std::size_t l) {
     using F = EnsembleFigure;
-    const std::size_t S = spec_.samples;
-    kernels_.gram(S, spec_.width, ld_, delta(l), gram_delta_.data());
-    if (keeps_a_) kernels_.gram(S, spec_.width, ld_, a(l), gram_a_.data());
-    const auto log2_of_sum = [&](bool weights, double* to) {
-        const auto exponent = [&](std::size_t b) {
-            return at(delta_exponent_, l)[b] + (weights ? at(a_exponent_, l)[b] : 0);
-        };
-        double top = kNegativeInfinity, sum = 0, sizes = 0;
-        for (std::size_t b = 0; b < S; ++b)
-            if (gram_delta_[b * S + b] != 0) top = std::max(top, exponent(b));
-        for (std::size_t b = 0; b < S; ++b)
-            for (std::size_t c = 0; c <= b; ++c) {
-                const double pair = gram_delta_[b * S + c] * (weights ? gram_a_[b * S + c] : 1);
-                if (pair == 0) continue;
-                const double shift = exponent(b) + exponent(c) - 2 * top;
-                const double term = (b == c ? 1 : 2) * (shift == 0 ? pair : scale_by(pair, shift));
-                sum += term;
-                sizes += std::fabs(term);
-            }
-        *to = sum > 0 ? 0.5 * std::log2(sum) + top : kNegativeInfinity;
-        return sizes == 0 || sum > kCancelledPairs * sizes;
+    const std::size_t S = spec_.samples, n = spec_.width;
+    double* const to[] = {figure(F::log2_grad_bias, network_), figure(F::log2_grad_weight, network_)};
+    const auto sums_above = [&](double least) {
+        bool above = true;
+        for (const bool weights : {false, true}) {
+            double left = 1;  // of the terms' sizes
+            if (to[weights]) to[weights][l] = sum_of_pairs(l, weights, &left);
+            above &= left > least;
+        }
+        return above;
     };
-    double* weights = figure(F::log2_grad_weight, network_);
-    double* biases = figure(F::log2_grad_bias, network_);
-    return (!weights || log2_of_sum(true, weights + l)) && (!biases || log2_of_sum(false, biases + l));
+    kernels_.gram(S, n, ld_, delta(l), gram_delta_.data());
+    if (keeps_a_) kernels_.gram(S, n, ld_, a(l), gram_a_.data());
+    if (sums_above(kCancelledPairs)) return true;
+    wide_gram(S, n, ld_, delta(l), gram_delta_.data());
+    if (keeps_a_) wide_gram(S, n, ld_, a(l), gram_a_.data());
+    return sums_above(kCancelledWidePairs);
 }
 
 // ---- figures --------------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ class EnsemblePass {
     void collect(std::size_t l);
     bool backward_layer(std::size_t l);
     bool check_gradients(std::size_t l);
+    double sum_of_pairs(std::size_t l, bool weights, double* left) const;
     bool gradient_of_weights(std::size_t l);
     void pair_similarity(const T* tile, const double* squares, double* to, std::size_t l) const;
     void put(double* to, Table& squares, const Table& exponents, std::size_t rows);
