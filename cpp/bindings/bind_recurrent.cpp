@@ -88,7 +88,10 @@ class RecurrentTrace {
             checked_cotangent<T>(stack, static_cast<Size>(count), rows, loss, py::none(), 0, 0, "");
         Names names(keep.begin(), keep.end());
         names.insert("grad_input");
-        StackTracer<T> behind(active_isa(), stack.layers<T>(), {names, true});
+        DrawnArrays<T> own;
+        std::vector<DenseLayer<T>> layers;
+        run_op("readout", "all weights", [&](Interrupt& interrupt) { layers = stack.layers<T>(&own, interrupt); });
+        StackTracer<T> behind(active_isa(), std::move(layers), {.keep = names});
         ResultFigures<T> figures;
         CallOutputs<T> out = behind.outputs(count, figures);
         std::vector<double> exponent(count);

@@ -16,8 +16,10 @@ namespace {
 py::array_t<double> spectrum_of_stack(const DenseStack& stack, const py::array_t<double, py::array::c_style>& x,
                                       std::size_t first, std::size_t last) {
     const auto batch = static_cast<std::size_t>(x.shape(0));
-    const std::vector<DenseLayer<double>> layers = stack.layers<double>();
-    StackTracer<double> tracer(active_isa(), layers, {{"activations", "derivatives"}, true});
+    DrawnArrays<double> own;
+    std::vector<DenseLayer<double>> layers;
+    run_op("x", "all weights", [&](Interrupt& interrupt) { layers = stack.layers<double>(&own, interrupt); });
+    StackTracer<double> tracer(active_isa(), layers, {.keep = {"activations", "derivatives"}});
     ResultFigures<double> figures;
     const CallOutputs<double> out = tracer.outputs(batch, figures);
     py::array_t<double> log2 = result_array({x.shape(0), std::min(stack.sizes[first], stack.sizes[last])});

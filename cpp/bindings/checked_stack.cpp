@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <tuple>
 
 #include "isa/dispatch.h"
 
@@ -108,17 +110,30 @@ CheckedActivation checked_activation(const py::object& object, const std::string
 namespace {
 
 void check_activations(DenseStack& stack, const py::object& activation) {
+    const std::size_t depth = stack.depth();
+    stack.activation.assign(depth, 0);
     if (py::isinstance<py::str>(activation)) {
-        stack.activations.assign(stack.weights.size(), checked_activation(activation, "activation"));
+        stack.activations.push_back(checked_activation(activation, "activation"));
         return;
     }
     const py::sequence list = checked_list(activation, "activation", "names, or one name");
-    if (list.size() != stack.weights.size())
-        fail_value("activation",
-                   "one name, or a list of " + std::to_string(stack.weights.size()) + ", one name for each weight",
+    if (list.size() != depth)
+        fail_value("activation", "one name, or a list of " + std::to_string(depth) + ", one name for each weight",
                    "a list of " + std::to_string(list.size()));
-    for (std::size_t l = 0; l < list.size(); ++l)
-        stack.activations.push_back(checked_activation(list[l], indexed("activation", l)));
+    std::map<std::string, std::uint32_t> known;
+    const PyObject* before = nullptr;  // names of a deep stack are mostly one object
+    for (std::size_t l = 0; l < depth; ++l) {
+        const py::object given = list[l];
+        if (given.ptr() == before) {
+            stack.activation[l] = stack.activation[l - 1];
+            continue;
+        }
+        CheckedActivation one = checked_activation(given, indexed("activation", l));
+        const auto at = known.emplace(one.name, static_cast<std::uint32_t>(stack.activations.size()));
+        if (at.second) stack.activations.push_back(std::move(one));
+        stack.activation[l] = at.first->second;
+        before = given.ptr();
+    }
 }
 
 bool is_off(const py::object& object) { return object.is_none() || object.is(py::bool_(false)); }
@@ -142,7 +157,7 @@ double checked_scale(const py::object& object, const std::string& name) {
     return scale;
 }
 
-std::size_t count_of(const DenseStack& stack) { return stack.weights.size(); }
+std::size_t count_of(const DenseStack& stack) { return stack.depth(); }
 
 py::sequence checked_entries(const DenseStack& stack, const py::object& object, const std::string& name,
                              const std::string& of) {
@@ -192,9 +207,9 @@ py::object checked_parameter(const DenseStack& stack, std::size_t l, const py::o
 void check_layer_norm(DenseStack& stack, const py::object& layer_norm) {
     const std::size_t depth = count_of(stack);
     stack.normalised.assign(depth, false);
+    if (is_off(layer_norm)) return;
     stack.norm_weights.assign(depth, py::none());
     stack.norm_biases.assign(depth, py::none());
-    if (is_off(layer_norm)) return;
     if (is_on(layer_norm)) {
         if (depth == 1) fail_value("layer_norm", "a hidden layer", "none", "layer_norm=[True] takes the only one");
         std::fill(stack.normalised.begin(), stack.normalised.end() - 1, true);
@@ -221,6 +236,56 @@ void check_layer_norm(DenseStack& stack, const py::object& layer_norm) {
 
 }  // namespace
 
+template <class T>
+void DenseStack::make_source() {
+    StackSource<T> source;
+    source.sizes.assign(sizes.begin(), sizes.end());
+    std::map<std::tuple<std::uint32_t, double, bool>, std::uint32_t> known;
+    for (std::size_t l = 0; l < depth(); ++l) {
+        const auto at = known.emplace(std::make_tuple(activation[l], residual[l], normalised[l]),
+                                      static_cast<std::uint32_t>(source.kinds.size()));
+        const CheckedActivation& of = activations[activation[l]];
+        if (at.second)
+            source.kinds.push_back({.inputs = 0,
+                                    .outputs = 0,
+                                    .weight = nullptr,
+                                    .bias = nullptr,
+                                    .activation = of.index,
+                                    .parameter = of.parameter,
+                                    .info = of.info,
+                                    .residual = residual[l],
+                                    .normalised = normalised[l],
+                                    .norm_weight = nullptr,
+                                    .norm_bias = nullptr});
+        source.kind.push_back(at.first->second);
+    }
+    const auto pointers = [](const auto& arrays, std::vector<const T*>* to) {
+        for (const py::object& array : arrays)
+            to->push_back(array.is_none() ? nullptr : static_cast<const T*>(py::array(array).data()));
+    };
+    pointers(weights, &source.weight);
+    pointers(biases, &source.bias);
+    pointers(norm_weights, &source.norm_weight);
+    pointers(norm_biases, &source.norm_bias);
+    source.drawn = drawn;
+    source_ = std::move(source);
+}
+
+template void DenseStack::make_source<float>();
+template void DenseStack::make_source<double>();
+
+namespace {
+
+void finish_stack(DenseStack* stack, const py::object& activation, const py::object& residual,
+                  const py::object& layer_norm) {
+    check_activations(*stack, activation);
+    check_residual(*stack, residual);
+    check_layer_norm(*stack, layer_norm);
+    stack->is_float32 ? stack->make_source<float>() : stack->make_source<double>();
+}
+
+}  // namespace
+
 std::shared_ptr<DenseStack> make_stack(const py::object& weights, const py::object& biases,
                                        const py::object& activation, const py::object& residual,
                                        const py::object& layer_norm) {
@@ -234,9 +299,27 @@ std::shared_ptr<DenseStack> make_stack(const py::object& weights, const py::obje
                   "use .astype('float32')");
     stack->is_float32 ? check_weights<float>(*stack, list) : check_weights<double>(*stack, list);
     stack->is_float32 ? check_biases<float>(*stack, biases) : check_biases<double>(*stack, biases);
-    check_activations(*stack, activation);
-    check_residual(*stack, residual);
-    check_layer_norm(*stack, layer_norm);
+    finish_stack(stack.get(), activation, residual, layer_norm);
+    return stack;
+}
+
+std::shared_ptr<DenseStack> make_drawn_stack(const std::vector<py::ssize_t>& sizes, bool is_float32,
+                                             const std::string& weight_law, std::uint64_t seed,
+                                             const std::vector<double>& weight_factor, const std::string& bias_law,
+                                             const std::vector<double>& bias_factor, const py::object& activation,
+                                             const py::object& residual, const py::object& layer_norm) {
+    auto stack = std::make_shared<DenseStack>();
+    stack->sizes = sizes;
+    stack->is_float32 = is_float32;
+    const MatrixLaw law = weight_law == "orthogonal" ? MatrixLaw::orthogonal
+                          : weight_law == "normal"   ? MatrixLaw::normal
+                                                     : MatrixLaw::uniform;
+    stack->drawn = std::make_shared<const DrawnParameters>(DrawnParameters{.seed = seed,
+                                                                           .weight_law = law,
+                                                                           .weight_factor = weight_factor,
+                                                                           .normal_biases = bias_law == "normal",
+                                                                           .bias_factor = bias_factor});
+    finish_stack(stack.get(), activation, residual, layer_norm);
     return stack;
 }
 

@@ -16,7 +16,7 @@ inline py::object index_or_none(std::size_t index, bool there) {
 }
 
 template <class T>
-void put_results(const StackTracer<T>& tracer, ResultFigures<T>& figures) {
+void put_results(AnyStackTracer<T>& tracer, ResultFigures<T>& figures) {
     if (!tracer.results(figures)) fail_overflow("keep", "exponents within int64", "one beyond");
     figures.dict["loss"] = tracer.loss();
     const double share = tracer.feature_share();

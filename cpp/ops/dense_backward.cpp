@@ -9,6 +9,7 @@ namespace gt {
 template <class T>
 void StackPass<T>::load_cotangent(const Cotangent<T>& cotangent) {
     const SubnormalMode keep(Subnormals::keep);
+    continues_ = false;
     const std::size_t depth = network_.depth(), n = network_.units(depth), ld = part_.ld;
     T* da = part_.da(depth);
     for (std::size_t j = 0; j < n; ++j) std::fill(da + j * ld, da + j * ld + part_.columns, T(0));
@@ -32,7 +33,7 @@ void StackPass<T>::load_cotangent(const Cotangent<T>& cotangent) {
 template <class T>
 void StackPass<T>::mark_nonfinite(std::size_t l, BackwardTile<T>* tile) {
     for (std::size_t b = 0; b < part_.samples; ++b) {
-        if (part_.nonfinite(b) != l) continue;
+        if (part_.nonfinite(b) != static_cast<std::ptrdiff_t>(l)) continue;
         for (std::size_t u = 0; u < tile->rows; ++u) tile->delta[u * tile->ld + b] = static_cast<T>(kNaN);
         tile->delta_squared[b] = kNaN;
         tile->delta_max[b] = static_cast<T>(kNaN);
@@ -161,7 +162,7 @@ void StackPass<T>::pass_activation(std::size_t l) {
         if (!lost.empty()) redo_from_log_derivative(l, lost, &tile);
     }
     if (layer.residual != 0 && layer.residual != 1) scale_branch(l, &tile);
-    if (l + 1 == network_.depth())
+    if (l + 1 == network_.depth() && !continues_)
         put(out_.log2_cotangent, 0, log2_da_, da_exponent_);
     else
         put_gain(out_.weight_gain, l + 1, log2_da_, da_exponent_, log2_delta_, delta_exponent_);
@@ -204,6 +205,10 @@ void StackPass<T>::finish_backward() {
     norms(inputs, part_.da(0), squares, log2_dx);
     put(out_.log2_grad_input, 0, log2_dx, da_exponent_);
     put_gain(out_.weight_gain, 0, log2_dx, da_exponent_, log2_delta_, delta_exponent_);
+}
+
+template <class T>
+void StackPass<T>::finish_samples() {
     for (std::size_t l = 0; l < network_.depth(); ++l)
         for (std::size_t b = part_.first; b < part_.first + part_.samples; ++b)
             out_.log2_grad_weight_sample[l * out_.stride + b] =
@@ -220,5 +225,7 @@ template void StackPass<float>::backward_layer(StackPass*, std::size_t, std::siz
 template void StackPass<double>::backward_layer(StackPass*, std::size_t, std::size_t);
 template void StackPass<float>::finish_backward();
 template void StackPass<double>::finish_backward();
+template void StackPass<float>::finish_samples();
+template void StackPass<double>::finish_samples();
 
 }  // namespace gt

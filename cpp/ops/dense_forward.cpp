@@ -255,11 +255,12 @@ void StackPass<T>::finish_layer(std::size_t l) {
     for (std::size_t b = 0; b < part_.columns; ++b) {
         const double most = std::max(log2_z[b], log2_a[b]);
         if (std::isnan(log2_z[b]) || std::isnan(log2_a[b]) || (std::isinf(most) && most > 0))
-            part_.nonfinite(b) = std::min(part_.nonfinite(b), l);
+            part_.nonfinite(b) = std::min(part_.nonfinite(b), static_cast<std::ptrdiff_t>(l));
     }
     collect_statistics(l, exponent, log2_z, log2_a);
     put(out_.log2_preactivation, l, log2_z, z.exponent);
     put(out_.log2_activation, l + 1, log2_a, exponent);
+    for (std::size_t b = 0; b < part_.columns; ++b) log2_output_[b] = log2_a[b] + exponent[b];
     rescale(outputs, a, exponent, log2_a);
 }
 

@@ -108,7 +108,7 @@ void StackBlock<T>::start(unsigned char* arena_, std::size_t first_, std::size_t
     arena = arena_;
     first = first_;
     samples = samples_;
-    nonfinite.assign(kMaxColumns, depth());
+    nonfinite.assign(kMaxColumns, static_cast<std::ptrdiff_t>(depth()));
     std::fill(statistics.begin(), statistics.end(), LayerStatistics{});
     std::fill(alive.begin(), alive.end(), std::uint8_t{0});
     std::fill(loss.begin(), loss.end(), 0.0);

@@ -124,7 +124,9 @@ struct StackBlock {
     unsigned char* arena = nullptr;                                  // tiles, then exponents
     std::vector<std::size_t> a_offset, delta_offset, normal_offset;  // of each layer's tile
     std::size_t da_offset[2] = {}, exponent_offset = 0;
-    std::vector<std::size_t> nonfinite;   // per sample: first layer with an infinite or NaN value, or depth
+    // Per sample: first layer with an infinite or NaN value, negative where that was before the network's first, or
+    // depth.
+    std::vector<std::ptrdiff_t> nonfinite;
     std::vector<std::size_t> first_unit;  // of each layer in a list of all units
     std::size_t total_units = 0;
     bool may_die = false;
@@ -171,7 +173,7 @@ class BlockPart {
     double* exponent_of_a(std::size_t l) const { return block_->exponent_of_a(l) + column_; }
     double* exponent_of_delta(std::size_t l) const { return block_->exponent_of_delta(l) + column_; }
     double* log2_deviation(std::size_t l) const { return block_->log2_deviation(l) + column_; }
-    std::size_t& nonfinite(std::size_t b) const { return block_->nonfinite[column_ + b]; }
+    std::ptrdiff_t& nonfinite(std::size_t b) const { return block_->nonfinite[column_ + b]; }
     std::uint8_t* alive(std::size_t l) const {
         if (!block_->may_die) return nullptr;
         return block_->alive.data() + quantum(0) * block_->total_units + block_->first_unit[l];
@@ -191,6 +193,36 @@ class BlockPart {
 
     StackBlock<T>* block_;
     std::size_t column_;
+};
+
+// What all samples of a call brought to a place between two layers, as their passes left it: (samples, units) with an
+// exponent each, and the norms that the layer below has told of.
+template <class T>
+struct StackRows {
+    StackRows() = default;
+    StackRows(std::size_t samples, std::size_t units)
+        : units(units), values(checked_multiply(samples, units)), exponent(samples), log2_norm(samples) {}
+
+    std::size_t units = 0;
+    AlignedBuffer<T> values;
+    std::vector<double> exponent, log2_norm;
+    std::int64_t* nonfinite = nullptr;  // (samples,): first such layer of the whole stack, or its depth
+};
+
+// What came down to it: dL/da, and the norm of delta of the layer above.
+template <class T>
+struct StackGradient {
+    StackGradient() = default;
+    StackGradient(std::size_t samples, std::size_t units)
+        : units(units),
+          values(checked_multiply(samples, units)),
+          exponent(samples),
+          log2_delta(samples),
+          delta_exponent(samples) {}
+
+    std::size_t units = 0;
+    AlignedBuffer<T> values;
+    std::vector<double> exponent, log2_delta, delta_exponent;
 };
 
 // What the product of a layer became: z times 2^exponent is the true preactivation.
@@ -231,6 +263,12 @@ class StackPass {
     static void forward_layer(StackPass* passes, std::size_t count, std::size_t l);
     void store_output(T* y);  // (batch, n_L), plain values
 
+    // dense_checkpoint.cpp: where the network is some layers of a deeper one, of which `first` is the first.
+    void load_rows(const StackRows<T>& rows, std::size_t first);
+    void store_rows(std::size_t first, StackRows<T>* rows) const;
+    void load_gradient(const StackGradient<T>& gradient);
+    void store_gradient(StackGradient<T>* gradient) const;
+
     // dense_backward.cpp
     void load_cotangent(const Cotangent<T>& cotangent);
     // From dL/da of the layer's output to delta, and on to dL/da of its input.
@@ -239,7 +277,8 @@ class StackPass {
     // forward through layer l. False: its exponent is no int64.
     bool has_faded_derivative(std::size_t l, const T* row, std::int64_t exponent) const;
     bool derivative_from_log(std::size_t l, std::size_t b, T* row, std::int64_t* exponent) const;
-    void finish_backward();  // the norm of dL/dx, whose rows are left in part().da(0), and of each sample's dL/dW
+    void finish_backward();  // the norm of dL/dx, whose rows are left in part().da(0)
+    void finish_samples();   // the norm of each sample's dL/dW
     const double* exponent_of_da() const { return da_exponent_; }
     const BlockPart<T>& part() const { return part_; }
 
@@ -290,6 +329,8 @@ class StackPass {
     double log2_da_[kMaxColumns] = {};
     double log2_delta_[kMaxColumns] = {};  // of the layer above, with its exponent before it was rescaled
     double delta_exponent_[kMaxColumns] = {};
+    double log2_output_[kMaxColumns] = {};  // of the last layer passed forward
+    bool continues_ = false;                // dL/da came down from a layer above the network's last
 };
 
 }  // namespace gt

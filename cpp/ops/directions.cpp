@@ -7,7 +7,8 @@
 namespace gt {
 
 template <class T>
-Directions<T>::Directions(const StackNetwork<T>& network) : first_{0}, count_(network.depth(), 0.0) {
+Directions<T>::Directions(const StackNetwork<T>& network, bool has_input)
+    : has_input_(has_input), first_{0}, count_(network.depth(), 0.0) {
     for (std::size_t l = 0; l < network.depth(); ++l) first_.push_back(first_[l] + network.units(l));
     sum_.assign(first_.back(), 0.0);
     share_.assign(network.units(0), 0.0);
@@ -30,7 +31,7 @@ void Directions<T>::add(const KernelTable<T>& kernels, std::size_t l, const std:
         kernels.reduce->powers(block.columns, factor, factor);
         kernels.reduce->row_dot(units(l), block.columns, block.columns, block.a(l), factor, row);
         for (std::size_t u = 0; u < units(l); ++u) to[u] += row[u];
-        if (l == 0) add_shares(block, factor);
+        if (l == 0 && has_input_) add_shares(block, factor);
     }
 }
 
@@ -54,7 +55,7 @@ double Directions<T>::similarity(std::size_t l) const {
     for (std::size_t u = 0; u < units(l); ++u) squares += sum[u] * sum[u];
     if (count_[l] < 2) return kNaN;
     // Norms are rounded to T; the input's are taken again, so that copies of one sample are alike in all digits.
-    const double own = l == 0 ? std::accumulate(share_.begin(), share_.end(), 0.0) : count_[l];
+    const double own = l == 0 && has_input_ ? std::accumulate(share_.begin(), share_.end(), 0.0) : count_[l];
     return (squares - own) / (own * (count_[l] - 1));
 }
 

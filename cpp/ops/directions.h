@@ -14,7 +14,8 @@ namespace gt {
 template <class T>
 class Directions {
   public:
-    explicit Directions(const StackNetwork<T>& network);
+    // `has_input`: what the first layer reads is the input of the stack.
+    Directions(const StackNetwork<T>& network, bool has_input);
 
     // The samples of a chunk's blocks as layer l reads them. `log2_activation`: their norms; samples of zeros have no
     // direction. `row`: scratch, one entry for each unit.
@@ -30,6 +31,7 @@ class Directions {
     std::size_t units(std::size_t l) const { return first_[l + 1] - first_[l]; }
     void add_shares(const StackBlock<T>& block, const double* factor);
 
+    bool has_input_;
     std::vector<std::size_t> first_;           // of each layer's inputs in `sum_`
     std::vector<double> sum_, count_, share_;  // of directions, of samples, and of squared directions of the input
 };

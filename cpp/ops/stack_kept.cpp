@@ -33,24 +33,28 @@ bool keep_tile(const KernelTable<T>& kernels, const BlockPart<T>& part, std::siz
 
 // phi' waits for the backward pass where delta will stand; it has no exponent.
 template <class T>
-bool StackTracer<T>::keep_derivative(const CallOutputs<T>& out, const StackPass<T>& pass, std::size_t l) const {
+bool AnyStackTracer<T>::keep_derivative(const CallOutputs<T>& out, const StackNetwork<T>& network,
+                                        const StackPass<T>& pass, std::size_t l) const {
     if (out.derivatives.empty()) return true;
     const double none[kMaxColumns] = {};
     const BlockPart<T>& part = pass.part();
     const KeptRows<T>& to = out.derivatives[l];
-    const std::size_t units = network_.layer(l).outputs;
+    const std::size_t units = network.layer(l).outputs;
     bool fits = keep_tile(isa_.get<T>(), part, units, part.delta(l), none, to);
     for (std::size_t b = 0; b < part.samples; ++b) {
         T* row = to.mantissa + (part.first + b) * units;
-        if (!pass.has_faded_derivative(l, row, to.exponent[part.first + b]) || part.nonfinite(b) <= l) continue;
+        if (!pass.has_faded_derivative(l, row, to.exponent[part.first + b]) ||
+            part.nonfinite(b) <= static_cast<std::ptrdiff_t>(l))
+            continue;
         fits &= pass.derivative_from_log(l, b, row, to.exponent + part.first + b);
     }
     return fits;
 }
 
 template <class T>
-bool StackTracer<T>::keep_rows(const CallOutputs<T>& out, const BlockPart<T>& part, std::size_t l) const {
-    const std::size_t units = network_.layer(l).outputs;
+bool AnyStackTracer<T>::keep_rows(const CallOutputs<T>& out, const StackNetwork<T>& network, const BlockPart<T>& part,
+                                  std::size_t l) const {
+    const std::size_t units = network.layer(l).outputs;
     bool fits = true;
     if (!out.deltas.empty())
         fits &= keep_tile(isa_.get<T>(), part, units, part.delta(l), part.exponent_of_delta(l), out.deltas[l]);
@@ -60,12 +64,20 @@ bool StackTracer<T>::keep_rows(const CallOutputs<T>& out, const BlockPart<T>& pa
 }
 
 template <class T>
-bool StackTracer<T>::keep_input_gradient(const CallOutputs<T>& out, const StackPass<T>& pass) const {
-    return !out.grad_input || keep_tile(isa_.get<T>(), pass.part(), network_.units(0), pass.part().da(0),
+bool AnyStackTracer<T>::keep_input_gradient(const CallOutputs<T>& out, const StackPass<T>& pass) const {
+    return !out.grad_input || keep_tile(isa_.get<T>(), pass.part(), units_.sizes[0], pass.part().da(0),
                                         pass.exponent_of_da(), out.grad_input);
 }
 
-template class StackTracer<float>;
-template class StackTracer<double>;
+template bool AnyStackTracer<float>::keep_derivative(const CallOutputs<float>&, const StackNetwork<float>&,
+                                                     const StackPass<float>&, std::size_t) const;
+template bool AnyStackTracer<float>::keep_rows(const CallOutputs<float>&, const StackNetwork<float>&,
+                                               const BlockPart<float>&, std::size_t) const;
+template bool AnyStackTracer<float>::keep_input_gradient(const CallOutputs<float>&, const StackPass<float>&) const;
+template bool AnyStackTracer<double>::keep_derivative(const CallOutputs<double>&, const StackNetwork<double>&,
+                                                      const StackPass<double>&, std::size_t) const;
+template bool AnyStackTracer<double>::keep_rows(const CallOutputs<double>&, const StackNetwork<double>&,
+                                                const BlockPart<double>&, std::size_t) const;
+template bool AnyStackTracer<double>::keep_input_gradient(const CallOutputs<double>&, const StackPass<double>&) const;
 
 }  // namespace gt

@@ -1,7 +1,7 @@
 """Types of the compiled core; private."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +63,24 @@ class StackTracer:
     def memory(self, batch: int) -> tuple[int, int]: ...
 
 class DenseStack:
+    @overload
     def __init__(self, weights: Any, biases: Any, activation: Any, residual: Any, layer_norm: Any) -> None: ...
+    @overload
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        is_float32: bool,
+        weight_law: str,
+        seed: int,
+        weight_factor: npt.NDArray[np.float64],
+        bias_law: str,
+        bias_factor: npt.NDArray[np.float64],
+        activation: Any,
+        residual: Any,
+        layer_norm: Any,
+    ) -> None: ...
+    @property
+    def normalised(self) -> tuple[bool, ...]: ...
     @property
     def weights(self) -> tuple[npt.NDArray[Any], ...]: ...
     @property
@@ -78,7 +95,7 @@ class DenseStack:
     def layer_norm(self) -> tuple[tuple[npt.NDArray[Any] | None, npt.NDArray[Any] | None] | None, ...]: ...
     def check_batch(self, x: Any, target: Any, loss: str, cotangent: Any) -> None: ...
     def forward(self, x: Any) -> npt.NDArray[Any]: ...
-    def tracer(self, keep: Sequence[str], one_call: bool) -> StackTracer: ...
+    def tracer(self, keep: Sequence[str], one_call: bool, every: int = 1, memory: int = 0) -> StackTracer: ...
 
 class RecurrentTracer:
     def read(

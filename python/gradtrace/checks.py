@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 __all__ = [
+    "checked_bytes",
     "checked_count",
     "checked_dtype",
     "checked_flag",
@@ -121,6 +122,15 @@ def checked_count(name: str, value: object, most: int | None = None) -> int:
     if most is not None and value > most:
         raise ValueError(f"{name}: expected at most {most}, got {shown(value)}")
     return int(value)
+
+
+def checked_bytes(name: str, value: object) -> int:
+    """Give a number of bytes, 0 where it is None; TypeError or ValueError that names the argument."""
+    if value is None:
+        return 0
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():  # 1e9 is what people write
+        value = int(value)
+    return checked_count(name, value, 2**62)
 
 
 def first_samples(name: str, value: Any, samples: int, most: int) -> Any:

@@ -1,10 +1,9 @@
-"""Random parameters: the laws of weights and biases by name."""
+"""Random parameters: what they are drawn by, checked."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,90 +11,44 @@ import numpy.typing as npt
 
 from gradtrace import _core
 from gradtrace.checks import checked_dtype, checked_seed, shown, wrong_name
+from gradtrace.networks.drawn import Recipe
+from gradtrace.networks.laws import INITIALISATIONS, Law
 
-__all__ = ["INITIALISATIONS", "checked_precision", "checked_real", "checked_size", "random_parameters"]
+__all__ = ["checked_precision", "checked_real", "checked_recipe", "checked_size", "random_parameters"]
 
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Law:
-    """How weights are drawn: the core's law, and its factor from (fan_in, fan_out).
-
-    The factor is the deviation of a normal, the half-width of a uniform, and 1 for orthogonal matrices.
-    """
-
-    draw: str
-    factor: Callable[[int, int], float]
-    bias_limit: Callable[[int], float] | None = None  # half-width of uniform biases, from fan_in
-
-
-#: No law is truncated. Variances: Glorot and Bengio 2010, He et al. 2015, LeCun et al. 1998; a uniform law on
-#: (-a, a) has variance a**2 / 3. ``torch_default`` is what ``torch.nn.Linear`` draws.
-INITIALISATIONS: dict[str, Law] = {
-    "glorot_normal": Law("normal", lambda fan_in, fan_out: math.sqrt(2 / (fan_in + fan_out))),
-    "glorot_uniform": Law("uniform", lambda fan_in, fan_out: math.sqrt(6 / (fan_in + fan_out))),
-    "he_normal": Law("normal", lambda fan_in, fan_out: math.sqrt(2 / fan_in)),
-    "he_uniform": Law("uniform", lambda fan_in, fan_out: math.sqrt(6 / fan_in)),
-    "normal": Law("normal", lambda fan_in, fan_out: math.sqrt(1 / fan_in)),
-    "orthogonal": Law("orthogonal", lambda fan_in, fan_out: 1.0),
-    "torch_default": Law(
-        "uniform", lambda fan_in, fan_out: math.sqrt(1 / fan_in), lambda fan_in: math.sqrt(1 / fan_in)
-    ),
-}
-
-
-def random_parameters(
+def checked_recipe(
     sizes: Sequence[int], init: str, gain: float, bias_std: float | None, seed: int, dtype: npt.DTypeLike
-) -> tuple[list[Array], list[Array | None]]:
-    """Draw the weights and biases of a stack; every layer has a stream of its own.
+) -> Recipe:
+    """Check what a stack is drawn by; TypeError or ValueError that names the argument.
 
     Parameters
     ----------
-    sizes : list of int
-        Units n_0 to n_L.
-    init, gain, bias_std, seed, dtype
+    sizes, init, gain, bias_std, seed, dtype
         As `gradtrace.Stack.random` has them.
 
     Returns
     -------
-    weights : list of ndarray
-        (n_l, n_{l-1}) each.
-    biases : list of ndarray or None
-        (n_l,) each; None where the law has none.
+    Recipe
     """
     units = _checked_sizes(sizes)
-    law = _checked_law(init)
+    _checked_law(init)
     gain = checked_real("gain", gain)
     if bias_std is not None:
         bias_std = checked_real("bias_std", bias_std)
         if bias_std < 0:
             raise ValueError(f"bias_std: expected 0 or more, got {bias_std}")
     seed = checked_seed("seed", seed)
-    scalar = checked_precision(dtype)
-    _check_memory(units, scalar)
-    weights: list[Array] = []
-    biases: list[Array | None] = []
-    for layer, (fan_in, fan_out) in enumerate(zip(units, units[1:], strict=False)):
-        weight = np.empty((fan_out, fan_in), dtype=scalar)
-        _core.fill_random(weight, law.draw, seed, layer, _core.DRAW_WEIGHT, gain * law.factor(fan_in, fan_out))
-        weights.append(weight)
-        biases.append(_bias(law, bias_std, seed, layer, fan_in, fan_out, scalar))
-    return weights, biases
+    return Recipe(tuple(units), init, gain, bias_std, seed, checked_precision(dtype).name)
 
 
-def _bias(
-    law: Law, bias_std: float | None, seed: int, layer: int, fan_in: int, fan_out: int, scalar: np.dtype[Any]
-) -> Array | None:
-    if bias_std is not None:
-        draw, factor = "normal", bias_std
-    elif law.bias_limit is not None:
-        draw, factor = "uniform", law.bias_limit(fan_in)
-    else:
-        return None
-    bias = np.empty(fan_out, dtype=scalar)
-    _core.fill_random(bias, draw, seed, layer, _core.DRAW_BIAS, factor)
-    return bias
+def random_parameters(recipe: Recipe) -> tuple[list[Array], list[Array | None]]:
+    """Draw the weights, (n_l, n_{l-1}) each, and the biases, (n_l,) each or None where the law has none."""
+    _check_memory(list(recipe.sizes), np.dtype(recipe.dtype))
+    layers = range(recipe.depth)
+    return [recipe.weight(layer) for layer in layers], [recipe.bias(layer) for layer in layers]
 
 
 def _checked_sizes(sizes: Any) -> list[int]:
@@ -106,6 +59,8 @@ def _checked_sizes(sizes: Any) -> list[int]:
     need, limit = 100 * len(sizes), _core.physical_memory()  # what an array takes beside its numbers
     if need > limit:
         raise MemoryError(f"sizes: the weights need {need} bytes, this machine has {limit}; use fewer layers")
+    if all(type(size) is int and size >= 1 for size in sizes):
+        return list(sizes)
     return [checked_size(f"sizes[{i}]", size) for i, size in enumerate(sizes)]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace.memory import blames
+from gradtrace.networks.drawn import Drawn
 from gradtrace.networks.initialisation import checked_precision
 from gradtrace.quiet import quiet
 
@@ -113,6 +114,10 @@ def _cast(name: str, part: Any, dtype: np.dtype[Any]) -> Any:
     """Give an argument with its arrays in another precision."""
     if isinstance(part, Network):
         return part.astype(dtype)
+    if isinstance(part, Drawn):
+        if part.dtype == dtype:
+            return part
+        part = tuple(part.stored())  # the law draws other numbers in another precision
     if isinstance(part, tuple):
         return tuple(_cast(f"{name}[{i}]", one, dtype) for i, one in enumerate(part))
     if not isinstance(part, np.ndarray) or part.dtype == dtype:
@@ -125,7 +130,9 @@ def _cast(name: str, part: Any, dtype: np.dtype[Any]) -> Any:
 
 def _same(a: Any, b: Any) -> bool:
     """Whether two arguments are equal, the dtype of arrays and NaN in them included."""
-    if isinstance(a, tuple) and isinstance(b, tuple):
+    if isinstance(a, Drawn) and isinstance(b, Drawn) and (a.recipe, a.part) == (b.recipe, b.part):
+        return True
+    if isinstance(a, (tuple, Drawn)) and isinstance(b, (tuple, Drawn)):
         return len(a) == len(b) and all(map(_same, a, b))
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=True)

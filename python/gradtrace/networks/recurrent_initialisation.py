@@ -12,7 +12,8 @@ from gradtrace import _core
 from gradtrace.cells import CELLS
 from gradtrace.checks import checked_flag, checked_seed, shown, wrong_name
 from gradtrace.memory import blames
-from gradtrace.networks.initialisation import INITIALISATIONS, checked_precision, checked_real, checked_size
+from gradtrace.networks.initialisation import checked_precision, checked_real, checked_size
+from gradtrace.networks.laws import INITIALISATIONS
 
 __all__ = ["random_recurrent", "recurrent_law"]
 

@@ -16,7 +16,7 @@ from gradtrace.traces.recurrent import RecurrentTrace
 from gradtrace.traces.scaled import ScaledArray
 from gradtrace.traces.stack import StackTrace
 
-__all__ = ["TraceBuilder", "build_readout", "build_trace"]
+__all__ = ["TraceBuilder", "build_readout", "build_trace", "thinned_facts"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -107,6 +107,14 @@ class TraceBuilder:
     def _rows(self, name: str) -> list[tuple[npt.NDArray[Any], npt.NDArray[np.int64]]]:
         layers = zip(*(batch[name] for batch in self._batches), strict=True)
         return [(np.concatenate([m for m, _ in layer]), np.concatenate([e for _, e in layer])) for layer in layers]
+
+
+def thinned_facts(facts: dict[str, Any], every: int) -> dict[str, Any]:
+    """Give the facts of a stack for a trace of every so many layers."""
+    if every == 1:
+        return facts
+    layers = {name: facts[name][::every] for name in ("activation", "residual", "layer_norm")}
+    return facts | layers | {"sizes": (facts["sizes"][0], *facts["sizes"][1::every]), "every": every}
 
 
 def build_readout(

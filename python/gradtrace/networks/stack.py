@@ -9,13 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from gradtrace import _core
+from gradtrace.checks import checked_bytes, checked_flag
 from gradtrace.memory import blames
 from gradtrace.networks.batches import batches, slices
-from gradtrace.networks.initialisation import random_parameters
+from gradtrace.networks.drawn import Drawn, drawn_core, shared_recipe, stored
+from gradtrace.networks.initialisation import checked_recipe, random_parameters
 from gradtrace.networks.losses import LossName, TargetSums
 from gradtrace.networks.network import UNCHANGED
-from gradtrace.networks.results import TraceBuilder, build_readout
-from gradtrace.networks.stack_arguments import check_options, check_quantiles, checked_keep
+from gradtrace.networks.results import TraceBuilder, build_readout, thinned_facts
+from gradtrace.networks.stack_arguments import check_options, check_quantiles, checked_every, checked_keep
 from gradtrace.networks.stack_questions import StackQuestions
 from gradtrace.traces.scaled import ScaledArray
 from gradtrace.traces.stack import StackTrace
@@ -73,7 +75,7 @@ class Stack(StackQuestions):
     True
     """
 
-    __slots__ = ("_core", "_dtype", "_facts")
+    __slots__ = ("_core", "_dtype", "_facts", "_recipe")
     _names = ("weights", "biases", "activation", "residual", "layer_norm")
 
     def __init__(
@@ -84,15 +86,21 @@ class Stack(StackQuestions):
         residual: Residual = None,
         layer_norm: LayerNorm = None,
     ) -> None:
-        self._core = _core.DenseStack(weights, biases, activation, residual, layer_norm)
-        # Asked for once: a thousand layers' worth of these would take as long as a trace.
-        self._dtype = np.dtype(weights[0].dtype)
+        self._recipe = shared_recipe(weights, biases)
+        if self._recipe is None:
+            weights = stored(weights)
+            self._core = _core.DenseStack(weights, stored(biases), activation, residual, layer_norm)
+            self._dtype = np.dtype(weights[0].dtype)
+        else:
+            self._core = drawn_core(self._recipe, activation, residual, layer_norm)
+            self._dtype = np.dtype(self._recipe.dtype)
         self._notes = ()
+        # Asked for once: a thousand layers' worth of these would take as long as a trace.
         self._facts: dict[str, Any] = {
             "activation": self._core.activation,
             "sizes": self._core.sizes,
             "residual": self._core.residual,
-            "layer_norm": tuple(pair is not None for pair in self._core.layer_norm),
+            "layer_norm": self._core.normalised,
             "dtype": self._dtype.name,
         }
 
@@ -110,6 +118,7 @@ class Stack(StackQuestions):
         dtype: npt.DTypeLike = "float32",
         residual: Residual = None,
         layer_norm: LayerNorm = None,
+        stored: bool = True,
     ) -> Stack:
         """Draw a random stack; the same arguments give the same bits on every machine.
 
@@ -137,6 +146,9 @@ class Stack(StackQuestions):
             float32 or float64; a float32 stack is the rounding of the float64 one.
         residual, layer_norm
             As `Stack` takes them.
+        stored : bool, default True
+            False keeps the seed alone: weights are drawn again where they are needed, with the same bits. Forward
+            and trace then take memory for some layers only; `weights` and `biases` draw an entry when it is asked for.
 
         Returns
         -------
@@ -158,21 +170,32 @@ class Stack(StackQuestions):
                 f"output_activation: expected nothing beside a list of activations, got {output_activation!r}; "
                 "the list's last name is the output's"
             )
-        weights, biases = random_parameters(sizes, init, gain, bias_std, seed, dtype)
+        recipe = checked_recipe(sizes, init, gain, bias_std, seed, dtype)
         names = activation
         if isinstance(activation, str) and output_activation is not None:
-            names = [activation] * (len(weights) - 1) + [output_activation]
+            names = [activation] * (recipe.depth - 1) + [output_activation]
+        weights: Any
+        biases: Any
+        if checked_flag("stored", stored):
+            weights, biases = random_parameters(recipe)
+        else:
+            weights, biases = Drawn(recipe, "weights"), Drawn(recipe, "biases")
         return cls(weights, biases, names, residual, layer_norm)
 
     @property
-    def weights(self) -> tuple[Array, ...]:
-        """Weights, (n_l, n_{l-1}) each."""
-        return self._core.weights
+    def stored(self) -> bool:
+        """Whether the weights are kept; else they are drawn where they are needed."""
+        return self._recipe is None
 
     @property
-    def biases(self) -> tuple[Array | None, ...]:
-        """Biases, (n_l,) each, or None."""
-        return self._core.biases
+    def weights(self) -> Sequence[Array]:
+        """Weights, (n_l, n_{l-1}) each: a tuple, or where they are not stored a sequence that draws entry l anew."""
+        return self._core.weights if self._recipe is None else Drawn(self._recipe, "weights")
+
+    @property
+    def biases(self) -> Sequence[Array | None]:
+        """Biases, (n_l,) each, or None; as `weights`."""
+        return self._core.biases if self._recipe is None else Drawn(self._recipe, "biases")
 
     @property
     def activation(self) -> tuple[str, ...]:
@@ -272,6 +295,8 @@ class Stack(StackQuestions):
         cotangent_seed: int = 0,
         keep: Sequence[str] = (),
         per_sample: bool = True,
+        memory: int | None = None,
+        every: int = 1,
     ) -> StackTrace:
         """Trace the gradient through every layer.
 
@@ -295,6 +320,14 @@ class Stack(StackQuestions):
         per_sample : bool, default True
             False replaces every per-sample array by quantiles over the samples (`StackTrace.quantiles`), in memory
             that does not grow with their number.
+        memory : int, optional
+            Bytes that the trace may take beside what it returns. Where all layers at once take more, the trace keeps
+            checkpoints between stretches of layers, and computes a stretch forward again before its backward pass: the
+            same bits, for about a third more time (of weights that are drawn, twice the draws). By default so, with the
+            stretches that take least memory, about the root of the depth, where all layers at once would take more
+            than a quarter of this machine's memory, or, of a stack that is not stored, 256 MiB.
+        every : int, default 1
+            Return the figures of layers 0, `every`, 2 `every` and so on alone, to save memory where there are many.
 
         Returns
         -------
@@ -316,6 +349,7 @@ class Stack(StackQuestions):
         names = checked_keep(keep)
         check_options(target, loss, cotangent, cotangent_seed, per_sample)
         check_quantiles(names, per_sample)
+        thinned = checked_every(every, names)
         if isinstance(x, np.ndarray):
             if loss is not None and target is None:
                 raise ValueError(f"target: expected an array beside loss={loss!r}, got None")
@@ -326,7 +360,7 @@ class Stack(StackQuestions):
         else:
             one_call = False
             parts = batches(x, target, cotangent, loss)
-        tracer = self._core.tracer(names, one_call)
+        tracer = self._core.tracer(names, one_call, thinned, checked_bytes("memory", memory))
         builder, targets = TraceBuilder(per_sample), None if loss is None else TargetSums(self._facts, loss)
         for label, batch, batch_target, batch_cotangent in parts:
             self._check_memory(tracer, batch, per_sample)
@@ -335,7 +369,7 @@ class Stack(StackQuestions):
                 targets.add(batch_target)
         if builder.empty:
             raise ValueError("x: expected at least one batch, got none")
-        return builder.finish(tracer.finish(), self._facts, loss, targets)
+        return builder.finish(tracer.finish(), thinned_facts(self._facts, thinned), loss, targets)
 
     @blames("x", "use fewer samples at a time")
     def trace_rows(
@@ -376,4 +410,6 @@ class Stack(StackQuestions):
         if any(self._facts["layer_norm"]):
             blocks += f", layer_norm={repeats(self._facts['layer_norm'], ' x ')}"
         names = repeats(self.activation, " x ")
+        if not self.stored:
+            blocks += ", stored=False"
         return f"Stack({repeats(self.sizes, 'x')}, activation={names}{blocks}, dtype={self.dtype})" + self._told()

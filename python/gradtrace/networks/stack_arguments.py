@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gradtrace.checks import checked_flag, checked_names, checked_seed, wrong_name
+from gradtrace.checks import checked_count, checked_flag, checked_names, checked_seed, wrong_name
 from gradtrace.networks.losses import LOSSES
 from gradtrace.traces.figures import STACK_KEPT
 
-__all__ = ["check_options", "check_quantiles", "checked_keep"]
+__all__ = ["check_options", "check_quantiles", "checked_every", "checked_keep"]
 
 
 def checked_keep(keep: Sequence[str]) -> list[str]:
@@ -34,3 +34,11 @@ def check_quantiles(keep: Sequence[str], per_sample: bool) -> None:
     rows = [kept.name for kept in STACK_KEPT if kept.axes and kept.name in keep]
     if rows and not per_sample:
         raise ValueError(f"keep: expected no per-sample arrays beside per_sample=False, got {rows[0]!r}")
+
+
+def checked_every(every: Any, keep: Sequence[str]) -> int:
+    """Give how far apart the layers are whose figures are wanted; arrays are kept of all layers or of none."""
+    apart = checked_count("every", every)
+    if apart > 1 and keep:
+        raise ValueError(f"keep: expected no arrays beside every={apart}, got {keep[0]!r}")
+    return apart

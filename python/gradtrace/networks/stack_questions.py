@@ -115,4 +115,5 @@ class StackQuestions(StackSpectra):
             )
         if x is not None:
             self._core.check_batch(x, None, "", None)
-        return theory_of(self._core.weights, self._core.biases, tuple(self._facts["activation"]), x)
+        stack: Any = self  # the one class that there is
+        return theory_of(stack.weights, stack.biases, tuple(self._facts["activation"]), x)

@@ -61,6 +61,8 @@ def to_xarray(trace: Trace) -> Any:
         if trace.gate_names:
             coordinates["gate"] = list(trace.gate_names)
     else:
+        if trace.every > 1:
+            coordinates["layer"] = np.arange(trace.depth) * trace.every
         coordinates["activation"] = ("layer", list(trace.activation))
         coordinates["units"] = ("layer", list(trace.sizes[1:]))
         if trace.quantiles is not None:
@@ -85,6 +87,7 @@ def to_dataframe(trace: Trace) -> Any:
     columns: dict[str, Any] = {axis: index.ravel() for axis, index in zip(axes, indices, strict=True)}
     if not hasattr(trace, "cell"):
         columns["activation"] = np.array(trace.activation)[columns["layer"]]
+        columns["layer"] = columns["layer"] * trace.every
         if trace.quantiles is not None:
             columns["quantile"] = np.array(trace.quantiles)[columns["quantile"]]
     for name, (named, values) in figures.items():

@@ -249,9 +249,9 @@ def axis_sizes(trace: Any) -> dict[str, int]:
         depth = len(trace.activation)
         samples = trace.samples if trace.quantiles is None else len(trace.quantiles)
         return {"layer": depth, "output": depth + 1, "sample": samples}
-    cell = CELLS[trace.cell]
+    cell, steps = CELLS[trace.cell], -(-trace.steps // trace.every)
     sizes = {
-        "layer": trace.num_layers * (1 + trace.bidirectional), "state": trace.steps + 1, "step": trace.steps,
+        "layer": trace.num_layers * (1 + trace.bidirectional), "state": steps + 1, "step": steps,
         "gate": len(cell.letters), "input": trace.input_size, "sample": trace.samples,
     }  # fmt: skip
     if isinstance(trace.hidden_size, tuple):

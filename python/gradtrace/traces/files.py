@@ -77,7 +77,7 @@ def _packed(trace: Trace, prefix: str = "") -> dict[str, Array]:
             arrays |= {} if value is None else _packed(value, f"{prefix}{_READOUT}/")
         elif isinstance(value, np.ndarray):
             arrays[f"{prefix}{part.name}"] = value
-        else:
+        elif part.name != "every" or value != 1:
             facts[part.name] = value
     arrays[f"{prefix}{_FACTS}"] = np.array(json.dumps(facts))
     return arrays
@@ -173,6 +173,7 @@ def _unpacked(arrays: dict[str, Array], prefix: str, kinds: tuple[str, ...]) -> 
     has_readout = facts.pop(_READOUT, None) if kind is RecurrentTrace else False
     _expect(_is_flag(has_readout), _READOUT, "true or false")
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
+    values.setdefault("every", 1)
     _check_facts(values, kind)
     trace = SimpleNamespace(**values)
     if kind is StackTrace:
@@ -323,6 +324,7 @@ def _expect(fits: bool, name: str, expected: str) -> None:
 def _check_common(trace: Any, places: int) -> None:
     _expect(trace.dtype in ("float32", "float64"), "dtype", "float32 or float64")
     _expect(trace.samples >= 1, "samples", "at least 1")
+    _expect(trace.every >= 1, "every", "at least 1")
     first = trace.first_nonfinite
     _expect(first is None or 0 <= first < places, "first_nonfinite", f"0 to {places - 1}")
 
@@ -339,7 +341,7 @@ def _check_stack(trace: Any) -> None:
     _expect(
         trace.loss_name in (("cross_entropy", "mse") if trace.loss is not None else (None,)), "loss_name", "the loss's"
     )
-    _check_common(trace, depth)
+    _check_common(trace, depth * trace.every)
 
 
 def _check_recurrent(trace: Any) -> None:

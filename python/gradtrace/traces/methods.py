@@ -81,6 +81,9 @@ class Trace:
         Comparison
             Figures before and after, findings resolved, remaining and new.
         """
+        for trace in (self, after):
+            if getattr(trace, "every", 1) > 1:
+                raise ValueError("compare: expected traces of all layers and steps, got one with every=; trace again")
         return doors.compare(self, after)
 
     def save(self: Any, path: str | PathLike[str]) -> None:

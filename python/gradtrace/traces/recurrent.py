@@ -99,6 +99,10 @@ class RecurrentTrace(Trace):
         Trace of the readout; for ``at="all"`` its samples are the valid steps, step by step.
     first_nonfinite : int or None
         First state with an infinite or NaN value, counted as the axes of T+1; samples that it reaches read NaN.
+    every : int
+        1, or how far apart the steps are that the trace was asked for: entry i of an axis of steps is then step i times
+        `every`, entry i + 1 of an axis of states the state after it, and what needs every step, such as a diagnosis, is
+        refused. `steps`, `lengths` and `first_nonfinite` count all.
     """
 
     cell: str
@@ -127,6 +131,7 @@ class RecurrentTrace(Trace):
         outset_agreement: float | None = _Asked()
     readout: StackTrace | None
     first_nonfinite: int | None
+    every: int = 1
     _figures: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     _kept: dict[str, ScaledArray | list[ScaledArray]] = field(default_factory=dict)
 

@@ -64,6 +64,10 @@ class StackTrace(Trace):
     first_nonfinite : int or None
         First layer with an infinite or NaN value in the forward pass. The gradient of its samples reads NaN from there
         down; their figures above are of what the activation makes of it.
+    every : int
+        1, or how far apart the layers are that the trace was asked for: then entry i is layer i times `every` of the
+        stack, of `sizes` and the other facts too, only `first_nonfinite` counts all layers, and what needs every
+        layer, such as a diagnosis, is refused.
     """
 
     activation: tuple[str, ...]
@@ -79,6 +83,7 @@ class StackTrace(Trace):
     least_loss: float | None
     feature_share: float | None
     first_nonfinite: int | None
+    every: int = 1
     _figures: dict[str, Floats] = field(default_factory=dict)
     _kept: dict[str, list[ScaledArray]] = field(default_factory=dict)
 
@@ -95,6 +100,7 @@ class StackTrace(Trace):
         Diagnosis
             Findings, worst first; empty for a healthy network. The same for every scale of the loss.
         """
+        self._need_every_layer("diagnose")
         return doors.diagnose_stack(self)
 
     def underflow(self, dtype: str = "float32") -> doors.Underflow:
@@ -109,6 +115,7 @@ class StackTrace(Trace):
         Underflow
             Layers and shares of rows that turn subnormal, read 0 or overflow.
         """
+        self._need_every_layer("underflow")
         return doors.lost_in(dtype, self.log2_delta_max, "layer")
 
     def dead_causes(self) -> dict[str, Floats]:
@@ -122,6 +129,7 @@ class StackTrace(Trace):
             exactly 0 though nothing is off; ``"inputs"``, because all inputs are 0; ``"weights"``, the incoming
             weights give no sample a positive sum.
         """
+        self._need_every_layer("dead_causes")
         causes = [dead_causes(self, layer) for layer in range(self.depth)]
         return {name: np.array([of[name] for of in causes]) for name in causes[0]}
 
@@ -146,6 +154,7 @@ class StackTrace(Trace):
         ValueError
             If `theory` is asked for where a layer has a skip connection or is normalised, or is not finite.
         """
+        self._need_every_layer("plot")
         return doors.draw("stack_plots", "plot_gradient_norm", self, ax, theory)
 
     plot_gains = doors.plotting(
@@ -162,14 +171,21 @@ class StackTrace(Trace):
         "Colour: share of a layer's entries, over samples and units.",
     )
 
+    def _need_every_layer(self, what: str) -> None:
+        if self.every > 1:
+            raise ValueError(
+                f"{what}: expected a trace of all layers, got one of every {self.every}; trace without every="
+            )
+
     def __repr__(self) -> str:
-        return f"StackTrace(depth={self.depth}, samples={self.samples}, dtype={self.dtype})"
+        thinned = f", every={self.every}" if self.every > 1 else ""
+        return f"StackTrace(depth={self.depth}{thinned}, samples={self.samples}, dtype={self.dtype})"
 
     def __str__(self) -> str:
-        return doors.stack_table(self).text()
+        return doors.stack_table(self).text() if self.every == 1 else repr(self)
 
     def _repr_html_(self) -> str:
-        return doors.stack_table(self).html()
+        return doors.stack_table(self).html() if self.every == 1 else f"<code>{self!r}</code>"
 
 
 def dead_causes(trace: StackTrace, layer: int) -> dict[str, float]:
