@@ -1,6 +1,7 @@
 """Networks of an ensemble have the figures that each has alone, bit by bit, whoever traces them."""
 
 import itertools
+import resource
 
 import numpy as np
 import pytest
@@ -120,6 +121,16 @@ def test_every_bit_is_the_same_for_every_number_of_threads(cell, dtype, isa, thr
         figures = trace_recurrent_networks(cell, range(40), 40, 2, names(cell), dtype=dtype, **LAW)
         seen.append({name: values.tobytes() for name, values in figures.items()})
     assert seen[0] == seen[1] == seen[2]
+
+
+def test_a_thread_takes_its_memory_once(threads):
+    """Fresh pages, which a trace costs, come with the first networks; those that follow find everything there."""
+    threads(1)
+    run = lambda: trace_recurrent_networks("lstm", range(300), 100, 4, ["log2_grad_weight_hh", "log2_dx"], **LAW)  # noqa: E731
+    run()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    run()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 300
 
 
 def test_inputs_and_cotangents_are_standard_normals_of_their_own(dtype):

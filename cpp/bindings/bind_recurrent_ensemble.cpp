@@ -7,6 +7,7 @@
 
 #include "bindings/bind.h"
 #include "bindings/checked_recurrent.h"
+#include "bindings/result_array.h"
 #include "bindings/run_op.h"
 #include "ops/recurrent_ensemble.h"
 
@@ -132,7 +133,7 @@ py::dict trace_networks(const RecurrentLaw& law, const py::object& seeds, std::s
     for (const EnsembleFigure& figure : figures) {
         std::vector<Size> shape{given.size()};
         shape.insert(shape.end(), figure.shape.begin(), figure.shape.end());
-        py::array_t<double> array(shape);
+        py::array_t<double> array = result_array(shape);
         out.push_back(array.mutable_data());
         result[figure.name.c_str()] = array;
     }

@@ -12,6 +12,8 @@
 #endif
 #include <unistd.h>
 
+#include "core/buffer_shelf.h"
+
 namespace gt {
 
 inline std::size_t checked_multiply(std::size_t a, std::size_t b) {
@@ -27,9 +29,12 @@ inline std::size_t checked_add(std::size_t a, std::size_t b) {
 // An allocation that the machine can never back must fail here: with overcommit, malloc would grant it and the kernel
 // would kill the process at some later write.
 inline std::size_t physical_memory_bytes() {
-    const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    if (pages <= 0 || page <= 0) return std::numeric_limits<std::size_t>::max();
-    return static_cast<std::size_t>(pages) * static_cast<std::size_t>(page);
+    static const std::size_t bytes = [] {
+        const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+        if (pages <= 0 || page <= 0) return std::numeric_limits<std::size_t>::max();
+        return static_cast<std::size_t>(pages) * static_cast<std::size_t>(page);
+    }();
+    return bytes;
 }
 
 // Uninitialised storage for trivially copyable T.
@@ -40,11 +45,11 @@ class AlignedBuffer {
 
     explicit AlignedBuffer(std::size_t count) : count_(count) {
         if (count == 0) return;
-        constexpr std::size_t kHugePage = std::size_t{1} << 21;
         const std::size_t wanted = checked_multiply(count, sizeof(T));
         if (wanted > physical_memory_bytes()) throw std::bad_alloc();
-        const std::size_t alignment = wanted >= kHugePage ? kHugePage : 64;
-        const std::size_t bytes = checked_add(wanted, alignment - 1) / alignment * alignment;
+        const std::size_t alignment = alignment_of(wanted), bytes = bytes_of(wanted);
+        if (BufferShelf* shelf = BufferShelf::in_use()) data_ = static_cast<T*>(shelf->take(bytes));
+        if (data_) return;
         data_ = static_cast<T*>(std::aligned_alloc(alignment, bytes));
         if (data_ == nullptr) throw std::bad_alloc();
 #if defined(__linux__)
@@ -60,7 +65,13 @@ class AlignedBuffer {
     }
     AlignedBuffer(const AlignedBuffer&) = delete;
     AlignedBuffer& operator=(const AlignedBuffer&) = delete;
-    ~AlignedBuffer() { std::free(data_); }
+    ~AlignedBuffer() {
+        if (data_ == nullptr) return;
+        if (BufferShelf* shelf = BufferShelf::in_use())
+            shelf->give(data_, bytes_of(count_ * sizeof(T)));
+        else
+            std::free(data_);
+    }
 
     // Room for so many; what was there is lost if there was not.
     void reserve(std::size_t count) {
@@ -74,6 +85,12 @@ class AlignedBuffer {
     const T& operator[](std::size_t i) const { return data_[i]; }
 
   private:
+    static constexpr std::size_t kHugePage = std::size_t{1} << 21;
+    static std::size_t alignment_of(std::size_t wanted) { return wanted >= kHugePage ? kHugePage : 64; }
+    static std::size_t bytes_of(std::size_t wanted) {
+        const std::size_t alignment = alignment_of(wanted);
+        return checked_add(wanted, alignment - 1) / alignment * alignment;
+    }
     void swap(AlignedBuffer& other) noexcept {
         std::swap(data_, other.data_);
         std::swap(count_, other.count_);

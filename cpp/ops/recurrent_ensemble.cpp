@@ -92,6 +92,8 @@ void transpose(const EnsembleFigure& figure, const double* from, double* to) {
                 to[m * size + c * figure.rows + r] = from[m * size + r * figure.columns + c];
 }
 
+bool is_of_gradient(const EnsembleFigure& figure) { return starts_with(figure.name, "log2_grad_"); }
+
 // Everything that one thread needs for a network, made once.
 template <class T>
 class EnsembleWorker {
@@ -105,9 +107,13 @@ class EnsembleWorker {
           cotangent_(ensemble.cotangent ? 0 : ensemble.cotangent_count()),
           tracer_(isa, network(), ensemble.steps, ensemble.samples, nullptr, RecurrentTracer<T>::Purpose::trace),
           places_(names_of(figures)),
-          traced_(tracer_.network(), ensemble.steps, ensemble.samples, kept_, places_) {}
+          traced_(tracer_.network(), ensemble.steps, ensemble.samples, kept_, places_),
+          gradients_(std::any_of(figures.begin(), figures.end(), is_of_gradient)) {
+        for (DirectionOutputs<T>& direction : traced_.directions) direction.gradients = gradients_;
+    }
 
     void run(std::uint64_t seed, Interrupt& interrupt) {
+        const BufferShelf::Use shelf(shelf_);
         for (std::size_t k = 0; k < parameters_.size(); ++k)
             draw_recurrent_layer(isa_, ensemble_.law, seed, k, parameters_[k].arrays(), interrupt);
         const T* x = given_or_drawn(ensemble_.x, seed, Draw::input, &x_, interrupt);
@@ -116,7 +122,7 @@ class EnsembleWorker {
         for (std::size_t k = 0; k < parameters_.size(); ++k) tracer_.store_forward(k, traced_.forwards[k]);
         tracer_.backward({cotangent, nullptr, ensemble_.every_step, {}, {}}, traced_.directions, traced_.log2_dx,
                          traced_.dx, interrupt);
-        traced_.write_gradients(tracer_);
+        if (gradients_) traced_.write_gradients(tracer_);
     }
 
     void store(std::size_t network, const std::vector<double*>& out) const {
@@ -159,6 +165,7 @@ class EnsembleWorker {
         return own->data();
     }
 
+    BufferShelf shelf_;
     const IsaKernels& isa_;
     const RecurrentEnsemble<T>& ensemble_;
     const std::vector<EnsembleFigure>& figures_;
@@ -168,6 +175,7 @@ class EnsembleWorker {
     const Names kept_;  // nothing
     FiguresInPlace<T> places_;
     RecurrentFigures<T> traced_;
+    bool gradients_;
 };
 
 }  // namespace
@@ -200,17 +208,18 @@ void trace_recurrent_ensemble(const IsaKernels& isa, const RecurrentEnsemble<T>&
                               const std::vector<double*>& out, Interrupt& interrupt) {
     const RecurrentLaw& law = ensemble.law;
     const double weights = static_cast<double>(law.layers() * law.rows() * (law.inputs + law.hidden)),
-                 rows = static_cast<double>(ensemble.steps * ensemble.samples);
-    const Loop loop{seeds.size(), 6 * weights * rows * static_cast<double>(seeds.size())};
+                 operations = 6 * weights * static_cast<double>(ensemble.steps * ensemble.samples);
+    constexpr double kBrief = 1e9;  // some tens of milliseconds: a trace that need not look for Ctrl-C
+    const Loop loop{seeds.size(), operations * static_cast<double>(seeds.size())};
     std::vector<std::unique_ptr<EnsembleWorker<T>>> workers(loop.workers());
     parallel_for(loop, [&](std::size_t network, std::size_t worker) {
         const OneThread alone;
-        Interrupt heard([&] { return interrupt.stopped(); });  // only the calling thread may ask Python
-        Interrupt& own_interrupt = worker == 0 ? interrupt : heard;
-        if (own_interrupt.requested(0)) throw Interrupted{};
+        const auto asked = [&] { return worker == 0 ? interrupt.requested(0) : interrupt.stopped(); };
+        if (asked()) throw Interrupted{};
+        Interrupt amid(operations < kBrief ? std::function<bool()>() : asked);
         auto& own = workers[worker];
         if (!own) own = std::make_unique<EnsembleWorker<T>>(isa, ensemble, figures);
-        own->run(seeds[network], own_interrupt);
+        own->run(seeds[network], amid);
         own->store(network, out);
     });
 }

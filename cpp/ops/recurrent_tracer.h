@@ -40,6 +40,7 @@ struct DirectionOutputs {
     DirectionFigures<T> figures;
     StepNorms steps;
     KeptRows<T> kept_dgates;  // (steps, batch, ih blocks * hidden), PyTorch's order
+    bool gradients = true;    // of the parameters, `steps` among them
 };
 
 template <class T>

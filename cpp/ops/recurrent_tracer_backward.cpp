@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 namespace gt {
 
@@ -206,18 +207,19 @@ bool RecurrentTracer<T>::backward(const Cotangent& cotangent, const std::vector<
             injection.dc_last = dc_last.of(k, hidden(k), sequence_);
             DirectionBackward<T> pass(here, *weights_[k], injection, state, out[k].figures);
             const SequenceRows<T> input = layer_input(stacked);
-            GradientPass<T> gradients(here, state, input, below.width, out[k].steps);
+            std::optional<GradientPass<T>> gradients;
+            if (out[k].gradients) gradients.emplace(here, state, input, below.width, out[k].steps);
             const std::size_t per_chunk = steps_per_chunk(here);
             for (std::size_t end = sequence_.steps(); end > 0;) {
                 const std::size_t first = end < per_chunk ? 0 : end - per_chunk;
                 pass.run(first, end);
-                gradients.add(first, end);
+                if (gradients) gradients->add(first, end);
                 if (wanted) input_gradient(here, state, weights_[k]->ih, first, end, &below);
                 if (interrupt.stopped()) throw Interrupted{};
                 end = first;
             }
             fits &= pass.finish();
-            gradients_[k] = gradients.result();
+            if (gradients) gradients_[k] = gradients->result();
             to_torch_order(&gradients_[k].ih, cell.ih_order, cell.weight_blocks);
             to_torch_order(&gradients_[k].hh, cell.hh_order, cell.weight_blocks);
             to_torch_order(&gradients_[k].bias_ih, cell.ih_order, cell.weight_blocks);
