@@ -5,6 +5,7 @@
 namespace gt {
 
 void bind_ensemble(pybind11::module_& module);            // many random stacks at a time
+void bind_distribution(pybind11::module_& module);        // moments and counts of many networks' figures
 void bind_isa(pybind11::module_& module);                 // instruction sets, threads, build facts
 void bind_math(pybind11::module_& module);                // kernels one by one, for tests and benchmarks
 void bind_measures(pybind11::module_& module);            // norms of a watched model's tensors

@@ -20,6 +20,7 @@ void bind_isa(py::module_& module) {
         "set_precision_high", [](bool high) { set_precision(high ? Precision::high : Precision::highest); },
         py::arg("high"));
     module.def("set_thread_limit", &set_thread_limit, py::arg("threads"));
+    module.def("thread_limit", &thread_limit);
     module.def("threads_in_use", &threads_in_use);
     module.def("build_facts", [] {
         py::dict facts;

@@ -4,6 +4,7 @@
 PYBIND11_MODULE(_core, module) {
     module.doc() = "The C++ core of gradtrace; its interface is private, the package's Python face is the public one.";
     gt::bind_ensemble(module);
+    gt::bind_distribution(module);
     gt::bind_isa(module);
     gt::bind_math(module);
     gt::bind_measures(module);

@@ -21,6 +21,8 @@ thread_local bool t_one_thread = false;
 
 void set_thread_limit(int threads) { g_thread_limit.store(threads); }
 
+int thread_limit() { return g_thread_limit.load(); }
+
 // OpenMP is asked for its number only, which OMP_NUM_THREADS and threadpoolctl set; the threads are our own.
 int threads_in_use() {
     const int limit = g_thread_limit.load();

@@ -12,6 +12,7 @@ namespace gt {
 
 // 0: as many as OpenMP would use (OMP_NUM_THREADS, threadpoolctl), or the machine has where it was built without.
 void set_thread_limit(int threads);
+int thread_limit();
 int threads_in_use();               // what a loop of many items would use now
 const char* thread_count_source();  // who gives the number that no limit overrides
 

@@ -16,6 +16,7 @@ from gradtrace import config, isa
 from gradtrace._core import build_facts as _build_facts
 from gradtrace.analysis import Diagnosis, Finding
 from gradtrace.config import get_num_threads, precision, set_num_threads, show_config
+from gradtrace.ensembles import Sweep, sweep
 from gradtrace.interop import from_torch, load, to_torch
 from gradtrace.networks import GRU, LSTM, RNN, Stack
 from gradtrace.traces import Influence, Lyapunov, RecurrentTrace, Spectrum, StackTrace
@@ -38,6 +39,7 @@ __all__ = [
     "Spectrum",
     "Stack",
     "StackTrace",
+    "Sweep",
     "__version__",
     "config",
     "from_torch",
@@ -49,6 +51,7 @@ __all__ = [
     "remedy",
     "set_num_threads",
     "show_config",
+    "sweep",
     "to_torch",
     "watch",
 ]

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from gradtrace.show.module_tables import module_table as module_table
     from gradtrace.show.recurrent_tables import recurrent_table as recurrent_table
     from gradtrace.show.stack_tables import stack_table as stack_table
+    from gradtrace.show.sweep_tables import sweep_table as sweep_table
     from gradtrace.traces.files import save_trace as save_trace
 
 _ROOMS = {
@@ -66,6 +67,7 @@ _ROOMS = {
     "save_trace": "traces.files",
     "stack_table": "show.stack_tables",
     "stack_remedies": "remedies.of_networks",
+    "sweep_table": "show.sweep_tables",
 }
 
 
