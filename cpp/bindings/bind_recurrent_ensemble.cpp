@@ -17,10 +17,10 @@ namespace {
 using NamedLaw = std::pair<std::string, double>;
 using Size = py::ssize_t;
 
-WeightLaw weight_law(const NamedLaw& law) {
-    const std::pair<const char*, WeightLaw::Kind> kinds[] = {{"normal", WeightLaw::Kind::normal},
-                                                             {"uniform", WeightLaw::Kind::uniform},
-                                                             {"orthogonal", WeightLaw::Kind::orthogonal}};
+BlockLaw block_law(const NamedLaw& law) {
+    const std::pair<const char*, BlockLaw::Kind> kinds[] = {{"normal", BlockLaw::Kind::normal},
+                                                            {"uniform", BlockLaw::Kind::uniform},
+                                                            {"orthogonal", BlockLaw::Kind::orthogonal}};
     for (const auto& [name, kind] : kinds)
         if (law.first == name) return {kind, law.second};
     fail_value("law", "'normal', 'uniform' or 'orthogonal'", shortened(law.first));
@@ -35,8 +35,8 @@ RecurrentLaw make_law(const std::string& kind, std::size_t inputs, std::size_t h
                                                               : ForgetBias::Kind::left;
     return {cell_kind(kind), inputs,
             hidden,          depth,
-            directions,      weight_law(first_ih),
-            weight_law(ih),  weight_law(hh),
+            directions,      block_law(first_ih),
+            block_law(ih),   block_law(hh),
             bias_limit,      {forget_kind, forget_number, {forget_block, input_block}}};
 }
 

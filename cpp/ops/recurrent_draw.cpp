@@ -15,16 +15,16 @@ constexpr std::uint32_t kWeightIh = 0, kWeightHh = 4, kBiasIh = 8, kBiasHh = 9, 
 
 // Orthogonal, and the fan-out, are meant gate by gate.
 template <class T>
-void draw_weight(const IsaKernels& isa, const RecurrentLaw& law, const WeightLaw& weight, std::uint64_t seed,
+void draw_weight(const IsaKernels& isa, const RecurrentLaw& law, const BlockLaw& weight, std::uint64_t seed,
                  std::uint32_t stream, std::size_t columns, T* out, Interrupt& interrupt) {
     const std::size_t blocks = cell_shape(law.kind).weight_blocks, size = law.hidden * columns;
     for (std::size_t block = 0; block < blocks; ++block) {
         const auto own = static_cast<std::uint32_t>(stream + block);
         T* to = out + block * size;
-        if (weight.kind == WeightLaw::Kind::orthogonal)
+        if (weight.kind == BlockLaw::Kind::orthogonal)
             fill_orthogonal(isa, seed, own, weight.factor, law.hidden, columns, to, interrupt);
         else
-            fill_random(isa, weight.kind == WeightLaw::Kind::normal ? Law::normal : Law::uniform, seed, own,
+            fill_random(isa, weight.kind == BlockLaw::Kind::normal ? Law::normal : Law::uniform, seed, own,
                         Draw::weight, weight.factor, size, to, interrupt);
     }
 }

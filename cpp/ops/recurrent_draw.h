@@ -8,7 +8,7 @@
 namespace gt {
 
 // One block of rows of a weight, times factor.
-struct WeightLaw {
+struct BlockLaw {
     enum class Kind { normal, uniform, orthogonal };  // `uniform` on (-1, 1)
     Kind kind;
     double factor;
@@ -26,8 +26,8 @@ struct ForgetBias {
 struct RecurrentLaw {
     CellKind kind;
     std::size_t inputs, hidden, depth, directions;
-    WeightLaw first_ih, ih, hh;  // first_ih: of the first layer
-    double bias_limit;           // uniform on +-bias_limit
+    BlockLaw first_ih, ih, hh;  // first_ih: of the first layer
+    double bias_limit;          // uniform on +-bias_limit
     ForgetBias forget;
 
     std::size_t layers() const { return depth * directions; }
