@@ -79,6 +79,8 @@ TABLE = {
     ("sweep", "bins"): (2.0**-9 + 1e-12, None, "bits; half a bin"),
     ("sweep", "fine bins"): (2.0**-17 + 1e-12, None, "of cosines; half a bin"),
     ("sweep", "deviations"): (5.0, None, "of a normal; one seed in two millions is beyond"),
+    ("sweep", "exact root"): (1e-9, None, "relative; a parabola through seven points of a line"),
+    ("sweep", "mean field"): (0.02, None, "bits a layer; 1/n of 200 units with slopes of some units, 24 inputs"),
     ("sweep", "moments"): (1e-11, None, "relative and absolute; sums of some thousand float64 values up to 100"),
     ("gains", "identity"): (1e-12, 1e-12, "bits; sums of float64 log2 values up to 2048, one ulp there is 2.3e-13"),
     ("gains", "recomputed"): (1e-12, 2e-5, "bits; n u / ln 2 with n = 40 inputs and a cancellation of 5"),

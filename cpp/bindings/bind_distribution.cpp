@@ -42,11 +42,15 @@ std::vector<Counts> unpacked(const py::tuple& arrays) {
     return layers;
 }
 
+RawFigures checked_raw(const Doubles& values) {
+    if (values.ndim() != 3) fail_value("values", "shape (networks, samples, layers)", shape_text(values));
+    return {static_cast<std::size_t>(values.shape(0)), static_cast<std::size_t>(values.shape(1)),
+            static_cast<std::size_t>(values.shape(2)), values.data()};
+}
+
 // Moments over values and over networks, (4, layers) each, and the counts (None where the width is 0).
 py::tuple distribution_of(const Doubles& values, double width) {
-    if (values.ndim() != 3) fail_value("values", "shape (networks, samples, layers)", shape_text(values));
-    const RawFigures raw{static_cast<std::size_t>(values.shape(0)), static_cast<std::size_t>(values.shape(1)),
-                         static_cast<std::size_t>(values.shape(2)), values.data()};
+    const RawFigures raw = checked_raw(values);
     const std::vector<py::ssize_t> shape{static_cast<py::ssize_t>(kMomentRows), values.shape(2)};
     Doubles of_values = result_array(shape), of_networks = result_array(shape);
     double *to_values = of_values.mutable_data(), *to_networks = of_networks.mutable_data();
@@ -54,6 +58,15 @@ py::tuple distribution_of(const Doubles& values, double width) {
     run_op("networks", "moments and counts",
            [&](Interrupt&) { distribution(raw, width, to_values, to_networks, counts); });
     return py::make_tuple(of_values, of_networks, width > 0 ? py::object(packed(counts)) : py::none());
+}
+
+// (probabilities, layers)
+Doubles quantiles_of_values(const Doubles& values, const std::vector<double>& probabilities) {
+    const RawFigures raw = checked_raw(values);
+    Doubles result = result_array({static_cast<py::ssize_t>(probabilities.size()), values.shape(2)});
+    double* to = result.mutable_data();
+    run_op("networks", "quantiles", [&](Interrupt&) { value_quantiles(raw, probabilities, to); });
+    return result;
 }
 
 py::tuple merge_counts(const std::vector<py::tuple>& parts) {
@@ -86,6 +99,7 @@ Doubles quantiles_of_counts(const py::tuple& arrays, double width, const std::ve
 
 void bind_distribution(py::module_& module) {
     module.def("distribution", &distribution_of, py::arg("values"), py::arg("width"));
+    module.def("value_quantiles", &quantiles_of_values, py::arg("values"), py::arg("probabilities"));
     module.def("merge_counts", &merge_counts, py::arg("parts"));
     module.def("count_quantiles", &quantiles_of_counts, py::arg("counts"), py::arg("width"), py::arg("probabilities"));
 }

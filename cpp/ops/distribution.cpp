@@ -12,6 +12,7 @@ namespace gt {
 namespace {
 
 constexpr std::size_t kLayersAtOnce = 8;      // of float64: a cache line of the raw figures
+constexpr std::size_t kLanes = 4;             // sums in so many interleaved parts, on every machine
 constexpr std::int64_t kDenseBins = 1 << 16;  // a wider range is sorted instead
 constexpr double kLastBin = 4e18;             // within int64
 
@@ -21,33 +22,45 @@ struct Scratch {
     std::vector<std::uint32_t> dense;
 };
 
-// Moments of n values into column `layer` of `out`. Sums run over four fixed interleaved parts.
+// Sum of f(x[i]) in a fixed order.
+template <class F>
+double lane_sum(std::size_t n, const double* x, F&& f) {
+    double sum[kLanes] = {};
+    std::size_t i = 0;
+    for (; i + kLanes <= n; i += kLanes)
+        for (std::size_t k = 0; k < kLanes; ++k) sum[k] += f(x[i + k]);
+    for (; i < n; ++i) sum[i % kLanes] += f(x[i]);
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+// Moments of n values into column `layer` of `out`.
 void moments(std::size_t n, const double* x, std::size_t layers, std::size_t layer, double* out) {
-    double sum[4] = {}, squares[4] = {};
-    std::size_t finite = 0, below = 0;
-    for (std::size_t i = 0; i < n; ++i) {
-        const bool counts = std::isfinite(x[i]);
-        finite += counts;
-        below += x[i] == kNegativeInfinity;
-        sum[i % 4] += counts ? x[i] : 0;
-    }
-    const double count = static_cast<double>(finite);
-    const double mean = finite ? ((sum[0] + sum[1]) + (sum[2] + sum[3])) / count : 0;
-    for (std::size_t i = 0; i < n; ++i) {
-        const double away = std::isfinite(x[i]) ? x[i] - mean : 0;
-        squares[i % 4] += away * away;
+    double sum = lane_sum(n, x, [](double v) { return v; }), count = static_cast<double>(n), below = 0, squares;
+    if (std::isfinite(sum)) {  // no infinity and no NaN among them
+        const double mean = n ? sum / count : 0;
+        squares = lane_sum(n, x, [=](double v) { return (v - mean) * (v - mean); });
+    } else {
+        count = lane_sum(n, x, [](double v) { return std::isfinite(v) ? 1.0 : 0.0; });
+        below = lane_sum(n, x, [](double v) { return v == kNegativeInfinity ? 1.0 : 0.0; });
+        sum = lane_sum(n, x, [](double v) { return std::isfinite(v) ? v : 0; });
+        const double mean = count > 0 ? sum / count : 0;
+        squares = lane_sum(n, x, [=](double v) { return std::isfinite(v) ? (v - mean) * (v - mean) : 0; });
     }
     out[layer] = count;
-    out[layers + layer] = mean;
-    out[2 * layers + layer] = (squares[0] + squares[1]) + (squares[2] + squares[3]);
-    out[3 * layers + layer] = static_cast<double>(below);
+    out[layers + layer] = count > 0 ? sum / count : 0;
+    out[2 * layers + layer] = squares;
+    out[3 * layers + layer] = below;
 }
 
 // Each network's mean over its finite samples.
 void network_means(std::size_t networks, std::size_t samples, const double* x, double* means) {
     for (std::size_t i = 0; i < networks; ++i, x += samples) {
         double sum = 0;
+        for (std::size_t s = 0; s < samples; ++s) sum += x[s];
+        means[i] = sum / static_cast<double>(samples);
+        if (std::isfinite(sum)) continue;
         std::size_t finite = 0, below = 0;
+        sum = 0;
         for (std::size_t s = 0; s < samples; ++s) {
             if (std::isfinite(x[s])) sum += x[s], ++finite;
             below += x[s] == kNegativeInfinity;
@@ -56,45 +69,77 @@ void network_means(std::size_t networks, std::size_t samples, const double* x, d
     }
 }
 
-std::int64_t bin_of(double x, double bins_per_unit) {
-    if (std::isinf(x)) return x < 0 ? kBelowAll : kAboveAll;
-    const double place = std::clamp(x * bins_per_unit, -kLastBin, kLastBin);
+// Copies layers [first, first + here) of the raw figures, each to rows of its own.
+void gather(const RawFigures& raw, std::size_t first, std::size_t here, double* out) {
+    const std::size_t rows = raw.networks * raw.samples;
+    const double* from = raw.values + first;
+    if (here == kLayersAtOnce) {
+        for (std::size_t r = 0; r < rows; ++r, from += raw.layers)
+            for (std::size_t l = 0; l < kLayersAtOnce; ++l) out[l * rows + r] = from[l];
+        return;
+    }
+    for (std::size_t r = 0; r < rows; ++r, from += raw.layers)
+        for (std::size_t l = 0; l < here; ++l) out[l * rows + r] = from[l];
+}
+
+std::int64_t floor_of(double place) {
     const auto whole = static_cast<std::int64_t>(place);
     return whole - (static_cast<double>(whole) > place);
 }
 
+std::int64_t bin_of(double x, double bins_per_unit) {
+    return floor_of(std::clamp(x * bins_per_unit, -kLastBin, kLastBin));
+}
+
 void append(Counts& counts, std::int64_t bin, std::int64_t count) {
+    if (!count) return;
     counts.bins.push_back(bin);
     counts.counts.push_back(count);
 }
 
-void count_layer(std::size_t n, const double* x, double bins_per_unit, Scratch& scratch, Counts& counts) {
-    std::int64_t low = kAboveAll, high = kBelowAll, below = 0, above = 0;
-    scratch.bins.clear();
-    for (std::size_t i = 0; i < n; ++i) {
-        if (std::isnan(x[i])) continue;
-        const std::int64_t bin = bin_of(x[i], bins_per_unit);
-        below += bin == kBelowAll;
-        above += bin == kAboveAll;
-        if (bin == kBelowAll || bin == kAboveAll) continue;
-        low = std::min(low, bin);
-        high = std::max(high, bin);
-        scratch.bins.push_back(bin);
+// Finite values whose bins go from `low` to `high`.
+void count_densely(std::size_t n, const double* x, double bins_per_unit, std::int64_t low, std::int64_t high,
+                   Scratch& scratch, Counts& counts) {
+    scratch.dense.assign(static_cast<std::size_t>(high - low + 1), 0);
+    for (std::size_t i = 0; i < n; ++i) ++scratch.dense[static_cast<std::size_t>(floor_of(x[i] * bins_per_unit) - low)];
+    for (std::size_t k = 0; k < scratch.dense.size(); ++k)
+        append(counts, low + static_cast<std::int64_t>(k), scratch.dense[k]);
+}
+
+void count_sorted(std::size_t n, const double* x, double bins_per_unit, Scratch& scratch, Counts& counts) {
+    scratch.bins.resize(n);
+    for (std::size_t i = 0; i < n; ++i) scratch.bins[i] = bin_of(x[i], bins_per_unit);
+    std::sort(scratch.bins.begin(), scratch.bins.end());
+    for (std::size_t i = 0, end; i < n; i = end) {
+        for (end = i; end < n && scratch.bins[end] == scratch.bins[i];) ++end;
+        append(counts, scratch.bins[i], static_cast<std::int64_t>(end - i));
     }
-    if (below) append(counts, kBelowAll, below);
-    if (!scratch.bins.empty() && high - low < kDenseBins) {
-        scratch.dense.assign(static_cast<std::size_t>(high - low + 1), 0);
-        for (const std::int64_t bin : scratch.bins) ++scratch.dense[static_cast<std::size_t>(bin - low)];
-        for (std::size_t k = 0; k < scratch.dense.size(); ++k)
-            if (scratch.dense[k]) append(counts, low + static_cast<std::int64_t>(k), scratch.dense[k]);
-    } else {
-        std::sort(scratch.bins.begin(), scratch.bins.end());
-        for (std::size_t i = 0, end; i < scratch.bins.size(); i = end) {
-            for (end = i; end < scratch.bins.size() && scratch.bins[end] == scratch.bins[i];) ++end;
-            append(counts, scratch.bins[i], static_cast<std::int64_t>(end - i));
+}
+
+// x is left with its finite values in front.
+void count_layer(std::size_t n, double* x, double bins_per_unit, Scratch& scratch, Counts& counts) {
+    std::int64_t below = 0, above = 0;
+    double low = -kNegativeInfinity, high = kNegativeInfinity;
+    std::size_t finite = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+        const double value = x[i];
+        if (std::isfinite(value)) {
+            x[finite++] = value;
+            low = value < low ? value : low;
+            high = value > high ? value : high;
+        } else if (!std::isnan(value)) {
+            ++(value < 0 ? below : above);
         }
     }
-    if (above) append(counts, kAboveAll, above);
+    append(counts, kBelowAll, below);
+    if (finite) {
+        const std::int64_t first = bin_of(low, bins_per_unit), last = bin_of(high, bins_per_unit);
+        if (last - first < kDenseBins && std::abs(first) < kDenseBins * kDenseBins)
+            count_densely(finite, x, bins_per_unit, first, last, scratch, counts);
+        else
+            count_sorted(finite, x, bins_per_unit, scratch, counts);
+    }
+    append(counts, kAboveAll, above);
 }
 
 // Value of the order statistic `rank`; `seen` counts those in bins before `at`, both go on to its bin.
@@ -105,6 +150,73 @@ double ranked(const Counts& counts, double width, std::int64_t rank, std::size_t
     if (bin == kAboveAll) return -kNegativeInfinity;
     return (static_cast<double>(bin) + 0.5) * width;
 }
+
+// Order statistics of some values: they are dealt into buckets, and only those that are asked for are sorted.
+class Selection {
+  public:
+    void take(std::size_t n, const double* x) {
+        low_ = -kNegativeInfinity;
+        double high = kNegativeInfinity;
+        std::size_t finite = 0;
+        below_ = above_ = 0;
+        values_.resize(n);
+        for (std::size_t i = 0; i < n; ++i) {
+            if (std::isfinite(x[i])) {
+                values_[finite++] = x[i];
+                low_ = x[i] < low_ ? x[i] : low_;
+                high = x[i] > high ? x[i] : high;
+            } else if (!std::isnan(x[i])) {
+                ++(x[i] < 0 ? below_ : above_);
+            }
+        }
+        finite_ = finite;
+        const double spread = high - low_;
+        scale_ = spread > 0 && spread < 1e300 && kBuckets / spread < 1e300 ? (kBuckets - 1) / spread : 0;
+        deal();
+    }
+
+    double quantile(double probability) {
+        const std::size_t count = below_ + finite_ + above_;
+        if (!count) return kNaN;
+        const double rank = probability * static_cast<double>(count - 1), whole = std::floor(rank);
+        const double low = at(static_cast<std::size_t>(whole)), high = at(static_cast<std::size_t>(std::ceil(rank)));
+        return low == high || low == kNegativeInfinity ? low : low + (rank - whole) * (high - low);
+    }
+
+  private:
+    static constexpr std::size_t kBuckets = 1024;
+
+    std::size_t bucket(double x) const { return static_cast<std::size_t>((x - low_) * scale_); }
+
+    void deal() {
+        starts_.assign(kBuckets + 1, 0);
+        for (std::size_t i = 0; i < finite_; ++i) ++starts_[bucket(values_[i]) + 1];
+        std::partial_sum(starts_.begin(), starts_.end(), starts_.begin());
+        next_.assign(starts_.begin(), starts_.end() - 1);
+        dealt_.resize(finite_);
+        for (std::size_t i = 0; i < finite_; ++i) dealt_[next_[bucket(values_[i])]++] = values_[i];
+        sorted_.assign(kBuckets, false);
+    }
+
+    double at(std::size_t rank) {
+        if (rank < below_) return kNegativeInfinity;
+        rank -= below_;
+        if (rank >= finite_) return -kNegativeInfinity;
+        const auto above = std::upper_bound(starts_.begin(), starts_.end(), rank);
+        const auto which = static_cast<std::size_t>(above - starts_.begin()) - 1;
+        if (!sorted_[which]) {
+            std::sort(dealt_.data() + starts_[which], dealt_.data() + starts_[which + 1]);
+            sorted_[which] = true;
+        }
+        return dealt_[rank];
+    }
+
+    double low_ = 0, scale_ = 0;
+    std::size_t below_ = 0, above_ = 0, finite_ = 0;
+    std::vector<double> values_, dealt_;
+    std::vector<std::size_t> starts_, next_;
+    std::vector<bool> sorted_;
+};
 
 }  // namespace
 
@@ -122,14 +234,31 @@ void distribution(const RawFigures& raw, double width, double* of_values, double
     parallel_for(loop, [&](std::size_t group, std::size_t worker) {
         Scratch& scratch = scratches[worker];
         const std::size_t first = group * kLayersAtOnce, here = std::min(kLayersAtOnce, L - first);
-        for (std::size_t r = 0; r < rows; ++r)
-            for (std::size_t l = 0; l < here; ++l) scratch.values[l * rows + r] = raw.values[r * L + first + l];
+        gather(raw, first, here, scratch.values.data());
         for (std::size_t l = 0; l < here; ++l) {
-            const double* x = scratch.values.data() + l * rows;
+            double* x = scratch.values.data() + l * rows;
             moments(rows, x, L, first + l, of_values);
             network_means(raw.networks, raw.samples, x, scratch.means.data());
             moments(raw.networks, scratch.means.data(), L, first + l, of_networks);
             if (width > 0) count_layer(rows, x, 1 / width, scratch, counts[first + l]);
+        }
+    });
+}
+
+void value_quantiles(const RawFigures& raw, const std::vector<double>& probabilities, double* out) {
+    constexpr double kOperationsPerValue = 20;
+    const std::size_t rows = raw.networks * raw.samples, L = raw.layers, P = probabilities.size();
+    const Loop loop(divide_up(L, kLayersAtOnce),
+                    kOperationsPerValue * static_cast<double>(rows) * static_cast<double>(L));
+    std::vector<std::vector<double>> values(loop.workers(), std::vector<double>(rows * kLayersAtOnce));
+    std::vector<Selection> selections(loop.workers());
+    parallel_for(loop, [&](std::size_t group, std::size_t worker) {
+        double* x = values[worker].data();
+        const std::size_t first = group * kLayersAtOnce, here = std::min(kLayersAtOnce, L - first);
+        gather(raw, first, here, x);
+        for (std::size_t l = 0; l < here; ++l, x += rows) {
+            selections[worker].take(rows, x);
+            for (std::size_t p = 0; p < P; ++p) out[p * L + first + l] = selections[worker].quantile(probabilities[p]);
         }
     });
 }

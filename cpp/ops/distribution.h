@@ -30,6 +30,10 @@ inline constexpr std::int64_t kBelowAll = INT64_MIN, kAboveAll = INT64_MAX;
 void distribution(const RawFigures& raw, double width, double* of_values, double* of_networks,
                   std::vector<Counts>& counts);
 
+// out (probabilities, layers): quantiles over networks x samples, linear between the order statistics. NaN is left out;
+// -inf is the smallest value, between it and any other lies -inf.
+void value_quantiles(const RawFigures& raw, const std::vector<double>& probabilities, double* out);
+
 // Counts of all parts together, entry by entry of the layers.
 Counts merged(const std::vector<const Counts*>& parts);
 

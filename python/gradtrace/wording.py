@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["changed", "decimal", "factor", "halves", "power_of_ten", "power_of_two", "repeats"]
+__all__ = ["changed", "decimal", "factor", "halves", "power_of_ten", "power_of_two", "repeats", "short"]
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -109,3 +109,8 @@ def repeats(values: Sequence[Any], times: str) -> str:
         else:
             runs.append([value, 1])
     return "[" + ", ".join(f"{value}{times}{count}" if count > 1 else f"{value}" for value, count in runs) + "]"
+
+
+def short(value: Any) -> str:
+    """Write an argument's value: six digits of a float, all others as they are."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from gradtrace.checks import shown
 from gradtrace.cli.streams import OutputError
 from gradtrace.files_out import write_text
 from gradtrace.json_ready import json_ready
 
-__all__ = ["JSON_HELP", "bad_input", "checked_output", "print_json", "write_page"]
+__all__ = ["JSON_HELP", "bad_input", "checked_output", "command_line", "print_json", "write_page"]
 
 JSON_HELP = (
     'Print strict JSON instead of tables: log2 of a norm that is exactly zero is the string "-inf", an undefined '
@@ -75,3 +77,14 @@ def write_page(path: Path, text: str) -> None:
     except OSError as error:
         message = f"output: expected a file that can be written, got {str(path)!r}; {error.strerror}"
         raise click.UsageError(message, click.get_current_context()) from None
+
+
+def command_line(context: click.Context) -> str:
+    """Write the command again from the options that were given; threads change nothing."""
+    words = ["gradtrace", str(context.info_name)]
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE and name not in ("threads", "as_json"):
+            value = context.params[name]
+            words += map(str, value) if isinstance(parameter, click.Argument) else [parameter.opts[0], str(value)]
+    return shlex.join(words)

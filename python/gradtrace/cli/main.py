@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shlex
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +15,9 @@ from gradtrace.analysis.summary import layer_figures, summarise
 from gradtrace.cells import CELLS
 from gradtrace.cli import recurrent as recurrent_cli
 from gradtrace.cli import terminal
-from gradtrace.cli.command import JSON_HELP, bad_input, checked_output, print_json, write_page
+from gradtrace.cli.command import JSON_HELP, bad_input, checked_output, command_line, print_json, write_page
 from gradtrace.cli.diagnose import diagnose_command
+from gradtrace.cli.sweep import sweep_command
 from gradtrace.data import datasets
 from gradtrace.networks.stack import Stack
 from gradtrace.report import page as report
@@ -167,7 +167,7 @@ def report_command(
         with terminal.status("tracing recurrent networks"):
             recurrent = None if data else recurrent_report.trace_recurrent(rows, seed, dtype)
     if path is not None:
-        write_page(path, report.render_html(traced, rows, settings, _command_line(context), recurrent))
+        write_page(path, report.render_html(traced, rows, settings, command_line(context), recurrent))
     if as_json:
         print_json(
             report.report_figures(traced, rows, settings, recurrent) | {"output": None if path is None else str(path)}
@@ -247,6 +247,7 @@ for _cell in CELLS:
 
 
 cli.add_command(diagnose_command)
+cli.add_command(sweep_command)
 
 
 @cli.command("questions")
@@ -277,7 +278,7 @@ def questions_command(
         with terminal.status("measuring"):
             answers = questions.ask(numbers or None, seed)
     if path is not None:
-        write_page(path, questions.render_html(answers, seed, _command_line(context)))
+        write_page(path, questions.render_html(answers, seed, command_line(context)))
     if as_json:
         print_json({"seed": seed, "answers": [one.to_dict() for one in answers], "output": path and str(path)})
         return
@@ -326,17 +327,6 @@ def _check_sizes(sizes: list[int], rows: datasets.Dataset) -> None:
         raise ValueError(f"sizes: expected {rows.x.shape[1]} inputs as the data has, got {sizes[0]}")
     if rows.target is not None and sizes[-1] != rows.outputs:
         raise ValueError(f"sizes: expected {rows.outputs} outputs for this target, got {sizes[-1]}")
-
-
-def _command_line(context: click.Context) -> str:
-    """Write the command again from the options that were given; threads change nothing."""
-    words = ["gradtrace", str(context.info_name)]
-    for parameter in context.command.params:
-        name = str(parameter.name)
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE and name not in ("threads", "as_json"):
-            value = context.params[name]
-            words += map(str, value) if isinstance(parameter, click.Argument) else [parameter.opts[0], str(value)]
-    return shlex.join(words)
 
 
 def _trace_json(trace: StackTrace, rows: datasets.Dataset, options: dict[str, Any]) -> dict[str, Any]:

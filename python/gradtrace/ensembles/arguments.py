@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradtrace.cells import CELLS
+from gradtrace import _core
 from gradtrace.checks import checked_count, checked_name, checked_names, checked_seed, shown
-from gradtrace.ensembles.figures import DEFAULT, DEFAULT_RECURRENT, carrier, known_figures
-from gradtrace.ensembles.points import AXES, Point, checked_axis, points
+from gradtrace.ensembles.figures import DEFAULT, DEFAULT_RECURRENT, axis_sizes, carrier, known_figures
+from gradtrace.ensembles.points import AXES, Point, checked_axis
 from gradtrace.ensembles.reduction import EXACT_VALUES
 from gradtrace.networks.recurrent_initialisation import recurrent_law
 
@@ -198,17 +199,36 @@ def _checked_figures(
 
 def _check_points(request: Request) -> None:
     """Check what arguments say only together."""
-    pairs = [value for value in request.axes.get("similarity", (request.fixed["similarity"],)) if value is not None]
-    if pairs and request.samples % 2:
-        raise ValueError(f"samples: expected an even number beside similarity, got {request.samples}")
-    if pairs and min(request.axes.get("width", (request.fixed.get("width"),))) < 2:
-        raise ValueError("width: expected at least 2 beside similarity, got 1")
-    for point in points({name: request.axes[name][:1] for name in request.axes}, request.fixed):
-        for value in request.axes.get("forget_bias", (request.fixed["forget_bias"],)):
-            if point["cell"] == "lstm":
-                recurrent_law(
-                    np.dtype(point["dtype"]), "lstm", 1, 1, 1, False, point["init"], point["recurrent_init"],
-                    point["gain"], value,
-                )  # fmt: skip
-    if request.cell is not None and any(cell not in CELLS for cell in request.axes.get("cell", ())):
-        raise ValueError("cell: expected recurrent cells")
+    axes, fixed = request.axes, request.fixed
+
+    def values(name: str) -> tuple[Any, ...]:
+        return axes[name] if name in axes else (fixed[name],)
+
+    if any(value is not None for value in values("similarity")):
+        if request.samples % 2:
+            raise ValueError(f"samples: expected an even number beside similarity, got {request.samples}")
+        if min(values("width")) < 2:
+            raise ValueError("width: expected at least 2 beside similarity, got 1")
+    if request.cell == "lstm":
+        for bias in values("forget_bias"):
+            for dtype in values("dtype"):
+                recurrent_law(np.dtype(dtype), "lstm", 1, 1, 1, False, "normal", "normal", 1.0, bias)
+    if request.keep == "all":
+        _check_memory(request, math.prod(map(len, axes.values())) * request.networks)
+
+
+def _check_memory(request: Request, networks: int) -> None:
+    """Refuse to keep every value where this machine could not hold them."""
+    largest = {**request.fixed, **{name: values[0] for name, values in request.axes.items()}}
+    for name in ("depth", "steps"):
+        if name in request.axes:
+            largest[name] = max(request.axes[name])
+    sizes, entries = axis_sizes(largest), 0
+    each = {"sample": request.samples, "pair": request.samples // 2, "network": 1}
+    for row in map(known_figures(request.cell).__getitem__, request.figures):
+        entries += each[row.per] * math.prod(sizes[axis] for axis in row.axes)
+    need, limit = 8 * networks * entries, _core.physical_memory()
+    if need > limit:
+        raise MemoryError(
+            f"keep: every value needs {need} bytes, this machine has {limit}; keep='quantiles' or 'moments'"
+        )

@@ -18,7 +18,7 @@ __all__ = ["Critical", "critical_gains"]
 Floats = npt.NDArray[np.float64]
 
 _FEWEST = 4  # gains
-_SURE = 2.0  # standard errors from 0 beyond which a sign is believed
+_SURE = 3.0  # standard errors from 0 beyond which a sign is believed
 _BESIDE = 3  # gains of sure sign on either side that a regression takes in
 _CURVED = 6  # gains from which on it has a square term
 
@@ -122,28 +122,26 @@ def _roots(x: Floats, y: Floats, error: Floats) -> list[tuple[float, float, floa
     known = np.isfinite(y)
     x, y, error = x[known], y[known], np.where(np.isfinite(error), error, 0.0)[known]
     sure = np.flatnonzero((np.abs(y) > _SURE * error) & (y != 0))
-    roots = []
+    roots: list[tuple[float, float, float]] = []
     for left, right in zip(sure, sure[1:], strict=False):
         if y[left] * y[right] < 0:
             near = slice(max(left - _BESIDE + 1, 0), right + _BESIDE)
-            root = _root(x[near], y[near], error[near], (x[left], x[right]))
-            if root is not None:
+            root = _root(x[near], y[near], error[near], float(x[left] + x[right]) / 2)
+            # Two in a row that cross to the same side are one: noise crossed back in between.
+            if root is not None and not (roots and roots[-1][2] * root[2] > 0):
                 roots.append(root)
     return roots
 
 
-def _root(x: Floats, y: Floats, error: Floats, within: tuple[float, float]) -> tuple[float, float, float] | None:
-    """Regress y on x, by the errors, and solve for 0 between two gains; the error by the line's own at the root."""
-    centre, degree = sum(within) / 2, 2 if len(x) >= _CURVED else 1
+def _root(x: Floats, y: Floats, error: Floats, centre: float) -> tuple[float, float, float] | None:
+    """Regress y on x, by the errors, and solve for 0 near the centre; the root's error is the curve's own there."""
+    degree = 2 if len(x) >= _CURVED else 1
     least = float(np.max(error)) * 1e-3
     weight = 1 / np.maximum(error, least) if least > 0 else np.ones_like(x)
     design = np.vander(x - centre, degree + 1, increasing=True)
     fit, *_ = np.linalg.lstsq(design * weight[:, None], y * weight, rcond=None)
     solutions = np.roots(fit[::-1])
-    inside = [
-        float(one.real) for one in solutions
-        if abs(one.imag) < 1e-12 and within[0] - centre - 1e-9 <= one.real <= within[1] - centre + 1e-9
-    ]  # fmt: skip
+    inside = [float(one.real) for one in solutions if abs(one.imag) < 1e-12 and x[0] <= one.real + centre <= x[-1]]
     if not inside:
         return None
     at = min(inside, key=abs)

@@ -136,11 +136,11 @@ class Reducer:
         if name not in self._values:
             counts, width = part.counts or (), bin_width(name, self._point["cell"])
             return {"quantiles": _core.count_quantiles(counts, width, PROBABILITIES)}
-        values = np.concatenate(self._values[name])
+        each = self._values[name]
+        values = each[0] if len(each) == 1 else np.concatenate(each)
         if self._keep == "all":
             return {"values": values}
-        rows = np.ascontiguousarray(values.reshape(-1, values.shape[2]).T)
-        return {"quantiles": np.ascontiguousarray(_core.quantiles([rows], PROBABILITIES)[0].T)}
+        return {"quantiles": _core.value_quantiles(values, PROBABILITIES)}
 
 
 def _merged(one: FigurePart, other: FigurePart) -> FigurePart:

@@ -195,7 +195,7 @@ class Sweep:
             ``sample`` (``pair`` of similarities); then the figure's own, ``layer`` and of activations ``output``.
         """
         between = {"quantiles": ("quantile",), "moments": ("moment",)}
-        variables, cell = {}, self._cell
+        variables, cell = {}, self.cell
         for name, values in self.figures.items():
             row = known_figures(cell)[name]
             own = ("network",) if row.per == "network" else ("network", row.per)
@@ -290,7 +290,8 @@ class Sweep:
         return values
 
     @property
-    def _cell(self) -> str | None:
+    def cell(self) -> str | None:
+        """Name of the recurrent cell, the first of several; None of stacks."""
         first: str | None = self.axes["cell"][0] if "cell" in self.axes else self.fixed["cell"]
         return first
 
@@ -299,7 +300,7 @@ class Sweep:
 
     def _shown(self, name: str, values: Floats) -> Floats:
         """Take the axis of samples away where a network has one number."""
-        if self.keep == "all" and known_figures(self._cell)[name].per == "network":
+        if self.keep == "all" and known_figures(self.cell)[name].per == "network":
             return np.asarray(values.take(0, axis=len(self.axes) + 1))
         return values
 

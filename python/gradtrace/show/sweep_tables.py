@@ -9,6 +9,7 @@ import numpy as np
 from gradtrace.ensembles.results import Sweep
 from gradtrace.quiet import quiet
 from gradtrace.tables import Table, shown_layers
+from gradtrace.wording import short
 
 __all__ = ["sweep_table"]
 
@@ -22,10 +23,10 @@ def sweep_table(sweep: Sweep, every: bool = False) -> Table:
     chosen = list(range(count)) if every else shown_layers(count, _MOST_ROWS)
     rows = [np.unravel_index(i, sweep.shape) if sweep.axes else () for i in chosen]
     columns: list[tuple[str, list[str]]] = [
-        (name.replace("_", " "), [_value(values[row[axis]]) for row in rows])
+        (name.replace("_", " "), [short(values[row[axis]]) for row in rows])
         for axis, (name, values) in enumerate(sweep.axes.items())
     ]
-    step = "step" if sweep._cell is not None else "layer"
+    step = "step" if sweep.cell is not None else "layer"
     bits, error = sweep.bits_per_layer, sweep.standard_error()[..., 0]
     columns.append((f"bits per {step}", [f"{bits[row]:+.4f}" for row in rows]))
     columns.append(("+-", [f"{error[row]:.4f}" for row in rows]))
@@ -40,7 +41,7 @@ def sweep_table(sweep: Sweep, every: bool = False) -> Table:
     ]
     if len(chosen) < count:
         notes.insert(0, f"{len(chosen)} of {count:,} points.")
-    fixed = ", ".join(f"{name} {_value(value)}" for name, value in sweep.fixed.items() if value is not None)
+    fixed = ", ".join(f"{name} {short(value)}" for name, value in sweep.fixed.items() if value is not None)
     title = f"Sweep: {sweep.networks:,} networks a point, {sweep.samples} samples; {fixed}"
     return Table([head for head, _ in columns], _turned(columns, len(rows)), title, notes, keys=len(sweep.axes))
 
@@ -58,7 +59,3 @@ def _ends(sweep: Sweep, name: str) -> dict[str, Any]:
 
 def _turned(columns: list[tuple[str, list[str]]], rows: int) -> list[list[str]]:
     return [[cells[row] for _, cells in columns] for row in range(rows)]
-
-
-def _value(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
