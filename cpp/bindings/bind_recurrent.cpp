@@ -11,6 +11,8 @@
 #include "ops/random.h"
 #include "ops/readout.h"
 #include "ops/recurrent_figures.h"
+#include "ops/recurrent_windows.h"
+#include "ops/wide_states.h"
 
 namespace gt {
 namespace {
@@ -60,20 +62,29 @@ py::tuple forward(const RecurrentParameters& net, const py::object& x, const py:
     return py::make_tuple(y, h_n, c_n);
 }
 
+// What bounds a trace's memory; 0: nothing was said. `why_not`: the option beside which all steps must be there at
+// once.
+struct WindowOptions {
+    std::size_t memory = 0;
+    std::string why_not;
+};
+
 // One trace under way: the forward pass at construction, then the backward pass.
 template <class T>
 class RecurrentTrace {
   public:
     RecurrentTrace(std::shared_ptr<RecurrentParameters> net, const py::object& x, const py::object& h0,
-                   const py::object& c0, const py::object& lengths)
-        : net_(std::move(net)), s_(checked_sequences<T>(*net_, x, h0, c0, lengths)) {
+                   const py::object& c0, const py::object& lengths, const WindowOptions& options)
+        : net_(std::move(net)), s_(checked_sequences<T>(*net_, x, h0, c0, lengths)), memory_(options.memory) {
         const RecurrentNetwork<T> network = net_->network<T>();
-        const T* from = static_cast<const T*>(s_.x.data());
+        const RecurrentInput<T> input = s_.input(*net_);
         const std::int64_t* ends = s_.ends();
+        const std::vector<std::size_t> windows = checked_windows(network, options);
+        windowed_ = windows.size() > 2;
         run_op("x", s_.what(), [&](Interrupt& interrupt) {
             tracer_ = std::make_unique<RecurrentTracer<T>>(active_isa(), network, s_.steps, s_.batch, ends,
-                                                           RecurrentTracer<T>::Purpose::trace);
-            tracer_->forward(from, s_.h0.layers, s_.c0.layers, interrupt);
+                                                           RecurrentTracer<T>::Purpose::trace, windows);
+            tracer_->forward(input, s_.h0.layers, s_.c0.layers, interrupt);
         });
     }
 
@@ -126,12 +137,22 @@ class RecurrentTrace {
         const Names names(keep.begin(), keep.end());
         ResultFigures<T> result;
         RecurrentFigures<T> figures(tracer_->network(), s_.steps, s_.batch, names, result);
-        bool fits = true;
+        bool fits = true, history_lost = false;
         run_op("x", s_.what(), [&](Interrupt& interrupt) {
-            for (std::size_t k = 0; k < net_->layers(); ++k) fits &= tracer_->store_forward(k, figures.forwards[k]);
-            fits &= tracer_->backward(start, figures.directions, input_gradient ? figures.log2_dx : nullptr, figures.dx,
-                                      interrupt);
+            for (std::size_t k = 0; !windowed_ && k < net_->layers(); ++k)
+                fits &= tracer_->store_forward(k, figures.forwards[k]);
+            try {
+                fits &= tracer_->backward(start, figures.directions, input_gradient ? figures.log2_dx : nullptr,
+                                          figures.dx, interrupt, windowed_ ? &figures.forwards : nullptr);
+            } catch (const HistoryLost&) {
+                history_lost = true;
+            }
         });
+        if (history_lost)
+            fail_value("memory",
+                       "room for all steps at once, since this GRU's states have settled and what its update gates get "
+                       "hangs on how",
+                       text(memory_), "trace fewer steps");
         fits &= figures.write_gradients(*tracer_);
         if (!fits) fail_overflow("keep", "exponents within int64", "one beyond");
         result.dict["first_nonfinite"] = index_or_none(tracer_->first_nonfinite(), tracer_->first_nonfinite() != 0);
@@ -162,6 +183,20 @@ class RecurrentTrace {
     }
 
   private:
+    std::vector<std::size_t> checked_windows(const RecurrentNetwork<T>& network, const WindowOptions& options) const {
+        const WindowCosts costs = window_costs(network, s_.steps, s_.batch);
+        const bool given = options.memory != 0, can = options.why_not.empty();
+        if (costs.whole() <= (given ? options.memory : physical_memory_bytes() / 4) || (!given && !can)) return {};
+        if (!can)
+            fail_value("memory", "at least " + text(costs.whole()) + " bytes beside " + options.why_not,
+                       text(options.memory));
+        try {
+            return costs.cut(options.memory);
+        } catch (const MemoryTooSmall& small) {
+            fail_value("memory", "at least " + text(small.least) + " bytes for this trace", text(options.memory));
+        }
+    }
+
     Size steps() const { return static_cast<Size>(s_.steps); }
     Size batch() const { return static_cast<Size>(s_.batch); }
 
@@ -211,6 +246,8 @@ class RecurrentTrace {
     std::shared_ptr<RecurrentParameters> net_;
     Sequences<T> s_;
     std::unique_ptr<RecurrentTracer<T>> tracer_;
+    bool windowed_ = false;
+    std::size_t memory_;                    // that was given, or 0
     std::unique_ptr<ReadoutRows<T>> back_;  // where there was a readout
 };
 
@@ -227,8 +264,17 @@ void bind_trace(py::module_& module, const char* name) {
 // Forward alone; what comes behind is asked for.
 py::object run(const std::shared_ptr<RecurrentParameters>& p, const py::object& x, const py::object& h0,
                const py::object& c0, const py::object& lengths) {
-    if (p->is_float32) return py::cast(std::make_unique<RecurrentTrace<float>>(p, x, h0, c0, lengths));
-    return py::cast(std::make_unique<RecurrentTrace<double>>(p, x, h0, c0, lengths));
+    const WindowOptions all{0, "what comes behind"};
+    if (p->is_float32) return py::cast(std::make_unique<RecurrentTrace<float>>(p, x, h0, c0, lengths, all));
+    return py::cast(std::make_unique<RecurrentTrace<double>>(p, x, h0, c0, lengths, all));
+}
+
+std::string why_not_by_windows(const RecurrentParameters& net, const std::vector<std::string>& keep, bool reads_all) {
+    if (net.directions == 2) return "bidirectional=True";
+    if (reads_all) return "at='all'";
+    for (const std::string& name : keep)
+        if (name.rfind("grad_", 0) != 0) return "keep=['" + name + "']";
+    return "";
 }
 
 // All of it: the figures, and the arrays of the readout's trace or None.
@@ -236,24 +282,27 @@ py::tuple trace(const std::shared_ptr<RecurrentParameters>& p, const py::object&
                 const py::object& c0, const py::object& lengths, const DenseStack* readout, const py::object& target,
                 const std::string& loss, bool every_step, const py::object& cotangent, const py::object& cotangent_h,
                 const py::object& cotangent_c, std::uint64_t seed, const std::vector<std::string>& keep,
-                bool input_gradient) {
+                bool input_gradient, std::size_t most) {
+    const WindowOptions options{most, why_not_by_windows(*p, keep, readout && every_step)};
     const auto passes = [&](auto&& under_way) {
         const py::object behind =
             readout ? py::object(under_way.read(*readout, target, loss, every_step, {})) : py::object(py::none());
         return py::make_tuple(under_way.backward(cotangent, cotangent_h, cotangent_c, seed, keep, input_gradient),
                               behind);
     };
-    return p->is_float32 ? passes(RecurrentTrace<float>(p, x, h0, c0, lengths))
-                         : passes(RecurrentTrace<double>(p, x, h0, c0, lengths));
+    return p->is_float32 ? passes(RecurrentTrace<float>(p, x, h0, c0, lengths, options))
+                         : passes(RecurrentTrace<double>(p, x, h0, c0, lengths, options));
 }
 
-// Bytes of a trace with its figures, and of the arrays that are kept.
+// Bytes of a trace's figures, of all that its passes hold where all steps are there at once, and of the arrays that are
+// kept.
 template <class T>
 py::tuple memory(const RecurrentParameters& net, std::size_t steps, std::size_t batch,
                  const std::vector<std::string>& keep) {
-    const CountedFigures<T> counted =
-        recurrent_memory<T>(net.network<T>(), steps, batch, Names(keep.begin(), keep.end()));
-    return py::make_tuple(counted.figure_bytes, counted.kept_bytes);
+    const RecurrentNetwork<T> network = net.network<T>();
+    const CountedFigures<T> counted = recurrent_memory<T>(network, steps, batch, Names(keep.begin(), keep.end()));
+    const std::size_t states = recurrent_state_bytes(network, steps, batch);
+    return py::make_tuple(counted.figure_bytes - states, states, counted.kept_bytes);
 }
 
 py::tuple arrays(const std::vector<py::array>& list) { return py::tuple(py::cast(list)); }
@@ -301,7 +350,8 @@ void bind_recurrent(py::module_& module) {
         .def("run", &run, py::arg("x"), py::arg("h0"), py::arg("c0"), py::arg("lengths"))
         .def("trace", &trace, py::arg("x"), py::arg("h0"), py::arg("c0"), py::arg("lengths"), py::arg("readout"),
              py::arg("target"), py::arg("loss"), py::arg("every_step"), py::arg("cotangent"), py::arg("cotangent_h"),
-             py::arg("cotangent_c"), py::arg("seed"), py::arg("keep"), py::arg("input_gradient"));
+             py::arg("cotangent_c"), py::arg("seed"), py::arg("keep"), py::arg("input_gradient"),
+             py::arg("memory") = 0);
     bind_trace<float>(module, "RecurrentTraceF32");
     bind_trace<double>(module, "RecurrentTraceF64");
 }

@@ -1,5 +1,7 @@
 #include "bindings/checked_recurrent.h"
 
+#include "bindings/run_op.h"
+
 namespace gt {
 namespace {
 
@@ -173,9 +175,36 @@ States<T> checked_states(const RecurrentParameters& net, std::size_t batch, cons
 }
 
 template <class T>
+RecurrentInput<T> Sequences<T>::input(const RecurrentParameters& net) const {
+    if (!reader) return static_cast<const T*>(x.data());
+    const auto inputs = static_cast<py::ssize_t>(net.inputs);
+    return RecurrentInput<T>([this, inputs](std::size_t first, std::size_t end, T* to) {
+        const GilTaken locked;
+        const std::string name = "x[" + std::to_string(first) + ":" + std::to_string(end) + "]";
+        const py::array part = checked_array<T>(reader(first, end), name, " (the network's)");
+        const auto count = static_cast<py::ssize_t>(end - first), samples = static_cast<py::ssize_t>(batch);
+        require_shape(
+            part, name, {count, samples, inputs},
+            "(" + std::to_string(count) + ", " + std::to_string(samples) + ", " + std::to_string(inputs) + ")");
+        require_finite<T>(part, name);
+        std::copy_n(static_cast<const T*>(part.data()), part.size(), to);
+    });
+}
+
+template <class T>
 Sequences<T> checked_sequences(const RecurrentParameters& net, const py::object& x, const py::object& h0,
                                const py::object& c0, const py::object& lengths) {
     Sequences<T> s;
+    if (py::isinstance<py::tuple>(x)) {
+        const py::tuple parts(x);
+        s.steps = parts[0].cast<std::size_t>();
+        s.batch = parts[1].cast<std::size_t>();
+        s.reader = parts[2];
+        s.h0 = checked_states<T>(net, s.batch, h0, "h0");
+        s.c0 = checked_states<T>(net, s.batch, c0, "c0");
+        s.lengths = checked_lengths(s.steps, s.batch, lengths);
+        return s;
+    }
     s.x = checked_array<T>(x, "x", " (the network's)");
     require_shape(s.x, "x", {-1, -1, static_cast<py::ssize_t>(net.inputs)},
                   "(steps, batch, " + std::to_string(net.inputs) + ")",
@@ -191,6 +220,8 @@ Sequences<T> checked_sequences(const RecurrentParameters& net, const py::object&
     return s;
 }
 
+template struct Sequences<float>;
+template struct Sequences<double>;
 template Sequences<float> checked_sequences<float>(const RecurrentParameters&, const py::object&, const py::object&,
                                                    const py::object&, const py::object&);
 template States<float> checked_states<float>(const RecurrentParameters&, std::size_t, const py::object&,

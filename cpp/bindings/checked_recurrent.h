@@ -62,7 +62,8 @@ struct States {
 // What one call brings: checked, held while the core reads it.
 template <class T>
 struct Sequences {
-    py::array x;
+    py::array x;        // or, where that is read as it is needed:
+    py::object reader;  // reader(first, end) -> x[first:end]
     States<T> h0, c0;
     py::object lengths;  // an array or None
     std::size_t steps = 0, batch = 0;
@@ -70,10 +71,13 @@ struct Sequences {
     const std::int64_t* ends() const {
         return lengths.is_none() ? nullptr : static_cast<const std::int64_t*>(py::array(lengths).data());
     }
+    // Takes the GIL where it reads; this must stay while it does.
+    RecurrentInput<T> input(const RecurrentParameters& net) const;
     std::string what() const { return std::to_string(batch) + " sequences of " + std::to_string(steps) + " steps"; }
 };
 
-// x (steps, batch, inputs); h0, c0 as `checked_state` has them; lengths int64 (batch,).
+// x (steps, batch, inputs), or a tuple of steps, batch and a reader; h0, c0 as `checked_state` has them; lengths int64
+// (batch,).
 template <class T>
 Sequences<T> checked_sequences(const RecurrentParameters& net, const py::object& x, const py::object& h0,
                                const py::object& c0, const py::object& lengths);

@@ -42,6 +42,18 @@ class GilReleased {
     PyThreadState* state_;
 };
 
+// For a while, in an op that runs without it.
+class GilTaken {
+  public:
+    GilTaken() : state_(take_gil_or_stay([] { return PyGILState_Ensure(); })) {}
+    ~GilTaken() { PyGILState_Release(state_); }
+    GilTaken(const GilTaken&) = delete;
+    GilTaken& operator=(const GilTaken&) = delete;
+
+  private:
+    PyGILState_STATE state_;
+};
+
 // Runs a long op without the GIL; `name` is the argument whose size is to blame where memory runs out. Ctrl-C comes
 // back as KeyboardInterrupt, a machine too small as MemoryError.
 template <class F>

@@ -25,6 +25,8 @@ class BackwardLoop {
           step_(context.kernels(), context.cell_kernels(), context.kind, n_, end - first,
                 BackwardStep<T>::Split::followed) {}
 
+    void start_window(std::size_t first) { wide_.start_window(first); }
+
     void run(std::size_t first_step, std::size_t end_step, std::size_t worker) {
         for (std::size_t t = end_step; t-- > first_step;) {
             if (context_.interrupt.requested(worker)) return;
@@ -257,6 +259,11 @@ DirectionBackward<T>::DirectionBackward(const DirectionContext<T>& context, cons
 
 template <class T>
 DirectionBackward<T>::~DirectionBackward() = default;
+
+template <class T>
+void DirectionBackward<T>::start_window(std::size_t first) {
+    for (const auto& part : parts_) part->start_window(first);
+}
 
 template <class T>
 void DirectionBackward<T>::run(std::size_t first, std::size_t end) {

@@ -54,7 +54,27 @@ struct SequenceRows {
 };
 
 // By packed row, where T does not hold them: the candidate's preactivations (hidden,), then a GRU's recurrent block.
-using WideRows = std::vector<std::unique_ptr<Wide[]>>;
+class WideRows {
+  public:
+    void start(std::size_t first_row, std::size_t rows) {
+        first_ = first_row;
+        rows_.clear();
+        rows_.resize(rows);
+    }
+    std::unique_ptr<Wide[]>& operator[](std::size_t row) { return rows_[row - first_]; }
+
+  private:
+    std::size_t first_ = 0;
+    std::vector<std::unique_ptr<Wide[]>> rows_;
+};
+
+// Between two windows of steps, what the forward pass of one direction holds beside its states in T; by slot.
+struct WideCarry {
+    std::vector<Wide> rows;         // (batch, hidden): c, or h of a GRU, where it is outside the format; or empty
+    std::vector<std::size_t> at;    // (batch,): the state that this is
+    std::vector<std::uint8_t> low;  // (batch,): c alone is outside the format
+    bool any() const { return !rows.empty(); }
+};
 
 // Columns of a row of dz that W_hh fed, (weight_blocks * hidden,) * 2^exponent, where they part from the row's.
 template <class T>
@@ -63,7 +83,8 @@ struct PartedRow {
     double exponent = 0;
 };
 
-// Everything that the forward pass leaves for the backward pass; borrowed memory.
+// Everything that the forward pass leaves for the backward pass; borrowed memory. Where that is a window of steps
+// alone, pointers are moved back by what lies before it: row r of the sequence stands at r all the same.
 template <class T>
 struct DirectionState {
     T* z;                           // (rows, row_blocks * hidden): preactivations; the backward pass leaves dz here
@@ -76,8 +97,10 @@ struct DirectionState {
     double *dz_exponent, *dz_log2;  // (rows,): of the rows of dz, and their norms, exponent included
     // A cell whose W_ih and W_hh fed different columns: rows where these part, and norms of the latter's, exponent
     // included.
-    PartedRow<T>* parted = nullptr;    // (rows,)
-    double* recurrent_log2 = nullptr;  // (rows,)
+    PartedRow<T>* parted = nullptr;          // (rows,)
+    double* recurrent_log2 = nullptr;        // (rows,)
+    const WideCarry* wide_before = nullptr;  // at the window's first step; null: that is the sequence's
+    WideCarry* wide_after = nullptr;         // at its end; null: not wanted
 };
 
 // Rows in the sequence's own order as the direction meets them: steps [first, end), copied to `scratch` where needed.
@@ -94,10 +117,10 @@ std::size_t steps_per_chunk(const DirectionContext<T>& context) {
 
 inline PanelOrder step_order(std::size_t step) { return step % 2 ? PanelOrder::down : PanelOrder::up; }
 
-// recurrent_forward.cpp. `input` (rows, inputs).
+// recurrent_forward.cpp. Steps [first, end); `input` (rows, inputs).
 template <class T>
 void direction_forward(const DirectionContext<T>& context, const CellWeights<T>& weights, const SequenceRows<T>& input,
-                       const DirectionState<T>& state);
+                       const DirectionState<T>& state, std::size_t first, std::size_t end);
 
 // A gradient at the last states of a direction, by slot at its end; null: none.
 template <class T>
@@ -146,6 +169,7 @@ class DirectionBackward {
     DirectionBackward(const DirectionContext<T>& context, const CellWeights<T>& weights, const Injection<T>& injection,
                       const DirectionState<T>& state, const DirectionFigures<T>& figures);
     ~DirectionBackward();
+    void start_window(std::size_t first);  // of the steps whose state is there now
     void run(std::size_t first, std::size_t end);
     bool finish();  // the initial state; false where a kept exponent is beyond int64
 

@@ -203,15 +203,21 @@ bool RecurrentFigures<T>::write_gradients(const RecurrentTracer<T>& tracer) {
 }
 
 template <class T>
-CountedFigures<T> recurrent_memory(const RecurrentNetwork<T>& network, std::size_t steps, std::size_t batch,
-                                   const Names& keep) {
+std::size_t recurrent_state_bytes(const RecurrentNetwork<T>& network, std::size_t steps, std::size_t batch) {
     const CellShape& cell = cell_shape(network.kind);
     const std::size_t rows = checked_multiply(steps, batch), each = cell.row_blocks + 1 + cell.has_cell_state;
+    std::size_t bytes = 0;
+    for (const RecurrentLayer<T>& layer : network.layers)
+        bytes = checked_add(bytes, checked_multiply(checked_multiply(rows, layer.hidden), each * sizeof(T)));
+    return bytes;
+}
+
+template <class T>
+CountedFigures<T> recurrent_memory(const RecurrentNetwork<T>& network, std::size_t steps, std::size_t batch,
+                                   const Names& keep) {
     CountedFigures<T> counted;
     RecurrentFigures<T>(network, steps, batch, keep, counted);
-    for (const RecurrentLayer<T>& layer : network.layers)
-        counted.figure_bytes =
-            checked_add(counted.figure_bytes, checked_multiply(checked_multiply(rows, layer.hidden), each * sizeof(T)));
+    counted.figure_bytes = checked_add(counted.figure_bytes, recurrent_state_bytes(network, steps, batch));
     return counted;
 }
 
@@ -224,6 +230,8 @@ template CountedFigures<float> recurrent_memory<float>(const RecurrentNetwork<fl
                                                        const Names&);
 template CountedFigures<double> recurrent_memory<double>(const RecurrentNetwork<double>&, std::size_t, std::size_t,
                                                          const Names&);
+template std::size_t recurrent_state_bytes<float>(const RecurrentNetwork<float>&, std::size_t, std::size_t);
+template std::size_t recurrent_state_bytes<double>(const RecurrentNetwork<double>&, std::size_t, std::size_t);
 template class RecurrentFigures<float>;
 template class RecurrentFigures<double>;
 

@@ -53,6 +53,9 @@ template <class T>
 CountedFigures<T> recurrent_memory(const RecurrentNetwork<T>& network, std::size_t steps, std::size_t batch,
                                    const Names& keep);
 
+template <class T>
+std::size_t recurrent_state_bytes(const RecurrentNetwork<T>& network, std::size_t steps, std::size_t batch);  // alone
+
 // Of the influence of all states on each other.
 std::size_t influence_bytes(const CellShape& cell, std::size_t steps, std::size_t batch);
 

@@ -36,7 +36,7 @@ template <class T>
 class ForwardLoop {
   public:
     ForwardLoop(const DirectionContext<T>& context, const CellWeights<T>& weights, const SequenceRows<T>& input,
-                const DirectionState<T>& state, std::size_t first, std::size_t end)
+                const DirectionState<T>& state, std::size_t first_step, std::size_t first, std::size_t end)
         : context_(context),
           sequence_(context.sequence),
           weights_(weights),
@@ -48,19 +48,20 @@ class ForwardLoop {
                                     : std::size_t{0}),
           product_(weights.hh.exponent == 0 ? 0 : checked_multiply(end - first, weights.hh.outputs)),
           squares_(end - first),
-          wide_(context, weights, input, state, first, end - first),
+          wide_(context, weights, input, state, first_step, first, end - first),
           product_scratch_(context.kernels().panel->scratch_bytes) {}
 
-    void run(std::size_t worker) {
+    void run(std::size_t first_step, std::size_t end_step, std::size_t worker) {
         const std::size_t per_chunk = steps_per_chunk(context_);
-        for (std::size_t step = 0; step < sequence_.steps() && sequence_.active(step) > first_; step += per_chunk) {
-            const std::size_t end = std::min(step + per_chunk, sequence_.steps());
+        for (std::size_t step = first_step; step < end_step && sequence_.active(step) > first_; step += per_chunk) {
+            const std::size_t end = std::min(step + per_chunk, end_step);
             project(step, end);
             for (std::size_t t = step; t < end && sequence_.active(t) > first_; ++t) {
                 if (context_.interrupt.requested(worker)) return;
                 run_step(t);
             }
         }
+        wide_.save(state_.wide_after);
     }
 
   private:
@@ -186,14 +187,15 @@ class ForwardLoop {
 
 template <class T>
 void direction_forward(const DirectionContext<T>& context, const CellWeights<T>& weights, const SequenceRows<T>& input,
-                       const DirectionState<T>& state) {
+                       const DirectionState<T>& state, std::size_t first, std::size_t end) {
     const std::size_t batch = context.sequence.batch();
-    if (context.cell().gates) std::fill(state.carry_log2_units, state.carry_log2_units + batch * context.hidden, 0.0);
+    if (context.cell().gates && first == 0)
+        std::fill(state.carry_log2_units, state.carry_log2_units + batch * context.hidden, 0.0);
     std::size_t part_slots = 0;
     const Loop loop = loop_over_parts(context, weights, &part_slots);
     parallel_for(loop, [&](std::size_t i, std::size_t worker) {
-        ForwardLoop<T>(context, weights, input, state, i * part_slots, std::min(batch, (i + 1) * part_slots))
-            .run(worker);
+        ForwardLoop<T>(context, weights, input, state, first, i * part_slots, std::min(batch, (i + 1) * part_slots))
+            .run(first, end, worker);
     });
 }
 
@@ -202,8 +204,10 @@ template const float* input_rows<float>(const DirectionContext<float>&, const fl
 template const double* input_rows<double>(const DirectionContext<double>&, const double*, std::size_t, std::size_t,
                                           std::size_t, double*);
 template void direction_forward<float>(const DirectionContext<float>&, const CellWeights<float>&,
-                                       const SequenceRows<float>&, const DirectionState<float>&);
+                                       const SequenceRows<float>&, const DirectionState<float>&, std::size_t,
+                                       std::size_t);
 template void direction_forward<double>(const DirectionContext<double>&, const CellWeights<double>&,
-                                        const SequenceRows<double>&, const DirectionState<double>&);
+                                        const SequenceRows<double>&, const DirectionState<double>&, std::size_t,
+                                        std::size_t);
 
 }  // namespace gt

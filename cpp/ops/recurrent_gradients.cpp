@@ -28,9 +28,6 @@ GradientSide<T>::GradientSide(const DirectionContext<T>& context, const Directio
       columns_(context.cell().weight_blocks * context.hidden),
       width_(weight == Weight::hh ? context.hidden : inputs),
       recurrent_(weight == Weight::hh),
-      dz_log2_(context.sequence.rows()),
-      right_exponent_(context.sequence.rows(), 0.0),
-      right_log2_(context.sequence.rows()),
       gathered_(scratch_size(1)) {}
 
 template <class T>
@@ -50,6 +47,11 @@ void GradientSide<T>::take_parted(std::size_t first_row, std::size_t end_row) {
 template <class T>
 void GradientSide<T>::take_norms(std::size_t first, std::size_t end) {
     const PackedSequence& sequence = context_.sequence;
+    first_ = sequence.first_row(first);
+    const std::size_t count = sequence.first_row(end) - first_;
+    dz_log2_.resize(count);
+    right_log2_.resize(count);
+    right_exponent_.assign(count, 0.0);
     if (first_column_) take_parted(sequence.first_row(first), sequence.first_row(end));
     const double* dz = first_column_ ? state_.recurrent_log2 : state_.dz_log2;
     const bool known = columns_ == context_.row_size() || first_column_;
@@ -57,11 +59,12 @@ void GradientSide<T>::take_norms(std::size_t first, std::size_t end) {
         const std::size_t row = sequence.first_row(t), rows = sequence.active(t);
         take_right_norms(t, row, rows);
         if (known) {
-            std::copy(dz + row, dz + row + rows, dz_log2_.data() + row);
+            std::copy(dz + row, dz + row + rows, dz_log2_.data() + row - first_);
             continue;
         }
-        log2_row_norms(context_.kernels(), rows, columns_, this->dz(row), context_.row_size(), dz_log2_.data() + row);
-        for (std::size_t r = row; r < row + rows; ++r) dz_log2_[r] += dz_exponent(r);
+        log2_row_norms(context_.kernels(), rows, columns_, this->dz(row), context_.row_size(),
+                       dz_log2_.data() + row - first_);
+        for (std::size_t r = row; r < row + rows; ++r) dz_log2_[r - first_] += dz_exponent(r);
     }
 }
 
@@ -72,13 +75,13 @@ void GradientSide<T>::take_right_norms(std::size_t t, std::size_t row, std::size
         return recurrent_ ? context_.previous_state(t, slot) : context_.forward_row(t, slot);
     };
     if (!recurrent_ && input_.log2)
-        for (std::size_t slot = 0; slot < rows; ++slot) right_log2_[row + slot] = input_.log2[source(slot)];
+        for (std::size_t slot = 0; slot < rows; ++slot) right_log2_[row - first_ + slot] = input_.log2[source(slot)];
     else
         log2_row_norms(context_.kernels(), rows, width_, right_rows(t, t + 1, gathered_.data()), width_,
-                       right_log2_.data() + row);
+                       right_log2_.data() + row - first_);
     for (std::size_t slot = 0; exponent && slot < rows; ++slot) {
-        right_exponent_[row + slot] = exponent[source(slot)];
-        right_log2_[row + slot] += right_exponent_[row + slot];
+        right_exponent_[row - first_ + slot] = exponent[source(slot)];
+        right_log2_[row - first_ + slot] += exponent[source(slot)];
     }
 }
 
@@ -89,8 +92,8 @@ void GradientSide<T>::set_terms(std::size_t row, std::size_t rows, std::size_t c
     if (bias) bias->start(count);
     for (std::size_t i = 0; i < rows; ++i) {
         const double exponent = dz_exponent(row + i);
-        if (weight) weight->set(i, term_log2(row + i), exponent + right_exponent_[row + i]);
-        if (bias) bias->set(i, dz_log2_[row + i], exponent);
+        if (weight) weight->set(i, term_log2(row + i), exponent + right_exponent(row + i));
+        if (bias) bias->set(i, dz_log2(row + i), exponent);
     }
 }
 

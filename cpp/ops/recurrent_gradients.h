@@ -47,10 +47,10 @@ class GradientSide {
         return rows + first_column_;
     }
     double dz_exponent(std::size_t row) const { return parted(row) ? parted(row)->exponent : state_.dz_exponent[row]; }
-    double dz_log2(std::size_t row) const { return dz_log2_[row]; }  // norms, exponents included
-    double right_exponent(std::size_t row) const { return right_exponent_[row]; }
-    double right_log2(std::size_t row) const { return right_log2_[row]; }
-    double term_log2(std::size_t row) const { return dz_log2_[row] + right_log2_[row]; }  // of dz a^T
+    double dz_log2(std::size_t row) const { return dz_log2_[row - first_]; }  // norms, exponents included
+    double right_exponent(std::size_t row) const { return right_exponent_[row - first_]; }
+    double right_log2(std::size_t row) const { return right_log2_[row - first_]; }
+    double term_log2(std::size_t row) const { return dz_log2(row) + right_log2(row); }  // of dz a^T
     // Rows [row, row + rows) as the terms of a weight's and of a bias's sum; null: not wanted. `count`: zero beyond.
     void set_terms(std::size_t row, std::size_t rows, std::size_t count, ScaledTerms* weight, ScaledTerms* bias) const;
     // The right rows of steps [first, end), behind each other; `scratch` holds as many where they must be gathered.
@@ -70,6 +70,7 @@ class GradientSide {
     std::size_t first_column_, columns_, width_, own_first_ = 0;
     std::vector<T> own_dz_;  // a copy of the rows under way, where some of them are parted
     bool recurrent_;
+    std::size_t first_ = 0;  // of the rows under way
     std::vector<double> dz_log2_, right_exponent_, right_log2_;
     AlignedBuffer<T> gathered_;
 };

@@ -7,8 +7,10 @@ namespace gt {
 
 template <class T>
 RecurrentTracer<T>::RecurrentTracer(const IsaKernels& isa, RecurrentNetwork<T> network, std::size_t steps,
-                                    std::size_t batch, const std::int64_t* lengths, Purpose purpose)
-    : isa_(isa), network_(std::move(network)), sequence_(steps, batch, lengths) {
+                                    std::size_t batch, const std::int64_t* lengths, Purpose purpose,
+                                    std::vector<std::size_t> windows)
+    : isa_(isa), network_(std::move(network)), sequence_(steps, batch, lengths), windows_(std::move(windows)) {
+    if (windows_.empty()) windows_ = {0, steps};
     plan(purpose);
 }
 
@@ -16,7 +18,7 @@ RecurrentTracer<T>::RecurrentTracer(const IsaKernels& isa, RecurrentNetwork<T> n
 template <class T>
 void RecurrentTracer<T>::plan(Purpose purpose) {
     const CellShape& cell = cell_shape(network_.kind);
-    const std::size_t rows = sequence_.rows(), batch = sequence_.batch(), x = checked_multiply(rows, network_.inputs);
+    const std::size_t rows = most_rows(), batch = sequence_.batch(), x = checked_multiply(rows, network_.inputs);
     const bool shared = purpose == Purpose::forward;
     bool opened = false;
     const auto place = [&](auto& pointer, std::size_t count) {
@@ -26,28 +28,28 @@ void RecurrentTracer<T>::plan(Purpose purpose) {
         else
             arena_.plan<V>(count);
     };
-    states_.resize(network_.layers.size());
+    memory_.resize(network_.layers.size());
     joined_.resize(network_.depth(), nullptr);
     joined_exponent_.resize(network_.depth(), nullptr);
-    if (!shared && cell.gates) wide_z_ = std::vector<WideRows>(states_.size());
+    if (!shared && cell.gates) wide_z_ = std::vector<WideRows>(memory_.size());
     for (int pass = 0; pass < 2; ++pass) {
         if (pass == 1) {
             arena_.open();
             opened = true;
         }
         if (!sequence_.plain()) place(packed_x_, x);
-        for (std::size_t k = 0; k < states_.size(); ++k) {
-            DirectionState<T>& s = states_[k];
+        for (std::size_t k = 0; k < memory_.size(); ++k) {
+            DirectionState<T>& s = memory_[k];
             const std::size_t n = shared ? network_.widest() : hidden(k),
                               h = checked_multiply(checked_add(rows, batch), hidden(k));
             place(s.h, h);
             if (cell.has_cell_state) place(s.c, h);
             place(s.h_exponent, rows + batch);
             if (shared && k > 0) {  // one layer after the other
-                s.z = states_[0].z;
-                s.gate_sums = states_[0].gate_sums;
-                s.carry_log2 = states_[0].carry_log2;
-                s.carry_log2_units = states_[0].carry_log2_units;
+                s.z = memory_[0].z;
+                s.gate_sums = memory_[0].gate_sums;
+                s.carry_log2 = memory_[0].carry_log2;
+                s.carry_log2_units = memory_[0].carry_log2_units;
                 continue;
             }
             place(s.z, checked_multiply(rows, checked_multiply(cell.row_blocks, n)));
@@ -108,25 +110,42 @@ void RecurrentTracer<T>::carry_exponents(std::size_t rows, std::size_t n, T* x, 
     }
 }
 
-// x in packed order; where a row leaves the format, all of it as a copy with exponents.
+// x of the window in packed order; where a row leaves the format, all of it as a copy with exponents.
 template <class T>
-void RecurrentTracer<T>::load_input(const T* x) {
+void RecurrentTracer<T>::load_input() {
     const SubnormalMode keep(Subnormals::keep);
-    const std::size_t n = network_.inputs, rows = sequence_.rows();
-    T* own = sequence_.plain() ? nullptr : packed_x_;
-    if (own) sequence_.pack(x, n, own);
-    x_ = own ? own : x;
-    x_log2_.resize(rows);
-    log2_row_norms(isa_.get<T>(), rows, n, x_, n, x_log2_.data());
-    x_exponent_.clear();
-    if (std::none_of(x_log2_.begin(), x_log2_.end(), leaves_format)) return;
-    if (own == nullptr) {
-        scaled_x_ = AlignedBuffer<T>(checked_multiply(rows, n));
-        std::copy(x, x + rows * n, scaled_x_.data());
-        x_ = own = scaled_x_.data();
+    const std::size_t n = network_.inputs, batch = sequence_.batch(), before = sequence_.first_row(first_),
+                      rows = sequence_.first_row(end_) - before;
+    const T* from = nullptr;  // of step first_
+    if (input_.read) {
+        read_x_.reserve(checked_multiply(checked_multiply(end_ - first_, batch), n));
+        input_.read(first_, end_, read_x_.data());
+        from = read_x_.data();
+    } else {
+        from = input_.whole + first_ * batch * n;
     }
-    x_exponent_.assign(rows, 0.0);
-    carry_exponents(rows, n, own, x_exponent_.data(), x_log2_.data());
+    T* own = nullptr;
+    if (!sequence_.plain()) {
+        own = packed_x_;
+        for (std::size_t step = first_; step < end_; ++step)
+            for (std::size_t slot = 0; slot < sequence_.active(step); ++slot)
+                std::copy_n(from + ((step - first_) * batch + sequence_.sample(slot)) * n, n,
+                            own + (sequence_.first_row(step) - before + slot) * n);
+        from = own;
+    }
+    x_log2_.resize(rows);
+    log2_row_norms(isa_.get<T>(), rows, n, from, n, x_log2_.data());
+    x_exponent_.clear();
+    if (std::any_of(x_log2_.begin(), x_log2_.end(), leaves_format)) {
+        if (own == nullptr) {
+            scaled_x_.reserve(checked_multiply(rows, n));
+            std::copy(from, from + rows * n, scaled_x_.data());
+            from = own = scaled_x_.data();
+        }
+        x_exponent_.assign(rows, 0.0);
+        carry_exponents(rows, n, own, x_exponent_.data(), x_log2_.data());
+    }
+    x_ = from - before * n;
 }
 
 template <class T>
@@ -178,14 +197,15 @@ void RecurrentTracer<T>::join_directions(std::size_t stacked) {
 // A state with an infinite or NaN value has no gradient: its gates become NaN, and so does all that depends on them.
 template <class T>
 void RecurrentTracer<T>::find_nonfinite(std::size_t layer) {
-    const std::size_t n = hidden(layer), row_size = cell_shape(network_.kind).row_blocks * n;
+    const std::size_t n = hidden(layer), row_size = cell_shape(network_.kind).row_blocks * n, batch = sequence_.batch();
     const DirectionState<T>& s = states_[layer];
     const auto finite = [&](const T* x, std::size_t count) { return isa_.get<T>().reduce->all_finite(count, x); };
-    const std::size_t all = (sequence_.batch() + sequence_.rows()) * n;
-    if (finite(s.h, all) && (s.c == nullptr || finite(s.c, all))) return;
-    for (std::size_t step = 0; step < sequence_.steps(); ++step)
+    const std::size_t from = first_ ? batch + sequence_.first_row(first_) : 0,
+                      all = (batch + sequence_.first_row(end_) - from) * n;
+    if (finite(s.h + from * n, all) && (s.c == nullptr || finite(s.c + from * n, all))) return;
+    for (std::size_t step = first_; step < end_; ++step)
         for (std::size_t slot = 0; slot < sequence_.active(step); ++slot) {
-            const std::size_t row = sequence_.first_row(step) + slot, state = (sequence_.batch() + row) * n;
+            const std::size_t row = sequence_.first_row(step) + slot, state = (batch + row) * n;
             if (finite(s.h + state, n) && (s.c == nullptr || finite(s.c + state, n))) continue;
             std::fill(s.z + row * row_size, s.z + (row + 1) * row_size, static_cast<T>(kNaN));
             if (first_nonfinite_ == 0 || step + 1 < first_nonfinite_) first_nonfinite_ = step + 1;
@@ -193,25 +213,23 @@ void RecurrentTracer<T>::find_nonfinite(std::size_t layer) {
 }
 
 template <class T>
-void RecurrentTracer<T>::forward(const T* x, const LayerArrays<const T>& h0, const LayerArrays<const T>& c0,
-                                 Interrupt& interrupt) {
+void RecurrentTracer<T>::forward(const RecurrentInput<T>& x, const LayerArrays<const T>& h0,
+                                 const LayerArrays<const T>& c0, Interrupt& interrupt) {
     const SubnormalMode flush(Subnormals::flush);
     first_nonfinite_ = 0;
-    load_input(x);
+    input_ = x;
+    h0_ = h0;
+    c0_ = c0;
     weights_.clear();
     for (const RecurrentLayer<T>& layer : network_.layers)
         weights_.push_back(std::make_unique<CellWeights<T>>(isa_, cell_shape(network_.kind), layer, sequence_.batch()));
-    for (std::size_t k = 0; k < states_.size(); ++k) {
-        const std::size_t stacked = k / network_.directions, direction = k % network_.directions;
-        load_states(k, h0, c0);
-        if (!wide_z_.empty()) {
-            wide_z_[k].resize(sequence_.rows());
-            states_[k].wide_z = &wide_z_[k];
-        }
-        direction_forward(context(k, interrupt), *weights_[k], layer_input(stacked), states_[k]);
-        if (interrupt.stopped()) throw Interrupted{};
-        find_nonfinite(k);
-        if (direction + 1 == network_.directions) join_directions(stacked);
+    checkpoints_.assign(windows(), {});
+    last_.assign(memory_.size(), {});
+    for (std::size_t w = 0; w < windows(); ++w) {
+        open_window(w);
+        run_window(w, false, interrupt);
+        collect_last();
+        if (w + 1 < windows()) save_states(w + 1);
     }
 }
 
@@ -234,55 +252,20 @@ void RecurrentTracer<T>::store_output(T* y) const {
 
 template <class T>
 void RecurrentTracer<T>::store_final(const LayerArrays<T>& h_n, const LayerArrays<T>& c_n) const {
-    const std::size_t batch = sequence_.batch();
-    for (std::size_t k = 0; k < states_.size(); ++k)
-        for (std::size_t slot = 0; slot < batch; ++slot) {
-            const std::size_t n = hidden(k), to = sequence_.sample(slot) * n,
-                              last = batch + sequence_.first_row(sequence_.length(slot) - 1) + slot;
-            std::copy(states_[k].h + last * n, states_[k].h + (last + 1) * n, h_n[k] + to);
-            scale_plainly(n, states_[k].h_exponent[last], h_n[k] + to);
-            if (!c_n.empty()) std::copy(states_[k].c + last * n, states_[k].c + (last + 1) * n, c_n[k] + to);
+    for (std::size_t k = 0; k < last_.size(); ++k)
+        for (std::size_t slot = 0; slot < sequence_.batch(); ++slot) {
+            const std::size_t n = hidden(k), to = sequence_.sample(slot) * n;
+            std::copy_n(last_[k].h.data() + slot * n, n, h_n[k] + to);
+            scale_plainly(n, last_[k].exponent[slot], h_n[k] + to);
+            if (!c_n.empty()) std::copy_n(last_[k].c.data() + slot * n, n, c_n[k] + to);
         }
 }
 
 template <class T>
 bool RecurrentTracer<T>::store_forward(std::size_t layer, const ForwardOutputs<T>& out) const {
-    const CellShape& cell = cell_shape(network_.kind);
-    const DirectionState<T>& s = states_[layer];
-    const std::size_t n = hidden(layer), batch = sequence_.batch(), rows = sequence_.rows(), gates = cell.gates;
-    if (gates) {
-        for (std::size_t step = 0; step < sequence_.steps(); ++step) {
-            const double count = static_cast<double>(sequence_.active(step) * n);
-            const auto mean_of = [&](std::size_t column) {
-                double sum = 0;
-                for (std::size_t slot = 0; slot < sequence_.active(step); ++slot)
-                    sum += s.gate_sums[(sequence_.first_row(step) + slot) * 2 * gates + column];
-                return sum / count;
-            };
-            for (std::size_t g = 0; g < gates; ++g) {
-                out.gate_mean[step * gates + g] = mean_of(g);
-                out.gate_saturated[step * gates + g] = mean_of(gates + g);
-            }
-        }
-        double total = 0;
-        for (std::size_t slot = 0; slot < batch; ++slot) {
-            double kept = 0;
-            const std::size_t sample = sequence_.sample(slot);
-            for (std::size_t step = sequence_.length(slot) + 1; step-- > 0;) {
-                out.log2_retention[step * batch + sample] = kept;
-                if (step > 0) kept += s.carry_log2[sequence_.first_row(step - 1) + slot] / static_cast<double>(n);
-            }
-            total += kept;
-        }
-        // A gate that never lets go has no half-life: infinity, not its negative.
-        const auto half_life = [&](double sum) { return -static_cast<double>(rows) / (sum == 0 ? -0.0 : sum); };
-        *out.forget_half_life = half_life(total);
-        for (std::size_t u = 0; u < n; ++u) {
-            double sum = 0;
-            for (std::size_t slot = 0; slot < batch; ++slot) sum += s.carry_log2_units[slot * n + u];
-            out.half_life_by_unit[u] = half_life(sum);
-        }
-    }
+    std::vector<double> kept(sequence_.batch(), 0.0);
+    store_retention(layer, out, &kept);
+    store_half_life(layer, out, kept);
     return keep_states(layer, out);
 }
 

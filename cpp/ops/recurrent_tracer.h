@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -51,21 +52,36 @@ struct ForwardOutputs {
     KeptRows<T> kept_gates, kept_h, kept_c;        // (steps, batch, gates * hidden), (steps + 1, batch, hidden)
 };
 
+// x (steps, batch, inputs) of a sequence: all of it, or steps [first, end) written to `to` when they are asked for.
+template <class T>
+struct RecurrentInput {
+    RecurrentInput(const T* rows) : whole(rows) {}
+    explicit RecurrentInput(std::function<void(std::size_t first, std::size_t end, T* to)> rows)
+        : read(std::move(rows)) {}
+
+    const T* whole = nullptr;
+    std::function<void(std::size_t first, std::size_t end, T* to)> read;
+};
+
 template <class T>
 class RecurrentTracer {
   public:
     enum class Purpose { trace, forward };  // a forward pass alone keeps one layer's gates at a time
 
+    // `windows`: the first step of each, and `steps`; by default a single one. Several, of networks of one direction
+    // only (ops/recurrent_windows.h): the states before each are kept, the rest of it is there for one at a time, and
+    // is computed again for its backward pass, all with the same bits.
     RecurrentTracer(const IsaKernels& isa, RecurrentNetwork<T> network, std::size_t steps, std::size_t batch,
-                    const std::int64_t* lengths, Purpose purpose);
+                    const std::int64_t* lengths, Purpose purpose, std::vector<std::size_t> windows = {});
 
-    // x (steps, batch, inputs); h0, c0 empty for zero.
-    void forward(const T* x, const LayerArrays<const T>& h0, const LayerArrays<const T>& c0, Interrupt& interrupt);
+    // h0, c0 empty for zero; all must stay until `backward` is done.
+    void forward(const RecurrentInput<T>& x, const LayerArrays<const T>& h0, const LayerArrays<const T>& c0,
+                 Interrupt& interrupt);
 
-    void store_output(T* y) const;  // (steps, batch, outputs), 0 past an end
+    void store_output(T* y) const;  // (steps, batch, outputs), 0 past an end; of a single window
     void store_final(const LayerArrays<T>& h_n, const LayerArrays<T>& c_n) const;  // c_n empty without a cell state
-    bool store_forward(std::size_t layer, const ForwardOutputs<T>& out) const;
-    std::size_t first_nonfinite() const { return first_nonfinite_; }  // a state's index; 0: none
+    bool store_forward(std::size_t layer, const ForwardOutputs<T>& out) const;     // of a single window
+    std::size_t first_nonfinite() const { return first_nonfinite_; }               // a state's index; 0: none
     const PackedSequence& sequence() const { return sequence_; }
     const RecurrentNetwork<T>& network() const { return network_; }
 
@@ -79,8 +95,10 @@ class RecurrentTracer {
         bool every_step;
         LayerArrays<const T> dh_last, dc_last;
     };
+    // `forwards`: what `store_forward` writes, of several windows; null: not wanted.
     bool backward(const Cotangent& cotangent, const std::vector<DirectionOutputs<T>>& out, double* log2_dx,
-                  const KeptRows<T>& kept_dx, Interrupt& interrupt);
+                  const KeptRows<T>& kept_dx, Interrupt& interrupt,
+                  const std::vector<ForwardOutputs<T>>* forwards = nullptr);
     // In PyTorch's block order, after `backward`.
     const DirectionGradients<T>& gradients(std::size_t layer) const { return gradients_[layer]; }
 
@@ -92,6 +110,28 @@ class RecurrentTracer {
     struct InputGradient;
     struct PackedCotangent;
     struct LastGradient;
+    struct LayerPass;
+    struct BackwardCall;
+    // States of one layer by slot, in T with an exponent each.
+    struct StateRows {
+        std::vector<T> h, c;
+        std::vector<double> exponent;
+        WideCarry wide;
+    };
+
+    // recurrent_windows.cpp
+    std::size_t windows() const { return windows_.size() - 1; }
+    std::size_t most_rows() const;  // of a window
+    void open_window(std::size_t w);
+    void run_window(std::size_t w, bool again, Interrupt& interrupt);
+    void save_states(std::size_t w);  // behind the window under way, which w follows
+    void restore_states(std::size_t layer, const StateRows& from);
+    void collect_last();
+    void store_retention(std::size_t layer, const ForwardOutputs<T>& out, std::vector<double>* kept) const;
+    void store_half_life(std::size_t layer, const ForwardOutputs<T>& out, const std::vector<double>& kept) const;
+
+    void backward_window(BackwardCall& call, std::size_t w);
+    void backward_layer(BackwardCall& call, std::size_t layer, InputGradient& above, InputGradient* below);
     void pack_cotangent(const Cotangent& cotangent, PackedCotangent* out) const;
     std::size_t hidden(std::size_t layer) const { return network_.layers[layer].hidden; }
     DirectionContext<T> context(std::size_t layer, Interrupt& interrupt) const {
@@ -103,13 +143,14 @@ class RecurrentTracer {
                 .interrupt = interrupt};
     }
     void plan(Purpose purpose);
-    void load_input(const T* x);
+    void load_input();
     void load_states(std::size_t layer, const LayerArrays<const T>& h0, const LayerArrays<const T>& c0);
     static bool leaves_format(double log2_norm);
     void carry_exponents(std::size_t rows, std::size_t n, T* x, double* exponent, double* log2) const;
     SequenceRows<T> layer_input(std::size_t stacked) const {
-        return stacked == 0 ? SequenceRows<T>{x_, x_exponent_.empty() ? nullptr : x_exponent_.data(), x_log2_.data()}
-                            : layer_output(stacked - 1);
+        if (stacked > 0) return layer_output(stacked - 1);
+        const std::size_t row = sequence_.first_row(first_);
+        return {x_, x_exponent_.empty() ? nullptr : x_exponent_.data() - row, x_log2_.data() - row};
     }
     SequenceRows<T> layer_output(std::size_t stacked) const;  // (rows, outputs)
     void join_directions(std::size_t stacked);
@@ -123,16 +164,24 @@ class RecurrentTracer {
     const IsaKernels& isa_;
     RecurrentNetwork<T> network_;
     PackedSequence sequence_;
+    std::vector<std::size_t> windows_;
+    std::size_t first_ = 0, end_ = 0;  // steps of the window under way
+    RecurrentInput<T> input_{nullptr};
+    LayerArrays<const T> h0_, c0_;
     Arena arena_;
     std::vector<std::unique_ptr<CellWeights<T>>> weights_;
-    std::vector<DirectionState<T>> states_;
+    std::vector<DirectionState<T>> memory_, states_;   // as placed, and as rows of the whole sequence count
+    std::vector<std::vector<StateRows>> checkpoints_;  // before each window but the first, of all layers
+    std::vector<StateRows> last_;                      // at each slot's end
+    std::vector<WideCarry> carries_;                   // behind the window under way
+    std::vector<double> spare_units_;
     std::vector<T*> joined_;  // outputs of both directions, for each stacked layer
     std::vector<double*> joined_exponent_;
     const T* x_ = nullptr;
     T* packed_x_ = nullptr;
-    AlignedBuffer<T> scaled_x_;
-    std::vector<double> x_exponent_;  // (rows,); empty: 0
-    std::vector<double> x_log2_;      // (rows,): norms of the rows, exponents apart
+    AlignedBuffer<T> scaled_x_, read_x_;
+    std::vector<double> x_exponent_;  // of the window's rows; empty: 0
+    std::vector<double> x_log2_;      // likewise: norms, exponents apart
     std::vector<WideRows> wide_z_;    // for each direction of a layer
     std::vector<DirectionGradients<T>> gradients_;
     std::size_t first_nonfinite_ = 0;

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
 
 namespace gt {
 
@@ -13,24 +12,32 @@ struct RecurrentTracer<T>::InputGradient {
     std::size_t width = 0;
     AlignedBuffer<T> rows;  // (rows, width), or empty: only norms
     std::vector<double> exponent, log2;
-    bool add = false;  // the other direction's is there already
+    std::size_t first = 0;  // the window's first row
+    bool add = false;       // the other direction's is there already
     AlignedBuffer<T> scratch;
     AlignedBuffer<unsigned char> product;  // scratch of products, by worker
     std::vector<std::size_t> target;       // where the rows of the steps under way go
 
-    void start(std::size_t count, std::size_t columns, bool keep_rows) {
+    void start(std::size_t first_row, std::size_t count, std::size_t columns, bool keep_rows) {
+        first = first_row;
         width = columns;
         add = false;
         exponent.assign(count, 0.0);
         log2.assign(count, kNegativeInfinity);
         if (!keep_rows)
             rows = AlignedBuffer<T>();
-        else if (rows.size() != checked_multiply(count, width))
+        else if (rows.size() < checked_multiply(count, width))
             rows = AlignedBuffer<T>(count * width);
+    }
+
+    // As the layer below meets them: rows of the sequence.
+    Injection<T> injection() const {
+        return {rows.data() - first * width, exponent.data() - first, width, 0, true, {}, {}};
     }
 
     // Puts a row dx * 2^e there, or adds it to the other direction's.
     void take(const KernelTable<T>& kernels, std::size_t row, const T* dx, double e, double mantissa_log2) {
+        row -= first;
         T* to = rows.size() ? rows.data() + row * width : nullptr;
         if (!add) {
             if (to) std::copy(dx, dx + width, to);
@@ -169,79 +176,147 @@ struct RecurrentTracer<T>::LastGradient {
     }
 };
 
+// The passes of one direction of a layer, through all windows; what they read of a window moves with it.
+template <class T>
+struct RecurrentTracer<T>::LayerPass {
+    DirectionContext<T> context;
+    DirectionState<T> state{};
+    Injection<T> injection{};
+    SequenceRows<T> input{};
+    std::unique_ptr<DirectionBackward<T>> backward{};
+    std::unique_ptr<GradientPass<T>> gradients{};
+};
+
+template <class T>
+struct RecurrentTracer<T>::BackwardCall {
+    const std::vector<DirectionOutputs<T>>& out;
+    double* log2_dx;
+    const KeptRows<T>& kept_dx;
+    Interrupt& interrupt;
+    LastGradient dh_last, dc_last;
+    PackedCotangent arriving{};
+    std::vector<double> dz_exponent{}, dz_log2{}, recurrent_log2{};  // of the window's rows
+    std::vector<PartedRow<T>> parted{};
+    std::vector<std::unique_ptr<LayerPass>> passes{};
+    InputGradient above{}, below{};
+    bool fits = true;
+};
+
+// Of the window under way, from its last step to its first.
+template <class T>
+void RecurrentTracer<T>::backward_layer(BackwardCall& call, std::size_t layer, InputGradient& above,
+                                        InputGradient* below) {
+    const CellShape& cell = cell_shape(network_.kind);
+    const std::size_t stacked = layer / network_.directions, row = sequence_.first_row(first_);
+    const bool wanted = stacked > 0 || call.log2_dx;  // the first layer's only to be told
+    if (!call.passes[layer])
+        call.passes[layer] = std::make_unique<LayerPass>(LayerPass{.context = context(layer, call.interrupt)});
+    LayerPass& pass = *call.passes[layer];
+    pass.state = states_[layer];
+    pass.state.dz_exponent = call.dz_exponent.data() - row;
+    pass.state.dz_log2 = call.dz_log2.data() - row;
+    if (cell.hh_first) {
+        pass.state.parted = call.parted.data() - row;
+        pass.state.recurrent_log2 = call.recurrent_log2.data() - row;
+    }
+    pass.injection = stacked + 1 < network_.depth() ? above.injection() : call.arriving.injection;
+    pass.injection.column = layer % network_.directions * hidden(layer);
+    pass.injection.dh_last = call.dh_last.of(layer, hidden(layer), sequence_);
+    pass.injection.dc_last = call.dc_last.of(layer, hidden(layer), sequence_);
+    pass.input = layer_input(stacked);
+    if (!pass.backward) {
+        pass.backward = std::make_unique<DirectionBackward<T>>(pass.context, *weights_[layer], pass.injection,
+                                                               pass.state, call.out[layer].figures);
+        if (call.out[layer].gradients)
+            pass.gradients = std::make_unique<GradientPass<T>>(pass.context, pass.state, pass.input, below->width,
+                                                               call.out[layer].steps);
+    }
+    pass.backward->start_window(first_);
+    const std::size_t per_chunk = steps_per_chunk(pass.context);
+    for (std::size_t end = end_; end > first_;) {
+        const std::size_t first = end < first_ + per_chunk ? first_ : end - per_chunk;
+        pass.backward->run(first, end);
+        if (pass.gradients) pass.gradients->add(first, end);
+        if (wanted) input_gradient(pass.context, pass.state, weights_[layer]->ih, first, end, below);
+        if (call.interrupt.stopped()) throw Interrupted{};
+        end = first;
+    }
+    if (call.out[layer].kept_dgates) call.fits &= keep_dgates(layer, pass.state, call.out[layer].kept_dgates);
+    if (first_ > 0) return;
+    call.fits &= pass.backward->finish();
+    DirectionGradients<T>& gradients = gradients_[layer];
+    if (pass.gradients) gradients = pass.gradients->result();
+    to_torch_order(&gradients.ih, cell.ih_order, cell.weight_blocks);
+    to_torch_order(&gradients.hh, cell.hh_order, cell.weight_blocks);
+    to_torch_order(&gradients.bias_ih, cell.ih_order, cell.weight_blocks);
+    to_torch_order(&gradients.bias_hh, cell.hh_order, cell.weight_blocks);
+    call.passes[layer].reset();
+}
+
+template <class T>
+void RecurrentTracer<T>::backward_window(BackwardCall& call, std::size_t w) {
+    const CellShape& cell = cell_shape(network_.kind);
+    const std::size_t row = sequence_.first_row(first_), rows = sequence_.first_row(end_) - row,
+                      directions = network_.directions;
+    for (std::vector<double>* of : {&call.dz_exponent, &call.dz_log2}) of->resize(rows);
+    call.parted.resize(cell.hh_first ? rows : 0);
+    call.recurrent_log2.resize(call.parted.size());
+    for (std::size_t stacked = network_.depth(); stacked-- > 0;) {
+        call.below.start(row, rows, network_.layers[stacked * directions].inputs,
+                         stacked > 0 || (call.log2_dx && (directions == 2 || call.kept_dx)));
+        for (std::size_t d = 0; d < directions; ++d) {
+            backward_layer(call, stacked * directions + d, call.above, &call.below);
+            call.below.add = true;
+        }
+        std::swap(call.above, call.below);
+    }
+    if (call.log2_dx == nullptr) return;
+    const InputGradient& dx = call.above;
+    for (std::size_t step = windows_[w]; step < windows_[w + 1]; ++step)
+        for (std::size_t slot = 0; slot < sequence_.active(step); ++slot) {
+            const std::size_t from = sequence_.first_row(step) + slot - row,
+                              source = step * sequence_.batch() + sequence_.sample(slot);
+            call.log2_dx[source] = dx.log2[from];
+            if (call.kept_dx)
+                call.fits &= keep_row(dx.width, dx.rows.data() + from * dx.width, dx.exponent[from],
+                                      call.kept_dx.mantissa + source * dx.width, call.kept_dx.exponent + source);
+        }
+}
+
 template <class T>
 bool RecurrentTracer<T>::backward(const Cotangent& cotangent, const std::vector<DirectionOutputs<T>>& out,
-                                  double* log2_dx, const KeptRows<T>& kept_dx, Interrupt& interrupt) {
+                                  double* log2_dx, const KeptRows<T>& kept_dx, Interrupt& interrupt,
+                                  const std::vector<ForwardOutputs<T>>* forwards) {
     const SubnormalMode flush(Subnormals::flush);
-    const CellShape& cell = cell_shape(network_.kind);
-    const std::size_t batch = sequence_.batch(), rows = sequence_.rows(), directions = network_.directions;
-    bool fits = true;
-    gradients_ = std::vector<DirectionGradients<T>>(states_.size());
-    std::vector<double> dz_exponent(rows), dz_log2(rows);
-    std::vector<PartedRow<T>> parted(cell.hh_first ? rows : 0);
-    std::vector<double> recurrent_log2(parted.size());
-    LastGradient dh_last(cotangent.dh_last, batch, network_.widest()),
-        dc_last(cotangent.dc_last, batch, network_.widest());
-    PackedCotangent arriving;
-    pack_cotangent(cotangent, &arriving);
-    InputGradient above, below;
-    for (std::size_t stacked = network_.depth(); stacked-- > 0;) {
-        const bool wanted = stacked > 0 || log2_dx;  // the first layer's only to be told
-        below.start(rows, network_.layers[stacked * directions].inputs,
-                    wanted && (stacked > 0 || directions == 2 || kept_dx));
-        for (std::size_t d = 0; d < directions; ++d) {
-            const std::size_t k = stacked * directions + d;
-            const DirectionContext<T> here = context(k, interrupt);
-            DirectionState<T> state = states_[k];
-            state.dz_exponent = dz_exponent.data();
-            state.dz_log2 = dz_log2.data();
-            if (cell.hh_first) {
-                state.parted = parted.data();
-                state.recurrent_log2 = recurrent_log2.data();
-            }
-            Injection<T> injection = arriving.injection;
-            if (stacked + 1 < network_.depth())
-                injection = {above.rows.data(), above.exponent.data(), above.width, 0, true, {}, {}};
-            injection.column = d * hidden(k);
-            injection.dh_last = dh_last.of(k, hidden(k), sequence_);
-            injection.dc_last = dc_last.of(k, hidden(k), sequence_);
-            DirectionBackward<T> pass(here, *weights_[k], injection, state, out[k].figures);
-            const SequenceRows<T> input = layer_input(stacked);
-            std::optional<GradientPass<T>> gradients;
-            if (out[k].gradients) gradients.emplace(here, state, input, below.width, out[k].steps);
-            const std::size_t per_chunk = steps_per_chunk(here);
-            for (std::size_t end = sequence_.steps(); end > 0;) {
-                const std::size_t first = end < per_chunk ? 0 : end - per_chunk;
-                pass.run(first, end);
-                if (gradients) gradients->add(first, end);
-                if (wanted) input_gradient(here, state, weights_[k]->ih, first, end, &below);
-                if (interrupt.stopped()) throw Interrupted{};
-                end = first;
-            }
-            fits &= pass.finish();
-            if (gradients) gradients_[k] = gradients->result();
-            to_torch_order(&gradients_[k].ih, cell.ih_order, cell.weight_blocks);
-            to_torch_order(&gradients_[k].hh, cell.hh_order, cell.weight_blocks);
-            to_torch_order(&gradients_[k].bias_ih, cell.ih_order, cell.weight_blocks);
-            to_torch_order(&gradients_[k].bias_hh, cell.hh_order, cell.weight_blocks);
-            below.add = true;
-            if (out[k].kept_dgates) fits &= keep_dgates(k, state, out[k].kept_dgates);
+    const std::size_t batch = sequence_.batch(), layers = states_.size();
+    gradients_ = std::vector<DirectionGradients<T>>(layers);
+    BackwardCall call{.out = out,
+                      .log2_dx = log2_dx,
+                      .kept_dx = kept_dx,
+                      .interrupt = interrupt,
+                      .dh_last = LastGradient(cotangent.dh_last, batch, network_.widest()),
+                      .dc_last = LastGradient(cotangent.dc_last, batch, network_.widest())};
+    pack_cotangent(cotangent, &call.arriving);
+    call.passes.resize(layers);
+    std::vector<std::vector<double>> kept(layers, std::vector<double>(batch, 0.0));
+    for (std::size_t w = windows(); w-- > 0;) {
+        if (w + 1 < windows()) {
+            open_window(w);
+            run_window(w, true, interrupt);
+            checkpoints_[w + 1].clear();
         }
-        std::swap(above, below);
+        for (std::size_t k = 0; forwards && k < layers; ++k) store_retention(k, (*forwards)[k], &kept[k]);
+        backward_window(call, w);
     }
-    if (log2_dx == nullptr) return fits;
-    sequence_.for_each([&](std::size_t row, std::size_t source) {
-        log2_dx[source] = above.log2[row];
-        if (kept_dx)
-            fits &= keep_row(above.width, above.rows.data() + row * above.width, above.exponent[row],
-                             kept_dx.mantissa + source * above.width, kept_dx.exponent + source);
-    });
-    return fits;
+    for (std::size_t k = 0; forwards && k < layers; ++k) store_half_life(k, (*forwards)[k], kept[k]);
+    return call.fits;
 }
 
 template bool RecurrentTracer<float>::backward(const Cotangent&, const std::vector<DirectionOutputs<float>>&, double*,
-                                               const KeptRows<float>&, Interrupt&);
+                                               const KeptRows<float>&, Interrupt&,
+                                               const std::vector<ForwardOutputs<float>>*);
 template bool RecurrentTracer<double>::backward(const Cotangent&, const std::vector<DirectionOutputs<double>>&, double*,
-                                                const KeptRows<double>&, Interrupt&);
+                                                const KeptRows<double>&, Interrupt&,
+                                                const std::vector<ForwardOutputs<double>>*);
 
 }  // namespace gt

@@ -93,12 +93,26 @@ Wide WideStates<T>::initial(const T* rows, double exponent, std::size_t slot, st
     return wide(static_cast<double>(rows[slot * n_ + u]), exponent);
 }
 
+// An LSTM's c before the window's first step, which is not the sequence's.
+template <class T>
+Wide WideStates<T>::carried(std::size_t slot, std::size_t u) const {
+    const WideCarry& before = *state_.wide_before;
+    if (before.any() && before.at[slot] == first_) return before.rows[slot * n_ + u];
+    return wide(static_cast<double>(state_.c[context_.previous_state(first_, slot) * n_ + u]));
+}
+
+template <class T>
+void WideStates<T>::start_window(std::size_t first) {
+    first_ = first;
+    histories_.clear();
+}
+
 template <class T>
 void WideStates<T>::run_lstm(std::size_t steps, std::size_t slot, History* out) const {
-    out->rows.resize((steps + 1) * n_);
-    for (std::size_t u = 0; u < n_; ++u) out->rows[u] = initial(state_.c, 0, slot, u);
-    for (std::size_t t = 0; t < steps; ++t) {
-        Wide* c = out->rows.data() + (t + 1) * n_;
+    out->rows.resize((steps - first_ + 1) * n_);
+    for (std::size_t u = 0; u < n_; ++u) out->rows[u] = first_ ? carried(slot, u) : initial(state_.c, 0, slot, u);
+    for (std::size_t t = first_; t < steps; ++t) {
+        Wide* c = out->rows.data() + (t - first_ + 1) * n_;
         std::copy(c - n_, c, c);
         wide_lstm_step(n_, z(t, slot), record(t, slot), c, nullptr);
     }
@@ -107,6 +121,7 @@ void WideStates<T>::run_lstm(std::size_t steps, std::size_t slot, History* out) 
 template <class T>
 void WideStates<T>::run_gru(std::size_t steps, std::size_t slot, History* out) const {
     const CellShape& cell = context_.cell();
+    if (first_) throw HistoryLost{};
     out->rows.resize(steps * n_);
     for (std::size_t u = 0; u < n_; ++u) {
         Difference difference(initial(state_.h, state_.h_exponent[slot], slot, u));
@@ -133,7 +148,7 @@ const typename WideStates<T>::History& WideStates<T>::history(std::size_t step, 
 
 template <class T>
 const Wide* WideStates<T>::c(std::size_t state, std::size_t slot) {
-    return history(state == 0 ? 0 : state - 1, slot).rows.data() + state * n_;
+    return history(state == 0 ? 0 : state - 1, slot).rows.data() + (state - first_) * n_;
 }
 
 template <class T>
@@ -149,7 +164,7 @@ WideFactors WideStates<T>::factors(std::size_t step, std::size_t slot) {
     }
     if (cell.has_cell_state) {
         out.candidate = kept ? kept : from_z_.data();
-        out.c_previous = history(step, slot).rows.data() + step * n_;
+        out.c_previous = history(step, slot).rows.data() + (step - first_) * n_;
         out.c = out.c_previous + n_;
     } else {
         if (cell.has_recurrent_block()) out.recurrent = kept ? kept + n_ : from_z_.data();

@@ -9,7 +9,7 @@
 namespace gt {
 namespace {
 
-constexpr std::size_t kNever = std::numeric_limits<std::size_t>::max();
+constexpr std::size_t kNever = std::numeric_limits<std::size_t>::max();  // as an empty carry has it
 
 template <class T>
 bool all_zero(std::size_t n, const T* x) {
@@ -61,7 +61,7 @@ void wide_gru_step(const CellShape& cell, std::size_t hidden, const T* z, const 
 
 template <class T>
 WideStep<T>::WideStep(const DirectionContext<T>& context, const CellWeights<T>& weights, const SequenceRows<T>& input,
-                      const DirectionState<T>& state, std::size_t first, std::size_t slots)
+                      const DirectionState<T>& state, std::size_t first_step, std::size_t first, std::size_t slots)
     : context_(context),
       weights_(weights),
       input_(input),
@@ -74,7 +74,33 @@ WideStep<T>::WideStep(const DirectionContext<T>& context, const CellWeights<T>& 
       huge_(std::max(weights.ih.exponent, weights.hh.exponent) > Range<T>::state_high),
       no_bias_(context.row_size(), T(0)) {
     load_bias();
-    if (context.cell().has_cell_state) load_initial();
+    if (first_step > 0)
+        load_carried();
+    else if (context.cell().has_cell_state)
+        load_initial();
+}
+
+template <class T>
+void WideStep<T>::load_carried() {
+    const WideCarry& from = *state_.wide_before;
+    if (!from.any()) return;
+    const auto rows = from.rows.begin() + static_cast<std::ptrdiff_t>(first_ * n_);
+    carried_.assign(rows, rows + static_cast<std::ptrdiff_t>(slots_ * n_));
+    for (std::size_t r = 0; r < slots_; ++r) {
+        carried_at_[r] = from.at[first_ + r];
+        low_[r] = from.low[first_ + r] != 0;
+        any_low_ |= low_[r];
+    }
+}
+
+template <class T>
+void WideStep<T>::save(WideCarry* to) const {
+    if (to == nullptr || carried_.empty()) return;
+    std::copy(carried_.begin(), carried_.end(), to->rows.begin() + static_cast<std::ptrdiff_t>(first_ * n_));
+    for (std::size_t r = 0; r < slots_; ++r) {
+        to->at[first_ + r] = carried_at_[r];
+        to->low[first_ + r] = low_[r];
+    }
 }
 
 // c0 as the caller has it, which may be subnormal.

@@ -47,9 +47,10 @@ class WideStep {
         bool fresh;
     };
 
-    // Slots [first, first + slots).
+    // Slots [first, first + slots), from step `first_step` on.
     WideStep(const DirectionContext<T>& context, const CellWeights<T>& weights, const SequenceRows<T>& input,
-             const DirectionState<T>& state, std::size_t first, std::size_t slots);
+             const DirectionState<T>& state, std::size_t first_step, std::size_t first, std::size_t slots);
+    void save(WideCarry* to) const;  // of these slots; null: not wanted
 
     // Whether row r of step t enters it outside the format, and whether the kernel left it there.
     bool enters(std::size_t t, std::size_t r) const;
@@ -78,6 +79,7 @@ class WideStep {
         return input_.exponent ? input_.exponent[context_.forward_row(t, first_ + r)] : 0;
     }
     void load_initial();
+    void load_carried();
     void load_bias();
     bool is_zero(std::size_t t, const CellForward<T>& s, std::size_t r) const;
     void multiply(std::size_t t, const std::vector<Row>& rows, bool projected);

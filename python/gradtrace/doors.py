@@ -80,6 +80,8 @@ def __getattr__(name: str) -> Any:
 @quiet
 def draw(room: str, figure: str, *arguments: Any) -> Axes:
     """Draw with a function of a module of `gradtrace.show`; ImportError that says what to install for it."""
+    if (every := getattr(arguments[0], "every", 1)) > 1:
+        raise ValueError(f"plot: expected a trace of all layers and steps, got one with every={every}; trace without")
     try:
         function = getattr(importlib.import_module(f"gradtrace.show.{room}"), figure)
     except ModuleNotFoundError as error:

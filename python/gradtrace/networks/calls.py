@@ -60,6 +60,8 @@ class WithCellState(Recurrent):
         keep: Sequence[str] = (),
         input_gradient: bool = True,
         cotangent_h: Arrays | None = None,
+        memory: int | None = None,
+        every: int = 1,
     ) -> RecurrentTrace:
         """Trace the gradient through every step, inside the cell.
 
@@ -67,7 +69,8 @@ class WithCellState(Recurrent):
         ----------
         x : ndarray of the network's dtype
             Shape (T, B, I), C-contiguous, finite; with `batch_first` (B, T, I), with an `embedding` also int64 tokens
-            (T, B) or (B, T).
+            (T, B) or (B, T). Or what has such a shape and dtype and gives ``x[first:end]`` as an array, such as a
+            dataset of h5py or zarr: it is read window by window, twice in all.
         h0, c0 : ndarray, optional
             Initial states, (K, B, H), or (B, H) for a single layer and direction; zero by default.
         lengths : ndarray of int64, optional
@@ -103,6 +106,14 @@ class WithCellState(Recurrent):
             what autograd has for PyTorch's `h_n`, shaped as `cotangent_c`. Added to what arrives there otherwise, from
             `cotangent`, a readout or the layer above; without a loss and without `cotangent` nothing is drawn beside
             it.
+        memory : int, optional
+            Bytes that the trace may take beside what it returns, x and a cotangent at every step. Where all steps at
+            once take more, the states between windows of steps are kept and each window is computed forward again
+            before its backward pass: the same bits, for about a third more time. By default so where all steps at once
+            would take more than a quarter of this machine's memory. One direction only, with nothing kept but
+            gradients, and without a readout at every step.
+        every : int, default 1
+            Return the figures of steps 0, `every`, 2 `every` and so on alone.
 
         Returns
         -------
@@ -121,7 +132,7 @@ class WithCellState(Recurrent):
         """
         return self._trace(
             x, h0, c0, lengths, cotangent, cotangent_h, cotangent_c, readout, target, loss, at, cotangent_seed, keep,
-            input_gradient,
+            input_gradient, memory, every,
         )  # fmt: skip
 
     def influence(
@@ -192,12 +203,14 @@ class WithoutCellState(Recurrent):
         keep: Sequence[str] = (),
         input_gradient: bool = True,
         cotangent_h: Arrays | None = None,
+        memory: int | None = None,
+        every: int = 1,
     ) -> RecurrentTrace:
         """Trace the gradient through every step.
 
         Parameters
         ----------
-        x, h0, lengths, cotangent, readout, target, loss, at, cotangent_seed, input_gradient, cotangent_h
+        x, h0, lengths, cotangent, readout, target, loss, at, cotangent_seed, input_gradient, cotangent_h, memory, every
             As `LSTM.trace` has them.
         keep : list of str, default ()
             Arrays to keep: ``"dh"``, ``"h"``, ``"dx"``, ``"grad_weight_ih"``, ``"grad_weight_hh"``; a GRU also
@@ -215,7 +228,7 @@ class WithoutCellState(Recurrent):
         """
         return self._trace(
             x, h0, None, lengths, cotangent, cotangent_h, None, readout, target, loss, at, cotangent_seed, keep,
-            input_gradient,
+            input_gradient, memory, every,
         )  # fmt: skip
 
     def influence(

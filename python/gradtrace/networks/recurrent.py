@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from gradtrace import _core, doors
 from gradtrace.cells import Cell
-from gradtrace.checks import checked_flag, checked_seed, shown
+from gradtrace.checks import checked_bytes, checked_flag, checked_seed, shown
 from gradtrace.memory import blames
 from gradtrace.networks.asked import AskedLater, loss_of_guess
 from gradtrace.networks.carried import Carried
@@ -22,6 +22,8 @@ from gradtrace.networks.recurrent_initialisation import random_recurrent
 from gradtrace.networks.recurrent_spectra import RecurrentSpectra
 from gradtrace.networks.results import build_readout, build_trace
 from gradtrace.networks.stack import Stack
+from gradtrace.networks.stack_arguments import checked_every
+from gradtrace.networks.steps import Steps, read_as_needed
 from gradtrace.traces.influence import Influence
 from gradtrace.traces.recurrent import RecurrentTrace
 
@@ -264,9 +266,12 @@ class Recurrent(RecurrentSpectra):
             embedding=embedding, batch_first=batch_first, **others,
         )  # fmt: skip
 
-    def _time_first(self, x: Any, keep: Sequence[str] = ()) -> Any:
-        self._check_memory(x, keep)
-        return self._carried.time_first(x)
+    def _time_first(self, x: Any, keep: Sequence[str] = (), at_once: bool = True) -> Any:
+        if isinstance(x, Steps) and (self.batch_first or self.embedding is not None):
+            other = "batch_first=True" if self.batch_first else "an embedding"
+            raise TypeError(f"x: expected a NumPy array beside {other}, got what is read as it is needed")
+        self._check_memory(x, keep, at_once)
+        return x if isinstance(x, Steps) else self._carried.time_first(x)
 
     @blames("x", "use fewer samples or steps at a time")
     def _forward(self, x: Array, h0: Array | None, c0: Array | None, lengths: Array | None) -> tuple[Array, Any, Any]:
@@ -290,30 +295,37 @@ class Recurrent(RecurrentSpectra):
         cotangent_seed: int,
         keep: Sequence[str],
         input_gradient: bool,
+        memory: int | None,
+        every: int,
     ) -> RecurrentTrace:
         names = checked_keep(keep, self._cell.name)
         if not checked_flag("input_gradient", input_gradient) and "dx" in names:
             raise ValueError("input_gradient: expected True beside keep=['dx'], got False")
         seed = checked_seed("cotangent_seed", cotangent_seed)
+        of_steps = [name for name in names if not name.startswith("grad_")]
+        thinned, most = checked_every(every, of_steps), checked_bytes("memory", memory)
+        x = read_as_needed(x)
         if readout is None and not (target is None and loss is None):
             readout = self.readout
         check_loss(cotangent, readout, target, loss, at, self._outputs, self.dtype)
-        x, cotangent = self._time_first(x, names), self._carried.cotangent_time_first(cotangent)
+        at_once = self.bidirectional or at == "all" or bool(of_steps)
+        x, cotangent = self._time_first(x, names, at_once), self._carried.cotangent_time_first(cotangent)
         if isinstance(lengths, np.ndarray):
             lengths = lengths.copy()  # read more than once, and another thread may write to it
         behind = None if readout is None else readout._core
         figures, read = self._core.trace(
-            x, h0, c0, lengths, behind, target, loss or "", at == "all", cotangent, cotangent_h, cotangent_c, seed,
-            names, bool(input_gradient),
+            x.for_core if isinstance(x, Steps) else x, h0, c0, lengths, behind, target, loss or "", at == "all",
+            cotangent, cotangent_h, cotangent_c, seed, names, bool(input_gradient), most,
         )  # fmt: skip
         readout_trace = None
         if readout is not None and target is not None:  # past a sample's end no target counts
             counts = ... if lengths is None or at == "last" else np.arange(x.shape[0])[:, None] < lengths
             readout_trace = build_readout(read, readout._facts, loss or "", target[counts])
         later = None
-        if target is not None and loss is not None:
+        data = None if isinstance(x, Steps) else target  # what is read as it is needed is not read again
+        if data is not None and loss is not None:
             given = h0 is not None or c0 is not None
-            later = OutsetLater(self._core, readout, Asked(x, target, loss, at, lengths), given)
+            later = OutsetLater(self._core, readout, Asked(x, data, loss, at, lengths), given)
         facts = {
             "cell": self._cell.name,
             "dtype": str(self.dtype),
@@ -329,20 +341,23 @@ class Recurrent(RecurrentSpectra):
             "loss": None if readout_trace is None else readout_trace.loss,
             "loss_name": loss,
             "loss_of_guess": None if target is None else loss_of_guess(target, at, lengths),
-            "answer_lag": None if target is None or self.bidirectional else AskedLater(x, target, at, lengths),
+            "answer_lag": None if data is None or self.bidirectional else AskedLater(x, data, at, lengths),
             "outset_steps": None if later is None else later.steps,
             "outset_doubling": None if later is None else later.doubling,
             "outset_agreement": None if later is None else later.agreement,
             "readout": readout_trace,
         }
-        return build_trace(facts, figures)
+        return build_trace(facts, figures, thinned)
 
-    def _check_memory(self, x: Any, keep: Sequence[str] = ()) -> None:
+    def _check_memory(self, x: Any, keep: Sequence[str] = (), at_once: bool = True) -> None:
         """Refuse what this machine could not even hold, before anything is computed."""
-        if not isinstance(x, np.ndarray) or x.ndim != (2 if self.embedding is not None and x.dtype.kind == "i" else 3):
+        if not isinstance(x, (np.ndarray, Steps)) or x.ndim != (
+            2 if self.embedding is not None and x.dtype.kind == "i" else 3
+        ):
             return  # the core, or the embedding, says what is wrong
         batch, steps = x.shape[:2] if self.batch_first else x.shape[1::-1]
-        limit, (figures, kept) = _core.physical_memory(), self._core.memory(steps, batch, list(keep))
+        limit, (figures, states, kept) = _core.physical_memory(), self._core.memory(steps, batch, list(keep))
+        figures += states if at_once else 0
         copied = 0 if self.embedding is None and not self.batch_first else x.shape[0] * x.shape[1] * self.input_size
         if (need := figures + copied * self.dtype.itemsize) > limit:
             raise MemoryError(

@@ -130,9 +130,9 @@ def build_readout(
     return builder.finish(arrays, facts, loss, targets)
 
 
-def build_trace(facts: dict[str, Any], given: dict[str, Any]) -> RecurrentTrace:
+def build_trace(facts: dict[str, Any], given: dict[str, Any], every: int = 1) -> RecurrentTrace:
     """Make the trace from what the core returned: figures are arrays, kept arrays pairs; or lists of either."""
-    figures = {figure.name: given[figure.name] for figure in recurrent_figures(facts["cell"])}
+    figures = {row.name: _thinned(given[row.name], row.axes, every) for row in recurrent_figures(facts["cell"])}
     for figure in figures.values():
         for array in figure if isinstance(figure, list) else [figure]:
             array.flags.writeable = False
@@ -142,4 +142,15 @@ def build_trace(facts: dict[str, Any], given: dict[str, Any]) -> RecurrentTrace:
         if (pairs := given.get(row.name)) is not None
     }
     facts["lengths"].flags.writeable = False
-    return RecurrentTrace(**facts, first_nonfinite=given["first_nonfinite"], _figures=figures, _kept=kept)
+    first = given["first_nonfinite"]
+    return RecurrentTrace(**facts, first_nonfinite=first, every=every, _figures=figures, _kept=kept)
+
+
+def _thinned(figure: Any, axes: tuple[str, ...], every: int) -> Any:
+    """Keep every so many steps, and of the states the initial one and those behind these steps."""
+    if every == 1 or not {"state", "step"} & set(axes):
+        return figure
+    if "step" in axes:
+        return figure[:, ::every].copy() if axes[0] == "layer" else figure[::every].copy()
+    states = np.concatenate([[0], np.arange(1, figure.shape[1], every)])
+    return figure[:, states]

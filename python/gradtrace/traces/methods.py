@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas
     import xarray
 
-__all__ = ["Trace", "documented", "equal"]
+__all__ = ["Trace", "documented", "equal", "need_all"]
 
 _T = TypeVar("_T")
 _OF_SOME_CELL = {figure.name for figure in RECURRENT} | {kept.name for kept in RECURRENT_KEPT}
@@ -82,8 +82,7 @@ class Trace:
             Figures before and after, findings resolved, remaining and new.
         """
         for trace in (self, after):
-            if getattr(trace, "every", 1) > 1:
-                raise ValueError("compare: expected traces of all layers and steps, got one with every=; trace again")
+            need_all("compare", trace)
         return doors.compare(self, after)
 
     def save(self: Any, path: str | PathLike[str]) -> None:
@@ -124,6 +123,12 @@ class Trace:
         """
         dataset: xarray.Dataset = export.to_xarray(self)
         return dataset
+
+
+def need_all(what: str, trace: Any) -> None:
+    """Refuse a trace of every so many layers or steps; ValueError."""
+    if (every := getattr(trace, "every", 1)) > 1:
+        raise ValueError(f"{what}: expected a trace of all layers and steps, got one with every={every}; trace without")
 
 
 def equal(a: Any, b: Any) -> bool:

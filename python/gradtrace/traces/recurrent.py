@@ -12,7 +12,7 @@ from gradtrace import doors
 from gradtrace.cells import CELLS
 from gradtrace.checks import checked_flag, checked_index
 from gradtrace.traces.figures import RECURRENT, RECURRENT_KEPT
-from gradtrace.traces.methods import Trace, documented
+from gradtrace.traces.methods import Trace, documented, need_all
 from gradtrace.traces.scaled import ScaledArray
 from gradtrace.traces.stack import StackTrace
 
@@ -158,6 +158,7 @@ class RecurrentTrace(Trace):
         Diagnosis
             Findings, worst first, a readout's among them; empty for a healthy network.
         """
+        need_all("diagnose", self)
         return doors.diagnose_recurrent(self)
 
     def underflow(self, dtype: str = "float32", layer: int = 0) -> doors.Underflow:
@@ -174,6 +175,7 @@ class RecurrentTrace(Trace):
         Underflow
             States and shares of rows that turn subnormal, read 0 or overflow, rows by their root mean square.
         """
+        need_all("underflow", self)
         at = checked_index("layer", layer, len(self.log2_dh))
         return doors.lost_in(dtype, self.log2_dh[at] - 0.5 * np.log2(self.hidden_sizes[at]), "state")
 
@@ -197,6 +199,7 @@ class RecurrentTrace(Trace):
         ValueError
             If a cotangent stands at every step: such a gradient is renewed at each of them. If every gradient is NaN.
         """
+        need_all("horizon", self)
         lags = doors.gradient_horizon(self, share)
         return (
             lags
@@ -239,11 +242,11 @@ class RecurrentTrace(Trace):
     def __repr__(self) -> str:
         return (
             f"RecurrentTrace({self.cell}, layers={len(self._figures['log2_dh'])}, steps={self.steps}, "
-            f"samples={self.samples}, dtype={self.dtype})"
+            f"{f'every={self.every}, ' if self.every > 1 else ''}samples={self.samples}, dtype={self.dtype})"
         )
 
     def __str__(self) -> str:
-        return doors.recurrent_table(self).text()
+        return doors.recurrent_table(self).text() if self.every == 1 else repr(self)
 
     def _repr_html_(self) -> str:
-        return doors.recurrent_table(self).html()
+        return doors.recurrent_table(self).html() if self.every == 1 else f"<code>{self!r}</code>"

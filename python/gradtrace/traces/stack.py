@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from gradtrace import doors
 from gradtrace.traces.figures import STACK, STACK_KEPT
-from gradtrace.traces.methods import Trace, documented
+from gradtrace.traces.methods import Trace, documented, need_all
 from gradtrace.traces.scaled import ScaledArray
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class StackTrace(Trace):
         Diagnosis
             Findings, worst first; empty for a healthy network. The same for every scale of the loss.
         """
-        self._need_every_layer("diagnose")
+        need_all("diagnose", self)
         return doors.diagnose_stack(self)
 
     def underflow(self, dtype: str = "float32") -> doors.Underflow:
@@ -115,7 +115,7 @@ class StackTrace(Trace):
         Underflow
             Layers and shares of rows that turn subnormal, read 0 or overflow.
         """
-        self._need_every_layer("underflow")
+        need_all("underflow", self)
         return doors.lost_in(dtype, self.log2_delta_max, "layer")
 
     def dead_causes(self) -> dict[str, Floats]:
@@ -129,7 +129,7 @@ class StackTrace(Trace):
             exactly 0 though nothing is off; ``"inputs"``, because all inputs are 0; ``"weights"``, the incoming
             weights give no sample a positive sum.
         """
-        self._need_every_layer("dead_causes")
+        need_all("dead_causes", self)
         causes = [dead_causes(self, layer) for layer in range(self.depth)]
         return {name: np.array([of[name] for of in causes]) for name in causes[0]}
 
@@ -154,7 +154,6 @@ class StackTrace(Trace):
         ValueError
             If `theory` is asked for where a layer has a skip connection or is normalised, or is not finite.
         """
-        self._need_every_layer("plot")
         return doors.draw("stack_plots", "plot_gradient_norm", self, ax, theory)
 
     plot_gains = doors.plotting(
@@ -170,12 +169,6 @@ class StackTrace(Trace):
         'Draw the histogram of phi\' over its largest, layer by layer; needs ``keep=("derivatives",)``.',
         "Colour: share of a layer's entries, over samples and units.",
     )
-
-    def _need_every_layer(self, what: str) -> None:
-        if self.every > 1:
-            raise ValueError(
-                f"{what}: expected a trace of all layers, got one of every {self.every}; trace without every="
-            )
 
     def __repr__(self) -> str:
         thinned = f", every={self.every}" if self.every > 1 else ""
