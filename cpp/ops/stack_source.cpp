@@ -1,5 +1,7 @@
 #include "ops/stack_source.h"
 
+#include <optional>
+
 #include "core/shape.h"
 #include "ops/random.h"
 
@@ -62,10 +64,11 @@ std::vector<DenseLayer<T>> StackSource<T>::layers(const IsaKernels& isa, std::si
         place.push_back(at);
         at += parameters(l);
     }
-    // Many layers are shared out; a worker that draws a large one has help of its own.
     const Loop loop{end - first, 10.0 * static_cast<double>(total)};
     parallel_for(loop, [&](std::size_t i, std::size_t worker) {
         if (interrupt.requested(worker)) return;
+        std::optional<OneThread> alone;
+        if (loop.workers() > 1) alone.emplace();
         DenseLayer<T>& layer = all[i];
         T* bias_at = drawn->bias_factor.empty() ? nullptr : place[i] + on_lines<T>(layer.inputs * layer.outputs);
         draw(isa, first + i, place[i], bias_at);

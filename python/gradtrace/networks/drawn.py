@@ -13,7 +13,7 @@ from gradtrace import _core
 from gradtrace.checks import shown
 from gradtrace.networks.laws import INITIALISATIONS
 
-__all__ = ["Drawn", "Recipe", "drawn_core", "shared_recipe", "stored"]
+__all__ = ["Drawn", "Recipe", "drawn_core", "drawn_parameters", "shared_recipe", "stored"]
 
 Array = npt.NDArray[Any]
 
@@ -148,6 +148,11 @@ class Drawn(Sequence[Any]):
         if need > limit:
             raise MemoryError(f"{self.part}: all of them need {need} bytes, this machine has {limit}; ask for some")
         return list(self)
+
+
+def drawn_parameters(recipe: Recipe) -> tuple[Drawn, Drawn]:
+    """Give the weights and biases of a stack that does not store them."""
+    return Drawn(recipe, "weights"), Drawn(recipe, "biases")
 
 
 def shared_recipe(weights: Any, biases: Any) -> Recipe | None:

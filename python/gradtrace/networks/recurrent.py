@@ -17,7 +17,7 @@ from gradtrace.networks.carried import Carried
 from gradtrace.networks.losses import LossName
 from gradtrace.networks.network import UNCHANGED
 from gradtrace.networks.outset import Asked, OutsetLater
-from gradtrace.networks.recurrent_arguments import check_loss, checked_keep
+from gradtrace.networks.recurrent_arguments import check_loss, check_room, checked_keep
 from gradtrace.networks.recurrent_initialisation import random_recurrent
 from gradtrace.networks.recurrent_spectra import RecurrentSpectra
 from gradtrace.networks.results import build_readout, build_trace
@@ -267,10 +267,7 @@ class Recurrent(RecurrentSpectra):
         )  # fmt: skip
 
     def _time_first(self, x: Any, keep: Sequence[str] = (), at_once: bool = True) -> Any:
-        if isinstance(x, Steps) and (self.batch_first or self.embedding is not None):
-            other = "batch_first=True" if self.batch_first else "an embedding"
-            raise TypeError(f"x: expected a NumPy array beside {other}, got what is read as it is needed")
-        self._check_memory(x, keep, at_once)
+        check_room(self._core, self._carried, x, keep, at_once)
         return x if isinstance(x, Steps) else self._carried.time_first(x)
 
     @blames("x", "use fewer samples or steps at a time")
@@ -348,25 +345,6 @@ class Recurrent(RecurrentSpectra):
             "readout": readout_trace,
         }
         return build_trace(facts, figures, thinned)
-
-    def _check_memory(self, x: Any, keep: Sequence[str] = (), at_once: bool = True) -> None:
-        """Refuse what this machine could not even hold, before anything is computed."""
-        if not isinstance(x, (np.ndarray, Steps)) or x.ndim != (
-            2 if self.embedding is not None and x.dtype.kind == "i" else 3
-        ):
-            return  # the core, or the embedding, says what is wrong
-        batch, steps = x.shape[:2] if self.batch_first else x.shape[1::-1]
-        limit, (figures, states, kept) = _core.physical_memory(), self._core.memory(steps, batch, list(keep))
-        figures += states if at_once else 0
-        copied = 0 if self.embedding is None and not self.batch_first else x.shape[0] * x.shape[1] * self.input_size
-        if (need := figures + copied * self.dtype.itemsize) > limit:
-            raise MemoryError(
-                f"x: the trace needs {need} bytes, this machine has {limit}; use fewer samples or steps at a time"
-            )
-        if need + kept > limit:
-            raise MemoryError(
-                f"keep: needs {need + kept} bytes, this machine has {limit}; keep less or trace fewer samples"
-            )
 
     @blames("x", "use fewer samples or steps at a time")
     def _influence(

@@ -12,12 +12,19 @@ from gradtrace import _core
 from gradtrace.checks import checked_bytes, checked_flag
 from gradtrace.memory import blames
 from gradtrace.networks.batches import batches, slices
-from gradtrace.networks.drawn import Drawn, drawn_core, shared_recipe, stored
+from gradtrace.networks.drawn import Drawn, drawn_core, drawn_parameters, shared_recipe, stored
 from gradtrace.networks.initialisation import checked_recipe, random_parameters
 from gradtrace.networks.losses import LossName, TargetSums
 from gradtrace.networks.network import UNCHANGED
 from gradtrace.networks.results import TraceBuilder, build_readout, thinned_facts
-from gradtrace.networks.stack_arguments import check_options, check_quantiles, checked_every, checked_keep
+from gradtrace.networks.stack_arguments import (
+    check_activations,
+    check_options,
+    check_quantiles,
+    check_room,
+    checked_every,
+    checked_keep,
+)
 from gradtrace.networks.stack_questions import StackQuestions
 from gradtrace.traces.scaled import ScaledArray
 from gradtrace.traces.stack import StackTrace
@@ -90,10 +97,9 @@ class Stack(StackQuestions):
         if self._recipe is None:
             weights = stored(weights)
             self._core = _core.DenseStack(weights, stored(biases), activation, residual, layer_norm)
-            self._dtype = np.dtype(weights[0].dtype)
         else:
             self._core = drawn_core(self._recipe, activation, residual, layer_norm)
-            self._dtype = np.dtype(self._recipe.dtype)
+        self._dtype = np.dtype(weights[0].dtype if self._recipe is None else self._recipe.dtype)
         self._notes = ()
         # Asked for once: a thousand layers' worth of these would take as long as a trace.
         self._facts: dict[str, Any] = {
@@ -161,26 +167,13 @@ class Stack(StackQuestions):
         MemoryError
             If the weights do not fit this machine.
         """
-        if output_activation is not None:
-            _core.check_activation(output_activation, "output_activation")
-        if isinstance(activation, str):
-            _core.check_activation(activation, "activation")
-        elif output_activation not in (None, "linear"):
-            raise ValueError(
-                f"output_activation: expected nothing beside a list of activations, got {output_activation!r}; "
-                "the list's last name is the output's"
-            )
+        check_activations(activation, output_activation)
         recipe = checked_recipe(sizes, init, gain, bias_std, seed, dtype)
         names = activation
         if isinstance(activation, str) and output_activation is not None:
             names = [activation] * (recipe.depth - 1) + [output_activation]
-        weights: Any
-        biases: Any
-        if checked_flag("stored", stored):
-            weights, biases = random_parameters(recipe)
-        else:
-            weights, biases = Drawn(recipe, "weights"), Drawn(recipe, "biases")
-        return cls(weights, biases, names, residual, layer_norm)
+        drawn: Any = random_parameters(recipe) if checked_flag("stored", stored) else drawn_parameters(recipe)
+        return cls(drawn[0], drawn[1], names, residual, layer_norm)
 
     @property
     def stored(self) -> bool:
@@ -321,11 +314,10 @@ class Stack(StackQuestions):
             False replaces every per-sample array by quantiles over the samples (`StackTrace.quantiles`), in memory
             that does not grow with their number.
         memory : int, optional
-            Bytes that the trace may take beside what it returns. Where all layers at once take more, the trace keeps
-            checkpoints between stretches of layers, and computes a stretch forward again before its backward pass: the
-            same bits, for about a third more time (of weights that are drawn, twice the draws). By default so, with the
-            stretches that take least memory, about the root of the depth, where all layers at once would take more
-            than a quarter of this machine's memory, or, of a stack that is not stored, 256 MiB.
+            Bytes that the trace may take beside what it returns. Where all layers at once take more, checkpoints stand
+            between stretches of layers, each of which is computed forward again before its backward pass: the same
+            bits, for a third more time, and drawn weights are drawn twice. By default so, with the stretches that take
+            least, beyond a quarter of this machine's memory, or, of a stack that is not stored, 256 MiB.
         every : int, default 1
             Return the figures of layers 0, `every`, 2 `every` and so on alone, to save memory where there are many.
 
@@ -363,7 +355,7 @@ class Stack(StackQuestions):
         tracer = self._core.tracer(names, one_call, thinned, checked_bytes("memory", memory))
         builder, targets = TraceBuilder(per_sample), None if loss is None else TargetSums(self._facts, loss)
         for label, batch, batch_target, batch_cotangent in parts:
-            self._check_memory(tracer, batch, per_sample)
+            check_room(tracer, batch, per_sample)
             builder.add(tracer.add(batch, batch_target, loss or "", batch_cotangent, cotangent_seed, label))
             if targets is not None:
                 targets.add(batch_target)
@@ -389,19 +381,11 @@ class Stack(StackQuestions):
             (B, n_0), rows of dL/dx.
         """
         tracer = self._core.tracer(["grad_input", *keep], True)
-        self._check_memory(tracer, x, True)
+        check_room(tracer, x, True)
         arrays = tracer.add(x, target, loss, None, 0, "")
         rows = ScaledArray(*arrays.pop("grad_input"))
         results = arrays | tracer.finish()
         return build_readout(results, self._facts, loss, target), rows.times(results["gradient_factor"])
-
-    def _check_memory(self, tracer: _core.StackTracer, x: Any, per_sample: bool) -> None:
-        """Refuse what this machine could not even hold, before anything is computed."""
-        figures, kept = tracer.memory(len(x) if isinstance(x, np.ndarray) and x.ndim else 0)
-        if kept > (limit := _core.physical_memory()):
-            raise MemoryError(f"keep: needs {kept} bytes, this machine has {limit}; keep less or trace fewer samples")
-        if per_sample and figures > limit:
-            raise MemoryError(f"x: the trace needs {figures} bytes, this machine has {limit}; use per_sample=False")
 
     def __repr__(self) -> str:
         blocks = ""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from gradtrace.checks import checked_count, checked_seed, first_samples, shown
 from gradtrace.networks import Recurrent, Stack
 from gradtrace.networks.losses import LossName
-from gradtrace.networks.recurrent_arguments import check_loss
+from gradtrace.networks.recurrent_arguments import check_loss, check_room
 from gradtrace.remedies.contestants import Budget, Progress
 from gradtrace.remedies.judgement import names_to_try, try_remedies
 from gradtrace.remedies.results import Remedies
@@ -108,7 +108,7 @@ def _chosen(
     if not isinstance(x, np.ndarray) or x.ndim < 2:
         network._core.check(network._carried.time_first(x), None, None, lengths)
     samples, few = network._carried.first_samples(x, SAMPLES)
-    network._check_memory(few)
+    check_room(network._core, network._carried, few, (), True)
     if (rearranged := network._carried.time_first(few)) is few:
         network._core.check(x, None, None, lengths)
     chosen = chosen_rows(samples, seed)
