@@ -80,7 +80,10 @@ def ends_well(name: str, names: dict, printed: str) -> None:
     if name == "interop.md":
         assert f"WatchTrace: {len(names['trace'].modules)} modules" in printed
     if name == "recurrent.md":
-        assert names["trace"].log2_dh[0, 0] == pytest.approx(-330, abs=tolerance("printed", "round number"))
+        off = tolerance("printed", "round number")
+        assert names["trace"].log2_dh[0, 0] == pytest.approx(-330, abs=off)
+        assert names["sweep"].quantile("log2_dc")[:, 0, 0] == pytest.approx([-110, -36, 1], abs=off)
+        assert names["again"].log2_dc.shape == (1, 201, 2)
     if name == "index.md":
         assert "critical: vanishing" in printed
 
