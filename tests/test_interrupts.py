@@ -34,10 +34,15 @@ law = dict(input_size=64, hidden_size=64, num_layers=1, init="normal", recurrent
 law |= dict(bidirectional=False, gain=1.0)
 call = lambda: trace_recurrent_networks("lstm", range(20000), 100, 8, ["log2_dh"], **law)
 """
+SWEEP_CALL = """
+call = lambda: gt.sweep(width=64, depth=100, networks=20000, progress=False)
+"""
 
 
 @pytest.mark.parametrize(
-    "setup", [STACK_CALL, LSTM_CALL, INFLUENCE_CALL, ENSEMBLE_CALL], ids=["stack", "lstm", "influence", "ensemble"]
+    "setup",
+    [STACK_CALL, LSTM_CALL, INFLUENCE_CALL, ENSEMBLE_CALL, SWEEP_CALL],
+    ids=["stack", "lstm", "influence", "ensemble", "sweep"],
 )
 def test_ctrl_c_stops_a_long_trace(setup):
     code = f"""

@@ -173,6 +173,22 @@ def test_standard_errors_are_over_networks():
     )
 
 
+def test_labels_of_none_say_what_it_means():
+    sweep = gt.sweep(
+        width=4, depth=2, networks=2, residual=[None, 1.0], layer_norm=[False, True], bias_std=[None, 0.5],
+        output_activation=[None, "linear"], progress=False,
+    )  # fmt: skip
+    data = sweep.to_xarray()
+    np.testing.assert_array_equal(data["residual"], [np.nan, 1.0])
+    np.testing.assert_array_equal(data["bias_std"], [np.nan, 0.5])
+    assert data["layer_norm"].values.tolist() == [False, True]
+    assert data["output_activation"].values.tolist() == ["none", "linear"]
+    drawn = sweep.network(0, residual=True, layer_norm=True, bias_std=0.5, output_activation="linear")
+    assert drawn.network.residual == (1.0, 1.0)
+    assert [pair is not None for pair in drawn.network.layer_norm] == [True, False]
+    assert drawn.network.activation == ("tanh", "linear")
+
+
 def test_swept_depths_are_filled_with_nan():
     sweep = gt.sweep(width=4, depth=[2, 5], networks=3, progress=False, keep="all")
     assert sweep.figures["log2_delta"].shape == (2, 3, 4, 5)

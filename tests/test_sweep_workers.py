@@ -1,5 +1,6 @@
 """Sweeps by workers of all kinds, and stores that were left half done: the same bytes, and no network twice."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -236,6 +237,32 @@ def test_what_a_worker_raises_comes_through():
 
     with pytest.raises(OSError, match="no room"):
         gt.sweep(**EXACT, executor=Broken())
+
+
+def test_workers_that_draw_otherwise_are_refused():
+    """A worker of another version: here one that the number of this one changes under."""
+    task = []
+
+    class Pool:
+        def submit(self, function, *arguments):
+            task.append((function, arguments))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        gt.sweep(**EXACT, executor=Pool())
+    (function, (block, caller, generator, mixed)) = task[0]
+    assert block.threads == 1
+    with pytest.raises(RuntimeError, match=r"^executor: expected workers that draw as version 0 does, got version"):
+        function(block, "another process", generator - generator, mixed)
+    strange = dataclasses.replace(block, isa="sve")
+    with pytest.raises(RuntimeError, match=r"^executor: expected workers with the instruction set sve, got one with"):
+        function(strange, "another process", generator, mixed)
+    before = gt.isa.active(), gt.get_num_threads()
+    part, isa = function(strange, "another process", generator, True)
+    assert isa == gt.isa.active()
+    assert (gt.isa.active(), gt.get_num_threads()) == before
+    assert set(part) == {*EXACT["figures"], "bits_per_layer"}
+    assert caller != "another process"
 
 
 def test_a_bounded_number_of_blocks_is_under_way():

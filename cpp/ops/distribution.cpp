@@ -100,10 +100,21 @@ void append(Counts& counts, std::int64_t bin, std::int64_t count) {
 // Finite values whose bins go from `low` to `high`.
 void count_densely(std::size_t n, const double* x, double bins_per_unit, std::int64_t low, std::int64_t high,
                    Scratch& scratch, Counts& counts) {
-    scratch.dense.assign(static_cast<std::size_t>(high - low + 1), 0);
+    const auto range = static_cast<std::size_t>(high - low + 1);
+    scratch.dense.assign(range, 0);
     for (std::size_t i = 0; i < n; ++i) ++scratch.dense[static_cast<std::size_t>(floor_of(x[i] * bins_per_unit) - low)];
-    for (std::size_t k = 0; k < scratch.dense.size(); ++k)
-        append(counts, low + static_cast<std::int64_t>(k), scratch.dense[k]);
+    const std::size_t before = counts.bins.size();
+    counts.bins.resize(before + range);
+    counts.counts.resize(before + range);
+    std::int64_t *bin = counts.bins.data() + before, *count = counts.counts.data() + before;
+    std::size_t kept = 0;
+    for (std::size_t k = 0; k < range; ++k) {  // written in any case: half of them are empty, as no branch foresees
+        bin[kept] = low + static_cast<std::int64_t>(k);
+        count[kept] = scratch.dense[k];
+        kept += scratch.dense[k] != 0;
+    }
+    counts.bins.resize(before + kept);
+    counts.counts.resize(before + kept);
 }
 
 void count_sorted(std::size_t n, const double* x, double bins_per_unit, Scratch& scratch, Counts& counts) {
@@ -116,21 +127,54 @@ void count_sorted(std::size_t n, const double* x, double bins_per_unit, Scratch&
     }
 }
 
-// x is left with its finite values in front.
-void count_layer(std::size_t n, double* x, double bins_per_unit, Scratch& scratch, Counts& counts) {
-    std::int64_t below = 0, above = 0;
+// How many values are finite, which are left in front of x, and the least and the largest of them; -inf, +inf.
+struct Finite {
+    std::size_t count = 0;
     double low = -kNegativeInfinity, high = kNegativeInfinity;
-    std::size_t finite = 0;
-    for (std::size_t i = 0; i < n; ++i) {
+    std::int64_t below = 0, above = 0;
+};
+
+Finite finite_in_front(std::size_t n, double* x) {
+    Finite found;
+    double low[kLanes], high[kLanes];
+    std::fill_n(low, kLanes, -kNegativeInfinity);
+    std::fill_n(high, kLanes, kNegativeInfinity);
+    std::size_t i = 0;
+    for (; i + kLanes <= n; i += kLanes)
+        for (std::size_t k = 0; k < kLanes; ++k) {
+            low[k] = x[i + k] < low[k] ? x[i + k] : low[k];
+            high[k] = x[i + k] > high[k] ? x[i + k] : high[k];
+        }
+    for (; i < n; ++i) {
+        low[0] = x[i] < low[0] ? x[i] : low[0];
+        high[0] = x[i] > high[0] ? x[i] : high[0];
+    }
+    found.low = *std::min_element(low, low + kLanes);
+    found.high = *std::max_element(high, high + kLanes);
+    // NaN passes through both comparisons; a sum finds it.
+    if (std::isfinite(found.low) && std::isfinite(found.high) &&
+        !std::isnan(lane_sum(n, x, [](double v) { return v; }))) {
+        found.count = n;
+        return found;
+    }
+    found.low = -kNegativeInfinity;
+    found.high = kNegativeInfinity;
+    for (i = 0; i < n; ++i) {
         const double value = x[i];
         if (std::isfinite(value)) {
-            x[finite++] = value;
-            low = value < low ? value : low;
-            high = value > high ? value : high;
+            x[found.count++] = value;
+            found.low = std::min(found.low, value);
+            found.high = std::max(found.high, value);
         } else if (!std::isnan(value)) {
-            ++(value < 0 ? below : above);
+            ++(value < 0 ? found.below : found.above);
         }
     }
+    return found;
+}
+
+// x is left with its finite values in front.
+void count_layer(std::size_t n, double* x, double bins_per_unit, Scratch& scratch, Counts& counts) {
+    const auto [finite, low, high, below, above] = finite_in_front(n, x);
     append(counts, kBelowAll, below);
     if (finite) {
         const std::int64_t first = bin_of(low, bins_per_unit), last = bin_of(high, bins_per_unit);
@@ -154,23 +198,15 @@ double ranked(const Counts& counts, double width, std::int64_t rank, std::size_t
 // Order statistics of some values: they are dealt into buckets, and only those that are asked for are sorted.
 class Selection {
   public:
-    void take(std::size_t n, const double* x) {
-        low_ = -kNegativeInfinity;
-        double high = kNegativeInfinity;
-        std::size_t finite = 0;
-        below_ = above_ = 0;
-        values_.resize(n);
-        for (std::size_t i = 0; i < n; ++i) {
-            if (std::isfinite(x[i])) {
-                values_[finite++] = x[i];
-                low_ = x[i] < low_ ? x[i] : low_;
-                high = x[i] > high ? x[i] : high;
-            } else if (!std::isnan(x[i])) {
-                ++(x[i] < 0 ? below_ : above_);
-            }
-        }
-        finite_ = finite;
-        const double spread = high - low_;
+    // x is left with its finite values in front, and must stay as it is as long as quantiles are asked for.
+    void take(std::size_t n, double* x) {
+        const Finite found = finite_in_front(n, x);
+        values_ = x;
+        finite_ = found.count;
+        low_ = found.low;
+        below_ = static_cast<std::size_t>(found.below);
+        above_ = static_cast<std::size_t>(found.above);
+        const double spread = found.high - found.low;
         scale_ = spread > 0 && spread < 1e300 && kBuckets / spread < 1e300 ? (kBuckets - 1) / spread : 0;
         deal();
     }
@@ -186,7 +222,7 @@ class Selection {
   private:
     static constexpr std::size_t kBuckets = 1024;
 
-    std::size_t bucket(double x) const { return static_cast<std::size_t>((x - low_) * scale_); }
+    std::size_t bucket(double x) const { return static_cast<std::size_t>(static_cast<int>((x - low_) * scale_)); }
 
     void deal() {
         starts_.assign(kBuckets + 1, 0);
@@ -213,7 +249,8 @@ class Selection {
 
     double low_ = 0, scale_ = 0;
     std::size_t below_ = 0, above_ = 0, finite_ = 0;
-    std::vector<double> values_, dealt_;
+    const double* values_ = nullptr;
+    std::vector<double> dealt_;
     std::vector<std::size_t> starts_, next_;
     std::vector<bool> sorted_;
 };

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -16,11 +17,16 @@ from gradtrace.config import precision
 from gradtrace.ensembles.blocks import Task, block_figures
 from gradtrace.ensembles.reduction import Part, reduced
 
-__all__ = ["checked_executor", "computed", "everywhere", "here"]
+__all__ = ["GENERATOR", "checked_executor", "computed", "everywhere", "here", "thread_limit"]
+
+#: Version of the random numbers, what is drawn for a seed. It rises when they change: blocks of other versions do not
+#: go together.
+GENERATOR = 2
 
 _IN_FLIGHT = 3  # blocks for each worker, so that none waits
 _UNKNOWN_WORKERS = 16
 _DASK_RETRIES = 3
+_PROCESS = secrets.token_hex(8)  # with the process's number: forked ones have the token, and others may have the number
 
 
 def computed(task: Task) -> Part:
@@ -28,7 +34,7 @@ def computed(task: Task) -> Part:
     return reduced(task, block_figures(task))
 
 
-def computed_elsewhere(task: Task, caller: int, mixed: bool) -> tuple[Part, str]:
+def computed_elsewhere(task: Task, caller: str, generator: int, mixed: bool) -> tuple[Part, str]:
     """Do it as a worker: under the sweep's instruction set and precision, with the threads that are a worker's.
 
     Returns
@@ -37,8 +43,10 @@ def computed_elsewhere(task: Task, caller: int, mixed: bool) -> tuple[Part, str]
     isa : str
         The instruction set that was used.
     """
-    if os.getpid() == caller:  # a thread of the caller's process, which has set all that
+    if _this_process() == caller:  # a thread of it, where all that is set
         return computed(task), isa.active()
+    if generator != GENERATOR:
+        raise RuntimeError(f"executor: expected workers that draw as version {generator} does, got version {GENERATOR}")
     if task.isa not in isa.supported() and not mixed:
         raise RuntimeError(
             f"executor: expected workers with the instruction set {task.isa}, got one with "
@@ -47,6 +55,10 @@ def computed_elsewhere(task: Task, caller: int, mixed: bool) -> tuple[Part, str]
     wanted = task.isa if task.isa in isa.supported() else isa.active()
     with _as_worker(wanted, task.precision, task.threads):
         return computed(task), wanted
+
+
+def _this_process() -> str:
+    return f"{_PROCESS} {os.getpid()}"
 
 
 @contextmanager
@@ -75,7 +87,7 @@ def everywhere(
     pool, most = _pool(executor)
     waiting: dict[Any, int] = {}
     order: deque[Any] = deque()
-    left = True
+    left, whose = True, (_this_process(), GENERATOR, mixed)
     try:
         while left or waiting:
             while left and len(waiting) < most:
@@ -83,7 +95,7 @@ def everywhere(
                 if task is None:
                     left = False
                     break
-                future = pool.submit(computed_elsewhere, replace(task, threads=threads or 1), os.getpid(), mixed)
+                future = pool.submit(computed_elsewhere, replace(task, threads=threads or 1), *whose)
                 waiting[future] = index
                 order.append(future)
             for future in _done(waiting, order):
@@ -121,6 +133,8 @@ def checked_executor(executor: Any) -> Any:
         raise TypeError(
             f"executor: expected an object with submit, such as a ProcessPoolExecutor, got {shown(executor)}"
         )
+    if getattr(executor, "asynchronous", False) is True:
+        raise ValueError("executor: expected a client that waits, got an asynchronous one; Client(asynchronous=False)")
     return executor
 
 

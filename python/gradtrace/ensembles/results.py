@@ -351,8 +351,10 @@ def _quantiles(values: Floats, q: float, at: int) -> Floats:
 
 
 def _labels(values: tuple[Any, ...]) -> list[Any]:
-    """Values as a coordinate: None among numbers is NaN, among others a word."""
+    """Values as a coordinate: None among numbers is NaN, beside True False, among others a word."""
     if None not in values:
         return list(values)
+    if any(one is True for one in values):
+        return [one is True for one in values]
     numbers = all(one is None or isinstance(one, float) for one in values) and len(values) > 1
     return [("none" if not numbers else np.nan) if one is None else one for one in values]

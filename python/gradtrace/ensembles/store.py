@@ -14,15 +14,13 @@ import numpy.typing as npt
 from gradtrace.arrays_in import read_arrays
 from gradtrace.checks import checked_path, one_line, shown
 from gradtrace.ensembles.blocks import Task
+from gradtrace.ensembles.computing import GENERATOR
 from gradtrace.ensembles.reduction import FigurePart, Part
 from gradtrace.files_out import write_file, write_text
 
-__all__ = ["GENERATOR", "Store"]
+__all__ = ["Store"]
 
 Array = npt.NDArray[Any]
-
-#: Version of the random numbers: what is drawn for a seed. It rises when they change.
-GENERATOR = 2
 
 _FORMAT = "gradtrace sweep 1"
 _MANIFEST = "sweep.json"
