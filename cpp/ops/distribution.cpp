@@ -20,6 +20,7 @@ struct Scratch {
     std::vector<double> values, means;  // layer by layer; of one layer's networks
     std::vector<std::int64_t> bins;
     std::vector<std::uint32_t> dense;
+    std::vector<std::size_t> found;
 };
 
 // Sum of f(x[i]) in a fixed order.
@@ -103,18 +104,18 @@ void count_densely(std::size_t n, const double* x, double bins_per_unit, std::in
     const auto range = static_cast<std::size_t>(high - low + 1);
     scratch.dense.assign(range, 0);
     for (std::size_t i = 0; i < n; ++i) ++scratch.dense[static_cast<std::size_t>(floor_of(x[i] * bins_per_unit) - low)];
-    const std::size_t before = counts.bins.size();
-    counts.bins.resize(before + range);
-    counts.counts.resize(before + range);
-    std::int64_t *bin = counts.bins.data() + before, *count = counts.counts.data() + before;
+    if (scratch.found.size() < range) scratch.found.resize(range);
     std::size_t kept = 0;
-    for (std::size_t k = 0; k < range; ++k) {  // written in any case: half of them are empty, as no branch foresees
-        bin[kept] = low + static_cast<std::int64_t>(k);
-        count[kept] = scratch.dense[k];
+    for (std::size_t k = 0; k < range; ++k) {  // written in any case: which are empty no branch foresees
+        scratch.found[kept] = k;
         kept += scratch.dense[k] != 0;
     }
-    counts.bins.resize(before + kept);
-    counts.counts.resize(before + kept);
+    counts.bins.reserve(kept + 2);  // with the infinities
+    counts.counts.reserve(kept + 2);
+    for (std::size_t i = 0; i < kept; ++i) {
+        counts.bins.push_back(low + static_cast<std::int64_t>(scratch.found[i]));
+        counts.counts.push_back(scratch.dense[scratch.found[i]]);
+    }
 }
 
 void count_sorted(std::size_t n, const double* x, double bins_per_unit, Scratch& scratch, Counts& counts) {
