@@ -54,6 +54,11 @@ def test_the_critical_gain_of_linear_orthogonal_networks_is_1():
     assert found.gain.shape == (1,)
     np.testing.assert_allclose(found.gain, 1, rtol=tolerance("sweep", "exact root"))
     np.testing.assert_allclose(found.slope, 1 / math.log(2), rtol=tolerance("sweep", "exact root"))
+    assert "1.00000" in str(found)
+    assert "<table" in found._repr_html_()
+    none = gt.sweep(activation="linear", gain=[0.1, 0.2, 0.3, 0.4], width=8, depth=8, **QUICK).critical()
+    assert np.isnan(none.gain).all()
+    assert "none" in str(none)
 
 
 def test_critical_gains_of_linear_networks_follow_their_exact_law():

@@ -78,7 +78,7 @@ TABLE = {
     ("sweep", "figures"): (1e-9, 2e-4, "bits and cosines; a block may sum in another order; five layers of 6 units"),
     ("sweep", "exact quantiles"): (1e-12, None, "bits up to 100; one interpolation"),
     ("sweep", "bins"): (2.0**-9 + 1e-12, None, "bits; half a bin"),
-    ("sweep", "fine bins"): (2.0**-17 + 1e-12, None, "of cosines; half a bin"),
+    ("sweep", "fine bins"): (2.0**-13 + 1e-12, None, "of cosines; half a bin"),
     ("sweep", "deviations"): (5.0, None, "of a normal; one seed in two millions is beyond"),
     ("sweep", "exact root"): (1e-9, None, "relative; a parabola through seven points of a line"),
     ("sweep", "mean field"): (0.02, None, "bits a layer; 1/n of 200 units with slopes of some units, 24 inputs"),

@@ -69,16 +69,14 @@ Doubles quantiles_of_values(const Doubles& values, const std::vector<double>& pr
     return result;
 }
 
-py::tuple merge_counts(const std::vector<py::tuple>& parts) {
-    std::vector<std::vector<Counts>> each;
-    for (const py::tuple& part : parts) each.push_back(unpacked(part));
-    std::vector<Counts> whole(each.at(0).size());
+// Of as many layers each.
+py::tuple merge_counts(const py::tuple& one, const py::tuple& other) {
+    std::vector<Counts> whole = unpacked(one);
+    const std::vector<Counts> more = unpacked(other);
+    if (more.size() != whole.size())
+        fail_value("other", std::to_string(whole.size()) + " layers", std::to_string(more.size()));
     run_op("networks", "counts", [&](Interrupt&) {
-        for (std::size_t l = 0; l < whole.size(); ++l) {
-            std::vector<const Counts*> layer;
-            for (const auto& part : each) layer.push_back(&part.at(l));
-            whole[l] = merged(layer);
-        }
+        for (std::size_t l = 0; l < whole.size(); ++l) whole[l] = merged(whole[l], more[l]);
     });
     return packed(whole);
 }
@@ -100,7 +98,7 @@ Doubles quantiles_of_counts(const py::tuple& arrays, double width, const std::ve
 void bind_distribution(py::module_& module) {
     module.def("distribution", &distribution_of, py::arg("values"), py::arg("width"));
     module.def("value_quantiles", &quantiles_of_values, py::arg("values"), py::arg("probabilities"));
-    module.def("merge_counts", &merge_counts, py::arg("parts"));
+    module.def("merge_counts", &merge_counts, py::arg("one"), py::arg("other"));
     module.def("count_quantiles", &quantiles_of_counts, py::arg("counts"), py::arg("width"), py::arg("probabilities"));
 }
 

@@ -301,17 +301,18 @@ void value_quantiles(const RawFigures& raw, const std::vector<double>& probabili
     });
 }
 
-Counts merged(const std::vector<const Counts*>& parts) {
-    std::vector<std::pair<std::int64_t, std::int64_t>> all;
-    for (const Counts* part : parts)
-        for (std::size_t i = 0; i < part->bins.size(); ++i) all.emplace_back(part->bins[i], part->counts[i]);
-    std::sort(all.begin(), all.end());
+Counts merged(const Counts& one, const Counts& other) {
     Counts whole;
-    for (const auto& [bin, count] : all) {
-        if (!whole.bins.empty() && whole.bins.back() == bin)
-            whole.counts.back() += count;
-        else
-            append(whole, bin, count);
+    const std::size_t n = one.bins.size(), m = other.bins.size();
+    whole.bins.reserve(n + m);
+    whole.counts.reserve(n + m);
+    for (std::size_t i = 0, j = 0; i < n || j < m;) {
+        const bool first = j == m || (i < n && one.bins[i] <= other.bins[j]);
+        const bool second = i == n || (j < m && other.bins[j] <= one.bins[i]);
+        append(whole, first ? one.bins[i] : other.bins[j],
+               (first ? one.counts[i] : 0) + (second ? other.counts[j] : 0));
+        i += first;
+        j += second;
     }
     return whole;
 }

@@ -34,8 +34,7 @@ void distribution(const RawFigures& raw, double width, double* of_values, double
 // -inf is the smallest value, between it and any other lies -inf.
 void value_quantiles(const RawFigures& raw, const std::vector<double>& probabilities, double* out);
 
-// Counts of all parts together, entry by entry of the layers.
-Counts merged(const std::vector<const Counts*>& parts);
+Counts merged(const Counts& one, const Counts& other);
 
 // out: for each probability the value between the order statistics, a value lying in the middle of its bin; NaN where
 // nothing was counted.

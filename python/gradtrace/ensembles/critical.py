@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from gradtrace.checks import shown
 from gradtrace.ensembles.reduction import BITS, STARTS
+from gradtrace.tables import Table
 from gradtrace.theory import critical_line, mean_field
+from gradtrace.wording import short
 
 __all__ = ["Critical", "critical_gains"]
 
@@ -44,6 +46,29 @@ class Critical:
     standard_error: Floats
     slope: Floats
     start: Floats
+
+    def __str__(self) -> str:
+        return self._table().text()
+
+    def _repr_html_(self) -> str:
+        return self._table().html()
+
+    def _table(self) -> Table:
+        rows = []
+        for place in np.ndindex(self.start.shape):
+            where = [short(values[i]) for values, i in zip(self.axes.values(), place, strict=True)]
+            known = np.flatnonzero(np.isfinite(self.gain[place]))
+            for root in known:
+                figures = (part[place][root] for part in (self.gain, self.standard_error, self.slope))
+                rows.append([*where, *map("{:.5f}".format, figures), f"{self.start[place]:.3f}"])
+            if not known.size:
+                rows.append([*where, "none", "", "", f"{self.start[place]:.3f}"])
+        head = [*(name.replace("_", " ") for name in self.axes), "critical gain", "+-", "slope", "from"]
+        notes = [
+            "Gains at which bits per layer are 0, their standard errors over networks, bits per layer and unit of the "
+            "gain's natural log, and the share of the depth that was left out at the input."
+        ]
+        return Table(head, rows, "", notes, keys=len(self.axes))
 
     def extrapolated(self, axis: str = "width") -> Critical:
         """Extrapolate to infinite width: a line in 1/n through the first roots, by their standard errors.

@@ -67,8 +67,8 @@ PointResult = dict[str, dict[str, Floats]]
 
 
 def bin_width(name: str, cell: str | None) -> float:
-    """Give the width of the bins in which values are counted: 2^-8 bit of norms and gains, 2^-16 of all others."""
-    return 2.0**-8 if known_figures(cell)[name].unit == "bits" else 2.0**-16
+    """Give the width of the bins in which values are counted: 2^-8 bit of norms and gains, 2^-12 of all others."""
+    return 2.0**-8 if known_figures(cell)[name].unit == "bits" else 2.0**-12
 
 
 def start_layers(length: int) -> npt.NDArray[np.int64]:
@@ -144,7 +144,7 @@ class Reducer:
 
 
 def _merged(one: FigurePart, other: FigurePart) -> FigurePart:
-    counts = None if one.counts is None or other.counts is None else _core.merge_counts([one.counts, other.counts])
+    counts = None if one.counts is None or other.counts is None else _core.merge_counts(one.counts, other.counts)
     return FigurePart(
         _merged_moments(one.moments, other.moments), _merged_moments(one.networks, other.networks), counts
     )
