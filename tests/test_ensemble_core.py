@@ -4,10 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
-from tolerances import assert_close, tolerance
 
 import gradtrace as gt
 from gradtrace import _core
+from tolerances import assert_close, tolerance
 
 FIGURES = list(_core.ENSEMBLE_FIGURES)
 
@@ -114,6 +114,13 @@ def test_every_figure_is_that_of_the_stack_alone(net, samples):
     assert_as_alone(net, samples)
 
 
+@pytest.mark.parametrize(
+    "net", [n for n in CASES if n["depth"] < 9], ids=lambda net: f"{net['activation']}-{net['width']}"
+)
+def test_float32_networks_are_their_own_to_rounding(net):
+    assert_as_alone(net, dtype="float32")
+
+
 DEEP = [
     network(16, 400, "tanh", gain=0.5),  # values and gradients of 2^-400
     network(16, 400, "hard_tanh", "linear", gain=0.3),
@@ -125,7 +132,7 @@ DEEP = [
 
 @pytest.mark.parametrize("net", DEEP, ids=lambda net: net["activation"])
 def test_nothing_is_lost_beyond_the_formats(net):
-    for dtype in ("float64",):
+    for dtype in ("float32", "float64"):
         samples = 3
         figures, exact = ensemble(net, [7], samples, ["log2_delta", "log2_activation"], dtype)
         assert exact == 0  # by exponents, not by the slow way

@@ -34,7 +34,7 @@ EnsembleSpec<T> spec_of(const py::dict& network, std::size_t samples) {
     spec.width = get<std::size_t>(network, "width");
     spec.depth = get<std::size_t>(network, "depth");
     spec.samples = samples;
-    spec.law = law == "orthogonal" ? WeightLaw::orthogonal : law == "normal" ? WeightLaw::normal : WeightLaw::uniform;
+    spec.law = law == "orthogonal" ? MatrixLaw::orthogonal : law == "normal" ? MatrixLaw::normal : MatrixLaw::uniform;
     spec.weight_factor = get<double>(network, "weight_factor");
     spec.bias_factor = get<double>(network, "bias_factor");
     spec.has_bias = spec.bias_factor != 0;

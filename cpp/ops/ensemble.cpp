@@ -85,7 +85,7 @@ void draw_ensemble_rows(const IsaKernels& isa, const EnsembleSpec<T>& spec, std:
                         std::size_t row, std::size_t rows, std::size_t ld, T* spare, T* weight) {
     const std::size_t n = spec.width;
     T* to = ld == n ? weight : spare;
-    const Law law = spec.law == WeightLaw::normal ? Law::normal : Law::uniform;
+    const Law law = spec.law == MatrixLaw::normal ? Law::normal : Law::uniform;
     fill_range(isa, law, seed, static_cast<std::uint32_t>(l), Draw::weight, spec.weight_factor, row * n, rows * n, to);
     for (std::size_t r = 0; ld != n && r < rows; ++r) std::copy(to + r * n, to + (r + 1) * n, weight + r * ld);
 }

@@ -46,12 +46,12 @@ struct EnsembleFigureInfo {
 };
 const std::array<EnsembleFigureInfo, kEnsembleFigures>& ensemble_figures();
 
-enum class WeightLaw { normal, uniform, orthogonal };
+enum class MatrixLaw { normal, uniform, orthogonal };
 
 template <class T>
 struct EnsembleSpec {
     std::size_t width, depth, samples;
-    WeightLaw law;
+    MatrixLaw law;
     double weight_factor;
     bool has_bias;
     Law bias_law;

@@ -51,7 +51,7 @@ struct DrawnNetwork {
         for (std::size_t l = 0; l < spec.depth; ++l) {
             std::vector<T>& w = weights.emplace_back(checked_multiply(n, n));
             Interrupt nobody(nullptr);
-            if (spec.law == WeightLaw::orthogonal)
+            if (spec.law == MatrixLaw::orthogonal)
                 fill_orthogonal(isa, seed, static_cast<std::uint32_t>(l), spec.weight_factor, n, n, w.data(), nobody);
             else
                 draw_ensemble_rows(isa, spec, seed, l, 0, n, n, spare.data(), w.data());

@@ -48,7 +48,7 @@ EnsemblePass<T>::EnsemblePass(const IsaKernels& isa, const EnsembleSpec<T>& spec
       matrix_(checked_multiply(spec.width, ld_)) {
     using F = EnsembleFigure;
     const std::size_t L = spec.depth, S = spec.samples;
-    const bool once = spec.law == WeightLaw::orthogonal;  // too dear to be drawn twice
+    const bool once = spec.law == MatrixLaw::orthogonal;  // too dear to be drawn twice
     const std::size_t fit = once ? L : std::min(L, keep_bytes / checked_multiply(matrix_, sizeof(T)));
     first_kept_ = L - fit;
     statistics_ = wants(F::saturated) || wants(F::derivative_mean) || wants(F::dead_samples);
@@ -135,10 +135,10 @@ template <class T>
 void EnsemblePass<T>::multiply(std::size_t l) {
     const std::size_t n = spec_.width;
     T* w = weight(l);
-    if (spec_.law == WeightLaw::orthogonal) draw_weight(l);
+    if (spec_.law == MatrixLaw::orthogonal) draw_weight(l);
     for (std::size_t row = 0; row < n; row += group_) {
         const std::size_t rows = std::min(group_, n - row), columns = round_up(rows, kColumnMultiple);
-        if (spec_.law != WeightLaw::orthogonal)
+        if (spec_.law != MatrixLaw::orthogonal)
             draw_ensemble_rows(isa_, spec_, seed_, l, row, rows, ld_, spare_.data(), w + row * ld_);
         kernels_.transpose(rows, n, w + row * ld_, ld_, panel_.data(), columns);
         kernels_.product(spec_.samples, n, columns, a(l), ld_, panel_.data(), columns, z_.data() + row, ld_);
@@ -149,7 +149,7 @@ template <class T>
 void EnsemblePass<T>::draw_weight(std::size_t l) {
     const std::size_t n = spec_.width;
     T* w = weight(l);
-    if (spec_.law != WeightLaw::orthogonal) {
+    if (spec_.law != MatrixLaw::orthogonal) {
         for (std::size_t row = 0; row < n; row += group_)
             draw_ensemble_rows(isa_, spec_, seed_, l, row, std::min(group_, n - row), ld_, spare_.data(),
                                w + row * ld_);

@@ -10,8 +10,7 @@
 namespace gt {
 namespace {
 
-constexpr std::size_t kBlocksPerItem = 256;  // 4096 numbers: one item of the parallel loop
-constexpr std::size_t kItem = kBlocksPerItem * kRandomBlock;
+constexpr std::size_t kItem = 4096;  // numbers of one item of the parallel loop, whole blocks
 
 // Whole blocks [first, first + blocks).
 void fill_blocks(const RandomKernels& random, Law law, std::uint64_t seed, std::uint32_t stream, Draw draw,
@@ -45,22 +44,10 @@ template <class T>
 void fill_random(const IsaKernels& isa, Law law, std::uint64_t seed, std::uint32_t stream, Draw draw, double factor,
                  std::size_t count, T* out, Interrupt& interrupt) {
     const std::size_t items = (count + kItem - 1) / kItem;
-    const Loop loop{items, 50.0 * static_cast<double>(count)};
-    AlignedBuffer<double> scratch(checked_multiply(loop.workers(), kItem));
-    const RandomKernels& random = *isa.f64.random;
-    parallel_for(loop, [&](std::size_t item, std::size_t worker) {
+    parallel_for(Loop{items, 20.0 * static_cast<double>(count)}, [&](std::size_t item, std::size_t worker) {
         if (interrupt.requested(worker)) return;
-        double* numbers = scratch.data() + worker * kItem;
-        const std::size_t first = item * kItem, n = std::min(kItem, count - first);
-        const std::size_t blocks = (n + kRandomBlock - 1) / kRandomBlock;
-        const auto kind = static_cast<std::uint32_t>(draw);
-        if (law == Law::normal) {
-            random.normal(seed, stream, kind, item * kBlocksPerItem, blocks, numbers);
-            for (std::size_t i = 0; i < n; ++i) out[first + i] = static_cast<T>(factor * numbers[i]);
-        } else {
-            random.uniform(seed, stream, kind, item * kBlocksPerItem, blocks, numbers);
-            for (std::size_t i = 0; i < n; ++i) out[first + i] = static_cast<T>(factor * (2 * numbers[i] - 1));
-        }
+        const std::size_t first = item * kItem;
+        fill_range(isa, law, seed, stream, draw, factor, first, std::min(kItem, count - first), out + first);
     });
     if (interrupt.stopped()) throw Interrupted{};
 }

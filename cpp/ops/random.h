@@ -23,8 +23,7 @@ template <class T>
 void fill_range(const IsaKernels& isa, Law law, std::uint64_t seed, std::uint32_t stream, Draw draw, double factor,
                 std::uint64_t first, std::size_t count, T* out);
 
-// out[i] = T(factor * element i of the stream), i < count: computed in float64 and rounded once, so that a float32
-// network is the rounding of the float64 one. Throws Interrupted.
+// The stream's first `count` elements, on as many threads as they are worth. Throws Interrupted.
 template <class T>
 void fill_random(const IsaKernels& isa, Law law, std::uint64_t seed, std::uint32_t stream, Draw draw, double factor,
                  std::size_t count, T* out, Interrupt& interrupt);

@@ -99,7 +99,7 @@ class LSTM(WithCellState):
         gain : float, default 1.0
             Multiplies all weights.
         dtype : dtype, default "float32"
-            float32 or float64; a float32 network is the rounding of the float64 one.
+            float32 or float64, each with numbers of its own; the float64 network in float32 is its `astype`.
 
         Returns
         -------

@@ -149,7 +149,7 @@ class Stack(StackQuestions):
         seed : int, default 0
             0 to 2**64 - 1.
         dtype : dtype, default "float32"
-            float32 or float64; a float32 stack is the rounding of the float64 one.
+            float32 or float64, each with numbers of its own; the float64 stack in float32 is its `astype`.
         residual, layer_norm
             As `Stack` takes them.
         stored : bool, default True
