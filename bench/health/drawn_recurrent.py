@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import gradtrace as gt
+from bench.health.numbers import rounded
 
 __all__ = ["SETTINGS", "TASKS", "DrawnRecurrent", "RecurrentTask", "drawn_recurrent"]
 
@@ -316,9 +317,9 @@ def drawn_recurrent(seed: int) -> DrawnRecurrent:
     if cell == "lstm":
         options["forget_bias"] = 1.0 if orthogonal else None
     features = task.x.shape[2]
-    network = CELLS[cell].random(features, units, num_layers=layers, **options)
+    network = rounded(CELLS[cell].random, features, units, num_layers=layers, **options)
     network, setting = _setting(g, network, cell, (task, fresh))
-    readout = gt.Stack.random([units, task.outputs], activation="linear", init="torch_default", seed=number)
+    readout = rounded(gt.Stack.random, [units, task.outputs], activation="linear", init="torch_default", seed=number)
     trained = bool(setting in ("as drawn", "chrono") and g.random() < 0.3)
     if trained:
         from bench.health.training_recurrent import trained_pair

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import gradtrace as gt
+from bench.health.numbers import rounded
 
 __all__ = ["FAMILIES", "DrawnStack", "drawn_stack"]
 
@@ -134,8 +135,14 @@ def _width(g: Generator, depth: int, samples: int, least: int = 4, most: int = 1
 
 
 def _random(g: Generator, sizes: list[int], activation: str, init: str, **options: Any) -> gt.Stack:
-    return gt.Stack.random(
-        sizes, activation=activation, output_activation="linear", init=init, seed=int(g.integers(2**31)), **options
+    return rounded(
+        gt.Stack.random,
+        sizes,
+        activation=activation,
+        output_activation="linear",
+        init=init,
+        seed=int(g.integers(2**31)),
+        **options,
     )
 
 

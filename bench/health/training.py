@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 import gradtrace as gt
+from bench.health.numbers import rounded
 
 __all__ = ["as_function", "health", "loss_of", "parameters_of"]
 
@@ -123,7 +124,7 @@ def _references(stack: gt.Stack, x: np.ndarray) -> tuple[list[gt.Stack], np.ndar
         for norm in (False, True):
             norms = [norm and units > 4 for units in hidden] + [False]
             options = {"activation": activation, "init": init, "residual": skips, "layer_norm": norms}
-            made.append(gt.Stack.random(list(stack.sizes), output_activation="linear", seed=1, **options))
+            made.append(rounded(gt.Stack.random, list(stack.sizes), output_activation="linear", seed=1, **options))
     return made, rows
 
 

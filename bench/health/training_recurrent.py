@@ -23,6 +23,7 @@ from torch.nn import functional as F  # noqa: N812
 
 import gradtrace as gt
 from bench.health.drawn_recurrent import RecurrentTask
+from bench.health.numbers import rounded
 
 __all__ = ["guess", "recurrent_health", "trained_pair"]
 
@@ -125,8 +126,8 @@ def _standardised(task: RecurrentTask, like: RecurrentTask) -> RecurrentTask:
 def _references(network: Any, longest: int) -> list[Any]:
     """Set the same units up as well as is known."""
     inputs, units = network.input_size, network.hidden_size
-    made = [gt.LSTM.random(inputs, units, forget_bias=bias, seed=1) for bias in (f"chrono:{longest}", 1.0)]
-    rnn = gt.RNN.random(inputs, units, activation="relu", seed=1)
+    made = [rounded(gt.LSTM.random, inputs, units, forget_bias=bias, seed=1) for bias in (f"chrono:{longest}", 1.0)]
+    rnn = rounded(gt.RNN.random, inputs, units, activation="relu", seed=1)
     return [*made, rnn.replaced(weight_hh=[np.eye(units, dtype="float32")])]
 
 
@@ -151,7 +152,7 @@ def recurrent_health(
 
 def trainable(network: Any, readout: gt.Stack, task: RecurrentTask, fresh: RecurrentTask) -> bool:
     """Whether the same units, set up as well as is known, are trained by Adam."""
-    head = gt.Stack.random(list(readout.sizes), activation="linear", init="torch_default", seed=1)
+    head = rounded(gt.Stack.random, list(readout.sizes), activation="linear", init="torch_default", seed=1)
     better = _standardised(task, task), _standardised(fresh, task)
     return any(_best(one, head, *better, "adam") is not None for one in _references(network, max(len(task.x), 4)))
 
