@@ -4,10 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
+from tolerances import assert_close, tolerance
 
 import gradtrace as gt
 from gradtrace import _core
-from tolerances import assert_close, tolerance
 
 FIGURES = list(_core.ENSEMBLE_FIGURES)
 

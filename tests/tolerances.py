@@ -56,6 +56,7 @@ TABLE = {
     ("windows", "log2"): (None, 1e-4, "bits; c before a window is rounded to T where all steps at once carry it on"),
     ("ensemble", "log2"): (1e-9, 1e-3, "bits and shares; sums in T, and chaos, which doubles an error a layer"),
     ("ensemble", "inputs"): (1e-12, None, "norms near 6 and cosines, some dozen roundings"),
+    ("random", "of the radius"): (None, 6e-7, "a logarithm, a root, a cosine, each a few roundings"),
     ("matrix product", "of the sum of magnitudes"): (2.5e-16, 1.3e-7, "2 u; errors of k terms grow as sqrt(k)"),
     ("matrix product", "beside infinities"): (None, 1e-3, "absolute; columns that do not meet them, entries to 50"),
     ("precision high", "of the sum of magnitudes"): (None, 2.0**-17, "three products of parts of 8 bits"),
