@@ -117,7 +117,8 @@ def test_dead_units_with_the_right_share_and_cause():
 def test_biases_of_either_sign_are_chance(seed):
     """PyTorch's default: beside a signal that shrinks its biases decide, but switch as many units on as off."""
     x = np.abs(rows(0.5, seed=seed)())
-    network = gt.Stack.random([INPUTS, 128, 128, 128, 10], "relu", init="torch_default", seed=seed)
+    network = gt.Stack.random([INPUTS, 128, 128, 128, 10], "relu", init="torch_default", seed=seed, dtype="float64")
+    network = network.astype("float32")
     trace = network.trace(x)
     assert trace.dead_by_bias.max() > thresholds.DEAD_BY_BIAS
     assert trace.diagnose().healthy

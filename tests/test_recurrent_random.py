@@ -96,8 +96,10 @@ def test_same_seed_same_bits_on_every_isa(cell, dtype):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_float32_network_is_the_rounding_of_the_float64_one(cell):
-    pairs = zip(*(parameters(getattr(gt, cell).random(I, H, 2, seed=4, dtype=d)) for d in ("float32", "float64")),
-                strict=True)  # fmt: skip
-    for single, double in pairs:
-        np.testing.assert_array_equal(single, double.astype(np.float32))
+def test_each_precision_has_numbers_of_its_own_and_the_same_law(cell):
+    options = {"forget_bias": None} if cell == "LSTM" else {}
+    options |= {"init": "torch_default", "recurrent_init": "torch_default", "seed": 4}
+    made = [parameters(getattr(gt, cell).random(I, H, 2, dtype=d, **options)) for d in ("float32", "float64")]
+    for single, double in zip(*made, strict=True):
+        assert (single != double.astype(np.float32)).mean() > 0.99
+        assert abs(single).max() <= np.float32(1 / np.sqrt(H))

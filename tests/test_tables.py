@@ -132,7 +132,7 @@ def test_every_object_has_a_short_repr():
         assert re.fullmatch(r"[A-Z][A-Za-z]+\(.*\)", line)
         assert len(line) < 200
         assert "array" not in line
-    assert repr(trace.diagnose().find("vanishing")) == "Finding(vanishing, critical, layers 0-996)"
+    assert repr(trace.diagnose().find("vanishing")) == "Finding(vanishing, critical, layers 0-995)"
     assert repr(tried.best).startswith(f"Remedy({tried.best.name}, helps, loss ")
 
 

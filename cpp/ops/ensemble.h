@@ -46,8 +46,6 @@ struct EnsembleFigureInfo {
 };
 const std::array<EnsembleFigureInfo, kEnsembleFigures>& ensemble_figures();
 
-enum class MatrixLaw { normal, uniform, orthogonal };
-
 template <class T>
 struct EnsembleSpec {
     std::size_t width, depth, samples;

@@ -13,6 +13,7 @@ namespace gt {
 enum class Draw : std::uint32_t { weight = 0, bias = 1, cotangent = 2, input = 3 };
 
 enum class Law { normal, uniform };  // standard normal; uniform on (-1, 1)
+enum class MatrixLaw { normal, uniform, orthogonal };
 
 // A stream's elements come in blocks of so many.
 template <class T>

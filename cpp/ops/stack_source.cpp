@@ -3,7 +3,6 @@
 #include <optional>
 
 #include "core/shape.h"
-#include "ops/random.h"
 
 namespace gt {
 namespace {

@@ -7,10 +7,9 @@
 #include <vector>
 
 #include "ops/dense_stack.h"
+#include "ops/random.h"
 
 namespace gt {
-
-enum class MatrixLaw { normal, uniform, orthogonal };
 
 // What a random stack draws: layer l from streams of that number, times a factor of its own.
 struct DrawnParameters {

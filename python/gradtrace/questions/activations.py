@@ -187,10 +187,10 @@ def _dead(stack: Stack, x: Any) -> list[Any]:
 def _revived(seed: int) -> tuple[int, int, int, int]:
     """Dead units of the first hidden layer and of those above, and how many are on again after 50 steps of descent.
 
-    A quarter of the units of a relu network of four hidden layers start with biases of -4.
+    A quarter of the units of a relu network of four hidden layers start with biases of -4.5.
     """
     relu, x = Stack.random([64] * 5 + [10], "relu", init="he_normal", seed=seed), inputs(seed + 1, 1000, 64)
-    biases = [np.where(np.arange(n) < n // 4, -4, 0).astype(np.float32) for n in relu.sizes[1:]]
+    biases = [np.where(np.arange(n) < n // 4, -4.5, 0).astype(np.float32) for n in relu.sizes[1:]]
     biases[-1][:] = 0
     stack = relu.replaced(biases=biases)
     trained = descend(stack, x, np.abs(x[:, :10]).argmax(axis=1), steps=50, rate=0.1)
