@@ -35,9 +35,9 @@ def preactivations(stack, x):
         x = np.tanh(z)
 
 
-@pytest.mark.parametrize("option", [{}, {"bias_std": 0.3, "layer_norm": True}])
-def test_figures_are_those_of_the_networks(option):
-    sweep = gt.sweep(**SMALL, gain=[0.7, 1.5], figures=EVERY, keep="all", dtype="float64", **option)
+@pytest.mark.parametrize("option", [{}, {"bias_std": 0.3, "layer_norm": True}, {"init": "orthogonal"}])
+def test_figures_are_those_of_the_networks(option, dtype):
+    sweep = gt.sweep(**SMALL, gain=[0.7, 1.5], figures=EVERY, keep="all", dtype=dtype, **option)
     assert set(sweep.figures) == set(EVERY)
     for g, gain in enumerate((0.7, 1.5)):
         for i in (0, 6):
@@ -250,3 +250,15 @@ def test_sweeps_pickle_compare_and_print():
     assert "bits" in str(sweep)
     assert "<table" in sweep._repr_html_()
     assert "gain x2" in repr(sweep)
+
+
+def test_networks_beyond_all_range_are_traced():
+    """Exploded gelu networks have derivatives under 2^-(2^63); neither similarities nor norms stop at that."""
+    sweep = gt.sweep(
+        activation=["gelu", "silu", "softplus", "sigmoid"], gain=[3.0], width=6, depth=60, networks=10, keep="all",
+        figures=("log2_delta", "log2_activation", "similarity", "delta_similarity"), bias_std=0.1, progress=False,
+    )  # fmt: skip
+    assert not np.isnan(sweep.figures["log2_activation"]).any()
+    similarity = sweep.figures["similarity"]
+    assert np.nanmax(np.abs(similarity)) <= 1 + tolerance("sweep", "figures", "float32")
+    assert np.isfinite(similarity[..., 0]).all()

@@ -25,16 +25,16 @@ class HeldFigures final : public Figures<T> {
         std::vector<KeptRows<T>> all;
         std::vector<Held>& held = rows_of[name];
         for (const Extents& row : rows) {
-            held.push_back({std::vector<T>(entries_of(leading) * entries_of(row)),
-                            std::vector<std::int64_t>(entries_of(leading))});
-            all.push_back({held.back().mantissa.data(), held.back().exponent.data()});
+            held.push_back(
+                {std::vector<T>(entries_of(leading) * entries_of(row)), std::vector<double>(entries_of(leading))});
+            all.push_back({held.back().mantissa.data(), nullptr, held.back().exponent.data()});
         }
         return all;
     }
 
     struct Held {
         std::vector<T> mantissa;
-        std::vector<std::int64_t> exponent;
+        std::vector<double> exponent;  // beyond int64, too
     };
     std::map<std::string, std::vector<double>> figures;
     std::map<std::string, std::vector<Held>> rows_of;
@@ -89,17 +89,16 @@ void put_delta_similarity(const EnsembleSpec<T>& spec, const HeldFigures<T>& hel
 
 // z of a layer from its kept input, at an exponent that W and the bias share.
 template <class T>
-std::vector<double> preactivation(const DenseLayer<T>& layer, const T* row, std::int64_t exponent) {
+std::vector<double> preactivation(const DenseLayer<T>& layer, const T* row, double exponent) {
     const std::size_t n = layer.outputs;
-    const double common =
-        layer.bias ? std::max<double>(0, static_cast<double>(exponent)) : static_cast<double>(exponent);
+    const double common = layer.bias ? std::max(0.0, exponent) : exponent;
     std::vector<double> z(n);
     double mean = 0;
     for (std::size_t u = 0; u < n; ++u) {
         double product = 0;
         for (std::size_t k = 0; k < layer.inputs; ++k)
             product += static_cast<double>(layer.weight[u * layer.inputs + k]) * static_cast<double>(row[k]);
-        z[u] = scale_by(product, static_cast<double>(exponent) - common);
+        z[u] = scale_by(product, exponent - common);
         if (layer.bias) z[u] += scale_by(static_cast<double>(layer.bias[u]), -common);
         mean += z[u] / static_cast<double>(n);
     }
