@@ -48,6 +48,13 @@ def test_checkpoints_change_no_bit(activation, blocks):
             assert stack.trace(x, memory=memory) == whole
 
 
+def test_on_every_instruction_set(isa):
+    stack = gt.Stack.random([64] * 31, "tanh", bias_std=0.1, residual=True)
+    for count in (1, 5, 64):
+        x = samples(count, units=64)
+        assert stack.trace(x, memory=least_memory(stack, x)) == stack.trace(x)
+
+
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 def test_losses_and_kept_arrays(loss):
     stack = gt.Stack.random(SIZES, "gelu", seed=1)
@@ -184,6 +191,8 @@ def test_what_it_becomes():
     unbiased = drawn.replaced(biases=None)  # other biases than the seed's: all is stored
     assert unbiased.stored
     assert unbiased == stored.replaced(biases=None)
+    assert not gt.Stack(gt.Stack.random(SIZES, stored=False).weights).stored
+    assert gt.Stack(drawn.weights).stored  # without the seed's biases
     assert not drawn.astype("float32").stored
     assert drawn.astype("float64") == stored.astype("float64")
     assert drawn != gt.Stack.random(SIZES, stored=False, seed=10, bias_std=0.5)

@@ -44,6 +44,7 @@ def test_windows_change_no_bit(network, samples, dtype):
     for options in [
         {},
         {"lengths": np.array([STEPS, 700, 3])[:samples], "h0": state},
+        {"lengths": np.array([300, 1, 300])[:samples]},
         {"cotangent": every_step},
         {"cotangent_h": state, "input_gradient": False},
     ]:
@@ -65,6 +66,12 @@ def test_layers_whose_chunks_of_steps_differ():
     second = gt.GRU.random(8, 260, seed=2)
     net = gt.GRU([first.weight_ih[0], second.weight_ih[0]], [first.weight_hh[0], second.weight_hh[0]])
     x = inputs(3, steps=1500)
+    assert net.trace(x, memory=least_memory(net, x)) == net.trace(x)
+
+
+def test_on_every_instruction_set(isa):
+    net = gt.LSTM.random(32, 64, num_layers=2)
+    x = inputs(20, steps=300, size=32)
     assert net.trace(x, memory=least_memory(net, x)) == net.trace(x)
 
 
@@ -169,6 +176,9 @@ def test_what_a_reader_gives_is_checked():
     ]:
         with pytest.raises(kind, match=text), np.errstate(invalid="ignore"):
             net.trace(reading(change)[0], memory=least_memory(net, x))
+    for wrong in [(), (1, 2, len), [], None]:
+        with pytest.raises(TypeError, match=r"^x: expected a NumPy array"):
+            net.trace(wrong)
     flat = OnDisk(x[0])
     with pytest.raises(ValueError, match=r"^x: expected shape \(steps, batch, inputs\), got \(4, 5\)$"):
         net.trace(flat)

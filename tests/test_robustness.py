@@ -49,13 +49,16 @@ def test_figures_beyond_the_machine(monkeypatch):
 
 
 def test_arena_beyond_the_machine():
-    """Sixteen samples of so many units cannot be held, although input and outputs can: refused, not killed."""
+    """Sixteen samples of so many units cannot be held, although input and outputs can: refused, not killed.
+
+    Unless they must be there at once, they are not: layers are then traced some at a time.
+    """
     width = 2_000_000
     thin = np.zeros((1, width), f), np.zeros((width, 1), f)
     layers = [thin[i % 2] for i in range(2 * (_core.physical_memory() // (width * 16 * 8) + 1))]
     deep = gt.Stack(layers, activation="linear")
     with pytest.raises(MemoryError) as caught:
-        deep.trace(np.zeros((3, width), f))
+        deep.trace(np.zeros((3, width), f), memory=2**60)
     remedy = "use fewer samples at a time or a smaller network"
     assert str(caught.value) == f"x: a batch of 3 samples needs more memory than this machine has; {remedy}"
 
@@ -83,9 +86,9 @@ def test_what_this_machine_cannot_hold_is_refused_at_once():
 
 def test_sequences_that_this_machine_cannot_hold_are_refused_at_once():
     have = _core.physical_memory()
-    lstm, start = gt.LSTM.random(1, 1024), time.monotonic()
+    lstm, both, start = gt.LSTM.random(1, 1024), gt.LSTM.random(1, 512, bidirectional=True), time.monotonic()
     steps = have // (64 * 6 * 1024 * 4) + 1
-    for call in (lstm.trace, lstm.forward, lstm.influence):
+    for call in (both.trace, lstm.forward, lstm.influence):  # one direction is traced in windows of steps
         with pytest.raises(MemoryError, match=rf"\Ax: the trace needs \d+ bytes, this machine has {have}; use fewer"):
             call(sparse(steps, 64, 1))
     with pytest.raises(MemoryError, match=rf"\Akeep: needs \d+ bytes, this machine has {have}; keep less"):

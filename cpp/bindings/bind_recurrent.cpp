@@ -312,6 +312,11 @@ py::tuple objects(const std::vector<py::object>& list) { return py::tuple(py::ca
 
 void bind_recurrent(py::module_& module) {
     using P = RecurrentParameters;
+    py::class_<StepReader>(module, "StepReader")
+        .def(py::init([](std::size_t steps, std::size_t batch, py::object read) {
+                 return StepReader{steps, batch, std::move(read)};
+             }),
+             py::arg("steps"), py::arg("batch"), py::arg("read"));
     py::class_<P, std::shared_ptr<P>>(module, "Recurrent")
         .def(py::init(&make_recurrent), py::arg("kind"), py::arg("weight_ih"), py::arg("weight_hh"), py::arg("bias_ih"),
              py::arg("bias_hh"), py::arg("bidirectional"))

@@ -176,12 +176,12 @@ States<T> checked_states(const RecurrentParameters& net, std::size_t batch, cons
 
 template <class T>
 RecurrentInput<T> Sequences<T>::input(const RecurrentParameters& net) const {
-    if (!reader) return static_cast<const T*>(x.data());
+    if (!read) return static_cast<const T*>(x.data());
     const auto inputs = static_cast<py::ssize_t>(net.inputs);
     return RecurrentInput<T>([this, inputs](std::size_t first, std::size_t end, T* to) {
         const GilTaken locked;
         const std::string name = "x[" + std::to_string(first) + ":" + std::to_string(end) + "]";
-        const py::array part = checked_array<T>(reader(first, end), name, " (the network's)");
+        const py::array part = checked_array<T>(read(first, end), name, " (the network's)");
         const auto count = static_cast<py::ssize_t>(end - first), samples = static_cast<py::ssize_t>(batch);
         require_shape(
             part, name, {count, samples, inputs},
@@ -195,11 +195,11 @@ template <class T>
 Sequences<T> checked_sequences(const RecurrentParameters& net, const py::object& x, const py::object& h0,
                                const py::object& c0, const py::object& lengths) {
     Sequences<T> s;
-    if (py::isinstance<py::tuple>(x)) {
-        const py::tuple parts(x);
-        s.steps = parts[0].cast<std::size_t>();
-        s.batch = parts[1].cast<std::size_t>();
-        s.reader = parts[2];
+    if (py::isinstance<StepReader>(x)) {
+        const auto& reader = x.cast<const StepReader&>();
+        s.steps = reader.steps;
+        s.batch = reader.batch;
+        s.read = reader.read;
         s.h0 = checked_states<T>(net, s.batch, h0, "h0");
         s.c0 = checked_states<T>(net, s.batch, c0, "c0");
         s.lengths = checked_lengths(s.steps, s.batch, lengths);

@@ -59,11 +59,17 @@ struct States {
     LayerArrays<const T> layers;
 };
 
+// Sequences that are read as they are needed: read(first, end) -> x[first:end], (end - first, batch, inputs).
+struct StepReader {
+    std::size_t steps, batch;
+    py::object read;
+};
+
 // What one call brings: checked, held while the core reads it.
 template <class T>
 struct Sequences {
-    py::array x;        // or, where that is read as it is needed:
-    py::object reader;  // reader(first, end) -> x[first:end]
+    py::array x;      // or, where that is read as it is needed:
+    py::object read;  // of a StepReader
     States<T> h0, c0;
     py::object lengths;  // an array or None
     std::size_t steps = 0, batch = 0;
@@ -76,7 +82,7 @@ struct Sequences {
     std::string what() const { return std::to_string(batch) + " sequences of " + std::to_string(steps) + " steps"; }
 };
 
-// x (steps, batch, inputs), or a tuple of steps, batch and a reader; h0, c0 as `checked_state` has them; lengths int64
+// x (steps, batch, inputs), or a StepReader; h0, c0 as `checked_state` has them; lengths int64
 // (batch,).
 template <class T>
 Sequences<T> checked_sequences(const RecurrentParameters& net, const py::object& x, const py::object& h0,

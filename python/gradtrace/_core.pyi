@@ -1,6 +1,6 @@
 """Types of the compiled core; private."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -118,6 +118,9 @@ class RecurrentTracer:
     def influence(
         self, layer: int, cotangent: Any, seed: int
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64] | None]: ...
+
+class StepReader:
+    def __init__(self, steps: int, batch: int, read: Callable[[int, int], npt.NDArray[Any]]) -> None: ...
 
 class Recurrent:
     def __init__(

@@ -157,8 +157,12 @@ def drawn_parameters(recipe: Recipe) -> tuple[Drawn, Drawn]:
 
 def shared_recipe(weights: Any, biases: Any) -> Recipe | None:
     """Give the recipe of parameters that are drawn together; None where any of them has to be stored."""
-    drawn = isinstance(weights, Drawn) and isinstance(biases, Drawn) and weights.recipe == biases.recipe
-    return weights.recipe if drawn and (weights.part, biases.part) == ("weights", "biases") else None
+    if not isinstance(weights, Drawn) or weights.part != "weights":
+        return None
+    recipe = weights.recipe
+    if biases is None:
+        return recipe if recipe.bias_draw is None else None
+    return recipe if isinstance(biases, Drawn) and (biases.recipe, biases.part) == (recipe, "biases") else None
 
 
 def stored(part: Any) -> Any:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace import _core
+
 __all__ = ["Steps", "read_as_needed"]
 
 
@@ -27,9 +29,9 @@ class Steps:
         self.dtype = np.dtype(source.dtype)
 
     @property
-    def for_core(self) -> tuple[Any, ...]:
-        """Steps, samples, and what reads some steps."""
-        return self.shape[0], self.shape[1], self._read
+    def for_core(self) -> _core.StepReader:
+        """What the core reads some steps by."""
+        return _core.StepReader(self.shape[0], self.shape[1], self._read)
 
     def _read(self, first: int, end: int) -> npt.NDArray[Any]:
         return np.ascontiguousarray(self._source[first:end])
