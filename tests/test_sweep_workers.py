@@ -325,6 +325,18 @@ def test_another_version_is_refused(name, tmp_path):
         gt.sweep(**EXACT, store=tmp_path / "s", mixed=True)
 
 
+def test_what_killed_processes_left_is_taken_away(tmp_path):
+    store = tmp_path / "s"
+    gt.sweep(**EXACT, store=store)
+    old, new = store / f".{'a' * 36}.{'0' * 16}.part", store / f".{'b' * 36}.{'0' * 16}.part"
+    for part in (old, new):
+        part.write_bytes(b"half")
+    os.utime(old, (time.time() - 1e6,) * 2)
+    assert gt.sweep(**EXACT, store=store).drawn == 0
+    assert not old.exists()
+    assert new.exists()
+
+
 def test_a_lost_manifest_is_written_again(tmp_path):
     gt.sweep(**EXACT, store=tmp_path / "s")
     manifest = tmp_path / "s" / "sweep.json"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +28,7 @@ _FORMAT = "gradtrace sweep 1"
 _MANIFEST = "sweep.json"
 _FACTS = "facts.json"
 _COUNTS = ("offsets", "bins", "counts")
+_ABANDONED = 24 * 3600.0  # seconds
 
 
 class Store:
@@ -63,6 +66,7 @@ class Store:
                 raise ValueError(f"store: expected a folder that exists, got {shown(str(self._path.parent))}")
             self._path.mkdir()
         self._check_manifest()
+        self._clear()
 
     def read(self, task: Task) -> tuple[Part, str] | None:
         """Read a block and the instruction set that it was computed on; None where there is none, or a damaged one."""
@@ -89,6 +93,13 @@ class Store:
 
     def _place(self, task: Task) -> Path:
         return self._path / f"{_identity(task)}.npz"
+
+    def _clear(self) -> None:
+        """Take away what processes that were killed left half written, long enough ago that none is at it still."""
+        for part in self._path.glob(".*.part"):
+            with suppress(OSError):
+                if time.time() - part.stat().st_mtime > _ABANDONED:
+                    part.unlink()
 
     def _check_manifest(self) -> None:
         manifest = self._path / _MANIFEST
