@@ -105,6 +105,19 @@ def test_parts_together_are_the_whole(values, cut):
             np.testing.assert_array_equal(got, wanted)
 
 
+def test_gains_of_courses():
+    values = np.random.default_rng(1).normal(-30, 9, (5, 3, 12))
+    values[1, 1, 4], values[2, 2, 11] = -np.inf, -np.inf
+    found = _core.course_gains(values, 2, [0, 2, 8])
+    with np.errstate(invalid="ignore"):
+        wanted = np.stack([(values[..., 2 + k] - values[..., 11]) / (9 - k) for k in (0, 2, 8)], axis=-1)
+    np.testing.assert_array_equal(found, wanted)
+    assert np.isnan(_core.course_gains(values[..., :1], 0, [0])).all()
+    for first, start in ((12, 0), (2, 10)):
+        with pytest.raises(ValueError, match=r"^starts: expected entries"):
+            _core.course_gains(values, first, [start])
+
+
 def test_threads_change_no_bit(threads):
     values = np.random.default_rng(0).normal(0, 30, (2000, 4, 40))
     values[::7, 0] = -np.inf

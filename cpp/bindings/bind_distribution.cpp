@@ -60,6 +60,17 @@ py::tuple distribution_of(const Doubles& values, double width) {
     return py::make_tuple(of_values, of_networks, width > 0 ? py::object(packed(counts)) : py::none());
 }
 
+// (networks, samples, starts)
+Doubles gains_of_courses(const Doubles& values, std::size_t first, const std::vector<std::size_t>& starts) {
+    const RawFigures raw = checked_raw(values);
+    for (const std::size_t start : starts)
+        if (first >= raw.layers || start >= raw.layers - first)
+            fail_value("starts", "entries of " + shape_text(values), std::to_string(first + start));
+    Doubles result = result_array({values.shape(0), values.shape(1), static_cast<py::ssize_t>(starts.size())});
+    course_gains(raw, first, starts, result.mutable_data());
+    return result;
+}
+
 // (probabilities, layers)
 Doubles quantiles_of_values(const Doubles& values, const std::vector<double>& probabilities) {
     const RawFigures raw = checked_raw(values);
@@ -97,6 +108,7 @@ Doubles quantiles_of_counts(const py::tuple& arrays, double width, const std::ve
 
 void bind_distribution(py::module_& module) {
     module.def("distribution", &distribution_of, py::arg("values"), py::arg("width"));
+    module.def("course_gains", &gains_of_courses, py::arg("values"), py::arg("first"), py::arg("starts"));
     module.def("value_quantiles", &quantiles_of_values, py::arg("values"), py::arg("probabilities"));
     module.def("merge_counts", &merge_counts, py::arg("one"), py::arg("other"));
     module.def("count_quantiles", &quantiles_of_counts, py::arg("counts"), py::arg("width"), py::arg("probabilities"));

@@ -283,6 +283,15 @@ void distribution(const RawFigures& raw, double width, double* of_values, double
     });
 }
 
+void course_gains(const RawFigures& raw, std::size_t first, const std::vector<std::size_t>& starts, double* out) {
+    const std::size_t last = raw.layers - 1 - first;
+    for (std::size_t r = 0; r < raw.networks * raw.samples; ++r) {
+        const double* course = raw.values + r * raw.layers + first;
+        for (const std::size_t start : starts)
+            *out++ = (course[start] - course[last]) / static_cast<double>(last - start);
+    }
+}
+
 void value_quantiles(const RawFigures& raw, const std::vector<double>& probabilities, double* out) {
     constexpr double kOperationsPerValue = 20;
     const std::size_t rows = raw.networks * raw.samples, L = raw.layers, P = probabilities.size();

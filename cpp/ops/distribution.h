@@ -30,6 +30,10 @@ inline constexpr std::int64_t kBelowAll = INT64_MIN, kAboveAll = INT64_MAX;
 void distribution(const RawFigures& raw, double width, double* of_values, double* of_networks,
                   std::vector<Counts>& counts);
 
+// out (networks, samples, starts): (value at the start - value at the last entry) / entries between, of the entries
+// from `first` on; starts count from there. NaN where there is nothing between.
+void course_gains(const RawFigures& raw, std::size_t first, const std::vector<std::size_t>& starts, double* out);
+
 // out (probabilities, layers): quantiles over networks x samples, linear between the order statistics. NaN is left out;
 // -inf is the smallest value, between it and any other lies -inf.
 void value_quantiles(const RawFigures& raw, const std::vector<double>& probabilities, double* out);

@@ -71,9 +71,9 @@ def bin_width(name: str, cell: str | None) -> float:
     return 2.0**-8 if known_figures(cell)[name].unit == "bits" else 2.0**-12
 
 
-def start_layers(length: int) -> npt.NDArray[np.int64]:
+def start_layers(length: int) -> list[int]:
     """Give the entries of the carrier's course, one so long, from which bits per layer are counted to the last."""
-    return (length - 1) * np.arange(STARTS) // STARTS
+    return [(length - 1) * k // STARTS for k in range(STARTS)]
 
 
 def reduced(task: Task, raw: dict[str, Floats]) -> Part:
@@ -89,11 +89,8 @@ def reduced(task: Task, raw: dict[str, Floats]) -> Part:
 
 def _bits(point: Point, course: Floats) -> Floats:
     """Give what each network and sample gained a layer on the way down, from every start: (N, S, STARTS)."""
-    if point["cell"] is not None:  # of the layer on top
-        course = course[:, :, course.shape[2] - point["steps"] - 1 :]
-    starts, last = start_layers(course.shape[2]), course.shape[2] - 1
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((course[:, :, starts] - course[:, :, -1:]) / (last - starts))
+    length = course.shape[2] if point["cell"] is None else point["steps"] + 1
+    return _core.course_gains(course, course.shape[2] - length, start_layers(length))  # of the layer on top
 
 
 class Reducer:
