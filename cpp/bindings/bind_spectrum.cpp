@@ -6,6 +6,7 @@
 #include "bindings/checked_stack.h"
 #include "bindings/result_figures.h"
 #include "bindings/run_op.h"
+#include "ops/lyapunov.h"
 #include "ops/recurrent_spectrum.h"
 #include "ops/stack_spectrum.h"
 
@@ -28,7 +29,7 @@ py::array_t<double> spectrum_of_stack(const DenseStack& stack, const py::array_t
     double* to = log2.mutable_data();
     run_op("x", "the spectra of " + std::to_string(batch) + " samples", [&](Interrupt& interrupt) {
         tracer.add(x.data(), batch, start, out, interrupt);
-        stack_spectrum(layers, at, first, last, to, interrupt);
+        stack_spectrum(active_isa(), layers, at, first, last, to, interrupt);
     });
     return log2;
 }
@@ -51,17 +52,22 @@ py::array_t<double> spectrum_of_recurrent(const RecurrentParameters& net, const 
     return log2;
 }
 
-// (edges - 1, batch, count).
+// edges (batch, parts + 1), within each sample's steps: (parts, batch, count).
 py::array_t<double> lyapunov(const RecurrentParameters& net, const py::object& x, const py::object& h0,
-                             const py::object& c0, std::size_t count, const std::vector<std::size_t>& edges) {
+                             const py::object& c0, std::size_t count,
+                             const py::array_t<std::int64_t, py::array::c_style>& edges) {
     const Sequences<double> s = checked_sequences<double>(net, x, h0, c0, py::none());
     const RecurrentNetwork<double> network = net.network<double>();
     const DrivenSequences at = driven(s);
-    py::array_t<double> sums = result_array({static_cast<py::ssize_t>(edges.size()) - 1,
-                                             static_cast<py::ssize_t>(s.batch), static_cast<py::ssize_t>(count)});
+    require_shape(edges, "edges", {static_cast<py::ssize_t>(s.batch), -1}, "(batch, parts + 1)");
+    const py::ssize_t parts = edges.shape(1) - 1;
+    const std::int64_t* from = edges.data();
+    py::array_t<double> sums =
+        result_array({parts, static_cast<py::ssize_t>(s.batch), static_cast<py::ssize_t>(count)});
     double* to = sums.mutable_data();
-    run_op("x", "the exponents of " + s.what(),
-           [&](Interrupt& interrupt) { lyapunov_sums(active_isa(), network, at, count, edges, to, interrupt); });
+    run_op("x", "the exponents of " + s.what(), [&](Interrupt& interrupt) {
+        lyapunov_sums(active_isa(), network, at, count, static_cast<std::size_t>(parts), from, to, interrupt);
+    });
     return sums;
 }
 

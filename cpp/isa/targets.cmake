@@ -28,6 +28,7 @@ set(GT_KERNEL_SOURCES
   cpp/kernels/math.cpp
   cpp/kernels/panel.cpp
   cpp/kernels/peak.cpp
+  cpp/kernels/qr.cpp
   cpp/kernels/random.cpp
   cpp/kernels/reduce.cpp
   cpp/kernels/rnn_pointwise.cpp

@@ -52,6 +52,8 @@ struct RowKernels {
     void (*scale)(std::size_t rows, std::size_t n, T* x, std::size_t ld, const T* factor);
     // gram[i * ld_gram + j] = sum over k of a[i, k] a[j, k], all i, j < rows.
     void (*gram)(std::size_t rows, std::size_t n, const T* a, std::size_t ld, T* gram, std::size_t ld_gram);
+    // to[j] = sum over i < count of factor[i] x[i][j], j < n.
+    void (*combine)(std::size_t count, std::size_t n, const T* const* x, const T* factor, T* to);
     // add_sums[j] += sum over r of x[r, j] factor[r], in float64.
     void (*add_columns)(std::size_t rows, std::size_t n, const T* x, std::size_t ld, const double* factor,
                         double* add_sums);

@@ -241,6 +241,21 @@ struct RandomKernels {
 constexpr std::size_t kRandomBlock = 16;
 constexpr std::size_t kFastRandomBlock = 32;
 
+// Householder QR of a tile (rows, columns), rows >= columns, of magnitudes up to 1; entries between `columns` and the
+// next multiple of kQrPanel are 0.
+constexpr std::size_t kQrPanel = 8;  // reflectors at a time
+struct QrTile {
+    std::size_t rows, columns, ld;
+    double *reflectors, *products, *factors;  // what `factor` leaves for `form`; qr_sizes says how many numbers
+};
+struct QrKernels {
+    // R on and above the diagonal of a, the rest left open; a zero column has a zero on it. False, a left open, where
+    // squares underflow.
+    bool (*factor)(const QrTile&, double* a);
+    // q (rows, columns) with a = q R.
+    void (*form)(const QrTile&, double* q);
+};
+
 // The bare functions of simd/math.h on flat arrays of any length, for the tests of the mathematics.
 template <class T>
 struct MathFunction {
@@ -268,6 +283,7 @@ struct KernelTable {
     const ActivationKernels<T>* activation;
     const ReduceKernels<T>* reduce;
     const RandomKernels* random;
+    const QrKernels* qr;
     const MathKernels<T>* math;
     const PanelKernels<T>* panel;
     const RowKernels<T>* rows;

@@ -128,9 +128,36 @@ void add_columns(std::size_t rows, std::size_t n, const T* x, std::size_t ld, co
     }
 }
 
+template <class T, std::size_t N>
+GT_INLINE void combine_vectors(std::size_t count, std::size_t first, const T* const* x, const T* factor, T* to) {
+    Vec<T> sum[N] = {};
+    for (std::size_t i = 0; i < count; ++i)
+#pragma GCC unroll 4
+        for (std::size_t v = 0; v < N; ++v) sum[v] = broadcast(factor[i]) * load(x[i] + first + v * kLanes<T>) + sum[v];
+#pragma GCC unroll 4
+    for (std::size_t v = 0; v < N; ++v) store(to + first + v * kLanes<T>, sum[v]);
+}
+
 template <class T>
-constexpr RowKernels<T> table{
-    .squares = squares<T>, .largest = largest<T>, .scale = scale<T>, .gram = gram<T>, .add_columns = add_columns<T>};
+void combine(std::size_t count, std::size_t n, const T* const* x, const T* factor, T* to) {
+    constexpr std::size_t kWide = 4;
+    std::size_t j = 0;
+    for (; j + kWide * kLanes<T> <= n; j += kWide * kLanes<T>) combine_vectors<T, kWide>(count, j, x, factor, to);
+    for (; j + kLanes<T> <= n; j += kLanes<T>) combine_vectors<T, 1>(count, j, x, factor, to);
+    for (; j < n; ++j) {
+        T sum = 0;
+        for (std::size_t i = 0; i < count; ++i) sum += factor[i] * x[i][j];
+        to[j] = sum;
+    }
+}
+
+template <class T>
+constexpr RowKernels<T> table{.squares = squares<T>,
+                              .largest = largest<T>,
+                              .scale = scale<T>,
+                              .gram = gram<T>,
+                              .combine = combine<T>,
+                              .add_columns = add_columns<T>};
 
 }  // namespace
 

@@ -18,6 +18,7 @@ GT_DECLARE_KERNELS(CellKernels, gru)
 GT_DECLARE_KERNELS(CellKernels, rnn_tanh)
 GT_DECLARE_KERNELS(CellKernels, rnn_relu)
 extern const RandomKernels random;
+extern const QrKernels qr;
 
 #define GT_TEXT(NAME) #NAME
 #define GT_NAME(NAME) GT_TEXT(NAME)
@@ -28,6 +29,7 @@ extern const RandomKernels random;
      .activation = &activation_##TYPE,                                         \
      .reduce = &reduce_##TYPE,                                                 \
      .random = &random,                                                        \
+     .qr = &qr,                                                                \
      .math = &math_##TYPE,                                                     \
      .panel = &panel_##TYPE,                                                   \
      .rows = &rows_##TYPE,                                                     \

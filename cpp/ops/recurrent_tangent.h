@@ -1,4 +1,4 @@
-// One sample's state along time, and what a step does to small changes of it.
+// One sample's state along time, and what its steps do to small changes of it.
 #pragma once
 
 #include <vector>
@@ -11,36 +11,43 @@ namespace gt {
 
 class RecurrentTangent {
   public:
-    // Directions come as columns of tiles (state size, ld); ld a multiple of kColumnMultiple.
-    RecurrentTangent(const IsaKernels& isa, const RecurrentNetwork<double>& network, std::size_t ld);
+    // Directions come as columns of tiles (state size, ld), ld at most `ld` and 1 or a multiple of kColumnMultiple.
+    // `slots`: steps that are held at a time.
+    RecurrentTangent(const IsaKernels& isa, const RecurrentNetwork<double>& network, std::size_t ld, std::size_t slots);
 
     // h0, c0: null for zero.
     void start(std::size_t layer, const double* h0, const double* c0);
-    void advance(const double* x);
-    // What the step just taken makes of changes of the state before it.
-    void apply(const double* before, double* after);
+    // One step further, which is held in `slot`.
+    void advance(const double* x, std::size_t slot);
+    // What that step makes of changes of the state before it.
+    void apply(std::size_t slot, std::size_t ld, const double* before, double* after);
+    // Numbers of the state that depend on the one before that step.
+    std::size_t live(std::size_t slot) const { return live_[slot]; }
 
   private:
     struct Layer {
         RecurrentLayer<double> weights;
-        std::size_t first;                   // row of h in a tile; c behind it
-        std::vector<double> h, c, z, q;      // q: W_hh h + b_hh
-        std::vector<double> factors;         // of the step, kFactors blocks of hidden
+        std::size_t first;  // row of h in a tile; c behind it
+        std::vector<double> h, c, next_h, next_c, z, bias, units;
+        std::vector<double> coefficients;    // (slots, coefficient blocks * hidden)
         AlignedBuffer<double> fed, carried;  // W_ih dx, W_hh dh; (weight blocks * hidden, ld)
     };
-    void advance_layer(Layer* layer, const double* x);
-    void advance_lstm(Layer* layer);
-    void advance_gru(Layer* layer);
-    void advance_rnn(Layer* layer);
-    void apply_lstm(const Layer& layer, const double* before, double* after) const;
-    void apply_gru(const Layer& layer, const double* before, double* after) const;
-    void apply_rnn(const Layer& layer, double* after) const;
-    void product(const double* weight, std::size_t rows, std::size_t columns, const double* from, double* to, bool add);
+    void prepare(Layer* layer, std::size_t ld, std::size_t slots) const;
+    void advance_layer(Layer* layer, const double* x, std::size_t slot);
+    void add_product(const double* weight, std::size_t columns, const std::size_t* order, std::size_t hidden,
+                     const double* x, double* z) const;
+    void apply_lstm(const Layer& layer, const double* at, std::size_t ld, const double* before, double* after) const;
+    void apply_gru(const Layer& layer, const double* at, std::size_t ld, const double* before, double* after) const;
+    void apply_rnn(const Layer& layer, const double* at, std::size_t ld, double* after) const;
+    void product(const double* weight, std::size_t rows, std::size_t columns, std::size_t ld, const double* from,
+                 double* to, bool add) const;
+    std::size_t coefficients_of(const Layer& layer) const { return cell_.coefficient_blocks * layer.weights.hidden; }
 
     const IsaKernels* isa_;
     CellKind kind_;
-    std::size_t ld_;
+    const CellShape& cell_;
     std::vector<Layer> layers_;
+    std::vector<std::size_t> live_;
     AlignedBuffer<unsigned char> scratch_;
 };
 

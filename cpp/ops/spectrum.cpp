@@ -1,8 +1,10 @@
 // The singular values of a product are not the diagonal of its triangle, which is off by some bits. Here:
 //
-// 1. Units whose row or column of a factor is zero are left out, again and again: what remains of the chain is as
-// narrow
-//    somewhere as the product has values other than 0. LQ from there down gives a basis of its row space.
+// 1. Units whose row or column of a factor is zero are left out, again and again. What remains of the chain is mostly
+// as
+//    narrow somewhere as the product has values other than 0: LQ from there down gives a basis of its row space. Where
+//    blocks of zeros take more (structural_rank.cpp), any vectors from there do, as many as there are values: they have
+//    turned into the row space once they have been up and down.
 // 2. QR of the chain times that basis goes up, QR of the transposed chain times what arrives goes down, and so on (the
 //    QR algorithm on the product, which is never formed), until the diagonal of the product of triangles stands still
 //    within a bit.
@@ -19,6 +21,7 @@
 #include <numeric>
 
 #include "core/scaled.h"
+#include "ops/qr.h"
 
 namespace gt {
 namespace {
@@ -54,34 +57,34 @@ Matrix without(const Matrix& a, const std::vector<bool>& rows, const std::vector
     };
     Matrix left(count(rows), count(columns));
     left.exponent = a.exponent;
-    double* to = left.x.data();
-    for (std::size_t i = 0; i < a.rows; ++i)
-        for (std::size_t j = 0; j < a.columns && rows[i]; ++j)
-            if (columns[j]) *to++ = a.row(i)[j];
-    return left;
-}
-
-// A basis of the row space of the product: LQ down from the narrowest place, before factor `at`.
-Matrix row_space(const Chain& chain, std::size_t at, std::size_t n, Qr* qr) {
-    Matrix q = Matrix::identity(n), r(n, n);
-    for (std::size_t k = at; k-- > 0;) {
-        Matrix y(chain[k].columns, n);
-        multiply_transposed(chain[k], q, &y);
-        qr->run(&y, &r);
-        q = std::move(y);
+    std::size_t to = 0;
+    for (std::size_t i = 0; i < a.rows; ++i) {
+        if (!rows[i]) continue;
+        double* row = left.row(to++);
+        for (std::size_t j = 0; j < a.columns; ++j)
+            if (columns[j]) *row++ = a.row(i)[j];
     }
-    return q;
+    return left;
 }
 
 // The product of triangles as it grows, each row with an exponent of its own.
 class RowScaled {
   public:
-    explicit RowScaled(std::size_t n) : rows(Matrix::identity(n)), exponent(n, 0.0), diagonal(n, 0.0), sum_(n) {}
+    RowScaled(const IsaKernels& isa, std::size_t n)
+        : rows(Matrix::identity(n)),
+          exponent(n, 0.0),
+          diagonal(n, 0.0),
+          combine_(isa.get<double>().rows->combine),
+          sum_(rows.ld),
+          factor_(n),
+          term_(n) {}
 
-    void multiply_by(const Matrix& r) {
+    // By the triangle of a QR, times 2^scale.
+    void multiply_by(const Qr& qr, double scale) {
         for (std::size_t i = 0; i < rows.rows; ++i) {  // what is above row i is no longer needed
-            diagonal[i] += std::log2(std::fabs(r.row(i)[i])) + r.exponent;
-            replace(i, r.row(i), r.exponent);
+            const double* factors = qr.triangle(i);
+            diagonal[i] += std::log2(std::fabs(factors[i])) + scale;
+            replace(i, factors, scale);
         }
     }
 
@@ -94,31 +97,45 @@ class RowScaled {
         double top = kNegativeInfinity;
         for (std::size_t j = i; j < n; ++j)
             if (factors[j] != 0) top = std::max(top, exponent_of(factors[j]) + exponent[j]);
-        std::fill(sum_.begin(), sum_.end(), 0.0);
+        std::size_t terms = 0;
         for (std::size_t j = i; j < n; ++j) {
             if (factors[j] == 0) continue;
-            const double factor = scale_by(factors[j], exponent[j] - top);
-            for (std::size_t c = 0; c < n && factor != 0; ++c) sum_[c] += factor * rows.row(j)[c];
+            factor_[terms] = factors[j] * power_of_two<double>(exponent[j] - top);
+            if (factor_[terms] != 0) term_[terms++] = rows.row(j);
         }
+        combine_(terms, rows.ld, term_.data(), factor_.data(), sum_.data());
         std::copy(sum_.begin(), sum_.end(), rows.row(i));
         exponent[i] = top == kNegativeInfinity ? 0 : top + scale;
         exponent[i] += take_exponent(n, rows.row(i));
     }
 
-    std::vector<double> sum_;
+    decltype(RowKernels<double>::combine) combine_;
+    std::vector<double> sum_, factor_;
+    std::vector<const double*> term_;
 };
 
 // All ways up and down; q: where the next one begins.
 class Sweeps {
   public:
-    Sweeps(const Chain& chain, Matrix q, Interrupt& interrupt, std::size_t worker)
-        : chain_(chain), q_(std::move(q)), n_(q_.columns), r_(n_, n_), interrupt_(interrupt), worker_(worker) {}
+    // LQ down from q, before factor `at`.
+    Sweeps(const IsaKernels& isa, const Chain& chain, std::size_t at, Matrix q, Interrupt& interrupt,
+           std::size_t worker)
+        : isa_(isa),
+          chain_(chain),
+          q_(std::move(q)),
+          n_(q_.columns),
+          product_(isa),
+          qr_(isa),
+          interrupt_(interrupt),
+          worker_(worker) {
+        for (std::size_t k = at; k-- > 0;) step(chain_[k], true);
+    }
 
     RowScaled up() {
-        RowScaled product(n_);
+        RowScaled product(isa_, n_);
         for (const Matrix& factor : chain_) {
             step(factor, false);
-            product.multiply_by(r_);
+            product.multiply_by(qr_, scale_);
         }
         return product;
     }
@@ -140,19 +157,32 @@ class Sweeps {
     void step(const Matrix& factor, bool transposed) {
         if (interrupt_.requested(worker_)) throw Interrupted{};
         Matrix y(transposed ? factor.columns : factor.rows, n_);
-        transposed ? multiply_transposed(factor, q_, &y) : multiply(factor, q_, &y);
-        qr_.run(&y, &r_);
+        transposed ? product_.multiply_transposed(factor, q_, &y) : product_.multiply(factor, q_, &y);
+        qr_.run(y.rows, n_, y.ld, y.x.data());
+        scale_ = y.exponent + qr_.exponent();
         q_ = std::move(y);
+        q_.exponent = 0;
     }
 
+    const IsaKernels& isa_;
     const Chain& chain_;
     Matrix q_;
     std::size_t n_;
-    Matrix r_;
+    MatrixProduct product_;
     Qr qr_;
+    double scale_ = 0;  // of the last triangle
     Interrupt& interrupt_;
     std::size_t worker_;
 };
+
+// So many directions of a place n units wide: all of them, or some in no special position.
+Matrix directions(std::size_t n, std::size_t rank) {
+    if (rank == n) return Matrix::identity(n);
+    Matrix q(n, rank);
+    for (std::size_t i = 0; i < n; ++i)
+        for (std::size_t j = 0; j < rank; ++j) q.row(i)[j] = std::sin(static_cast<double>((i + 1) * (i + 3 * j + 2)));
+    return q;
+}
 
 // How far two diagonals are apart at most, each in descending order.
 double moved(std::vector<double> a, std::vector<double> b) {
@@ -166,7 +196,7 @@ double moved(std::vector<double> a, std::vector<double> b) {
 
 }  // namespace
 
-void log2_singular_values(Chain* chain, double* log2, Interrupt& interrupt, std::size_t worker) {
+void log2_singular_values(const IsaKernels& isa, Chain* chain, double* log2, Interrupt& interrupt, std::size_t worker) {
     const std::size_t count = std::min(chain->front().columns, chain->back().rows);
     for (Matrix& a : *chain) {
         if (!a.finite()) return void(std::fill_n(log2, count, kNaN));
@@ -182,8 +212,9 @@ void log2_singular_values(Chain* chain, double* log2, Interrupt& interrupt, std:
         }
     std::fill_n(log2, count, kNegativeInfinity);
     if (n == 0) return;
-    Qr qr;
-    Sweeps sweeps(*chain, row_space(*chain, at, n, &qr), interrupt, worker);
+    const std::size_t rank = structural_rank(*chain);
+    if (rank == 0) return;
+    Sweeps sweeps(isa, *chain, at, directions(n, rank), interrupt, worker);
     RowScaled product = sweeps.up();
     for (std::size_t i = 0; i < kMostSweeps; ++i) {
         const std::vector<double> before = product.diagonal;

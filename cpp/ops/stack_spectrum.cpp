@@ -18,8 +18,9 @@ namespace {
 
 class JacobianChain {
   public:
-    JacobianChain(const std::vector<DenseLayer<double>>& layers, const StackJacobians& at, std::size_t sample)
-        : layers_(layers), at_(at), sample_(sample) {}
+    JacobianChain(const IsaKernels& isa, const std::vector<DenseLayer<double>>& layers, const StackJacobians& at,
+                  std::size_t sample)
+        : layers_(layers), at_(at), sample_(sample), product_(isa) {}
 
     std::vector<Matrix> between(std::size_t first, std::size_t last) {
         for (std::size_t l = first; l + 1 < last; ++l) add(l);
@@ -32,7 +33,7 @@ class JacobianChain {
 
     static Matrix weight(const Layer& layer) {
         Matrix w(layer.outputs, layer.inputs);
-        std::copy(layer.weight, layer.weight + w.x.size(), w.x.begin());
+        for (std::size_t i = 0; i < w.rows; ++i) std::copy_n(layer.weight + i * w.columns, w.columns, w.row(i));
         w.normalise();
         return w;
     }
@@ -78,10 +79,10 @@ class JacobianChain {
         Matrix branch = std::move(chain_[before]);
         for (std::size_t k = before + 1; k < chain_.size(); ++k) {
             Matrix next(chain_[k].rows, branch.columns);
-            multiply(chain_[k], branch, &next);
+            product_.multiply(chain_[k], branch, &next);
             branch = std::move(next);
         }
-        for (double& v : branch.x) v *= scale;
+        for (std::size_t i = 0; i < branch.x.size(); ++i) branch.x[i] *= scale;
         branch.normalise();
         const double top = std::max(branch.exponent, 0.0);
         shift(branch.x.size(), branch.x.data(), branch.exponent - top);
@@ -137,16 +138,16 @@ class JacobianChain {
         }
         Matrix u = in_differences(z), out = in_differences(w);
         double squares = 0;
-        for (const double v : u.x) squares += v * v;
+        for (std::size_t i = 0; i < u.rows; ++i) squares += u.row(i)[0] * u.row(i)[0];
         const double epsilon = scale_by(kLayerNormEpsilon, -2 * e),
                      variance = squares / static_cast<double>(n) + epsilon, lambda = epsilon / variance;
         out.exponent -= e;
         for (std::size_t c = 0; c < out.columns; ++c) {
             double along = 0;
-            for (std::size_t i = 0; i < out.rows; ++i) along += u.x[i] * out.row(i)[c];
+            for (std::size_t i = 0; i < out.rows; ++i) along += u.row(i)[0] * out.row(i)[c];
             if (squares > 0) along *= (1 - lambda) / squares;
             for (std::size_t i = 0; i < out.rows; ++i)
-                out.row(i)[c] = (out.row(i)[c] - along * u.x[i]) / std::sqrt(variance);
+                out.row(i)[c] = (out.row(i)[c] - along * u.row(i)[0]) / std::sqrt(variance);
         }
         return out;
     }
@@ -154,13 +155,14 @@ class JacobianChain {
     const std::vector<Layer>& layers_;
     const StackJacobians& at_;
     std::size_t sample_;
+    MatrixProduct product_;
     std::vector<Matrix> chain_;
 };
 
 }  // namespace
 
-void stack_spectrum(const std::vector<DenseLayer<double>>& layers, const StackJacobians& at, std::size_t first,
-                    std::size_t last, double* log2, Interrupt& interrupt) {
+void stack_spectrum(const IsaKernels& isa, const std::vector<DenseLayer<double>>& layers, const StackJacobians& at,
+                    std::size_t first, std::size_t last, double* log2, Interrupt& interrupt) {
     const std::size_t count = std::min(layers[first].inputs, layers[last - 1].outputs);
     double operations = 0;
     for (std::size_t l = first; l < last; ++l)
@@ -168,8 +170,8 @@ void stack_spectrum(const std::vector<DenseLayer<double>>& layers, const StackJa
                       static_cast<double>(count);
     parallel_for({at.batch, operations * static_cast<double>(at.batch)}, [&](std::size_t sample, std::size_t worker) {
         if (interrupt.stopped()) return;
-        std::vector<Matrix> chain = JacobianChain(layers, at, sample).between(first, last);
-        log2_singular_values(&chain, log2 + sample * count, interrupt, worker);
+        std::vector<Matrix> chain = JacobianChain(isa, layers, at, sample).between(first, last);
+        log2_singular_values(isa, &chain, log2 + sample * count, interrupt, worker);
     });
 }
 

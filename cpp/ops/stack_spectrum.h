@@ -16,7 +16,7 @@ struct StackJacobians {
 
 // log2 (batch, min(n_first, n_last)): of dz_last / da_first at every sample, layers from 1, a_0 = x. Throws
 // Interrupted, std::bad_alloc.
-void stack_spectrum(const std::vector<DenseLayer<double>>& layers, const StackJacobians& at, std::size_t first,
-                    std::size_t last, double* log2, Interrupt& interrupt);
+void stack_spectrum(const IsaKernels& isa, const std::vector<DenseLayer<double>>& layers, const StackJacobians& at,
+                    std::size_t first, std::size_t last, double* log2, Interrupt& interrupt);
 
 }  // namespace gt

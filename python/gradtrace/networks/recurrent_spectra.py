@@ -111,7 +111,7 @@ class RecurrentSpectra(Network):
         skipped = steps // 10
         counted = steps - skipped
         edges = skipped + np.arange(min(counted, _POINTS) + 1) * counted // min(counted, _POINTS)
-        sums = _core.lyapunov(wide, x, h0, c0, size if k is None else int(k), edges.tolist())
+        sums = _core.lyapunov(wide, x, h0, c0, size if k is None else int(k), edges[None].repeat(x.shape[1], axis=0))
         return _exponents(sums, edges, steps, size)
 
     @property
