@@ -37,13 +37,26 @@ call = lambda: trace_recurrent_networks("lstm", range(20000), 100, 8, ["log2_dh"
 SWEEP_CALL = """
 call = lambda: gt.sweep(width=64, depth=100, networks=20000, progress=False)
 """
+LYAPUNOV_CALL = """
+rnn = gt.RNN.random(1, 256)
+call = lambda: rnn.lyapunov(np.zeros((100_000, 2, 1), "float32"))
+"""
+SPECTRUM_CALL = """
+deep = gt.Stack.random([128] * 1001)
+call = lambda: deep.spectrum(np.ones((4, 128), "float32"))
+"""
+CALLS = {
+    "stack": STACK_CALL,
+    "lstm": LSTM_CALL,
+    "influence": INFLUENCE_CALL,
+    "ensemble": ENSEMBLE_CALL,
+    "sweep": SWEEP_CALL,
+    "lyapunov": LYAPUNOV_CALL,
+    "spectrum": SPECTRUM_CALL,
+}
 
 
-@pytest.mark.parametrize(
-    "setup",
-    [STACK_CALL, LSTM_CALL, INFLUENCE_CALL, ENSEMBLE_CALL, SWEEP_CALL],
-    ids=["stack", "lstm", "influence", "ensemble", "sweep"],
-)
+@pytest.mark.parametrize("setup", CALLS.values(), ids=CALLS)
 def test_ctrl_c_stops_a_long_trace(setup):
     code = f"""
 import signal, numpy as np, gradtrace as gt

@@ -82,11 +82,61 @@ def test_exponents_are_those_of_a_qr_loop(cell, layers):
         q, r = np.linalg.qr(step @ q)
         total.append(np.log2(np.abs(np.diag(r))))
     assert_close(got.exponents[1], np.mean(total[10:], axis=0), LOOP)
-    assert_close(got.course[49, 1], np.mean(total[10 : got.course_steps[49]], axis=0), LOOP)
+    assert np.diff(got.course_steps).tolist() == [5, 4] * 9 + [5]
+    assert_close(got.course[9, 1], np.mean(total[10 : got.course_steps[9]], axis=0), LOOP)
     assert np.array_equal(got.course[-1], got.exponents)
     few = build_net(net).lyapunov(x, 2, **given)
     assert_close(few.exponents, got.exponents[:, :2], LOOP)
     assert np.isnan(got.standard_errors).all()
+
+
+def relu_steps(net, x, h):
+    """Jacobians of one sample's steps."""
+    for x_t in x:
+        z = net.weight_ih[0] @ x_t + net.weight_hh[0] @ h
+        h = np.maximum(z, 0)
+        yield (z > 0)[:, None] * net.weight_hh[0]
+
+
+@pytest.mark.parametrize("units", [3, 24, 70])
+def test_units_that_are_off_leave_as_many_infinities_and_nothing_else(isa, units):
+    """The rank falls to the fewest units that were on at a step; the directions before are what they are without."""
+    rng = np.random.default_rng(units)
+    net = gt.RNN(
+        rng.standard_normal((units, 2)), 1.4 * rng.standard_normal((units, units)) / units**0.5, activation="relu"
+    )
+    x = rng.standard_normal((80, 2, 2))
+    got = net.lyapunov(x).exponents
+    for sample in range(2):
+        q, total, fewest = np.eye(units), [], units
+        for step in relu_steps(net, x[:, sample], np.zeros(units)):
+            fewest = min(fewest, np.count_nonzero(step.any(axis=1)))
+            q, r = np.linalg.qr(step @ q[:, :fewest])
+            total.append(np.log2(np.abs(np.diag(r))))
+        assert np.isneginf(got[sample]).sum() == units - fewest > 0
+        exact = np.mean([row[:fewest] for row in total[8:]], axis=0)
+        assert_close(got[sample, :fewest], exact, LOOP)
+
+
+def test_many_units_are_orthogonalised_every_few_steps(isa):
+    """As good as at every step, also where slopes are very different, or a step is far from all others."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((120, 1, 2))
+    x[60] *= 40
+    for gain, units in ((0.8, 40), (3.0, 17), (0.0, 5)):
+        weights = rng.standard_normal((units, 2)), gain * rng.standard_normal((units, units)) / units**0.5
+        h, q, total = np.zeros(units), np.eye(units), []
+        for x_t in x[:, 0]:
+            z = weights[0] @ x_t + weights[1] @ h
+            h = np.tanh(z)
+            image = weights[1] @ q / np.cosh(z)[:, None] ** 2
+            order = np.argsort(-abs(image).max(axis=1))  # else small rows lose their digits
+            sorted_q, r = np.linalg.qr(image[order])
+            q = sorted_q[np.argsort(order)]
+            with np.errstate(divide="ignore"):
+                total.append(np.log2(np.abs(np.diag(r))))
+        got = gt.RNN(*weights).lyapunov(x)
+        assert_close(got.exponents[0], np.mean(total[12:], axis=0) if gain else np.full(5, -np.inf), LOOP)
 
 
 def test_closed_forms():

@@ -4,7 +4,10 @@
 #include "bindings/array_check.h"
 #include "bindings/bind.h"
 #include "bindings/checked_stack.h"
+#include "core/scaled.h"
+#include "core/shape.h"
 #include "isa/dispatch.h"
+#include "ops/qr.h"
 #include "ops/workspace.h"
 
 namespace gt {
@@ -90,6 +93,27 @@ void matrix_product(const py::array& a, const py::array& b, const py::array& out
     });
 }
 
+// a (m, n), m >= n, as q (m, n) and r (n, n).
+py::tuple qr(const py::array& a) {
+    const py::array given = checked_array<double>(a, "a", "");
+    require_shape(given, "a", {-1, -1}, "(m, n)");
+    const auto m = static_cast<std::size_t>(given.shape(0)), n = static_cast<std::size_t>(given.shape(1)),
+               ld = n == 1 ? 1 : round_up(n, kColumnMultiple);
+    if (m < n || n == 0) fail_value("a", "at least as many rows as columns", shape_text(given));
+    std::vector<double> tile(m * ld);
+    for (std::size_t i = 0; i < m; ++i)
+        std::copy_n(static_cast<const double*>(given.data()) + i * n, n, tile.data() + i * ld);
+    Qr found(active_isa());
+    found.run(m, n, ld, tile.data());
+    py::array_t<double> q({m, n}), r({n, n});
+    for (std::size_t i = 0; i < m; ++i) std::copy_n(tile.data() + i * ld, n, q.mutable_data() + i * n);
+    std::fill_n(r.mutable_data(), n * n, 0.0);
+    for (std::size_t i = 0; i < n; ++i)
+        for (std::size_t j = i; j < n; ++j)
+            r.mutable_data()[i * n + j] = scale_by(found.triangle(i)[j], found.exponent());
+    return py::make_tuple(q, r);
+}
+
 // The weighted sums of two matrices' products and of the first alone, as weight gradients take them.
 py::tuple pair_sums(const py::array& p, const py::array& q, const py::array& rows, const py::array& columns) {
     return with_dtype(p, "p", [&](auto zero) {
@@ -150,6 +174,7 @@ void bind_math(py::module_& module) {
     kernels.def("log_value", &log_value, py::arg("name"), py::arg("z"));
     kernels.def("matrix_product", &matrix_product, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("transposed"),
                 py::arg("add"));
+    kernels.def("qr", &qr, py::arg("a"));
     kernels.def("pair_sums", &pair_sums, py::arg("p"), py::arg("q"), py::arg("rows"), py::arg("columns"));
     kernels.def("multiply_add", &multiply_add, py::arg("dtype"), py::arg("rounds"));
     kernels.def("read", &read_array, py::arg("x"), py::arg("times"));

@@ -17,7 +17,7 @@ namespace gt {
 namespace {
 
 constexpr std::size_t kMostSteps = 32;               // between two orthogonalisations
-constexpr double kBits = 20, kMostBits = 24;         // of a product's condition: aimed at, and allowed
+constexpr double kBits = 17, kMostBits = 21;         // of a product's condition: aimed at, and allowed
 constexpr double kLow = 0x1p-300, kHigh = 0x1p+300;  // of a product's columns
 
 // The directions of one sample, the columns of a tile, and what they were stretched by.
@@ -31,7 +31,7 @@ class Stretched {
           sample_(sample),
           size_(state_size(network)),
           ld_(row_stride(directions)),
-          tangent_(isa, network, ld_, kMostSteps),
+          tangent_(isa, network, std::min(ld_, kMaxColumns), kMostSteps),
           qr_(isa),
           kept_(directions),
           largest_(round_up(directions, kColumnMultiple)),
@@ -102,17 +102,22 @@ class Stretched {
         }
     }
 
-    // J ... J q; sizes of its columns.
+    // J ... J q, some columns after the others, which stay near; sizes of its columns.
     double* multiply(std::size_t first, std::size_t steps) {
-        const double* from = q_.data();
-        double *to = product_.data(), *next = other_.data();
-        for (std::size_t slot = first; slot < first + steps; ++slot) {
-            tangent_.apply(slot, ld_, from, to);
-            from = to;
-            std::swap(to, next);
+        double* last = nullptr;
+        for (std::size_t column = 0; column < ld_; column += kMaxColumns) {
+            const std::size_t columns = std::min(kMaxColumns, ld_ - column);
+            const double* from = q_.data();
+            double *to = product_.data(), *next = other_.data();
+            for (std::size_t slot = first; slot < first + steps; ++slot) {
+                tangent_.apply(slot, columns, ld_, from + column, to + column);
+                from = to;
+                std::swap(to, next);
+            }
+            last = next;
+            isa_->get<double>().reduce->column_max(size_, columns, ld_, last + column, largest_.data() + column);
         }
-        isa_->get<double>().reduce->column_max(size_, ld_, ld_, from, largest_.data());
-        return next;
+        return last;
     }
 
     bool in_range() const {
@@ -122,14 +127,22 @@ class Stretched {
 
     // log2 of the diagonal of R, and how far the product is from it at most.
     double read_bits() {
-        double least = std::numeric_limits<double>::infinity();
-        for (std::size_t j = 0; j < kept_.size(); ++j) {
-            bits_[j] = std::log2(std::fabs(qr_.triangle(j)[j])) + qr_.exponent();
+        constexpr double kSafe = 0x1p-400;
+        const std::size_t n = kept_.size();
+        double least = std::numeric_limits<double>::infinity(), most = 0;
+        for (std::size_t j = 0; j < n; ++j) {
+            bits_[j] = qr_.triangle(j)[j] * qr_.triangle(j)[j];
+            least = std::min(least, bits_[j]);
+            most = std::max(most, bits_[j]);
+        }
+        const bool safe = least > kSafe && most < 1 / kSafe;
+        if (safe) isa_->get<double>().reduce->log2_norms(n, bits_.data(), bits_.data());
+        least = std::numeric_limits<double>::infinity();
+        for (std::size_t j = 0; j < n; ++j) {
+            bits_[j] = (safe ? bits_[j] : std::log2(std::fabs(qr_.triangle(j)[j]))) + qr_.exponent();
             least = std::min(least, bits_[j]);
         }
-        const double most =
-            *std::max_element(largest_.begin(), largest_.begin() + static_cast<std::ptrdiff_t>(kept_.size()));
-        return std::log2(most) - least;
+        return std::log2(*std::max_element(largest_.data(), largest_.data() + n)) - least;
     }
 
     // Columns that are lost for good; the others move up.

@@ -38,7 +38,7 @@ void recurrent_spectrum(const IsaKernels& isa, const RecurrentNetwork<double>& n
             tangent.advance(driven.input(network, t, sample), 0);
             if (t < first) continue;
             chain.emplace_back(size, size);
-            tangent.apply(0, one.ld, one.x.data(), chain.back().x.data());
+            tangent.apply(0, one.ld, one.ld, one.x.data(), chain.back().x.data());
         }
         log2_singular_values(isa, &chain, log2 + sample * size, interrupt, worker);
     });

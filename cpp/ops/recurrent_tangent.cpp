@@ -6,7 +6,7 @@
 
 namespace gt {
 
-RecurrentTangent::RecurrentTangent(const IsaKernels& isa, const RecurrentNetwork<double>& network, std::size_t ld,
+RecurrentTangent::RecurrentTangent(const IsaKernels& isa, const RecurrentNetwork<double>& network, std::size_t columns,
                                    std::size_t slots)
     : isa_(&isa),
       kind_(network.kind),
@@ -18,12 +18,12 @@ RecurrentTangent::RecurrentTangent(const IsaKernels& isa, const RecurrentNetwork
         layers_.emplace_back();
         layers_.back().weights = weights;
         layers_.back().first = first;
-        prepare(&layers_.back(), ld, slots);
+        prepare(&layers_.back(), columns, slots);
         first += weights.hidden * (cell_.has_cell_state ? 2 : 1);
     }
 }
 
-void RecurrentTangent::prepare(Layer* layer, std::size_t ld, std::size_t slots) const {
+void RecurrentTangent::prepare(Layer* layer, std::size_t columns, std::size_t slots) const {
     const RecurrentLayer<double>& w = layer->weights;
     const std::size_t n = w.hidden, rows = cell_.weight_blocks * n;
     for (auto* state : {&layer->h, &layer->c, &layer->next_h, &layer->next_c, &layer->units}) state->resize(n);
@@ -36,8 +36,9 @@ void RecurrentTangent::prepare(Layer* layer, std::size_t ld, std::size_t slots) 
             if (w.bias_hh) bias[cell_.hh_first * n] += w.bias_hh[cell_.hh_order[block] * n + u];
         }
     layer->coefficients.resize(checked_multiply(slots, coefficients_of(*layer)));
-    layer->carried = AlignedBuffer<double>(checked_multiply(rows, ld));
-    if (layer->first > 0) layer->fed = AlignedBuffer<double>(checked_multiply(rows, ld));
+    if (!cell_.gates) return;
+    layer->carried = AlignedBuffer<double>(checked_multiply(rows, columns));
+    if (layer->first > 0) layer->fed = AlignedBuffer<double>(checked_multiply(rows, columns));
 }
 
 void RecurrentTangent::start(std::size_t k, const double* h0, const double* c0) {
@@ -102,63 +103,69 @@ void RecurrentTangent::advance_layer(Layer* layer, const double* x, std::size_t 
                                : static_cast<std::size_t>(n - std::count(coefficients, coefficients + n, 0.0));
 }
 
-void RecurrentTangent::product(const double* weight, std::size_t rows, std::size_t columns, std::size_t ld,
-                               const double* from, double* to, bool add) const {
-    const GemmColumns<double> set{ld, from, to};
-    isa_->get<double>().gemm->nn(rows, columns, weight, columns, &set, 1, ld, ld, add, nullptr,
-                                 const_cast<unsigned char*>(scratch_.data()));
+void RecurrentTangent::product(const double* weight, std::size_t rows, std::size_t inputs, const Tiles& tiles,
+                               const double* from, double* to, std::size_t to_ld, bool add) {
+    const GemmColumns<double> set{tiles.columns, from, to};
+    isa_->get<double>().gemm->nn(rows, inputs, weight, inputs, &set, 1, tiles.ld, to_ld, add, nullptr, scratch_.data());
 }
 
-void RecurrentTangent::apply(std::size_t slot, std::size_t ld, const double* before, double* after) {
+void RecurrentTangent::apply(std::size_t slot, std::size_t columns, std::size_t ld, const double* before,
+                             double* after) {
+    const Tiles tiles{columns, ld, before, after};
     const double* below = nullptr;
     for (Layer& layer : layers_) {
-        const RecurrentLayer<double>& w = layer.weights;
-        const std::size_t rows = cell_.weight_blocks * w.hidden;
         const double* at = layer.coefficients.data() + slot * coefficients_of(layer);
-        product(w.weight_hh, rows, w.hidden, ld, before + layer.first * ld, layer.carried.data(), false);
-        // A GRU's candidate takes the two apart.
-        if (below && kind_ == CellKind::gru) product(w.weight_ih, rows, w.inputs, ld, below, layer.fed.data(), false);
-        if (below && kind_ != CellKind::gru)
-            product(w.weight_ih, rows, w.inputs, ld, below, layer.carried.data(), true);
-        if (kind_ == CellKind::lstm)
-            apply_lstm(layer, at, ld, before, after);
-        else if (kind_ == CellKind::gru)
-            apply_gru(layer, at, ld, before, after);
-        else
-            apply_rnn(layer, at, ld, after);
+        cell_.gates ? apply_gates(layer, at, tiles, below) : apply_rnn(layer, at, tiles, below);
         below = after + layer.first * ld;
     }
 }
 
+void RecurrentTangent::apply_rnn(const Layer& layer, const double* at, const Tiles& tiles, const double* below) {
+    const RecurrentLayer<double>& w = layer.weights;
+    double* to = tiles.after + layer.first * tiles.ld;
+    product(w.weight_hh, w.hidden, w.hidden, tiles, tiles.before + layer.first * tiles.ld, to, tiles.ld, false);
+    if (below) product(w.weight_ih, w.hidden, w.inputs, tiles, below, to, tiles.ld, true);
+    isa_->get<double>().rows->scale(w.hidden, tiles.columns, to, tiles.ld, at);
+}
+
+void RecurrentTangent::apply_gates(Layer& layer, const double* at, const Tiles& tiles, const double* below) {
+    const RecurrentLayer<double>& w = layer.weights;
+    const std::size_t rows = cell_.weight_blocks * w.hidden, columns = tiles.columns;
+    double *carried = layer.carried.data(), *fed = layer.fed.data();
+    product(w.weight_hh, rows, w.hidden, tiles, tiles.before + layer.first * tiles.ld, carried, columns, false);
+    // A GRU's candidate takes the two apart.
+    const bool apart = cell_.has_recurrent_block();
+    if (below) product(w.weight_ih, rows, w.inputs, tiles, below, apart ? fed : carried, columns, !apart);
+    apart ? apply_gru(layer, at, tiles) : apply_lstm(layer, at, tiles);
+}
+
 // dc' = f dc + what i, f, g add; dh' = o sech^2(c') dc' + what o adds. Coefficients as CellCoefficients has them.
-void RecurrentTangent::apply_lstm(const Layer& layer, const double* at, std::size_t ld, const double* before,
-                                  double* after) const {
-    const std::size_t n = layer.weights.hidden;
+void RecurrentTangent::apply_lstm(const Layer& layer, const double* at, const Tiles& tiles) const {
+    const std::size_t n = layer.weights.hidden, columns = tiles.columns;
     const RowKernels<double>& rows = *isa_->get<double>().rows;
     for (std::size_t u = 0; u < n; ++u) {
-        const auto dz = [&](std::size_t block) { return layer.carried.data() + (block * n + u) * ld; };
+        const auto dz = [&](std::size_t block) { return layer.carried.data() + (block * n + u) * columns; };
         const auto factor = [&](std::size_t block) { return at[block * n + u]; };
-        double *dh = after + (layer.first + u) * ld, *dc = dh + n * ld;
-        const std::array from_c{before + (layer.first + n + u) * ld, dz(LstmBlock::input), dz(LstmBlock::forget),
-                                dz(LstmBlock::candidate)};
+        double *dh = tiles.after + (layer.first + u) * tiles.ld, *dc = dh + n * tiles.ld;
+        const std::array from_c{tiles.before + (layer.first + n + u) * tiles.ld, dz(LstmBlock::input),
+                                dz(LstmBlock::forget), dz(LstmBlock::candidate)};
         const std::array to_c{factor(0), factor(2), factor(3), factor(4)};
-        rows.combine(4, ld, from_c.data(), to_c.data(), dc);
+        rows.combine(4, columns, from_c.data(), to_c.data(), dc);
         const std::array<const double*, 2> from_h{dc, dz(LstmBlock::output)};
         const std::array to_h{factor(1), factor(5)};
-        rows.combine(2, ld, from_h.data(), to_h.data(), dh);
+        rows.combine(2, columns, from_h.data(), to_h.data(), dh);
     }
 }
 
 // dh' = z dh + what r, z and the candidate's recurrent part add, and from the layer below r, z and the candidate.
-void RecurrentTangent::apply_gru(const Layer& layer, const double* at, std::size_t ld, const double* before,
-                                 double* after) const {
-    const std::size_t n = layer.weights.hidden;
+void RecurrentTangent::apply_gru(const Layer& layer, const double* at, const Tiles& tiles) const {
+    const std::size_t n = layer.weights.hidden, terms = layer.first == 0 ? 4 : 7;
     for (std::size_t u = 0; u < n; ++u) {
         const auto row = [&](const AlignedBuffer<double>& of, std::size_t block) {  // PyTorch's r, z, n
-            return layer.first == 0 && &of == &layer.fed ? nullptr : of.data() + (block * n + u) * ld;
+            return of.size() == 0 ? nullptr : of.data() + (block * n + u) * tiles.columns;
         };
         const auto factor = [&](std::size_t block) { return at[block * n + u]; };
-        const std::array<const double*, 7> from{before + (layer.first + u) * ld,
+        const std::array<const double*, 7> from{tiles.before + (layer.first + u) * tiles.ld,
                                                 row(layer.carried, 0),
                                                 row(layer.carried, 1),
                                                 row(layer.carried, 2),
@@ -166,15 +173,8 @@ void RecurrentTangent::apply_gru(const Layer& layer, const double* at, std::size
                                                 row(layer.fed, 1),
                                                 row(layer.fed, 2)};
         const std::array to{factor(0), factor(2), factor(3), factor(4), factor(2), factor(3), factor(1)};
-        isa_->get<double>().rows->combine(layer.first == 0 ? 4 : 7, ld, from.data(), to.data(),
-                                          after + (layer.first + u) * ld);
-    }
-}
-
-void RecurrentTangent::apply_rnn(const Layer& layer, const double* at, std::size_t ld, double* after) const {
-    for (std::size_t u = 0; u < layer.weights.hidden; ++u) {
-        const double* from = layer.carried.data() + u * ld;
-        isa_->get<double>().rows->combine(1, ld, &from, at + u, after + (layer.first + u) * ld);
+        isa_->get<double>().rows->combine(terms, tiles.columns, from.data(), to.data(),
+                                          tiles.after + (layer.first + u) * tiles.ld);
     }
 }
 

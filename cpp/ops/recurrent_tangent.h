@@ -11,16 +11,17 @@ namespace gt {
 
 class RecurrentTangent {
   public:
-    // Directions come as columns of tiles (state size, ld), ld at most `ld` and 1 or a multiple of kColumnMultiple.
-    // `slots`: steps that are held at a time.
-    RecurrentTangent(const IsaKernels& isa, const RecurrentNetwork<double>& network, std::size_t ld, std::size_t slots);
+    // `columns`: of directions at a time at most, 1 or a multiple of kColumnMultiple; `slots`: steps that are held.
+    RecurrentTangent(const IsaKernels& isa, const RecurrentNetwork<double>& network, std::size_t columns,
+                     std::size_t slots);
 
     // h0, c0: null for zero.
     void start(std::size_t layer, const double* h0, const double* c0);
     // One step further, which is held in `slot`.
     void advance(const double* x, std::size_t slot);
-    // What that step makes of changes of the state before it.
-    void apply(std::size_t slot, std::size_t ld, const double* before, double* after);
+    // What that step makes of changes of the state before it: directions are the columns of tiles (state size, columns)
+    // of row stride ld.
+    void apply(std::size_t slot, std::size_t columns, std::size_t ld, const double* before, double* after);
     // Numbers of the state that depend on the one before that step.
     std::size_t live(std::size_t slot) const { return live_[slot]; }
 
@@ -30,17 +31,24 @@ class RecurrentTangent {
         std::size_t first;  // row of h in a tile; c behind it
         std::vector<double> h, c, next_h, next_c, z, bias, units;
         std::vector<double> coefficients;    // (slots, coefficient blocks * hidden)
-        AlignedBuffer<double> fed, carried;  // W_ih dx, W_hh dh; (weight blocks * hidden, ld)
+        AlignedBuffer<double> fed, carried;  // W_ih dx, W_hh dh; (weight blocks * hidden, columns)
     };
-    void prepare(Layer* layer, std::size_t ld, std::size_t slots) const;
+    void prepare(Layer* layer, std::size_t columns, std::size_t slots) const;
     void advance_layer(Layer* layer, const double* x, std::size_t slot);
     void add_product(const double* weight, std::size_t columns, const std::size_t* order, std::size_t hidden,
                      const double* x, double* z) const;
-    void apply_lstm(const Layer& layer, const double* at, std::size_t ld, const double* before, double* after) const;
-    void apply_gru(const Layer& layer, const double* at, std::size_t ld, const double* before, double* after) const;
-    void apply_rnn(const Layer& layer, const double* at, std::size_t ld, double* after) const;
-    void product(const double* weight, std::size_t rows, std::size_t columns, std::size_t ld, const double* from,
-                 double* to, bool add) const;
+    struct Tiles {
+        std::size_t columns, ld;
+        const double* before;
+        double* after;
+    };
+    void apply_gates(Layer& layer, const double* at, const Tiles& tiles, const double* below);
+    void apply_lstm(const Layer& layer, const double* at, const Tiles& tiles) const;
+    void apply_gru(const Layer& layer, const double* at, const Tiles& tiles) const;
+    void apply_rnn(const Layer& layer, const double* at, const Tiles& tiles, const double* below);
+    // to (rows, columns) [+]= W from, row strides to_ld and tiles.ld.
+    void product(const double* weight, std::size_t rows, std::size_t inputs, const Tiles& tiles, const double* from,
+                 double* to, std::size_t to_ld, bool add);
     std::size_t coefficients_of(const Layer& layer) const { return cell_.coefficient_blocks * layer.weights.hidden; }
 
     const IsaKernels* isa_;

@@ -20,8 +20,9 @@ __all__ = ["RecurrentSpectra"]
 
 Array = npt.NDArray[Any]
 
-# Of the steps after the first tenth: blocks of a standard error, fewest steps for one, points of the course.
-_BLOCKS, _FEWEST_STEPS, _POINTS = 20, 2000, 200
+# Of the steps after the first tenth: blocks of a standard error, fewest steps for one, points of the course, and steps
+# between two of them where there are more than 20.
+_BLOCKS, _FEWEST_STEPS, _POINTS, _STEPS_APART = 20, 2000, 200, 8
 
 
 class RecurrentSpectra(Network):
@@ -94,8 +95,9 @@ class RecurrentSpectra(Network):
 
         Notes
         -----
-        Benettin et al. (1980): directions that begin as unit vectors are carried along and orthogonalised at every step
-        (QR by Householder reflections); the logarithms of the diagonal of R are added up. In float64 whatever the
+        Benettin et al. (1980): directions that begin as unit vectors are carried along and orthogonalised (QR by
+        Householder reflections) every few steps, before their product of Jacobians is so badly conditioned that QR
+        would lose more than 21 bits; the logarithms of the diagonal of R are added up. In float64 whatever the
         network's dtype.
 
         Examples
@@ -110,7 +112,8 @@ class RecurrentSpectra(Network):
         check_outermost(k, size)
         skipped = steps // 10
         counted = steps - skipped
-        edges = skipped + np.arange(min(counted, _POINTS) + 1) * counted // min(counted, _POINTS)
+        points = min(counted, _POINTS, max(counted // _STEPS_APART, _BLOCKS))
+        edges = skipped + np.arange(points + 1) * counted // points
         sums = _core.lyapunov(wide, x, h0, c0, size if k is None else int(k), edges[None].repeat(x.shape[1], axis=0))
         return _exponents(sums, edges, steps, size)
 
