@@ -7,6 +7,7 @@ from tolerances import FLOAT64, assert_close, tolerance
 from gradtrace._core import kernels
 
 ROUNDINGS = tolerance("qr", "of a column")
+WORSE = tolerance("qr", "of its diagonal")
 SHAPES = [(1, 1), (9, 1), (2, 2), (7, 3), (8, 8), (9, 8), (16, 16), (17, 9), (31, 31), (64, 40), (100, 100), (200, 33)]
 
 
@@ -22,7 +23,7 @@ def test_factors_at_every_size(isa, shape):
     q, r = kernels.qr(a)
     check(a, q, r)
     exact = np.linalg.qr(a)[1]
-    assert_close(abs(np.diag(r)), abs(np.diag(exact)), 1e3 * ROUNDINGS)
+    assert_close(abs(np.diag(r)), abs(np.diag(exact)), WORSE)
 
 
 @pytest.mark.parametrize("size", [1e-300, 1e-160, 1e160, 1e300])
@@ -43,8 +44,8 @@ def test_small_rows_keep_their_digits(isa):
     sizes = 2.0 ** np.linspace(-300, 0, 24)
     a = sizes[:, None] * np.linalg.qr(rng.standard_normal((24, 24)))[0]
     q, r = kernels.qr(a)
-    assert_close((q @ r - a) / sizes[:, None], np.zeros((24, 24)), 1e3 * ROUNDINGS)
-    assert_close(np.log2(abs(np.diag(r))).sum(), np.log2(sizes).sum(), 1e3 * ROUNDINGS)
+    assert_close((q @ r - a) / sizes[:, None], np.zeros((24, 24)), WORSE)
+    assert_close(np.log2(abs(np.diag(r))).sum(), np.log2(sizes).sum(), WORSE)
 
 
 def test_zero_rows_and_columns_leave_exact_zeros(isa):
@@ -61,7 +62,7 @@ def test_zero_rows_and_columns_leave_exact_zeros(isa):
     assert_close(q @ r, a, 20 * ROUNDINGS)
     q, r = kernels.qr(np.zeros((5, 3)))
     assert (r == 0).all()
-    assert_close(q.T @ q, np.eye(3), 0)
+    assert np.array_equal(q.T @ q, np.eye(3))
 
 
 def test_what_is_no_number_stays_none(isa):
