@@ -12,8 +12,8 @@ SHAPES = [(1, 1), (9, 1), (2, 2), (7, 3), (8, 8), (9, 8), (16, 16), (17, 9), (31
 
 
 def check(a, q, r, limit=ROUNDINGS):
-    assert_close(q.T @ q, np.eye(q.shape[1]), limit * len(a) ** 0.5)
-    assert_close((q @ r - a) / abs(a).max(axis=0), np.zeros_like(a), limit * len(a) ** 0.5)
+    assert_close(q.T @ q, np.eye(q.shape[1]), limit * np.sqrt(len(a)))
+    assert_close((q @ r - a) / abs(a).max(axis=0), np.zeros_like(a), limit * np.sqrt(len(a)))
     assert np.array_equal(r, np.triu(r))
 
 
@@ -59,7 +59,7 @@ def test_zero_rows_and_columns_leave_exact_zeros(isa):
     a[:, 3] = 0
     q, r = kernels.qr(a)
     assert (r[:, 3] == 0).all()
-    assert_close(q @ r, a, 20 * ROUNDINGS)
+    assert_close(q @ r, a, WORSE)
     q, r = kernels.qr(np.zeros((5, 3)))
     assert (r == 0).all()
     assert np.array_equal(q.T @ q, np.eye(3))
