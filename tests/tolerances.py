@@ -150,7 +150,7 @@ TABLE = {
     ("theory", "gap near 1"): (1e-10, None, "relative, of a difference of two values that agree to six digits"),
     ("theory", "fixed point"): (1e-11, None, "relative; as the means, over one minus the map's slope, 0.05 and more"),
     ("qr", "of a column"): (4e-15, None, "of the column's norm, for the root of the rows; a rounding each"),
-    ("qr", "of its diagonal"): (4e-12, None, "relative or bits; the condition of a few hundred random rows times a rounding"),
+    ("qr", "of its diagonal"): (4e-12, None, "relative or bits; the condition of random rows, times a rounding"),
     ("spectrum", "log2"): (1e-9, None, "bits; 30 factors of condition 1e3 at 16 units, and the product's rows as much"),
     ("spectrum", "isometry"): (1e-14, 2e-8, "bits a layer; roundings of the weights, on one side and the other"),
     ("spectrum", "standard errors of 64"): (4.2, None, "one in 600 by chance that one of 64 lies beyond; fixed seed"),
