@@ -38,17 +38,20 @@ DrivenSequences driven(const Sequences<double>& s) {
     return {static_cast<const double*>(s.x.data()), s.steps, s.batch, s.h0.layers, s.c0.layers};
 }
 
-// Of a float64 network of one direction: (batch, state size).
+// Of a float64 network of one direction, spans (batch, 2): (batch, state size).
 py::array_t<double> spectrum_of_recurrent(const RecurrentParameters& net, const py::object& x, const py::object& h0,
-                                          const py::object& c0, std::size_t first, std::size_t last) {
+                                          const py::object& c0,
+                                          const py::array_t<std::int64_t, py::array::c_style>& spans) {
     const Sequences<double> s = checked_sequences<double>(net, x, h0, c0, py::none());
     const RecurrentNetwork<double> network = net.network<double>();
     const DrivenSequences at = driven(s);
     py::array_t<double> log2 =
         result_array({static_cast<py::ssize_t>(s.batch), static_cast<py::ssize_t>(state_size(network))});
+    require_shape(spans, "spans", {static_cast<py::ssize_t>(s.batch), 2}, "(batch, 2)");
+    const std::int64_t* from = spans.data();
     double* to = log2.mutable_data();
     run_op("x", "the spectra of " + s.what(),
-           [&](Interrupt& interrupt) { recurrent_spectrum(active_isa(), network, at, first, last, to, interrupt); });
+           [&](Interrupt& interrupt) { recurrent_spectrum(active_isa(), network, at, from, to, interrupt); });
     return log2;
 }
 
@@ -76,7 +79,7 @@ py::array_t<double> lyapunov(const RecurrentParameters& net, const py::object& x
 void bind_spectrum(py::module_& module) {
     module.def("stack_spectrum", &spectrum_of_stack, py::arg("stack"), py::arg("x"), py::arg("first"), py::arg("last"));
     module.def("recurrent_spectrum", &spectrum_of_recurrent, py::arg("network"), py::arg("x"), py::arg("h0"),
-               py::arg("c0"), py::arg("first"), py::arg("last"));
+               py::arg("c0"), py::arg("spans"));
     module.def("lyapunov", &lyapunov, py::arg("network"), py::arg("x"), py::arg("h0"), py::arg("c0"), py::arg("count"),
                py::arg("edges"));
 }

@@ -25,8 +25,9 @@ std::size_t state_size(const RecurrentNetwork<double>& network);
 void start_state(const RecurrentNetwork<double>& network, const DrivenSequences& driven, std::size_t sample,
                  RecurrentTangent* tangent);
 
-// log2 (batch, state size): of the Jacobian of the state after `last` steps in that after `first`. Throws Interrupted.
+// log2 (batch, state size): of the Jacobian of the state after spans[sample, 1] steps in that after spans[sample, 0].
+// What a step holds is a few numbers a unit, but where units are off: then its whole Jacobian. Throws Interrupted.
 void recurrent_spectrum(const IsaKernels& isa, const RecurrentNetwork<double>& network, const DrivenSequences& driven,
-                        std::size_t first, std::size_t last, double* log2, Interrupt& interrupt);
+                        const std::int64_t* spans, double* log2, Interrupt& interrupt);
 
 }  // namespace gt

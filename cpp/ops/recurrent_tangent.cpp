@@ -21,6 +21,7 @@ RecurrentTangent::RecurrentTangent(const IsaKernels& isa, const RecurrentNetwork
         prepare(&layers_.back(), columns, slots);
         first += weights.hidden * (cell_.has_cell_state ? 2 : 1);
     }
+    size_ = first;
 }
 
 void RecurrentTangent::prepare(Layer* layer, std::size_t columns, std::size_t slots) const {
@@ -99,8 +100,13 @@ void RecurrentTangent::advance_layer(Layer* layer, const double* x, std::size_t 
     kernels.coefficients({1, n, s.z, s.h_previous, s.c_previous, s.c, coefficients});
     std::swap(layer->h, layer->next_h);
     std::swap(layer->c, layer->next_c);
-    live_[slot] += cell_.gates ? n * (cell_.has_cell_state ? 2 : 1)
-                               : static_cast<std::size_t>(n - std::count(coefficients, coefficients + n, 0.0));
+    // An LSTM's h takes its rank from what the output gate adds, its c from the forget gate; a GRU's from its update
+    // gate.
+    const auto live_of = [&](std::size_t block) {
+        const double* of = coefficients + block * n;
+        return n - static_cast<std::size_t>(std::count(of, of + n, 0.0));
+    };
+    live_[slot] += live_of(0) + (cell_.has_cell_state ? live_of(5) : 0);
 }
 
 void RecurrentTangent::product(const double* weight, std::size_t rows, std::size_t inputs, const Tiles& tiles,

@@ -22,8 +22,11 @@ class RecurrentTangent {
     // What that step makes of changes of the state before it: directions are the columns of tiles (state size, columns)
     // of row stride ld.
     void apply(std::size_t slot, std::size_t columns, std::size_t ld, const double* before, double* after);
+    // The transposed map: gradients of the state after that step become those of the state before it.
+    void apply_transposed(std::size_t slot, std::size_t columns, std::size_t ld, const double* after, double* before);
     // Numbers of the state that depend on the one before that step.
     std::size_t live(std::size_t slot) const { return live_[slot]; }
+    bool finite(std::size_t slot) const;  // whether no number of that step's map is inf or NaN, weights apart
 
   private:
     struct Layer {
@@ -42,10 +45,21 @@ class RecurrentTangent {
         const double* before;
         double* after;
     };
+    struct Gradients {
+        std::size_t columns, ld;
+        double *after, *before;  // what arrives, which a layer above adds to; what goes on
+    };
     void apply_gates(Layer& layer, const double* at, const Tiles& tiles, const double* below);
     void apply_lstm(const Layer& layer, const double* at, const Tiles& tiles) const;
     void apply_gru(const Layer& layer, const double* at, const Tiles& tiles) const;
     void apply_rnn(const Layer& layer, const double* at, const Tiles& tiles, const double* below);
+    // What of after's rows of a layer goes on: dz (blocks of W_hh; a GRU's of W_ih apart), what is kept of the state.
+    const double* transposed_rnn(Layer& layer, const double* at, const Gradients& g);
+    const double* transposed_lstm(Layer& layer, const double* at, const Gradients& g);
+    const double* transposed_gru(Layer& layer, const double* at, const Gradients& g);
+    // to (inputs, columns) [+]= W^T dz
+    void product_transposed(const double* weight, std::size_t rows, std::size_t inputs, std::size_t columns,
+                            const double* dz, double* to, std::size_t ld, bool add);
     // to (rows, columns) [+]= W from, row strides to_ld and tiles.ld.
     void product(const double* weight, std::size_t rows, std::size_t inputs, const Tiles& tiles, const double* from,
                  double* to, std::size_t to_ld, bool add);
@@ -55,7 +69,9 @@ class RecurrentTangent {
     CellKind kind_;
     const CellShape& cell_;
     std::vector<Layer> layers_;
+    std::size_t size_ = 0;  // of the state
     std::vector<std::size_t> live_;
+    AlignedBuffer<double> arriving_;  // (state size, columns), for transposed maps
     AlignedBuffer<unsigned char> scratch_;
 };
 

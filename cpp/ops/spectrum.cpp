@@ -114,27 +114,40 @@ class RowScaled {
     std::vector<const double*> term_;
 };
 
+class MatrixFactors final : public Factors {
+  public:
+    MatrixFactors(const IsaKernels& isa, const Chain& chain) : chain_(chain), product_(isa) {}
+    std::size_t count() const override { return chain_.size(); }
+    std::size_t rows(std::size_t k) const override { return chain_[k].rows; }
+    std::size_t columns(std::size_t k) const override { return chain_[k].columns; }
+    void multiply(std::size_t k, bool transposed, const Matrix& q, Matrix* y) override {
+        transposed ? product_.multiply_transposed(chain_[k], q, y) : product_.multiply(chain_[k], q, y);
+    }
+
+  private:
+    const Chain& chain_;
+    MatrixProduct product_;
+};
+
 // All ways up and down; q: where the next one begins.
 class Sweeps {
   public:
     // LQ down from q, before factor `at`.
-    Sweeps(const IsaKernels& isa, const Chain& chain, std::size_t at, Matrix q, Interrupt& interrupt,
-           std::size_t worker)
+    Sweeps(const IsaKernels& isa, Factors& factors, std::size_t at, Matrix q, Interrupt& interrupt, std::size_t worker)
         : isa_(isa),
-          chain_(chain),
+          factors_(factors),
           q_(std::move(q)),
           n_(q_.columns),
-          product_(isa),
           qr_(isa),
           interrupt_(interrupt),
           worker_(worker) {
-        for (std::size_t k = at; k-- > 0;) step(chain_[k], true);
+        for (std::size_t k = at; k-- > 0;) step(k, true);
     }
 
     RowScaled up() {
         RowScaled product(isa_, n_);
-        for (const Matrix& factor : chain_) {
-            step(factor, false);
+        for (std::size_t k = 0; k < factors_.count(); ++k) {
+            step(k, false);
             product.multiply_by(qr_, scale_);
         }
         return product;
@@ -150,14 +163,14 @@ class Sweeps {
         for (std::size_t i = 0; i < q_.rows; ++i)
             for (std::size_t j = 0; j < n_; ++j) ordered.row(i)[j] = q_.row(i)[order[j]];
         q_ = std::move(ordered);
-        for (std::size_t k = chain_.size(); k-- > 0;) step(chain_[k], true);
+        for (std::size_t k = factors_.count(); k-- > 0;) step(k, true);
     }
 
   private:
-    void step(const Matrix& factor, bool transposed) {
+    void step(std::size_t k, bool transposed) {
         if (interrupt_.requested(worker_)) throw Interrupted{};
-        Matrix y(transposed ? factor.columns : factor.rows, n_);
-        transposed ? product_.multiply_transposed(factor, q_, &y) : product_.multiply(factor, q_, &y);
+        Matrix y(transposed ? factors_.columns(k) : factors_.rows(k), n_);
+        factors_.multiply(k, transposed, q_, &y);
         qr_.run(y.rows, n_, y.ld, y.x.data());
         scale_ = y.exponent + qr_.exponent();
         q_ = std::move(y);
@@ -165,10 +178,9 @@ class Sweeps {
     }
 
     const IsaKernels& isa_;
-    const Chain& chain_;
+    Factors& factors_;
     Matrix q_;
     std::size_t n_;
-    MatrixProduct product_;
     Qr qr_;
     double scale_ = 0;  // of the last triangle
     Interrupt& interrupt_;
@@ -194,6 +206,17 @@ double moved(std::vector<double> a, std::vector<double> b) {
     return most;
 }
 
+void values_of(Sweeps sweeps, double* log2) {
+    RowScaled product = sweeps.up();
+    for (std::size_t i = 0; i < kMostSweeps; ++i) {
+        const std::vector<double> before = product.diagonal;
+        sweeps.down(before);
+        product = sweeps.up();
+        if (moved(product.diagonal, before) < kStill) break;
+    }
+    log2_values_of_rows(&product.rows, &product.exponent, log2);
+}
+
 }  // namespace
 
 void log2_singular_values(const IsaKernels& isa, Chain* chain, double* log2, Interrupt& interrupt, std::size_t worker) {
@@ -214,15 +237,13 @@ void log2_singular_values(const IsaKernels& isa, Chain* chain, double* log2, Int
     if (n == 0) return;
     const std::size_t rank = structural_rank(*chain);
     if (rank == 0) return;
-    Sweeps sweeps(isa, *chain, at, directions(n, rank), interrupt, worker);
-    RowScaled product = sweeps.up();
-    for (std::size_t i = 0; i < kMostSweeps; ++i) {
-        const std::vector<double> before = product.diagonal;
-        sweeps.down(before);
-        product = sweeps.up();
-        if (moved(product.diagonal, before) < kStill) break;
-    }
-    log2_values_of_rows(&product.rows, &product.exponent, log2);
+    MatrixFactors factors(isa, *chain);
+    values_of(Sweeps(isa, factors, at, directions(n, rank), interrupt, worker), log2);
+}
+
+void log2_singular_values(const IsaKernels& isa, Factors& factors, double* log2, Interrupt& interrupt,
+                          std::size_t worker) {
+    values_of(Sweeps(isa, factors, 0, Matrix::identity(factors.columns(0)), interrupt, worker), log2);
 }
 
 }  // namespace gt

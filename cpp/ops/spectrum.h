@@ -48,6 +48,21 @@ class MatrixProduct {
     AlignedBuffer<unsigned char> scratch_;
 };
 
+// Factors that are not held as matrices.
+class Factors {
+  public:
+    virtual ~Factors() = default;
+    virtual std::size_t count() const = 0;
+    virtual std::size_t rows(std::size_t k) const = 0;
+    virtual std::size_t columns(std::size_t k) const = 0;
+    // y = A_k q, or A_k^T q, with its exponent.
+    virtual void multiply(std::size_t k, bool transposed, const Matrix& q, Matrix* y) = 0;
+};
+
+// Of finite square factors of full rank: log2 of all singular values of their product, descending.
+void log2_singular_values(const IsaKernels& isa, Factors& factors, double* log2, Interrupt& interrupt,
+                          std::size_t worker);
+
 // log2 of the min(rows, columns) singular values of chain.back() ... chain.front(), descending; as many -inf as zero
 // rows and columns take away; NaN where a factor is not finite. The chain is used up.
 void log2_singular_values(const IsaKernels& isa, std::vector<Matrix>* chain, double* log2, Interrupt& interrupt,

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from gradtrace.show.module_tables import history_table as history_table
     from gradtrace.show.module_tables import module_table as module_table
     from gradtrace.show.recurrent_tables import recurrent_table as recurrent_table
+    from gradtrace.show.spectrum_tables import lyapunov_table as lyapunov_table
+    from gradtrace.show.spectrum_tables import spectrum_table as spectrum_table
     from gradtrace.show.stack_tables import stack_table as stack_table
     from gradtrace.show.sweep_tables import sweep_table as sweep_table
     from gradtrace.traces.files import save_trace as save_trace
@@ -61,10 +63,12 @@ _ROOMS = {
     "history_table": "show.module_tables",
     "ledger_table": "show.ledger_tables",
     "lost_in": "analysis.underflow",
+    "lyapunov_table": "show.spectrum_tables",
     "module_table": "show.module_tables",
     "recurrent_table": "show.recurrent_tables",
     "recurrent_remedies": "remedies.of_networks",
     "save_trace": "traces.files",
+    "spectrum_table": "show.spectrum_tables",
     "stack_table": "show.stack_tables",
     "stack_remedies": "remedies.of_networks",
     "sweep_table": "show.sweep_tables",

@@ -8,6 +8,7 @@ from gradtrace.show.recurrent_plots import (
     plot_parts,
     plot_retention_map,
 )
+from gradtrace.show.spectrum_plots import plot_lyapunov, plot_lyapunov_course, plot_spectrum
 from gradtrace.show.stack_plots import (
     plot_dead_units,
     plot_derivatives,
@@ -25,9 +26,12 @@ __all__ = [
     "plot_gradient_lag",
     "plot_gradient_norm",
     "plot_influence",
+    "plot_lyapunov",
+    "plot_lyapunov_course",
     "plot_modules",
     "plot_parts",
     "plot_retention_map",
     "plot_saturation",
+    "plot_spectrum",
     "plot_weight_gradient",
 ]

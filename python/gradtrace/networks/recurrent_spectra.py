@@ -20,6 +20,8 @@ __all__ = ["RecurrentSpectra"]
 
 Array = npt.NDArray[Any]
 
+# Numbers of a step that are held for each of the state, at most.
+_COEFFICIENTS = 6
 # Of the steps after the first tenth: blocks of a standard error, fewest steps for one, points of the course, and steps
 # between two of them where there are more than 20.
 _BLOCKS, _FEWEST_STEPS, _POINTS, _STEPS_APART = 20, 2000, 200, 8
@@ -32,7 +34,13 @@ class RecurrentSpectra(Network):
 
     @blames("x", "use fewer samples or steps at a time")
     def spectrum(
-        self, x: Array, k: int | None = None, steps: tuple[int, int] | None = None, h0: Any = None, c0: Any = None
+        self,
+        x: Array,
+        k: int | None = None,
+        steps: tuple[int, int] | None = None,
+        h0: Any = None,
+        c0: Any = None,
+        lengths: Any = None,
     ) -> Spectrum:
         """Compute the singular values of the Jacobian of the state in an earlier one, exact over any range.
 
@@ -44,9 +52,11 @@ class RecurrentSpectra(Network):
             Only the largest k and the smallest k; all by default.
         steps : tuple of int, optional
             (s, t), 0 <= s < t <= T: the Jacobian of the state after t steps with respect to that after s. By default
-            (0, T).
+            (0, T), with `lengths` each sample's own end.
         h0, c0 : ndarray or list of ndarray, optional
             Initial states, as `trace` takes them (c0 of an LSTM only); zero by default.
+        lengths : ndarray of int64, optional
+            Shape (B,), steps of each sample, 1 to T. One that ends before t of `steps` has NaN.
 
         Returns
         -------
@@ -61,15 +71,17 @@ class RecurrentSpectra(Network):
         MemoryError
             If the Jacobians of all steps do not fit this machine.
         """
-        wide, x, h0, c0 = self._driven(x, h0, c0)
+        wide, x, h0, c0, ends = self._driven(x, h0, c0, lengths)
         first, last = checked_span("steps", steps, len(x))
         size = self._state_size
         check_outermost(k, size)
-        check_chain(2 * 8 * (last - first) * size**2, x.shape[1])
-        return outermost(_core.recurrent_spectrum(wide, x, h0, c0, first, last), k, "steps", (first, last))
+        check_chain(_COEFFICIENTS * 8 * (last - first) * size, x.shape[1])
+        reached = ends if steps is None else np.where(ends >= last, last, first)
+        spans = np.stack([np.minimum(first, reached), reached], axis=1)
+        return outermost(_core.recurrent_spectrum(wide, x, h0, c0, spans), k, "steps", (first, last))
 
     @blames("x", "use fewer samples or steps at a time")
-    def lyapunov(self, x: Array, k: int | None = None, h0: Any = None, c0: Any = None) -> Lyapunov:
+    def lyapunov(self, x: Array, k: int | None = None, h0: Any = None, c0: Any = None, lengths: Any = None) -> Lyapunov:
         """Compute the Lyapunov exponents of the state along the trajectory that x drives.
 
         Parameters
@@ -80,11 +92,13 @@ class RecurrentSpectra(Network):
             Only the largest k; all by default.
         h0, c0 : ndarray or list of ndarray, optional
             Initial states, as `trace` takes them (c0 of an LSTM only); zero by default.
+        lengths : ndarray of int64, optional
+            Shape (B,), steps of each sample, 1 to T, of which the first tenth is left out.
 
         Returns
         -------
         Lyapunov
-            In bits a step; means over the steps after the first tenth.
+            In bits a step; means over the steps after the first tenth. Memory does not grow with T, but for x.
 
         Raises
         ------
@@ -107,15 +121,12 @@ class RecurrentSpectra(Network):
         >>> bool(quiet.lyapunov(np.zeros((200, 1, 1), dtype="float32"), k=1).largest[0] < 0)
         True
         """
-        wide, x, h0, c0 = self._driven(x, h0, c0)
-        size, steps = self._state_size, len(x)
+        wide, x, h0, c0, ends = self._driven(x, h0, c0, lengths)
+        size = self._state_size
         check_outermost(k, size)
-        skipped = steps // 10
-        counted = steps - skipped
-        points = min(counted, _POINTS, max(counted // _STEPS_APART, _BLOCKS))
-        edges = skipped + np.arange(points + 1) * counted // points
-        sums = _core.lyapunov(wide, x, h0, c0, size if k is None else int(k), edges[None].repeat(x.shape[1], axis=0))
-        return _exponents(sums, edges, steps, size)
+        edges = _edges(ends)
+        sums = _core.lyapunov(wide, x, h0, c0, size if k is None else int(k), edges)
+        return _exponents(sums, edges, len(x), size, lengths is not None)
 
     @property
     def _state_size(self) -> int:
@@ -123,8 +134,8 @@ class RecurrentSpectra(Network):
         units: int = sum(net._hidden_sizes)
         return units * (2 if net._cell.has_cell_state else 1)
 
-    def _driven(self, x: Any, h0: Any, c0: Any) -> tuple[_core.Recurrent, Array, Any, Any]:
-        """Give the network, its inputs and initial states in float64, checked."""
+    def _driven(self, x: Any, h0: Any, c0: Any, lengths: Any) -> tuple[_core.Recurrent, Array, Any, Any, Array]:
+        """Give the network, its inputs and initial states in float64, and each sample's end, all checked."""
         net: Any = self
         if net.bidirectional:
             raise ValueError(
@@ -133,8 +144,11 @@ class RecurrentSpectra(Network):
         if c0 is not None and not net._cell.has_cell_state:
             raise ValueError(f"c0: expected None, a {net._cell.name} has no state c beside h; got {shown(c0)}")
         x = net._time_first(x)
-        net._core.check(x, h0, c0, None)
-        return net.astype(np.float64)._core, np.asarray(x, dtype=np.float64), _wide(h0), _wide(c0)
+        if isinstance(lengths, np.ndarray):
+            lengths = lengths.copy()  # read more than once, and another thread may write to it
+        net._core.check(x, h0, c0, lengths)
+        ends = np.full(x.shape[1], len(x)) if lengths is None else lengths
+        return net.astype(np.float64)._core, np.asarray(x, dtype=np.float64), _wide(h0), _wide(c0), ends
 
 
 def _wide(states: Any) -> Any:
@@ -143,14 +157,29 @@ def _wide(states: Any) -> Any:
     return None if states is None else np.asarray(states, dtype=np.float64)
 
 
+def _edges(ends: Array) -> Array:
+    """Give the steps (B, points + 1) between the points of each sample's course."""
+    skipped = ends // 10
+    counted = ends - skipped
+    longest = int(counted.max())
+    points = min(longest, _POINTS, max(longest // _STEPS_APART, _BLOCKS))
+    edges: Array = skipped[:, None] + np.arange(points + 1) * counted[:, None] // points
+    return edges
+
+
 @quiet
-def _exponents(sums: npt.NDArray[np.float64], edges: npt.NDArray[np.int64], steps: int, size: int) -> Lyapunov:
+def _exponents(
+    sums: npt.NDArray[np.float64], edges: npt.NDArray[np.int64], steps: int, size: int, own_lengths: bool
+) -> Lyapunov:
     """Make the result of what every point of the course adds, (C, B, k)."""
-    total, counted = sums.cumsum(axis=0), (edges[1:] - edges[0])[:, None, None]
+    counted = (edges - edges[:, :1]).T[1:, :, None]
+    course = sums.cumsum(axis=0) / counted
     errors = np.full(sums.shape[1:], np.nan)
-    if steps >= _FEWEST_STEPS:
+    long = edges[:, -1] >= _FEWEST_STEPS
+    if long.any():
         ends = np.linspace(0, len(sums), _BLOCKS + 1).astype(int)
-        blocks = np.add.reduceat(sums, ends[:-1], axis=0) / np.diff(edges[ends])[:, None, None]
-        errors = blocks.std(axis=0, ddof=1) / np.sqrt(_BLOCKS)
-    course = total / counted
-    return Lyapunov(course[-1].copy(), errors, course, edges[1:].copy(), steps, size)
+        lengths = np.diff(edges[:, ends], axis=1).T[:, :, None]
+        blocks = np.add.reduceat(sums, ends[:-1], axis=0) / lengths
+        errors[long] = (blocks.std(axis=0, ddof=1) / np.sqrt(_BLOCKS))[long]
+    at = edges[:, 1:].T.copy()
+    return Lyapunov(course[-1].copy(), errors, course, at if own_lengths else at[:, 0].copy(), steps, size)

@@ -27,11 +27,12 @@ from gradtrace.traces.modules import WatchTrace
 from gradtrace.traces.quantiles import PROBABILITIES
 from gradtrace.traces.recurrent import RecurrentTrace
 from gradtrace.traces.scaled import ScaledArray
+from gradtrace.traces.spectra_files import unpacked_lyapunov, unpacked_spectrum
 from gradtrace.traces.stack import StackTrace
 
 __all__ = ["load_trace", "save_trace"]
 
-Trace = Any  # a StackTrace, a RecurrentTrace, a WatchTrace or a History
+Trace = Any  # a StackTrace, a RecurrentTrace, a WatchTrace, a History, a Spectrum or a Lyapunov
 Array = npt.NDArray[Any]
 
 _FORMAT = "gradtrace trace 2"
@@ -40,6 +41,7 @@ _FACTS, _READOUT, _KEPT = "facts.json", "readout", "kept"
 _MOST_BITS = 1e308
 _MOST_LISTS = 64
 _NETWORKS = ("StackTrace", "RecurrentTrace")
+_SPECTRA = {"Spectrum": unpacked_spectrum, "Lyapunov": unpacked_lyapunov}
 
 
 @blames("trace", "keep less, or trace fewer samples")
@@ -58,7 +60,8 @@ def _packed(trace: Trace, prefix: str = "") -> dict[str, Array]:
         )
         arrays[f"{prefix}{_FACTS}"] = np.array(json.dumps(facts | own))
         return arrays
-    facts["kept"] = {}
+    if facts["kind"] not in _SPECTRA:
+        facts["kept"] = {}
     for part in fields(trace):
         value = getattr(trace, part.name)
         if part.name == "_kept":
@@ -128,7 +131,7 @@ def load_trace(path: str | PathLike[str]) -> Trace:
 
     Returns
     -------
-    StackTrace, RecurrentTrace, WatchTrace or History
+    StackTrace, RecurrentTrace, WatchTrace, History, Spectrum or Lyapunov
         Equal to the one saved, kept arrays included.
 
     Raises
@@ -144,7 +147,7 @@ def load_trace(path: str | PathLike[str]) -> Trace:
     place = checked_path("path", path)
     try:
         arrays: Any = read_arrays(place, "fiU")
-        trace = _unpacked(arrays, "", (*_NETWORKS, "WatchTrace", "History"))
+        trace = _unpacked(arrays, "", (*_NETWORKS, *_SPECTRA, "WatchTrace", "History"))
         if arrays:
             raise ValueError(f"{min(arrays)}: expected no such array")
         return trace
@@ -164,6 +167,8 @@ def _unpacked(arrays: dict[str, Array], prefix: str, kinds: tuple[str, ...]) -> 
     name = facts.pop("kind", None)
     if name not in kinds:
         raise ValueError(f"kind: expected {' or '.join(kinds)}")
+    if name in _SPECTRA:
+        return _SPECTRA[name](arrays, prefix, facts, _taken)
     if name == "History":
         return unpacked_history(arrays, prefix, facts, _taken)
     if name == "WatchTrace":

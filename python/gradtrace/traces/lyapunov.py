@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace import doors
 from gradtrace.json_ready import json_ready
 from gradtrace.quiet import quiet
+from gradtrace.traces import export
+from gradtrace.traces.measured import Measured
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.axes import Axes
 
 __all__ = ["Lyapunov"]
 
@@ -17,7 +24,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Lyapunov:
+class Lyapunov(Measured):
     """Lyapunov exponents of a recurrent network's state along the trajectory that its inputs drive, in bits a step.
 
     Conditional exponents: how fast nearby states part under the same inputs, not states under nearby inputs.
@@ -32,7 +39,7 @@ class Lyapunov:
     course : ndarray of float64
         (C, B, k), the exponents as they were after `course_steps` steps: they have settled where it is flat.
     course_steps : ndarray of int64
-        (C,), the last one `steps`.
+        (C,), the last one `steps`; (C, B) where the samples' `lengths` were given, the last row those.
     steps : int
         T, the first tenth included.
     size : int
@@ -46,10 +53,6 @@ class Lyapunov:
     steps: int
     size: int
 
-    def __post_init__(self) -> None:
-        for array in (self.exponents, self.standard_errors, self.course, self.course_steps):
-            array.flags.writeable = False
-
     @property
     def largest(self) -> Floats:
         """(B,), the largest exponent: above 0 the network is chaotic, below 0 it forgets its initial state."""
@@ -59,7 +62,10 @@ class Lyapunov:
     @property
     @quiet
     def dimension(self) -> Floats:
-        """(B,), Kaplan and Yorke's dimension of the attractor; NaN where the exponents asked for do not reach it."""
+        """(B,), Kaplan and Yorke's dimension of the attractor; NaN where the exponents asked for do not reach it.
+
+        0 where all exponents are negative, the state's size where their sum is not negative.
+        """
         return np.array([self._dimension(np.sort(row)[::-1]) for row in self.exponents])
 
     def _dimension(self, exponents: Floats) -> float:
@@ -82,22 +88,64 @@ class Lyapunov:
         total: Floats = np.where(cut | np.isnan(rows).any(axis=1), np.nan, np.where(rows > 0, rows, 0.0).sum(axis=1))
         return total
 
+    def plot(self, ax: Axes | None = None, theory: Any = None) -> Axes:
+        """Draw the exponents by rank; `gradtrace.plot.plot_lyapunov`.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; a new figure by default.
+        theory : LyapunovTheory, optional
+            What `gradtrace.theory.lyapunov` says of the gain: a line beside them.
+
+        Returns
+        -------
+        matplotlib Axes
+            Line: median over samples; band: 5 % to 95 % of them; bars: two standard errors. Bits a step.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `theory` is none, or of several gains.
+        """
+        return doors.draw("spectrum_plots", "plot_lyapunov", self, ax, theory)
+
+    plot_course = doors.plotting(
+        "plot_course",
+        "spectrum_plots.plot_lyapunov_course",
+        "Draw how the exponents settled; `gradtrace.plot.plot_lyapunov_course`.",
+        "Lines: a dozen exponents, medians over samples, against the step.",
+    )
+
     def to_dict(self) -> dict[str, Any]:
         """Give all figures, fit for strict JSON."""
         names = [field.name for field in fields(self)] + ["dimension", "entropy"]
         ready: dict[str, Any] = json_ready({name: getattr(self, name) for name in names})
         return ready
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Lyapunov):
-            return NotImplemented
-        pairs = [(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
-        return all(np.array_equal(mine, theirs, equal_nan=True) for mine, theirs in pairs)
+    def to_xarray(self) -> xarray.Dataset:
+        """Give the figures as a dataset with named axes.
 
-    __hash__ = None  # type: ignore[assignment]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Lyapunov, tuple(getattr(self, field.name) for field in fields(self))
+        Returns
+        -------
+        xarray.Dataset
+            `exponents`, `standard_errors`, `course`, `dimension` and `entropy` of dimensions ``sample``, ``rank``, 0
+            the largest, and ``point``, whose coordinate `course_steps` is.
+        """
+        own = ("sample", "rank")
+        steps = ("point", "sample") if self.course_steps.ndim == 2 else ("point",)
+        dataset: xarray.Dataset = export.labelled(
+            {
+                "exponents": (own, self.exponents),
+                "standard_errors": (own, self.standard_errors),
+                "course": (("point", *own), self.course),
+                "dimension": (("sample",), self.dimension),
+                "entropy": (("sample",), self.entropy),
+            },
+            {"course_steps": (steps, self.course_steps)},
+            {"steps": self.steps, "size": self.size, "unit": "bits a step"},
+        )
+        return dataset
 
     @quiet
     def __repr__(self) -> str:
@@ -109,3 +157,9 @@ class Lyapunov:
             f"Lyapunov(steps={self.steps}, samples={samples}, exponents={count}{of}; "
             f"largest {largest:.4g}{error_told} bits a step)"
         )
+
+    def __str__(self) -> str:
+        return doors.lyapunov_table(self).text()
+
+    def _repr_html_(self) -> str:
+        return doors.lyapunov_table(self).html()

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from gradtrace import doors
 from gradtrace.json_ready import json_ready
 from gradtrace.quiet import quiet
+from gradtrace.traces import export
+from gradtrace.traces.measured import Measured
+
+if TYPE_CHECKING:
+    import xarray
 
 __all__ = ["Spectrum"]
 
@@ -17,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Spectrum:
+class Spectrum(Measured):
     """Singular values of the Jacobian of a stack, or of a recurrent network's state, one row a sample.
 
     Converts to an array as `log2` does.
@@ -26,7 +32,7 @@ class Spectrum:
     ----------
     log2 : ndarray of float64
         (B, m), log2 of the singular values, descending; -inf for those that are 0, NaN where the forward pass left the
-        range of float64. All of them, or the largest k and then the smallest k.
+        range of float64, or a sample ended before. All of them, or the largest k and then the smallest k.
     along : {"layers", "steps"}
         What the Jacobian leads over.
     span : tuple of int
@@ -40,8 +46,14 @@ class Spectrum:
     span: tuple[int, int]
     values: int
 
-    def __post_init__(self) -> None:
-        self.log2.flags.writeable = False
+    @property
+    def ranks(self) -> npt.NDArray[np.int64]:
+        """(m,), which of all values each is, 0 the largest."""
+        shown = self.log2.shape[1]
+        ranks: npt.NDArray[np.int64] = np.arange(shown)
+        if shown < self.values:
+            ranks[shown // 2 :] += self.values - shown
+        return ranks
 
     @property
     def largest(self) -> Floats:
@@ -65,6 +77,13 @@ class Spectrum:
         """(B,), log2 of the largest over the smallest; NaN where both are 0."""
         return self.largest - self.smallest
 
+    plot = doors.plotting(
+        "plot",
+        "spectrum_plots.plot_spectrum",
+        "Draw the singular values by rank; `gradtrace.plot.plot_spectrum`.",
+        "Line: median over samples; band: 5 % to 95 % of them; log2. What is 0 is left out.",
+    )
+
     def to_dict(self) -> dict[str, Any]:
         """Give all values, fit for strict JSON."""
         ready: dict[str, Any] = json_ready(
@@ -72,19 +91,23 @@ class Spectrum:
         )
         return ready
 
+    def to_xarray(self) -> xarray.Dataset:
+        """Give the values as a dataset with named axes.
+
+        Returns
+        -------
+        xarray.Dataset
+            `log2` of dimensions ``sample`` and ``rank``, 0 the largest.
+        """
+        dataset: xarray.Dataset = export.labelled(
+            {"log2": (("sample", "rank"), self.log2)},
+            {"rank": self.ranks},
+            {"along": self.along, "first": self.span[0], "last": self.span[1], "values": self.values},
+        )
+        return dataset
+
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.array(self.log2, dtype=dtype) if copy else np.asarray(self.log2, dtype=dtype)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Spectrum):
-            return NotImplemented
-        same = (self.along, self.span, self.values) == (other.along, other.span, other.values)
-        return same and np.array_equal(self.log2, other.log2, equal_nan=True)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Spectrum, (self.log2, self.along, self.span, self.values)
 
     @quiet
     def __repr__(self) -> str:
@@ -94,3 +117,9 @@ class Spectrum:
         return (
             f"Spectrum({self.along} {first} to {last}, samples={len(self.log2)}, values={shown}{self.values}; {middle})"
         )
+
+    def __str__(self) -> str:
+        return doors.spectrum_table(self).text()
+
+    def _repr_html_(self) -> str:
+        return doors.spectrum_table(self).html()
