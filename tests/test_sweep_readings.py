@@ -80,6 +80,24 @@ def test_critical_gains_of_linear_networks_follow_their_exact_law():
     assert abs(limit.gain[0] - 1) < tolerance("sweep", "deviations") * limit.standard_error[0] + 0.02  # of 1/n^2
 
 
+def test_narrow_he_networks_follow_their_exact_law():
+    """The gradient passes 19 layers of 8 relu units: mean, variance and share of dead ones (Hanin and Nica 2020)."""
+    sweep = gt.sweep(
+        width=8, depth=20, activation="relu", init="he_normal", output_activation="linear", networks=100_000, samples=1,
+        figures=["log2_delta"], keep="all", seed=1, progress=False,
+    )  # fmt: skip
+    delta, law = sweep.figures["log2_delta"][:, 0], gt.theory.relu_finite_width([8] * 19)
+    ln = 2 * math.log(2) * (delta[:, 0] - delta[:, -1])
+    alive = ln[np.isfinite(ln)]
+    fourth = law.cumulants_ln[3] + 3 * law.var_ln**2
+    errors = [
+        (alive.mean() - law.mean_ln) / math.sqrt(law.var_ln / alive.size),
+        (alive.var() - law.var_ln) / math.sqrt((fourth - law.var_ln**2) / alive.size),
+        (np.isneginf(ln).mean() - law.p_zero) / math.sqrt(law.p_zero * (1 - law.p_zero) / ln.size),
+    ]
+    assert np.abs(errors).max() < tolerance("sweep", "law of narrow networks")
+
+
 def test_theory_is_that_of_the_points():
     sweep = gt.sweep(
         gain=[0.5, 1.5], activation=["tanh", "relu"], bias_std=[None, 0.3], init=["he_normal", "torch_default"],

@@ -81,6 +81,7 @@ TABLE = {
     ("sweep", "bins"): (2.0**-9 + 1e-12, None, "bits; half a bin"),
     ("sweep", "fine bins"): (2.0**-13 + 1e-12, None, "of cosines; half a bin"),
     ("sweep", "deviations"): (5.0, None, "of a normal; one seed in two millions is beyond"),
+    ("sweep", "law of narrow networks"): (3.5, None, "standard errors of three exact figures, one seed"),
     ("sweep", "exact root"): (1e-9, None, "relative; a parabola through seven points of a line"),
     ("sweep", "mean field"): (0.02, None, "bits a layer; 1/n of 200 units with slopes of some units, 24 inputs"),
     ("sweep", "moments"): (1e-11, None, "relative and absolute; sums of some thousand float64 values up to 100"),
