@@ -145,11 +145,11 @@ def without_input(g, n, seed):
 
 @pytest.mark.parametrize("g", [1.5, 2.0, 5.0])
 def test_largest_exponent_is_the_slope_of_dh(g):
-    """N = 1000: at g = 1.5 one net of 300 in three is nearly periodic, its exponent half of the mean."""
+    """The middle of five nets, N = 1000: at g = 1.5 one of 300 in three is nearly periodic, at half the exponent."""
     value, limit = ANSWERS[f"lyap.g={g}"]["value"], tolerance("Lyapunov", "largest exponent")
-    slopes, variances = zip(*(without_input(g, 1000, seed)[1:] for seed in range(3)), strict=True)
-    assert np.mean(slopes) == pytest.approx(value["lambda1"], rel=limit)
-    assert np.mean(variances) == pytest.approx(value["q"], rel=limit)
+    slopes, variances = zip(*(without_input(g, 1000, seed)[1:] for seed in range(5)), strict=True)
+    assert np.median(slopes) == pytest.approx(value["lambda1"], rel=limit)
+    assert np.median(variances) == pytest.approx(value["q"], rel=limit)
 
 
 def test_exponent_of_a_quiet_network_is_its_spectral_radius():

@@ -68,7 +68,7 @@ def test_between_six_and_ten_bits_is_worth_a_word():
 def test_a_card_allows_for_width():
     """A narrow relu network with He's law: what it lost is chance, to the diagnosis and to the card."""
     x = np.random.default_rng(0).standard_normal((64, 6)).astype("float32")
-    traces = [gt.Stack.random([6] * 31, "relu", None, "he_normal", seed=seed).trace(x) for seed in range(40)]
+    traces = [gt.Stack.random([6] * 31, "relu", None, "he_normal", seed=seed).trace(x) for seed in range(300)]
     chance = [
         trace
         for trace in traces
@@ -148,7 +148,8 @@ def test_a_watched_stack_has_the_verdict_of_its_trace():
         both = watched.trace().diagnose(), trace.diagnose()
         bits = abs(first_over_last(trace))
         if bits < thresholds.LOST_BITS and width >= 16:
-            assert all(diagnosis.healthy for diagnosis in both), (seed, bits)
+            alarms = {one.kind for diagnosis in both for one in diagnosis if one.severity != "information"}
+            assert alarms <= {"bias_shift"}, (seed, bits, alarms)  # samples may look alike where the gradient arrives
         elif bits >= thresholds.HOPELESS_BITS:
             assert not any(diagnosis.healthy for diagnosis in both), (seed, bits)
         else:

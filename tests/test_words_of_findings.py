@@ -40,6 +40,7 @@ def stacks():
     yield dead, inputs["plain"], {"cotangent": np.zeros((24, 3), "float32")}
     yield dead, inputs["plain"], {"target": dead.forward(inputs["plain"]), "loss": "mse"}
     yield gt.Stack.random([8, 1, 1, 1, 3], "relu", seed=4), inputs["plain"], {}
+    yield gt.Stack.random([64] * 24 + [3], "tanh", init="normal", gain=4.0, seed=5), rows(width=64), {}  # chaotic
 
 
 def recurrent():
