@@ -80,12 +80,23 @@ def test_moments_counts_and_quantiles(kind, shape):
 
 
 def test_bins_are_those_that_hold_the_values():
-    values = np.array([0.0, WIDTH, -WIDTH, -1e-9, 0.999 * WIDTH, -np.inf, np.inf, np.nan]).reshape(-1, 1, 1)
+    values = WIDTH * np.array([0.0, 1, -1, -1e-9, 0.49, 0.51, -0.49, -0.51, -np.inf, np.inf, np.nan]).reshape(-1, 1, 1)
     _, _, (offsets, bins, counts) = _core.distribution(values, WIDTH)
     least, most = np.iinfo(np.int64).min, np.iinfo(np.int64).max
     assert bins.tolist() == [least, -1, 0, 1, most]
-    assert counts.tolist() == [1, 2, 2, 1, 1]
+    assert counts.tolist() == [1, 2, 4, 2, 1]
     assert offsets.tolist() == [0, 5]
+
+
+@pytest.mark.parametrize("far", [0.0, 1e6])  # counted in an array, and sorted
+def test_whole_multiples_of_the_width_are_exact(far):
+    """Shares and cosines are often 0 or 1: their quantiles are, too, and no more than 1."""
+    wanted = np.array([-1.0, 0.0, 0.25, 1.0])
+    for value in wanted:
+        values = np.full((20, 2, 1), value)
+        values[0] = far + value
+        counts = _core.distribution(values, 2.0**-12)[2]
+        assert _core.count_quantiles(counts, 2.0**-12, (0.5,))[0, 0] == value
 
 
 def test_no_width_no_counts():

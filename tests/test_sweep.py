@@ -102,6 +102,47 @@ def test_a_point_does_not_depend_on_its_neighbours():
     assert not np.any(other.figures["log2_delta"] == few.figures["log2_delta"])
 
 
+def test_a_cell_does_not_depend_on_its_neighbours():
+    def of(cells, **options):
+        return gt.sweep(cell=cells, width=4, steps=6, networks=3, keep="all", progress=False, **options)
+
+    together = of(["gru", "lstm", "rnn"])
+    for cell in ("gru", "lstm", "rnn"):
+        for cells in ([cell], ["rnn", cell] if cell != "rnn" else ["lstm", "rnn"]):
+            some = of(cells)
+            assert some.seeds(cell=cell).tolist() == together.seeds(cell=cell).tolist()
+            for name in together.names:
+                found, wanted = (one.figures[name][one.axes["cell"].index(cell)] for one in (some, together))
+                np.testing.assert_array_equal(found, wanted)
+        assert together.network(1, cell=cell).network == of([cell]).network(1).network
+
+
+def test_what_has_no_effect_makes_no_other_point():
+    def bits(**options):
+        return gt.sweep(**{**SMALL, "activation": ["tanh", "relu"], **options}).bits_per_layer
+
+    plain = bits()
+    assert plain[0] == bits(output_activation="tanh")[0]
+    assert plain[0] != bits(output_activation="relu")[0]
+    assert plain[1] == bits(output_activation="relu")[1]
+    one, normalised = (gt.sweep(**{**SMALL, "depth": [1, 2]}, layer_norm=asked) for asked in (None, True))
+    assert one.seeds(depth=1).tolist() == normalised.seeds(depth=1).tolist()
+    assert one.seeds(depth=2).tolist() != normalised.seeds(depth=2).tolist()
+    assert normalised.network(0, depth=1).network.layer_norm == (None,)  # the last layer is never normalised
+    delta = (sweep.figures["log2_delta"][0] for sweep in (one, normalised))
+    np.testing.assert_array_equal(*delta)
+
+
+def test_counted_shares_of_0_and_1_are_exact():
+    sweep = gt.sweep(
+        width=4, depth=3, networks=2000, activation="linear", similarity=1.0, progress=False,
+        figures=["similarity", "dead_units", "saturated"], samples=6,
+    )  # fmt: skip
+    np.testing.assert_array_equal(sweep.quantile("similarity"), 1.0)
+    np.testing.assert_array_equal(sweep.quantile("saturated"), 0.0)
+    assert set(sweep.figures["dead_units"].ravel()) == {0.0}
+
+
 def test_equal_values_are_one_point():
     def of(**values):
         return canonical(values)

@@ -43,6 +43,32 @@ def test_roots_that_noise_makes_do_not_count():
     assert _roots(x, np.full(31, np.nan), np.full(31, 0.01)) == []
 
 
+def test_a_gain_that_one_network_survived_says_nothing():
+    """It has no standard error: no root stands on it, and it pulls none."""
+    x = np.linspace(-1, 1, 9)
+    y, error = 0.5 * x + 0.01, np.full(9, 0.02)
+    wanted = _roots(x[2:], y[2:], error[2:])
+    y[:2], error[:2] = (5.0, -3.0), np.nan
+    assert _roots(x, y, error) == wanted
+    assert len(wanted) == 1
+    y[2:], error[2:] = np.nan, np.nan  # alone, they are all there is
+    ((gain, deviation, slope),) = _roots(x, y, error)
+    assert x[0] < math.log(gain) < x[1]
+    assert math.isnan(deviation)
+    assert slope < 0
+
+
+def test_roots_of_one_network_have_no_standard_error():
+    sweep = gt.sweep(
+        activation="linear", init="orthogonal", gain=np.linspace(0.5, 2, 7), width=8, depth=8, networks=1,
+        progress=False,
+    )  # fmt: skip
+    found = sweep.critical(start=0)
+    np.testing.assert_allclose(found.gain, 1, rtol=tolerance("sweep", "figures", "float32"))
+    assert np.isnan(found.standard_error).all()
+    assert "nan" in str(found)
+
+
 def test_the_critical_gain_of_linear_orthogonal_networks_is_1():
     sweep = gt.sweep(
         activation="linear", init="orthogonal", gain=np.linspace(0.5, 2, 7), width=8, depth=8, dtype="float64", **QUICK

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ def processes():
 
 
 @contextmanager
-def threads():
+def some_threads():
     with ThreadPoolExecutor(3) as pool:
         yield pool
 
@@ -69,7 +70,7 @@ def plain():
     yield Plain()
 
 
-@pytest.mark.parametrize("workers", [processes, threads, loky, plain])
+@pytest.mark.parametrize("workers", [processes, some_threads, loky, plain])
 def test_all_workers_find_the_same_bytes(workers, alone, tmp_path):
     with workers() as pool:
         for options, name in ((EXACT, "exact"), (BINNED, "binned")):
@@ -344,6 +345,20 @@ def test_a_lost_manifest_is_written_again(tmp_path):
     manifest.write_text("{")
     assert gt.sweep(**EXACT, store=tmp_path / "s").drawn == 0
     assert manifest.read_text() == before
+
+
+def test_sweeps_that_begin_at_once_share_a_new_folder(tmp_path):
+    small = {"width": 2, "depth": 1, "networks": 3, "samples": 1, "progress": False}
+    alone = gt.sweep(**small)
+    with ThreadPoolExecutor(4) as pool:
+        for turn in range(20):
+            at_once = threading.Barrier(4)
+
+            def begin(store=tmp_path / str(turn), at_once=at_once):
+                at_once.wait()
+                return gt.sweep(**small, store=store)
+
+            assert all(one.result() == alone for one in [pool.submit(begin) for _ in range(4)])
 
 
 def test_folders_that_are_no_store_are_refused(tmp_path):

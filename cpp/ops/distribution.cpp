@@ -83,13 +83,15 @@ void gather(const RawFigures& raw, std::size_t first, std::size_t here, double* 
         for (std::size_t l = 0; l < here; ++l) out[l * rows + r] = from[l];
 }
 
-std::int64_t floor_of(double place) {
+// Bin k goes from (k - 1/2) to (k + 1/2) widths, so that whole multiples such as 0 and 1 are read as they are.
+std::int64_t rounded(double place) {
+    place += 0.5;
     const auto whole = static_cast<std::int64_t>(place);
     return whole - (static_cast<double>(whole) > place);
 }
 
 std::int64_t bin_of(double x, double bins_per_unit) {
-    return floor_of(std::clamp(x * bins_per_unit, -kLastBin, kLastBin));
+    return rounded(std::clamp(x * bins_per_unit, -kLastBin, kLastBin));
 }
 
 void append(Counts& counts, std::int64_t bin, std::int64_t count) {
@@ -103,7 +105,7 @@ void count_densely(std::size_t n, const double* x, double bins_per_unit, std::in
                    Scratch& scratch, Counts& counts) {
     const auto range = static_cast<std::size_t>(high - low + 1);
     scratch.dense.assign(range, 0);
-    for (std::size_t i = 0; i < n; ++i) ++scratch.dense[static_cast<std::size_t>(floor_of(x[i] * bins_per_unit) - low)];
+    for (std::size_t i = 0; i < n; ++i) ++scratch.dense[static_cast<std::size_t>(rounded(x[i] * bins_per_unit) - low)];
     if (scratch.found.size() < range) scratch.found.resize(range);
     std::size_t kept = 0;
     for (std::size_t k = 0; k < range; ++k) {  // written in any case: which are empty no branch foresees
@@ -193,7 +195,7 @@ double ranked(const Counts& counts, double width, std::int64_t rank, std::size_t
     const std::int64_t bin = counts.bins[at];
     if (bin == kBelowAll) return kNegativeInfinity;
     if (bin == kAboveAll) return -kNegativeInfinity;
-    return (static_cast<double>(bin) + 0.5) * width;
+    return static_cast<double>(bin) * width;
 }
 
 // Order statistics of some values: they are dealt into buckets, and only those that are asked for are sorted.

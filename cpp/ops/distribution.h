@@ -17,8 +17,8 @@ struct RawFigures {
 // are -inf.
 inline constexpr std::size_t kMomentRows = 4;
 
-// Values of a layer by bins [k w, (k + 1) w), rising, without those that are empty. What is infinite has the first or
-// last integer of all; NaN is left out.
+// Values of a layer by bins [(k - 1/2) w, (k + 1/2) w), rising, without those that are empty. What is infinite has the
+// first or last integer of all; NaN is left out.
 struct Counts {
     std::vector<std::int64_t> bins, counts;
 };

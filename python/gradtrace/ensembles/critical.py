@@ -34,7 +34,8 @@ class Critical:
     axes : dict
         The swept arguments but the gain, with their values.
     gain, standard_error : ndarray
-        (..., R): all roots, rising, NaN behind the last one of a point.
+        (..., R): all roots, rising, NaN behind the last one of a point. A standard error is NaN, too, where no gain had
+        two networks with a gradient.
     slope : ndarray
         (..., R), of bits per layer against the natural log of the gain: negative where the larger gain vanishes.
     start : ndarray
@@ -143,10 +144,14 @@ def _first_start(point: Any) -> int:
 
 
 def _roots(x: Floats, y: Floats, error: Floats) -> list[tuple[float, float, float]]:
-    """Gain, its standard error and the slope at every crossing: between neighbouring gains whose signs are sure."""
-    known = np.isfinite(y)
-    x, y, error = x[known], y[known], np.where(np.isfinite(error), error, 0.0)[known]
-    sure = np.flatnonzero((np.abs(y) > _SURE * error) & (y != 0))
+    """Gain, its standard error and the slope at every crossing: between neighbouring gains whose signs are sure.
+
+    A gain of fewer than two networks with a gradient has no standard error and says nothing, unless none has one: then
+    all count alike, and roots have none.
+    """
+    known = np.isfinite(y) & (np.isfinite(error) | ~np.isfinite(error).any())
+    x, y, error = x[known], y[known], error[known]
+    sure = np.flatnonzero(~(np.abs(y) <= _SURE * error) & (y != 0))
     roots: list[tuple[float, float, float]] = []
     for left, right in zip(sure, sure[1:], strict=False):
         if y[left] * y[right] < 0:
@@ -161,7 +166,7 @@ def _roots(x: Floats, y: Floats, error: Floats) -> list[tuple[float, float, floa
 def _root(x: Floats, y: Floats, error: Floats, centre: float) -> tuple[float, float, float] | None:
     """Regress y on x, by the errors, and solve for 0 near the centre; the root's error is the curve's own there."""
     degree = 2 if len(x) >= _CURVED else 1
-    least = float(np.max(error)) * 1e-3
+    least = float(np.max(error)) * 1e-3  # 0 where all networks are alike, NaN of one network
     weight = 1 / np.maximum(error, least) if least > 0 else np.ones_like(x)
     design = np.vander(x - centre, degree + 1, increasing=True)
     fit, *_ = np.linalg.lstsq(design * weight[:, None], y * weight, rcond=None)
@@ -176,7 +181,7 @@ def _root(x: Floats, y: Floats, error: Floats, centre: float) -> tuple[float, fl
     freedom = len(x) - degree - 1
     scale = max(1.0, float(scatter.sum()) / freedom) if freedom > 0 and least > 0 else 1.0
     covariance = np.linalg.inv((design * weight[:, None]).T @ (design * weight[:, None]))
-    deviation = math.sqrt(float(row @ covariance @ row) * scale) if least > 0 else 0.0
+    deviation = math.sqrt(float(row @ covariance @ row) * scale) if least > 0 else least
     gain = math.exp(centre + at)
     return gain, gain * deviation / abs(slope), slope
 

@@ -18,7 +18,7 @@ from gradtrace.networks.initialisation import checked_precision, checked_real, c
 from gradtrace.networks.laws import INITIALISATIONS
 from gradtrace.networks.stack import Stack
 
-__all__ = ["AXES", "Point", "canonical", "checked_axis", "point_key", "points", "seeds"]
+__all__ = ["AXES", "Point", "canonical", "checked_axis", "point_key", "points", "seeds", "settled"]
 
 #: Values of one combination, by the arguments' names; None where one does not apply.
 Point = Mapping[str, Any]
@@ -115,7 +115,21 @@ def points(axes: Mapping[str, Sequence[Any]], fixed: Point) -> Iterator[Point]:
     if total > _MOST_POINTS:
         raise ValueError(f"{', '.join(axes)}: expected at most {_MOST_POINTS:,} combinations, got {total:,}")
     for values in itertools.product(*axes.values()):
-        yield {**fixed, **dict(zip(axes, values, strict=True))}
+        yield settled({**fixed, **dict(zip(axes, values, strict=True))})
+
+
+def settled(values: Point) -> Point:
+    """Put None for what has no effect at a point: equal networks have equal points, whatever stands beside them."""
+    point = dict(values)
+    if point["cell"] != "lstm":
+        point["forget_bias"] = None
+    if point["cell"] not in (None, "rnn"):
+        point["activation"] = None
+    if point["depth"] == 1:  # the last layer is not normalised
+        point["layer_norm"] = None
+    if point["output_activation"] == point["activation"]:
+        point["output_activation"] = None
+    return point
 
 
 def canonical(values: Mapping[str, Any]) -> bytes:

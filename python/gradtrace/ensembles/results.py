@@ -13,7 +13,7 @@ from gradtrace import doors
 from gradtrace.checks import checked_index, checked_name, shown
 from gradtrace.ensembles.blocks import Drawn, drawn_network
 from gradtrace.ensembles.figures import known_figures
-from gradtrace.ensembles.points import Point, checked_axis, point_key, points, seeds
+from gradtrace.ensembles.points import Point, checked_axis, point_key, points, seeds, settled
 from gradtrace.ensembles.reduction import BITS, MOMENTS, PROBABILITIES, PointResult
 from gradtrace.traces.export import labelled
 from gradtrace.traces.methods import equal
@@ -287,7 +287,7 @@ class Sweep:
             if value not in known:
                 raise ValueError(f"{name}: expected one of {', '.join(map(str, known))[:200]}, got {shown(value)}")
             values[name] = value
-        return values
+        return settled(values)
 
     @property
     def cell(self) -> str | None:

@@ -24,7 +24,7 @@ __all__ = ["Store"]
 
 Array = npt.NDArray[Any]
 
-_FORMAT = "gradtrace sweep 1"
+_FORMAT = "gradtrace sweep 2"
 _MANIFEST = "sweep.json"
 _FACTS = "facts.json"
 _COUNTS = ("offsets", "bins", "counts")
@@ -64,7 +64,7 @@ class Store:
         if not self._path.exists():
             if not self._path.parent.is_dir():
                 raise ValueError(f"store: expected a folder that exists, got {shown(str(self._path.parent))}")
-            self._path.mkdir()
+            self._path.mkdir(exist_ok=True)  # another sweep may have begun at once
         self._check_manifest()
         self._clear()
 
