@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -264,6 +265,79 @@ def test_workers_that_draw_otherwise_are_refused():
     assert (gt.isa.active(), gt.get_num_threads()) == before
     assert set(part) == {*EXACT["figures"], "bits_per_layer"}
     assert caller != "another process"
+
+
+def submitted(**options):
+    """What a sweep submits for its first block: the function and its arguments, as a worker elsewhere has them."""
+    found = []
+
+    class Pool:
+        def submit(self, function, block, caller, *rest):
+            found.append((function, (block, "another process", *rest)))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        gt.sweep(**EXACT, executor=Pool(), **options)
+    return found[0]
+
+
+def test_threads_of_a_worker_keep_to_the_instruction_set_of_their_block(monkeypatch):
+    """Blocks of two instruction sets and precisions, in a worker of several threads: each on its own."""
+    function, (block, *rest) = submitted()
+    sets = gt.isa.supported()[:2]
+    seen = []
+
+    def traced(task):
+        first = gt.isa.active(), gt.precision().name
+        time.sleep(0.002)
+        seen.append((first, (gt.isa.active(), gt.precision().name), (task.isa, task.precision)))
+        return blocks.block_figures(task)
+
+    monkeypatch.setattr(computing, "block_figures", traced)
+    before = gt.isa.active(), gt.precision().name
+    tasks = [dataclasses.replace(block, isa=name, precision=as_) for name in sets for as_ in ("high", "highest")]
+    with ThreadPoolExecutor(4) as pool:
+        done = [pool.submit(function, task, *rest) for task in tasks * 8]
+        assert [one.result()[1] for one in done] == [task.isa for task in tasks * 8]
+    assert len(seen) == 8 * len(tasks)
+    assert all(first == last == wanted for first, last, wanted in seen)
+    assert (gt.isa.active(), gt.precision().name) == before
+
+
+def test_threads_of_a_worker_leave_the_thread_limit_that_was_there(threads):
+    function, arguments = submitted()
+    threads(3)
+    with ThreadPoolExecutor(4) as pool:
+        for one in [pool.submit(function, *arguments) for _ in range(16)]:
+            one.result()
+    assert gt.get_num_threads() == 3
+
+
+def test_sweeps_at_once_leave_the_thread_limit_that_was_there(threads):
+    threads(3)
+    small = {**EXACT, "gain": [1.0], "networks": 4}
+    with ThreadPoolExecutor(4) as pool:
+        for one in [pool.submit(gt.sweep, **small, threads=1 + i % 2) for i in range(40)]:
+            one.result()
+    assert gt.get_num_threads() == 3
+
+
+@pytest.mark.filterwarnings("ignore:This process")  # of several threads, may deadlock in the child: it shall not
+def test_a_worker_that_was_forked_within_a_sweep_is_free():
+    if not hasattr(os, "fork"):
+        pytest.skip("no fork here")
+    with computing.thread_limit(2), computing._process.arithmetic(gt.isa.active(), "highest"):
+        before = computing._process._free
+        child = multiprocessing.get_context("fork").Process(target=_at_work_in_a_child)
+        child.start()
+        child.join(60)
+        assert child.exitcode == 0
+        assert computing._process._free is before
+
+
+def _at_work_in_a_child():
+    with computing._process.arithmetic(gt.isa.active(), "high"):
+        assert gt.precision().name == "high"
 
 
 def test_a_bounded_number_of_blocks_is_under_way():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -30,8 +31,9 @@ _PROCESS = secrets.token_hex(8)  # with the process's number: forked ones have t
 
 
 def computed(task: Task) -> Part:
-    """Draw, trace and reduce a block."""
-    return reduced(task, block_figures(task))
+    """Draw, trace and reduce a block, on its instruction set and precision."""
+    with _process.arithmetic(task.isa, task.precision):
+        return reduced(task, block_figures(task))
 
 
 def computed_elsewhere(task: Task, caller: str, generator: int, mixed: bool) -> tuple[Part, str]:
@@ -43,8 +45,8 @@ def computed_elsewhere(task: Task, caller: str, generator: int, mixed: bool) -> 
     isa : str
         The instruction set that was used.
     """
-    if _this_process() == caller:  # a thread of it, where all that is set
-        return computed(task), isa.active()
+    if _this_process() == caller:  # a thread of it, whose threads are limited already
+        return computed(task), task.isa
     if generator != GENERATOR:
         raise RuntimeError(f"executor: expected workers that draw as version {generator} does, got version {GENERATOR}")
     if task.isa not in isa.supported() and not mixed:
@@ -53,25 +55,12 @@ def computed_elsewhere(task: Task, caller: str, generator: int, mixed: bool) -> 
             f"{', '.join(isa.supported())}; use GRADTRACE_ISA, or mixed=True"
         )
     wanted = task.isa if task.isa in isa.supported() else isa.active()
-    with _as_worker(wanted, task.precision, task.threads):
-        return computed(task), wanted
+    with thread_limit(task.threads or 1):
+        return computed(replace(task, isa=wanted)), wanted
 
 
 def _this_process() -> str:
     return f"{_PROCESS} {os.getpid()}"
-
-
-@contextmanager
-def _as_worker(wanted: str, exactness: str, threads: int | None) -> Iterator[None]:
-    before = isa.active()
-    isa.use(wanted)
-    _core.set_thread_limit(threads or 1)
-    try:
-        with precision(exactness):
-            yield
-    finally:
-        isa.use(before)
-        _core.set_thread_limit(0)
 
 
 def here(tasks: Iterator[tuple[int, Task]]) -> Iterator[tuple[int, Part, str]]:
@@ -138,16 +127,66 @@ def checked_executor(executor: Any) -> Any:
     return executor
 
 
-@contextmanager
-def thread_limit(threads: int | None) -> Iterator[None]:
-    """Hold the caller's process to so many threads; None changes nothing."""
-    if threads is None:
-        yield
-        return
-    before: Callable[[], int] = _core.thread_limit
-    kept = before()
-    _core.set_thread_limit(threads)
-    try:
-        yield
-    finally:
-        _core.set_thread_limit(kept)
+class _Process:
+    """What all threads of a process share, and what a sweep sets while it is at work: the last one puts it back."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, in a process that was forked: none of its parent's threads is at work in it."""
+        self._free = threading.Condition()
+        self._users = 0
+        self._wanted = self._before = ("", "")
+        self._limits: list[int] = []
+        self._limit_before = 0
+
+    @contextmanager
+    def arithmetic(self, isa_name: str, exactness: str) -> Iterator[None]:
+        """Hold an instruction set and a precision, with all who want the same; who wants others waits."""
+        wanted = isa_name, exactness
+        with self._free:
+            self._free.wait_for(lambda: self._users == 0 or self._wanted == wanted)
+            if self._users == 0:
+                self._before, self._wanted = (isa.active(), precision().name), wanted
+                _use(self._before, wanted)
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._free:
+                self._users -= 1
+                if self._users == 0:
+                    _use(wanted, self._before)
+                    self._free.notify_all()
+
+    @contextmanager
+    def threads(self, limit: int | None) -> Iterator[None]:
+        """Limit the threads; of several limits at once the last one holds. None changes nothing."""
+        if limit is None:
+            yield
+            return
+        with self._free:
+            if not self._limits:
+                self._limit_before = _core.thread_limit()
+            self._limits.append(limit)
+            _core.set_thread_limit(limit)
+        try:
+            yield
+        finally:
+            with self._free:
+                self._limits.remove(limit)
+                _core.set_thread_limit(self._limits[-1] if self._limits else self._limit_before)
+
+
+def _use(now: tuple[str, str], wanted: tuple[str, str]) -> None:
+    if wanted[0] != now[0]:
+        isa.use(wanted[0])
+    if wanted[1] != now[1]:
+        precision(wanted[1])
+
+
+_process = _Process()
+thread_limit = _process.threads
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_process.forget)
