@@ -43,6 +43,7 @@ WRONG = [
     ({"inputs": X, "width": [4, 5]}, ValueError, "inputs: expected shape (B, n) with width 5, got (3, 4)"),
     ({"inputs": X.astype("float64")}, TypeError, "inputs: expected dtype float32, got float64"),
     ({"inputs": X * np.nan}, ValueError, "inputs: expected finite values"),
+    ({"inputs": np.asfortranarray(X)}, ValueError, "inputs: expected a C-contiguous array, got another layout"),
     ({"inputs": X, "samples": 2}, ValueError, "samples: expected 3 as inputs has, got 2"),
     ({"progress": 3}, TypeError, "progress: expected True, False or a function, got 3"),
     ({"threads": 0}, ValueError, "threads: expected at least 1, got 0"),
@@ -85,6 +86,51 @@ def test_bad_questions_are_named():
         (lambda: sweep.plot(y="delta"), ValueError, "y: expected one of bits_per_layer"),
         (lambda: sweep.plot(y="log2_delta", layer=9), ValueError, "layer: expected 0 to 2, got 9"),
     ):
+        with pytest.raises(kind) as error:
+            call()
+        assert str(error.value).startswith(message)
+
+
+def test_none_is_no_argument_of_others():
+    """What has a meaning for stacks alone, or for an LSTM alone, may be None everywhere."""
+    others = ("bias_std", "residual", "layer_norm", "similarity", "output_activation")
+    asked = {"width": 4, "steps": 3, "networks": 2, "progress": False}
+    assert gt.sweep(cell="gru", **asked, **dict.fromkeys(others), forget_bias=None) == gt.sweep(cell="gru", **asked)
+    own = gt.sweep(cell=["gru", "lstm"], **asked, forget_bias=None)  # and says of an LSTM what it says alone
+    alone = gt.sweep(cell="lstm", **asked, forget_bias=None)
+    assert own.seeds(cell="lstm").tolist() == alone.seeds().tolist()
+    assert own.seeds(cell="lstm").tolist() != gt.sweep(cell="lstm", **asked).seeds().tolist()
+
+
+def test_inputs_are_kept_as_they_were():
+    x = X.copy()
+    sweep = gt.sweep(**SMALL, inputs=x)
+    x[:] = 7
+    np.testing.assert_array_equal(sweep.inputs, X)
+    with pytest.raises(ValueError, match="read-only"):
+        sweep.inputs[0] = 7
+    drawn = sweep.network(0)
+    assert drawn.network.trace(drawn.x, cotangent=drawn.cotangent).log2_delta.shape == (3, 3)
+
+
+def test_questions_that_numbers_alone_answer():
+    sweep = gt.sweep(**{**SMALL, "width": [2, 3, 4]}, gain=[0.5, 1.0, 1.5, 2.0], activation=["tanh", "relu"],
+                     bias_std=[0.0, 0.1, 0.2], keep="all")  # fmt: skip
+    critical = sweep.critical()
+    for call, kind, message in (
+        (lambda: sweep.quantile("log2_delta", -0.5), ValueError, "q: expected 0 to 1, got -0.5"),
+        (lambda: sweep.quantile("log2_delta", 1.5), ValueError, "q: expected 0 to 1, got 1.5"),
+        (lambda: sweep.quantile("log2_delta", np.nan), ValueError, "q: expected a finite number, got nan"),
+        (lambda: sweep.quantile("log2_delta", "a"), TypeError, "q: expected a number, got str"),
+        (lambda: sweep.quantile("log2_delta", [0.1, 0.2]), TypeError, "q: expected a number, got list"),
+        (lambda: sweep.critical(start="a"), TypeError, "start: expected a number, got str"),
+        (lambda: sweep.critical(start=0.9), ValueError, "start: expected 0 to 0.875, got 0.9"),
+        (lambda: critical.extrapolated("gain"), ValueError, "axis: expected one of width, activation, bias_std"),
+        (lambda: critical.extrapolated("activation"), ValueError, "axis: expected an argument of numbers greater"),
+        (lambda: critical.extrapolated("bias_std"), ValueError, "axis: expected an argument of numbers greater"),
+        (lambda: sweep.seeds(gain=[0.5, 1.0], width=2, activation="relu", bias_std=0), TypeError,
+         "gain: expected one of its values, got a list"),
+    ):  # fmt: skip
         with pytest.raises(kind) as error:
             call()
         assert str(error.value).startswith(message)

@@ -51,11 +51,8 @@ def test_a_gain_that_one_network_survived_says_nothing():
     y[:2], error[:2] = (5.0, -3.0), np.nan
     assert _roots(x, y, error) == wanted
     assert len(wanted) == 1
-    y[2:], error[2:] = np.nan, np.nan  # alone, they are all there is
-    ((gain, deviation, slope),) = _roots(x, y, error)
-    assert x[0] < math.log(gain) < x[1]
-    assert math.isnan(deviation)
-    assert slope < 0
+    error[:] = np.nan
+    assert _roots(x, y, error) == []
 
 
 def test_roots_of_one_network_have_no_standard_error():
@@ -132,6 +129,8 @@ def test_theory_is_that_of_the_points():
     theory = sweep.theory()
     assert theory.bits_per_layer.shape == sweep.shape == (2, 2, 2, 2)
     assert theory.to_xarray()["chi"].dims == ("gain", "activation", "bias_std", "init")
+    for name, labels in theory.to_xarray().coords.items():
+        np.testing.assert_array_equal(labels, sweep.to_xarray()[name])
     for (g, a, b, i), found in np.ndenumerate(theory.bits_per_layer):
         init = sweep.axes["init"][i]
         bias = sweep.axes["bias_std"][b]
@@ -230,6 +229,12 @@ def test_the_command_writes_table_page_and_json(tmp_path):
         (["--activation", "swish"], "activation: expected one of"),
         (["--store", "no/such"], "store: expected a folder that exists"),
         (["--layer-norm", "maybe"], "expected yes, no or yes,no, got 'maybe'"),
+        (
+            ["--cell", "lstm", "--theory"],
+            "theory: expected stacks without skip connections and normalisation, got --cell",
+        ),
+        (["--residual", "1", "--theory"], "normalisation, got --residual"),
+        (["--layer-norm", "yes,no", "--theory"], "normalisation, got --layer-norm"),
         (["--cell", "lstm", "--residual", "1"], "residual: expected only for stacks"),
         (["--output", "no/such.html"], "output: expected a folder that exists"),
     ],

@@ -69,6 +69,14 @@ def _switches(context: click.Context, parameter: click.Parameter, value: str | N
     return [known[word] for word in words] if len(words) > 1 else known[words[0]]
 
 
+def _check_theory(given: dict[str, Any]) -> None:
+    """Refuse what mean field does not know before the sweep, not after it."""
+    for name in ("cell", "residual", "layer_norm"):
+        if name in given and given[name] is not False:
+            option = name.replace("_", "-")
+            raise ValueError(f"theory: expected stacks without skip connections and normalisation, got --{option}")
+
+
 @click.command("sweep")
 @click.option("--width", callback=_numbers, default="64", show_default=True, help=f"Units of every layer; {_LISTS}.")
 @click.option("--depth", callback=_numbers, help="Layers.  [default: 100; of recurrent networks 1]")
@@ -116,6 +124,8 @@ def sweep_command(
     if isinstance(given.get("figures"), str):
         given["figures"] = [given["figures"]]
     with bad_input("store"):
+        if theory:
+            _check_theory(given)
         config.set_num_threads(threads)
         start = time.monotonic()
         found = sweep(**given)

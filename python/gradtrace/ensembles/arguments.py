@@ -97,7 +97,7 @@ def checked_request(
             fixed[name] = values[0]
     axes = {name: swept[name] for name in given if name in swept}
     cells = axes.get("cell", (fixed.get("cell"),))
-    _check_cells(cells, given)
+    _check_cells(cells, [name for name in given if arguments.get(name) is not None])
     several_cells = len(cells) > 1
     for name in _STACKS if cells[0] is not None else _RECURRENT:
         fixed[name] = None
@@ -108,10 +108,17 @@ def checked_request(
     names = _checked_figures(figures, cells, count, "figures" in given, several_cells)
     request = Request(
         axes, fixed, checked_count("networks", networks, 2**40), count, checked_seed("seed", seed), names,
-        checked_name("keep", keep, _KEPT), inputs,
+        checked_name("keep", keep, _KEPT), None if inputs is None else _kept(inputs),
     )  # fmt: skip
     _check_points(request)
     return request
+
+
+def _kept(inputs: Array) -> Array:
+    """Copy what the caller may change later."""
+    copy = np.array(inputs)
+    copy.setflags(write=False)
+    return copy
 
 
 def _defaults(arguments: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
@@ -147,8 +154,8 @@ def _check_activation(
         raise ValueError("activation: expected only for stacks and cell='rnn', got it for other cells")
     else:
         fixed["activation"] = "tanh" if "rnn" in cells else None
-    if tuple(cells) != ("lstm",):
-        fixed["forget_bias"] = 1.0 if "lstm" in cells else None
+    if "lstm" not in cells:
+        fixed["forget_bias"] = None
 
 
 def _check_inputs(
@@ -162,6 +169,8 @@ def _check_inputs(
     ndim, shape = (3, "(T, B, n)") if recurrent else (2, "(B, n)")
     if inputs.ndim != ndim or 0 in inputs.shape:
         raise ValueError(f"inputs: expected shape {shape}, got {str(inputs.shape)[:60]}")
+    if not inputs.flags.c_contiguous:
+        raise ValueError("inputs: expected a C-contiguous array, got another layout; numpy.ascontiguousarray makes one")
     wanted = {"width": inputs.shape[-1]} | ({"steps": inputs.shape[0]} if recurrent else {})
     for name, size in wanted.items():
         for value in axes.get(name, (fixed.get(name),)):

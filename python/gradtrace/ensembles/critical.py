@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from gradtrace.checks import shown
 from gradtrace.ensembles.reduction import BITS, STARTS
+from gradtrace.networks.initialisation import checked_real
 from gradtrace.tables import Table
 from gradtrace.theory import critical_line, mean_field
 from gradtrace.wording import short
@@ -34,8 +35,8 @@ class Critical:
     axes : dict
         The swept arguments but the gain, with their values.
     gain, standard_error : ndarray
-        (..., R): all roots, rising, NaN behind the last one of a point. A standard error is NaN, too, where no gain had
-        two networks with a gradient.
+        (..., R): all roots, rising, NaN behind the last one of a point. A standard error is NaN, too, of sweeps of
+        one network.
     slope : ndarray
         (..., R), of bits per layer against the natural log of the gain: negative where the larger gain vanishes.
     start : ndarray
@@ -88,10 +89,12 @@ class Critical:
         Raises
         ------
         ValueError
-            If it was not swept.
+            If it was not swept, or has other values than numbers greater than 0.
         """
         if axis not in self.axes:
             raise ValueError(f"axis: expected one of {', '.join(self.axes) or 'none'}, got {shown(axis)}")
+        if any(isinstance(one, (str, bool, type(None))) or one <= 0 for one in self.axes[axis]):
+            raise ValueError(f"axis: expected an argument of numbers greater than 0, got {shown(axis)}")
         at = list(self.axes).index(axis)
         inverse = 1 / np.array(self.axes[axis], dtype=np.float64)
         first = [np.moveaxis(part[..., 0], at, -1) for part in (self.gain, self.standard_error, self.slope)]
@@ -108,6 +111,7 @@ def critical_gains(sweep: Any, start: float | None) -> Critical:
     gains = np.array(sweep.axes.get("gain", ()), dtype=np.float64)
     if np.sum(gains > 0) < _FEWEST:
         raise ValueError(f"gain: expected at least {_FEWEST} of the sweep, greater than 0, got {np.sum(gains > 0)}")
+    start = None if start is None else checked_real("start", start)
     if start is not None and not 0 <= start <= 1 - 1 / STARTS:
         raise ValueError(f"start: expected 0 to {1 - 1 / STARTS}, got {shown(start)}")
     at = list(sweep.axes).index("gain")
@@ -121,7 +125,7 @@ def critical_gains(sweep: Any, start: float | None) -> Critical:
     points = np.moveaxis(points, at, -1)[..., 0]
     for i in np.ndindex(shape):
         starts[i] = which = _first_start(points[i]) if start is None else math.ceil(start * STARTS)
-        found[i] = _roots(np.log(gains[order]), bits[i][:, which], errors[i][:, which])
+        found[i] = _roots(np.log(gains[order]), bits[i][:, which], errors[i][:, which], sweep.networks == 1)
     most = max((len(roots) for roots in found.values()), default=0)
     parts = np.full((3, *shape, max(most, 1)), np.nan)
     for i, roots in found.items():
@@ -143,13 +147,13 @@ def _first_start(point: Any) -> int:
     return min(math.ceil(reach * STARTS), STARTS // 2) if math.isfinite(reach) else STARTS // 2
 
 
-def _roots(x: Floats, y: Floats, error: Floats) -> list[tuple[float, float, float]]:
+def _roots(x: Floats, y: Floats, error: Floats, alone: bool = False) -> list[tuple[float, float, float]]:
     """Gain, its standard error and the slope at every crossing: between neighbouring gains whose signs are sure.
 
-    A gain of fewer than two networks with a gradient has no standard error and says nothing, unless none has one: then
-    all count alike, and roots have none.
+    A gain of fewer than two networks with a gradient has no standard error and says nothing. Of one network `alone` all
+    gains count alike, and roots have no standard error.
     """
-    known = np.isfinite(y) & (np.isfinite(error) | ~np.isfinite(error).any())
+    known = np.isfinite(y) & (np.isfinite(error) | alone)
     x, y, error = x[known], y[known], error[known]
     sure = np.flatnonzero(~(np.abs(y) <= _SURE * error) & (y != 0))
     roots: list[tuple[float, float, float]] = []

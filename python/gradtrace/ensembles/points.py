@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from gradtrace.networks.initialisation import checked_precision, checked_real, c
 from gradtrace.networks.laws import INITIALISATIONS
 from gradtrace.networks.stack import Stack
 
-__all__ = ["AXES", "Point", "canonical", "checked_axis", "point_key", "points", "seeds", "settled"]
+__all__ = ["AXES", "Point", "canonical", "checked_axis", "labels", "point_key", "points", "seeds", "settled"]
 
 #: Values of one combination, by the arguments' names; None where one does not apply.
 Point = Mapping[str, Any]
@@ -130,6 +131,16 @@ def settled(values: Point) -> Point:
     if point["output_activation"] == point["activation"]:
         point["output_activation"] = None
     return point
+
+
+def labels(values: tuple[Any, ...]) -> list[Any]:
+    """Give values as a coordinate: None among numbers is NaN, beside True False, among others a word."""
+    if None not in values:
+        return list(values)
+    if any(one is True for one in values):
+        return [one is True for one in values]
+    numbers = all(one is None or isinstance(one, float) for one in values) and len(values) > 1
+    return [("none" if not numbers else math.nan) if one is None else one for one in values]
 
 
 def canonical(values: Mapping[str, Any]) -> bytes:

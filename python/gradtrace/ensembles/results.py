@@ -13,8 +13,9 @@ from gradtrace import doors
 from gradtrace.checks import checked_index, checked_name, shown
 from gradtrace.ensembles.blocks import Drawn, drawn_network
 from gradtrace.ensembles.figures import known_figures
-from gradtrace.ensembles.points import Point, checked_axis, point_key, points, seeds, settled
+from gradtrace.ensembles.points import Point, checked_axis, labels, point_key, points, seeds, settled
 from gradtrace.ensembles.reduction import BITS, MOMENTS, PROBABILITIES, PointResult
+from gradtrace.networks.initialisation import checked_real
 from gradtrace.traces.export import labelled
 from gradtrace.traces.methods import equal
 
@@ -105,7 +106,10 @@ class Sweep:
             If the name or the quantile is not there.
         """
         tables = self._tables[checked_name("name", name, self.names)]
+        q = checked_real("q", q)
         if "values" in tables:
+            if not 0 <= q <= 1:
+                raise ValueError(f"q: expected 0 to 1, got {shown(q)}")
             return _quantiles(tables["values"], q, len(self.axes))
         if "quantiles" not in tables:
             raise ValueError("q: expected keep='quantiles' or 'all' of the sweep, got keep='moments'")
@@ -200,7 +204,7 @@ class Sweep:
             row = known_figures(cell)[name]
             own = ("network",) if row.per == "network" else ("network", row.per)
             variables[name] = ((*self.axes, *between.get(self.keep, own), *row.axes), values)
-        coordinates: dict[str, Any] = {name: _labels(values) for name, values in self.axes.items()}
+        coordinates: dict[str, Any] = {name: labels(values) for name, values in self.axes.items()}
         if self.keep == "quantiles":
             coordinates["quantile"] = list(PROBABILITIES)
         if self.keep == "moments":
@@ -283,7 +287,10 @@ class Sweep:
         for name, known in self.axes.items():
             if name not in given and len(known) > 1:
                 raise TypeError(f"{name}: expected one of its values, got none")
-            value = checked_axis(name, given[name])[1][0] if name in given else known[0]
+            several, values_given = checked_axis(name, given[name]) if name in given else (False, known)
+            if several:
+                raise TypeError(f"{name}: expected one of its values, got a list")
+            value = values_given[0]
             if value not in known:
                 raise ValueError(f"{name}: expected one of {', '.join(map(str, known))[:200]}, got {shown(value)}")
             values[name] = value
@@ -348,13 +355,3 @@ def _quantiles(values: Floats, q: float, at: int) -> Floats:
     with np.errstate(invalid="ignore"):
         between = np.where((low == high) | np.isneginf(low), low, low + (rank % 1) * (high - low))
     return np.asarray(np.where(count > 0, between, np.nan).squeeze(at))
-
-
-def _labels(values: tuple[Any, ...]) -> list[Any]:
-    """Values as a coordinate: None among numbers is NaN, beside True False, among others a word."""
-    if None not in values:
-        return list(values)
-    if any(one is True for one in values):
-        return [one is True for one in values]
-    numbers = all(one is None or isinstance(one, float) for one in values) and len(values) > 1
-    return [("none" if not numbers else np.nan) if one is None else one for one in values]

@@ -91,7 +91,8 @@ def sweep(
     depth : int, default 100
         Layers; of a recurrent network those stacked, 1 by default.
     activation, init, gain, bias_std, residual, layer_norm, dtype
-        As `Stack.random` has them, one value for all layers.
+        As `Stack.random` has them, one value for all layers; `layer_norm` leaves the last one as it is, and has no
+        effect at depth 1.
     networks : int, default 1000
         Of every point, drawn from seeds that follow from `seed`, the point and the network's number alone.
     samples : int, default 4
@@ -109,8 +110,8 @@ def sweep(
         them to 2^-9 bit; moments alone; or every value. Moments are there in any case. Memory grows with the networks
         for ``"all"`` only.
     inputs : ndarray, optional
-        (B, width), of a recurrent network (T, B, width), the same for all networks; without them each has its own,
-        standard normal.
+        (B, width), of a recurrent network (T, B, width), C-contiguous, the same for all networks; without them each has
+        its own, standard normal.
     similarity : float, optional
         Cosine of the inputs of the samples (0, 1), (2, 3), ....
     executor : object, optional

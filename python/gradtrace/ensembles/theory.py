@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gradtrace.ensembles.points import Point
+from gradtrace.ensembles.points import Point, labels
 from gradtrace.theory import mean_field
 from gradtrace.traces.export import labelled
 
@@ -45,7 +45,7 @@ class SweepTheory:
 
     def to_xarray(self) -> xarray.Dataset:
         """Give the arrays as a dataset; its dimensions are the swept arguments."""
-        coordinates = {name: ["none" if one is None else one for one in values] for name, values in self.axes.items()}
+        coordinates = {name: labels(values) for name, values in self.axes.items()}
         dataset: xarray.Dataset = labelled(
             {name: (tuple(self.axes), getattr(self, name)) for name in _NAMES}, coordinates, {}
         )
