@@ -22,6 +22,7 @@ WRONG = [
     ({"activation": ["tanh", 3]}, TypeError, "activation[1]: expected"),
     ({"init": "he"}, ValueError, "init: expected one of glorot_normal,"),
     ({"bias_std": -1}, ValueError, "bias_std: expected 0 or more, got -1"),
+    ({"residual": [1.0, 0.0]}, ValueError, "residual[1]: expected a scale other than 0, got 0.0; None is no skip"),
     ({"layer_norm": 2}, TypeError, "layer_norm: expected True or False, got int"),
     ({"dtype": "float16"}, TypeError, "dtype: expected float32 or float64, got float16"),
     ({"similarity": 1.5}, ValueError, "similarity: expected -1 to 1, got 1.5"),

@@ -52,7 +52,10 @@ def _deviation(name: str, value: Any) -> float | None:
 def _scale(name: str, value: Any) -> float | None:
     if value is None or value is False:
         return None
-    return 1.0 if value is True else checked_real(name, value)
+    number = 1.0 if value is True else checked_real(name, value)
+    if number == 0:
+        raise ValueError(f"{name}: expected a scale other than 0, got {shown(value)}; None is no skip connection")
+    return number
 
 
 def _switch(name: str, value: Any) -> bool | None:
