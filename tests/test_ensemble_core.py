@@ -149,6 +149,27 @@ def test_what_the_fast_way_cannot_is_traced_anew_and_right():
     assert assert_as_alone(network(10, 5, "tanh", layer_norm=True)) == 2
 
 
+@pytest.mark.parametrize("output", ["sigmoid", "softplus", "tanh", "relu", "gelu", "linear"])
+@pytest.mark.parametrize("hidden", ["tanh", "relu", "hard_tanh", "silu"])
+def test_any_activation_may_stand_behind_a_signal_that_vanished(hidden, output):
+    for dtype in ("float32", "float64"):
+        assert_as_alone(network(6, 70, hidden, output, gain=0.4), samples=2, dtype=dtype, seeds=(11,))
+
+
+TINY = [
+    network(16, 5, "relu", residual=1e-20),
+    network(16, 5, "relu", gain=1e-24, bias=0.3),
+    network(1, 3, "tanh", "relu", "orthogonal", gain=30.0, bias=0.3, residual=1e-3),
+    network(2, 2, "sigmoid", "relu", gain=-1.2, bias=1000.0, residual=1.0),
+    network(33, 1, "silu", "linear", "orthogonal", gain=1e-30, bias=1e10),
+]
+
+
+@pytest.mark.parametrize("net", TINY, ids=range(len(TINY)))
+def test_small_gradients_are_not_dead_ones(net):
+    assert_as_alone(net, samples=2, dtype="float64", seeds=range(8))
+
+
 def test_relu_networks_that_died():
     net = network(3, 6, "relu", "linear", gain=2**0.5)
     figures, _ = ensemble(net, list(range(50)), 1, ["log2_delta", "dead_samples", "log2_activation"])

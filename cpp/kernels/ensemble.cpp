@@ -208,28 +208,28 @@ GT_INLINE void forward_row(const RowsForward<T>& t, std::size_t b, Mask<T> last)
             sums.z_squared += value * value;
             const Vec<T> unit = keep_if(mask, out);
             sums.a_squared += unit * unit;
+            if (A::info.can_die) sums.on += keep_if(mask & (slope != T(0)), one);
             if (!kStatistics) return;
             const Vec<T> magnitude = abs(slope);
             sums.size += keep_if(mask, magnitude);
             sums.saturated += keep_if(mask & (magnitude < threshold), one);
-            if (A::info.can_die) sums.on += keep_if(mask & (magnitude != T(0)), one);
         },
         [&]() GT_INLINE_LAMBDA {
             z_squared += reduce_add(sums.z_squared);
             a_squared += reduce_add(sums.a_squared);
+            if (A::info.can_die) on += reduce_add(sums.on);
             if (kStatistics) {
                 size += reduce_add(sums.size);
                 saturated += reduce_add(sums.saturated);
-                on += reduce_add(sums.on);
             }
             sums = RowSums<T>{};
         });
     t.z_squared[b] = z_squared;
     t.a_squared[b] = a_squared;
+    t.on[b] = A::info.can_die ? on : static_cast<double>(t.units);
     if (!kStatistics) return;
     t.size[b] = size;
     t.saturated[b] = saturated;
-    t.on[b] = A::info.can_die ? on : static_cast<double>(t.units);
 }
 
 template <class T, class A>

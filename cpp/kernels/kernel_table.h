@@ -198,7 +198,8 @@ struct RowsForward {
     const T* linear;    // (samples,): not 0 where phi is its slope at 0 to rounding; or null
     double parameter;
     double *z_squared, *a_squared;  // out
-    double *size, *saturated, *on;  // out: of |phi'|, and counts as ForwardSums has them; or null all three
+    double* on;                     // out: units with phi'(z) != 0; all where phi cannot die
+    double *size, *saturated;       // out: of |phi'|, and counts as ForwardSums has them; or null both
 };
 
 template <class T>

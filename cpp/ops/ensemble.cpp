@@ -97,6 +97,16 @@ void draw_ensemble_bias(const IsaKernels& isa, const EnsembleSpec<T>& spec, std:
                bias);
 }
 
+// Whether products of rows near 1 stay in float32: what is lost there would look dead.
+template <class T>
+bool ordinary(const EnsembleSpec<T>& spec) {
+    const auto near_one = [](double factor) {
+        return factor == 0 || (std::fabs(factor) > 0x1p-30 && std::fabs(factor) < 0x1p+30);
+    };
+    return spec.weight_factor != 0 && near_one(spec.weight_factor) && near_one(spec.bias_factor) &&
+           near_one(spec.hidden.residual);
+}
+
 // ---- all networks ---------------------------------------------------------------------------------------------------
 
 template <class T>
@@ -104,14 +114,15 @@ std::size_t trace_ensemble(const IsaKernels& isa, const EnsembleSpec<T>& spec, c
                            std::size_t keep_bytes, const EnsembleOutputs& out, Interrupt& interrupt) {
     const auto n = static_cast<double>(spec.width), draws = static_cast<double>(seeds.size() * spec.depth) * n * n;
     const Loop loop{seeds.size(), draws * (2 + 4 * static_cast<double>(spec.samples))};
-    const bool exact = spec.hidden.normalised;
+    const bool exact = spec.hidden.normalised || !ordinary(spec);
     std::vector<std::unique_ptr<EnsemblePass<T>>> passes(loop.workers());
     std::vector<std::uint8_t> redone(seeds.size());
     parallel_for(loop, [&](std::size_t i, std::size_t worker) {
         if (interrupt.requested(worker)) return;
         if (!exact && !passes[worker]) passes[worker] = std::make_unique<EnsemblePass<T>>(isa, spec, out, keep_bytes);
-        if (!exact && passes[worker]->trace(seeds[i], i)) return;
-        trace_network_exactly(isa, spec, seeds[i], i, out);
+        const auto stopped = [&] { return interrupt.requested(worker); };
+        if (!exact && passes[worker]->trace(seeds[i], i, stopped)) return;
+        trace_network_exactly(isa, spec, seeds[i], i, out, stopped);
         redone[i] = 1;
     });
     if (interrupt.stopped()) throw Interrupted{};

@@ -11,6 +11,7 @@
 
 #include <array>
 #include <cmath>
+#include <functional>
 #include <vector>
 
 #include "ops/dense_stack.h"
@@ -90,6 +91,6 @@ std::size_t trace_ensemble(const IsaKernels& isa, const EnsembleSpec<T>& spec, c
 // ensemble_exact.cpp: one network, by StackTracer.
 template <class T>
 void trace_network_exactly(const IsaKernels& isa, const EnsembleSpec<T>& spec, std::uint64_t seed, std::size_t network,
-                           const EnsembleOutputs& out);
+                           const EnsembleOutputs& out, const std::function<bool()>& stopped);
 
 }  // namespace gt

@@ -45,10 +45,12 @@ struct DrawnNetwork {
     std::vector<std::vector<T>> weights, biases;
     std::vector<DenseLayer<T>> layers;
 
-    DrawnNetwork(const IsaKernels& isa, const EnsembleSpec<T>& spec, std::uint64_t seed) {
+    DrawnNetwork(const IsaKernels& isa, const EnsembleSpec<T>& spec, std::uint64_t seed,
+                 const std::function<bool()>& stopped) {
         const std::size_t n = spec.width;
         std::vector<T> spare(kEnsembleRows * n);
         for (std::size_t l = 0; l < spec.depth; ++l) {
+            if (stopped()) throw Interrupted{};
             std::vector<T>& w = weights.emplace_back(checked_multiply(n, n));
             Interrupt nobody(nullptr);
             if (spec.law == MatrixLaw::orthogonal)
@@ -126,10 +128,10 @@ void put_similarity(const EnsembleSpec<T>& spec, const DrawnNetwork<T>& network,
 
 template <class T>
 void trace_network_exactly(const IsaKernels& isa, const EnsembleSpec<T>& spec, std::uint64_t seed, std::size_t network,
-                           const EnsembleOutputs& out) {
+                           const EnsembleOutputs& out, const std::function<bool()>& stopped) {
     using F = EnsembleFigure;
     const auto asked = [&](F f) { return out[static_cast<std::size_t>(f)]; };
-    const DrawnNetwork<T> drawn(isa, spec, seed);
+    const DrawnNetwork<T> drawn(isa, spec, seed, stopped);
     std::vector<T> x(spec.samples * spec.width), cotangent(x.size());
     draw_ensemble_inputs(isa, spec, seed, x.data());
     draw_ensemble_cotangent(isa, spec, seed, cotangent.data());
@@ -159,8 +161,8 @@ void trace_network_exactly(const IsaKernels& isa, const EnsembleSpec<T>& spec, s
 }
 
 template void trace_network_exactly<float>(const IsaKernels&, const EnsembleSpec<float>&, std::uint64_t, std::size_t,
-                                           const EnsembleOutputs&);
+                                           const EnsembleOutputs&, const std::function<bool()>&);
 template void trace_network_exactly<double>(const IsaKernels&, const EnsembleSpec<double>&, std::uint64_t, std::size_t,
-                                            const EnsembleOutputs&);
+                                            const EnsembleOutputs&, const std::function<bool()>&);
 
 }  // namespace gt

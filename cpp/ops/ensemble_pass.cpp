@@ -32,8 +32,8 @@ EnsemblePass<T>::EnsemblePass(const IsaKernels& isa, const EnsembleSpec<T>& spec
       matrix_(checked_multiply(spec.width, ld_)) {
     using F = EnsembleFigure;
     const std::size_t L = spec.depth, S = spec.samples;
-    const bool once = spec.law == MatrixLaw::orthogonal;  // too dear to be drawn twice
-    const std::size_t fit = once ? L : std::min(L, keep_bytes / checked_multiply(matrix_, sizeof(T)));
+    const std::size_t dear = spec.law == MatrixLaw::orthogonal ? 16 : 1;  // to draw twice
+    const std::size_t fit = std::min(L, dear * keep_bytes / checked_multiply(matrix_, sizeof(T)));
     first_kept_ = L - fit;
     statistics_ = wants(F::saturated) || wants(F::derivative_mean) || wants(F::dead_samples);
     gradients_ = wants(F::log2_grad_weight) || wants(F::log2_grad_bias);
@@ -59,7 +59,8 @@ EnsemblePass<T>::EnsemblePass(const IsaKernels& isa, const EnsembleSpec<T>& spec
     da_exponent_.resize((L + 1) * S);
     a_squared_.resize((L + 1) * S);
     a_exponent_.resize((L + 1) * S);
-    for (auto* sums : {&exponent_, &size_, &saturated_, &on_}) sums->resize(S);
+    on_.resize(L * S);
+    for (auto* sums : {&exponent_, &size_, &saturated_}) sums->resize(S);
     for (auto* gram : {&gram_a_, &gram_delta_}) gram->resize(S * S);
     log2_.resize((L + 1) * S);
     linear_.resize(S);
@@ -84,7 +85,7 @@ void EnsemblePass<T>::load(T* tile, const T* rows) const {
 }
 
 template <class T>
-bool EnsemblePass<T>::trace(std::uint64_t seed, std::size_t network) {
+bool EnsemblePass<T>::trace(std::uint64_t seed, std::size_t network, const std::function<bool()>& stopped) {
     seed_ = seed;
     network_ = network;
     const std::size_t S = spec_.samples, L = spec_.depth;
@@ -96,13 +97,17 @@ bool EnsemblePass<T>::trace(std::uint64_t seed, std::size_t network) {
         a_exponent_[b] = 0;
         if (!(a_squared_[b] < kMost<T>) || (a_squared_[b] < kLeast<T> && a_squared_[b] != 0)) return false;
     }
-    for (std::size_t l = 0; l < L; ++l)
+    for (std::size_t l = 0; l < L; ++l) {
+        if (stopped()) throw Interrupted{};
         if (!forward_layer(l)) return false;
+    }
     draw_ensemble_cotangent(isa_, spec_, seed, rows_.data());
     load(da_.data(), rows_.data());
     std::fill(exponent_.begin(), exponent_.end(), 0.0);
-    for (std::size_t l = L; l-- > 0;)
+    for (std::size_t l = L; l-- > 0;) {
+        if (stopped()) throw Interrupted{};
         if (!backward_layer(l)) return false;
+    }
     for (std::size_t b = 0; b < S; ++b) {
         const T* row = da_.data() + b * ld_;
         da_squared_[L * S + b] = kernels_.dot(ld_, row, row);
@@ -161,7 +166,7 @@ bool EnsemblePass<T>::settle_exponents(std::size_t l) {
         T* z = z_.data() + b * ld_;
         const double squares = kernels_.dot(ld_, z, z);
         if (!(squares > kLeast<T> && squares < kMost<T>)) return false;
-        if (0.5 * std::log2(squares) + exponent < limit) {
+        if (info.near_zero == NearZero::linear && 0.5 * std::log2(squares) + exponent < limit) {
             linear_[b] = 1;
         } else {
             kernels_.scale(ld_, power_of_two<T>(exponent), z);
@@ -192,9 +197,9 @@ bool EnsemblePass<T>::forward_layer(std::size_t l) {
                                         .parameter = layer.parameter,
                                         .z_squared = at(z_squared_, l),
                                         .a_squared = at(a_squared_, l + 1),
+                                        .on = at(on_, l),
                                         .size = statistics_ ? size_.data() : nullptr,
-                                        .saturated = saturated_.data(),
-                                        .on = on_.data()});
+                                        .saturated = saturated_.data()});
     collect(l);
     if (layer.residual != 0) {
         if (carried) return false;
@@ -243,7 +248,7 @@ void EnsemblePass<T>::collect(std::size_t l) {
     for (std::size_t b = 0; b < spec_.samples; ++b) {
         size += size_[b];
         saturated += saturated_[b];
-        off += info.can_die && on_[b] == 0;
+        off += at(on_, l)[b] == 0;
     }
     if (double* to = figure(F::derivative_mean, network_)) to[l] = size / (units * samples) / info.derivative_sup;
     if (double* to = figure(F::saturated, network_)) to[l] = saturated / (units * samples);
@@ -284,11 +289,10 @@ bool EnsemblePass<T>::backward_layer(std::size_t l) {
 
 template <class T>
 bool EnsemblePass<T>::check_gradients(std::size_t l) {
-    const ActivationInfo& info = layer(l).info;
-    const bool may_be_zero = info.can_die || info.near_zero == NearZero::homogeneous;
     for (std::size_t b = 0; b < spec_.samples; ++b) {
         double& squared = at(delta_squared_, l)[b];
-        const bool dead = squared == 0 && (may_be_zero || (l + 1 < spec_.depth && at(delta_squared_, l + 1)[b] == 0));
+        const T* da = da_.data() + b * ld_;
+        const bool dead = squared == 0 && (at(on_, l)[b] == 0 || kernels_.dot(ld_, da, da) == 0);
         if (!(squared < kMost<T>) || (squared < kLeast<T> && !dead)) return false;
         if (out_of_range(squared)) {
             const double shift = half_exponent(squared);

@@ -1,6 +1,7 @@
 // The fast way of one network of an ensemble, forward and backward, and one worker's memory for it.
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "core/aligned_buffer.h"
@@ -14,7 +15,8 @@ class EnsemblePass {
     EnsemblePass(const IsaKernels& isa, const EnsembleSpec<T>& spec, const EnsembleOutputs& out,
                  std::size_t keep_bytes);
     // False where only StackTracer is right; then nothing of this network's figures is worth anything.
-    bool trace(std::uint64_t seed, std::size_t network);
+    // Throws Interrupted where `stopped`, which is asked at every layer, says so.
+    bool trace(std::uint64_t seed, std::size_t network, const std::function<bool()>& stopped);
 
   private:
     using Table = std::vector<double>;  // (rows, samples)
@@ -51,8 +53,8 @@ class EnsemblePass {
     bool keeps_a_, statistics_, gradients_;
     AlignedBuffer<T> kept_, drawn_, panel_, spare_, bias_, rows_, z_, a_, delta_, da_, next_da_;
     Table z_squared_, a_squared_, da_squared_, delta_squared_;
-    Table z_exponent_, a_exponent_, da_exponent_, delta_exponent_;
-    std::vector<double> exponent_, size_, saturated_, on_, gram_a_, gram_delta_, log2_;
+    Table z_exponent_, a_exponent_, da_exponent_, delta_exponent_, on_;
+    std::vector<double> exponent_, size_, saturated_, gram_a_, gram_delta_, log2_;
     std::vector<T> linear_;
     std::uint64_t seed_ = 0;
     std::size_t network_ = 0;
