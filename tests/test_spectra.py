@@ -96,6 +96,35 @@ def test_skip_connections_and_normalisation(blocks, activation):
         assert_close(values[on], exact[on], BITS)
 
 
+@pytest.mark.parametrize("gain", [1, 1e3, 1e8, 1e12])
+def test_a_normalisation_of_large_values_leaves_the_small_ones_exact(gain):
+    """Along z itself the Jacobian is lambda = eps / sigma^2 of what it is across."""
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal((4, 4)) * gain, rng.standard_normal((4, 4))]
+    net, x = gt.Stack(weights, None, "linear", layer_norm=[True, None]), rng.standard_normal((1, 4))
+    got = net.spectrum(x).log2[0]
+    with mp.workdps(100):
+        z = mp.matrix(weights[0].tolist()) * mp.matrix(x[0].tolist())
+        jacobian = mp.matrix(weights[1].tolist()) * normalisation(list(z), [1] * 4) * mp.matrix(weights[0].tolist())
+        exact = np.array([float(mp.log(s, 2)) for s in mp.svd_r(jacobian, compute_uv=False)[:3]])
+    assert_close(got[:3], exact, BITS)
+    assert np.isneginf(got[3])
+
+
+@pytest.mark.parametrize("depth", [10, 60, 130])
+def test_a_signal_that_vanished_before_a_normalisation(depth):
+    """All that is left of the normalisation is 1 / sqrt(eps) across the mean: a matrix of differences."""
+    rng = np.random.default_rng(1)
+    small = [1e-6 * rng.standard_normal((5, 5)) for _ in range(depth)]
+    pairs, last = np.array([[1.0, -1, 0, 0, 0], [1, 1, -2, 0, 0], [1, 1, 1, -3, 0], [1, 1, 1, 1, -4]]), np.eye(5)
+    pairs /= np.linalg.norm(pairs, axis=1, keepdims=True)
+    x = rng.standard_normal((1, 5))
+    got = gt.Stack([*small, last], None, "linear", layer_norm=[None] * (depth - 1) + [True, None]).spectrum(x).log2[0]
+    exact = gt.Stack([*small, pairs / np.sqrt(1e-5)], None, "linear").spectrum(x).log2[0]
+    assert_close(got[:4], exact[:4], BITS)
+    assert np.isneginf(got[4])
+
+
 def test_parts_of_a_stack_and_the_outermost_values():
     net = gt.Stack.random([6, 10, 10, 4], "tanh", seed=2, dtype="float64")
     x = inputs(6, 5)

@@ -44,35 +44,55 @@ class Stretched {
         start_state(network, driven, sample, &tangent_);
     }
 
-    // sums (parts, directions). Whether no direction was lost.
+    // sums (parts, directions). Whether no direction was lost before a step that is not finite, which ends the run.
     bool run(std::size_t parts, const std::int64_t* edges, Interrupt& interrupt, std::size_t worker) {
         const std::size_t directions = kept_.size();
         sums_.assign(parts * directions, 0.0);
+        first_unknown_ = parts;
         std::size_t t = 0;
         for (std::size_t part = 0; part <= parts; ++part)  // the first before all edges
             for (const auto end = static_cast<std::size_t>(edges[part]); t < end && !kept_.empty();) {
                 if (interrupt.requested(worker)) throw Interrupted{};
                 const std::size_t products = divide_up(end - t, steps_), held = hold(t, divide_up(end - t, products));
+                if (!finite_) {
+                    first_unknown_ = part == 0 ? 0 : part - 1;
+                    return true;
+                }
                 stretch(held, part == 0 ? nullptr : sums_.data() + (part - 1) * directions);
                 t += held;
             }
         return kept_.size() == directions;
     }
 
-    // Of a part: the first `count` of those that were kept, -inf for what is missing.
-    void store(std::size_t part, std::size_t count, double* to) const {
-        std::fill_n(to, count, kNegativeInfinity);
-        for (std::size_t j = 0; j < std::min(count, kept_.size()); ++j) to[j] = sums_[part * bits_.size() + kept_[j]];
+    // Of parts that are `stride` apart: the `count` directions of those that were kept that were stretched most in all,
+    // in that order; -inf for what is missing, NaN from a step that is not finite on.
+    void store(std::size_t parts, std::size_t count, std::size_t stride, double* to) const {
+        const std::vector<std::size_t> order = largest_first(parts);
+        for (std::size_t part = 0; part < parts; ++part, to += stride) {
+            std::fill_n(to, count, part < first_unknown_ ? kNegativeInfinity : kNaN);
+            for (std::size_t j = 0; j < std::min(count, order.size()) && part < first_unknown_; ++j)
+                to[j] = sums_[part * bits_.size() + order[j]];
+        }
     }
 
   private:
     static std::size_t row_stride(std::size_t n) { return n == 1 ? 1 : round_up(n, kColumnMultiple); }
 
+    std::vector<std::size_t> largest_first(std::size_t parts) const {
+        std::vector<double> total(bits_.size(), 0.0);
+        for (std::size_t part = 0; part < parts; ++part)
+            for (std::size_t j = 0; j < total.size(); ++j) total[j] += sums_[part * total.size() + j];
+        std::vector<std::size_t> order = kept_;
+        std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return total[a] > total[b]; });
+        return order;
+    }
+
     // Steps from t on, `most` of them, or until one leaves less of the state than there are directions.
     std::size_t hold(std::size_t t, std::size_t most) {
         for (std::size_t slot = 0; slot < most; ++slot) {
             tangent_.advance(driven_->input(*network_, t + slot, sample_), slot);
-            if (tangent_.live(slot) < kept_.size()) return slot + 1;
+            finite_ = tangent_.finite(slot);
+            if (!finite_ || tangent_.live(slot) < kept_.size()) return slot + 1;
         }
         return most;
     }
@@ -173,7 +193,8 @@ class Stretched {
     std::size_t sample_, size_, ld_;
     RecurrentTangent tangent_;
     Qr qr_;
-    std::size_t steps_ = 1;
+    std::size_t steps_ = 1, first_unknown_ = 0;
+    bool finite_ = true;             // the last step's map
     std::vector<std::size_t> kept_;  // which direction a column is
     std::vector<double> largest_, bits_, sums_;
     AlignedBuffer<double> q_, product_, other_;
@@ -186,19 +207,20 @@ void lyapunov_sums(const IsaKernels& isa, const RecurrentNetwork<double>& networ
                    Interrupt& interrupt) {
     const std::size_t size = state_size(network);
     const auto n = static_cast<double>(size);
+    // Where not all units mix, the first unit vectors may never meet what is stretched most.
+    const std::size_t fewest = weights_have_zeros(network) ? size : count;
     const Loop loop{driven.batch,
-                    4 * n * n * static_cast<double>(count) * static_cast<double>(driven.steps * driven.batch)};
+                    4 * n * n * static_cast<double>(fewest) * static_cast<double>(driven.steps * driven.batch)};
     parallel_for(loop, [&](std::size_t sample, std::size_t worker) {
         const std::int64_t* own = edges + sample * (parts + 1);
         const auto stretched = [&](std::size_t directions) {
             Stretched found(isa, network, driven, sample, directions);
             // Where one was lost, the others begin too few.
             const bool enough = found.run(parts, own, interrupt, worker) || directions == size;
-            for (std::size_t part = 0; part < parts && enough; ++part)
-                found.store(part, count, sums + (part * driven.batch + sample) * count);
+            if (enough) found.store(parts, count, driven.batch * count, sums + sample * count);
             return enough;
         };
-        if (!stretched(count)) stretched(size);
+        if (!stretched(fewest)) stretched(size);
     });
 }
 

@@ -28,7 +28,8 @@ namespace {
 
 bool has_zeros(std::size_t count, const double* x) { return std::find(x, x + count, 0.0) != x + count; }
 
-// Whether weights that are zero may take rank from a step.
+}  // namespace
+
 bool weights_have_zeros(const RecurrentNetwork<double>& network) {
     const std::size_t blocks = cell_shape(network.kind).weight_blocks;
     bool zeros = false;
@@ -40,6 +41,8 @@ bool weights_have_zeros(const RecurrentNetwork<double>& network) {
     }
     return zeros;
 }
+
+namespace {
 
 // Steps as they are held in a tangent, slot by slot.
 class HeldSteps final : public Factors {

@@ -21,6 +21,8 @@ struct DrivenSequences {
 };
 
 std::size_t state_size(const RecurrentNetwork<double>& network);
+// Whether weights that are zero may take rank from a step, or keep units apart.
+bool weights_have_zeros(const RecurrentNetwork<double>& network);
 // The initial state of one sample.
 void start_state(const RecurrentNetwork<double>& network, const DrivenSequences& driven, std::size_t sample,
                  RecurrentTangent* tangent);

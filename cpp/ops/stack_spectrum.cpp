@@ -6,6 +6,8 @@
 //   sigma^2,
 //
 // which takes away the mean: it goes through n - 1 coordinates of differences, so that its zero is one of the chain.
+// What it does to u is a factor of its own, H diag(lambda, 1, ..., 1) H with the reflection H that turns u to the first
+// axis: as a difference lambda would be lost to rounding where z is large.
 #include "ops/stack_spectrum.h"
 
 #include <algorithm>
@@ -47,8 +49,7 @@ class JacobianChain {
         const std::size_t before = chain_.size();
         if (layer.normalised) {
             for (std::size_t i = 0; i < n && layer.norm_weight; ++i) slope[i] *= layer.norm_weight[i];
-            chain_.push_back(normalised(layer, weight(layer), input(l)));
-            chain_.push_back(differences(n));
+            normalise(layer, input(l));
         } else {
             chain_.push_back(weight(layer));
         }
@@ -126,30 +127,59 @@ class JacobianChain {
         return out;
     }
 
-    // (1 - (1 - lambda) u u^T) / sigma times W, in differences; z = W a + b at the exponent of a.
-    static Matrix normalised(const Layer& layer, const Matrix& w, const Row& a) {
+    // W and the normalisation's Jacobian; z = W a + b, in units of 2^e that neither z nor epsilon is large in.
+    void normalise(const Layer& layer, const Row& a) {
         const std::size_t n = layer.outputs;
+        const Matrix w = weight(layer);
+        const double own = a.exponent + w.exponent, e = std::max(own, 0.0);
         Matrix z(n, 1);
-        const double e = a.exponent + w.exponent;
         for (std::size_t i = 0; i < n; ++i) {
-            double sum = layer.bias ? scale_by(layer.bias[i], -e) : 0;
+            double sum = 0;
             for (std::size_t j = 0; j < layer.inputs; ++j) sum += w.row(i)[j] * a.x[j];
-            z.row(i)[0] = sum;
+            z.row(i)[0] = scale_by(sum, own - e) + (layer.bias ? scale_by(layer.bias[i], -e) : 0);
         }
-        Matrix u = in_differences(z), out = in_differences(w);
+        Matrix u = in_differences(z), first = in_differences(w), last = differences(n);
         double squares = 0;
         for (std::size_t i = 0; i < u.rows; ++i) squares += u.row(i)[0] * u.row(i)[0];
         const double epsilon = scale_by(kLayerNormEpsilon, -2 * e),
-                     variance = squares / static_cast<double>(n) + epsilon, lambda = epsilon / variance;
-        out.exponent -= e;
-        for (std::size_t c = 0; c < out.columns; ++c) {
+                     variance = squares / static_cast<double>(n) + epsilon;
+        std::vector<double> diagonal(n - 1, 1 / std::sqrt(variance));
+        if (n > 1) diagonal[0] *= epsilon / variance;
+        const std::vector<double> normal = reflection(u);
+        reflect_columns(normal, &first);
+        reflect_rows(normal, &last);
+        chain_.push_back(std::move(first));
+        multiply_rows(diagonal, -e);
+        chain_.push_back(std::move(last));
+    }
+
+    // v with 1 - 2 v v^T / |v|^2 turning u to the first axis, of length sqrt(2); zeros where u is.
+    static std::vector<double> reflection(const Matrix& u) {
+        std::vector<double> v(u.rows);
+        for (std::size_t i = 0; i < u.rows; ++i) v[i] = u.row(i)[0];
+        take_exponent(v.size(), v.data());
+        double squares = 0;
+        for (const double x : v) squares += x * x;
+        if (squares == 0) return v;
+        v[0] += std::copysign(std::sqrt(squares), v[0]);
+        squares = 0;
+        for (const double x : v) squares += x * x;
+        for (double& x : v) x *= std::sqrt(2 / squares);
+        return v;
+    }
+    static void reflect_columns(const std::vector<double>& v, Matrix* x) {
+        for (std::size_t c = 0; c < x->columns; ++c) {
             double along = 0;
-            for (std::size_t i = 0; i < out.rows; ++i) along += u.row(i)[0] * out.row(i)[c];
-            if (squares > 0) along *= (1 - lambda) / squares;
-            for (std::size_t i = 0; i < out.rows; ++i)
-                out.row(i)[c] = (out.row(i)[c] - along * u.row(i)[0]) / std::sqrt(variance);
+            for (std::size_t i = 0; i < x->rows; ++i) along += v[i] * x->row(i)[c];
+            for (std::size_t i = 0; i < x->rows; ++i) x->row(i)[c] -= along * v[i];
         }
-        return out;
+    }
+    static void reflect_rows(const std::vector<double>& v, Matrix* x) {
+        for (std::size_t i = 0; i < x->rows; ++i) {
+            double along = 0;
+            for (std::size_t c = 0; c < x->columns; ++c) along += v[c] * x->row(i)[c];
+            for (std::size_t c = 0; c < x->columns; ++c) x->row(i)[c] -= along * v[c];
+        }
     }
 
     const std::vector<Layer>& layers_;

@@ -62,7 +62,8 @@ class RecurrentSpectra(Network):
         -------
         Spectrum
             One value for each number in the state: h of all stacked layers, in an LSTM c too. Computed in float64
-            whatever the network's dtype; see `Stack.spectrum` for how, and for its accuracy.
+            whatever the network's dtype; see `Stack.spectrum` for how, and for its accuracy. Derivatives under 2^-1022
+            count as off; of stacked layers whose step is conditioned beyond 2^53 the smallest values are roundings.
 
         Raises
         ------
@@ -89,7 +90,7 @@ class RecurrentSpectra(Network):
         x : ndarray of the network's dtype
             Shape (T, B, I), as `trace` takes it; zeros for the network left alone.
         k : int, optional
-            Only the largest k; all by default.
+            Only the largest k, at less cost unless weights hold zeros; all by default.
         h0, c0 : ndarray or list of ndarray, optional
             Initial states, as `trace` takes them (c0 of an LSTM only); zero by default.
         lengths : ndarray of int64, optional
@@ -98,7 +99,8 @@ class RecurrentSpectra(Network):
         Returns
         -------
         Lyapunov
-            In bits a step; means over the steps after the first tenth. Memory does not grow with T, but for x.
+            In bits a step, the largest first; means over the steps after the first tenth. NaN where a step is not
+            finite. Memory does not grow with T, but for x.
 
         Raises
         ------
@@ -112,7 +114,8 @@ class RecurrentSpectra(Network):
         Benettin et al. (1980): directions that begin as unit vectors are carried along and orthogonalised (QR by
         Householder reflections) every few steps, before their product of Jacobians is so badly conditioned that QR
         would lose more than 21 bits; the logarithms of the diagonal of R are added up. In float64 whatever the
-        network's dtype.
+        network's dtype. Exponents of a step that is conditioned beyond 2^53, of stacked layers, are roundings at the
+        end. Where weights hold zeros units may not mix, and all directions are carried whatever k is.
 
         Examples
         --------

@@ -314,10 +314,11 @@ class Stack(StackQuestions):
             False replaces every per-sample array by quantiles over the samples (`StackTrace.quantiles`), in memory
             that does not grow with their number.
         memory : int, optional
-            Bytes that the trace may take beside what it returns. Where all layers at once take more, checkpoints stand
-            between stretches of layers, each of which is computed forward again before its backward pass: the same
-            bits, for a third more time, and drawn weights are drawn twice. By default so, with the stretches that take
-            least, beyond a quarter of this machine's memory, or, of a stack that is not stored, 256 MiB.
+            Bytes that the trace may take beside what it returns, or takes quantiles from. Where all layers at once take
+            more, checkpoints stand between stretches of layers, each of which is computed forward again before its
+            backward pass: the same bits, for a third more time, and drawn weights are drawn twice. By default so, with
+            the stretches that take least, beyond a quarter of this machine's memory, or, of a stack that is not stored,
+            256 MiB.
         every : int, default 1
             Return the figures of layers 0, `every`, 2 `every` and so on alone, to save memory where there are many.
 

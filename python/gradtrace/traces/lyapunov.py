@@ -32,8 +32,8 @@ class Lyapunov(Measured):
     Attributes
     ----------
     exponents : ndarray of float64
-        (B, k), the largest first but for what `standard_errors` leaves open; means over the steps after the first
-        tenth. -inf for directions that are lost for good, NaN where a state left the range of float64.
+        (B, k), the largest first; means over the steps after the first tenth. -inf for directions that are lost for
+        good, NaN where a state left the range of float64.
     standard_errors : ndarray of float64
         (B, k), over 20 blocks of steps; NaN under 2,000 steps.
     course : ndarray of float64
