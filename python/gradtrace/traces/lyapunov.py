@@ -33,7 +33,7 @@ class Lyapunov(Measured):
     ----------
     exponents : ndarray of float64
         (B, k), the largest first; means over the steps after the first tenth. -inf for directions that are lost for
-        good, NaN where a state left the range of float64.
+        good, NaN from a step on whose derivatives are not finite.
     standard_errors : ndarray of float64
         (B, k), over 20 blocks of steps; NaN under 2,000 steps.
     course : ndarray of float64
