@@ -19,7 +19,8 @@ def symbols(steps, samples=64, seed=0):
 
 
 def readout_of(network, outputs=SYMBOLS, gain=1.0, dtype="float32"):
-    return gt.Stack.random([network.hidden_size, outputs], activation="linear", gain=gain, seed=2, dtype=dtype)
+    drawn = gt.Stack.random([network.hidden_size, outputs], activation="linear", gain=gain, seed=2, dtype="float64")
+    return drawn.astype(dtype)
 
 
 def traced(network, x, target, at="last", **options):
@@ -28,7 +29,9 @@ def traced(network, x, target, at="last", **options):
 
 def forgetful(**options):
     """An LSTM as PyTorch draws it: its gates keep half of the state a step."""
-    return gt.LSTM.random(SYMBOLS, 24, recurrent_init="torch_default", forget_bias=None, seed=7, **options)
+    dtype = options.pop("dtype", "float32")
+    options |= {"recurrent_init": "torch_default", "forget_bias": None, "seed": 7, "dtype": "float64"}
+    return gt.LSTM.random(SYMBOLS, 24, **options).astype(dtype)
 
 
 def test_the_same_network_forgets_what_is_asked_for_or_does_no_harm():

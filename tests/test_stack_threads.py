@@ -282,10 +282,17 @@ def test_same_seed_same_bits_on_every_isa_and_thread_count(init, dtype, threads)
 
 
 @pytest.mark.parametrize("init", [*LAWS, "orthogonal"])
-def test_float32_network_is_the_rounding_of_the_float64_one(init):
-    for single, double in zip(parameters(init=init), parameters(init=init, dtype="float64"), strict=True):
+def test_each_precision_has_numbers_of_its_own_and_the_same_law(init):
+    singles, doubles = parameters(init=init), parameters(init=init, dtype="float64")
+    for single, double in zip(singles, doubles, strict=True):
         assert single.dtype == np.float32
-        np.testing.assert_array_equal(single, double.astype(np.float32))
+        same = single == double.astype(np.float32)
+        if init == "orthogonal" and single.ndim == 2:  # by a factorisation in float64 in either
+            assert same.all()
+        else:
+            assert same.mean() < 0.01
+            limit = 5 * double.std() * np.sqrt(1 / (2 * double.size))  # standard errors of a normal's deviation
+            assert abs(single.std() - double.std()) < 2**0.5 * limit
 
 
 def test_layers_and_seeds_are_independent():
