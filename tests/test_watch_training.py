@@ -349,7 +349,7 @@ def test_memory_does_not_grow_along_a_loop(monkeypatch):
                     taken.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
-    assert alive[0] == alive[1]
+    assert alive[1] <= alive[0]  # fewer where what another test left behind has gone meanwhile
     assert taken[1] - taken[0] < 20_000  # bytes, in 200 steps
     assert sum(one() is not None for one in seen) <= 1
     assert len(watched.history) <= 2 * 64
